@@ -1,0 +1,252 @@
+//! Labels with their sources, and selectors over them.
+//!
+//! A label is `source:key=value`. A selector key without a source matches any source. Operators follow the Kubernetes
+//! API (`LabelSelectorRequirement`): `NotIn` and `DoesNotExist` also match where the key is absent.
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+/// Namespace of a pod, as a label.
+pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+/// Prefix of the labels that a pod has from its namespace.
+pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
+/// Service account of a pod, as a label.
+pub const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
+/// Source of labels that come from Kubernetes objects.
+pub const K8S: &str = "k8s";
+/// Source of labels with a fixed meaning (`reserved:world`).
+pub const RESERVED: &str = "reserved";
+
+/// `source:key=value`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Label {
+    /// Key, without the source.
+    pub key: Arc<str>,
+    /// Source: `k8s`, `reserved`, `node` and the like.
+    pub source: Arc<str>,
+    /// Value; may be empty.
+    pub value: Arc<str>,
+}
+
+/// The labels of one endpoint or peer, sorted, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Labels(BTreeSet<Label>);
+
+impl Labels {
+    /// The labels of a pod: its own and its namespace's under [`NAMESPACE_LABELS`], with the names of both.
+    pub fn pod<'a>(
+        namespace: &str,
+        own: impl IntoIterator<Item = (&'a str, &'a str)>,
+        of_namespace: impl IntoIterator<Item = (&'a str, &'a str)>,
+        service_account: Option<&str>,
+    ) -> Self {
+        let mut labels = Self::default();
+        for (key, value) in own {
+            labels.insert(K8S, key, value);
+        }
+        for (key, value) in of_namespace {
+            labels.insert(K8S, &format!("{NAMESPACE_LABELS}{key}"), value);
+        }
+        labels.insert(K8S, POD_NAMESPACE, namespace);
+        if let Some(account) = service_account {
+            labels.insert(K8S, SERVICE_ACCOUNT, account);
+        }
+        labels
+    }
+
+    /// A peer with one fixed meaning: `world`, `host`, `remote-node`, `health`, `init`, `ingress`, `unmanaged`.
+    pub fn reserved(name: &str) -> Self {
+        let mut labels = Self::default();
+        labels.insert(RESERVED, name, "");
+        labels
+    }
+
+    /// Adds a label.
+    pub fn insert(&mut self, source: &str, key: &str, value: &str) {
+        self.0.insert(Label { key: key.into(), source: source.into(), value: value.into() });
+    }
+
+    /// Whether `reserved:NAME` is among them.
+    pub fn is_reserved(&self, name: &str) -> bool {
+        self.values(Some(RESERVED), name).next().is_some()
+    }
+
+    /// The namespace of the pod, where it is one.
+    pub fn namespace(&self) -> Option<&str> {
+        self.values(Some(K8S), POD_NAMESPACE).next()
+    }
+
+    /// Every label, by key.
+    pub fn iter(&self) -> impl Iterator<Item = &Label> {
+        self.0.iter()
+    }
+
+    /// Values of a key; `None` is any source.
+    fn values<'a>(&'a self, source: Option<&'a str>, key: &'a str) -> impl Iterator<Item = &'a str> {
+        let start = Label { key: key.into(), source: "".into(), value: "".into() };
+        self.0
+            .range(start..)
+            .take_while(move |label| &*label.key == key)
+            .filter(move |label| source.is_none_or(|source| &*label.source == source))
+            .map(|label| &*label.value)
+    }
+}
+
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, label) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            let equals = if label.value.is_empty() { "" } else { "=" };
+            write!(f, "{comma}{}:{}{equals}{}", label.source, label.key, label.value)?;
+        }
+        Ok(())
+    }
+}
+
+/// Requirements that must all hold; the empty selector matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LabelSelector(BTreeSet<Requirement>);
+
+/// One condition on one key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Requirement {
+    /// `None` is any source.
+    pub source: Option<String>,
+    /// Key, without the source.
+    pub key: String,
+    /// What must hold.
+    pub operator: Operator,
+}
+
+/// What a [`Requirement`] asks of its key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operator {
+    /// One of the values.
+    In(BTreeSet<String>),
+    /// None of the values, or no such key.
+    NotIn(BTreeSet<String>),
+    /// Any value.
+    Exists,
+    /// No such key.
+    DoesNotExist,
+}
+
+impl LabelSelector {
+    /// A selector of these requirements.
+    pub fn new(requirements: impl IntoIterator<Item = Requirement>) -> Self {
+        Self(requirements.into_iter().collect())
+    }
+
+    /// Adds a requirement.
+    pub fn require(&mut self, requirement: Requirement) {
+        self.0.insert(requirement);
+    }
+
+    /// Whether every requirement holds.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|requirement| requirement.matches(labels))
+    }
+
+    /// The requirements, sorted.
+    pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
+        self.0.iter()
+    }
+}
+
+impl Requirement {
+    /// `source:key = value`, with the source part of `key` as in a policy document.
+    pub fn equals(key: &str, value: &str) -> Self {
+        Self::new(key, Operator::In([value.to_owned()].into()))
+    }
+
+    /// A requirement on a key as written in a document: the first `:` ends the source, `any:` is any source.
+    pub fn new(key: &str, operator: Operator) -> Self {
+        let (source, key) = match key.split_once(':') {
+            Some(("any", key)) => (None, key),
+            Some((source, key)) => (Some(source.to_owned()), key),
+            None => (None, key),
+        };
+        Self { source, key: key.to_owned(), operator }
+    }
+
+    /// Whether it holds for these labels.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        let mut values = labels.values(self.source.as_deref(), &self.key);
+        match &self.operator {
+            Operator::In(wanted) => values.any(|value| wanted.contains(value)),
+            Operator::NotIn(refused) => values.all(|value| !refused.contains(value)),
+            Operator::Exists => values.next().is_some(),
+            Operator::DoesNotExist => values.next().is_none(),
+        }
+    }
+}
+
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (at, requirement) in self.0.iter().enumerate() {
+            write!(f, "{}{requirement}", if at == 0 { "" } else { ", " })?;
+        }
+        f.write_str("}")
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = self.source.as_deref().unwrap_or("any");
+        let key = &self.key;
+        let list = |values: &BTreeSet<String>| values.iter().cloned().collect::<Vec<_>>().join("|");
+        match &self.operator {
+            Operator::In(values) => write!(f, "{source}:{key}={}", list(values)),
+            Operator::NotIn(values) => write!(f, "{source}:{key}!={}", list(values)),
+            Operator::Exists => write!(f, "{source}:{key}"),
+            Operator::DoesNotExist => write!(f, "!{source}:{key}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiefighter() -> Labels {
+        Labels::pod("empire", [("class", "tiefighter"), ("org", "empire")], [("team", "navy")], Some("default"))
+    }
+
+    #[test]
+    fn requirements_follow_the_kubernetes_operators() {
+        let set = |values: &[&str]| values.iter().map(|&v| v.to_owned()).collect::<BTreeSet<_>>();
+        for (key, operator, want) in [
+            ("class", Operator::In(set(&["tiefighter"])), true),
+            ("k8s:class", Operator::In(set(&["tiefighter", "xwing"])), true),
+            ("any:class", Operator::In(set(&["tiefighter"])), true),
+            ("reserved:class", Operator::In(set(&["tiefighter"])), false),
+            ("class", Operator::In(set(&["xwing"])), false),
+            ("class", Operator::NotIn(set(&["xwing"])), true),
+            ("class", Operator::NotIn(set(&["tiefighter"])), false),
+            ("absent", Operator::NotIn(set(&["x"])), true),
+            ("org", Operator::Exists, true),
+            ("absent", Operator::Exists, false),
+            ("absent", Operator::DoesNotExist, true),
+            ("org", Operator::DoesNotExist, false),
+            ("k8s:io.kubernetes.pod.namespace", Operator::In(set(&["empire"])), true),
+            ("io.cilium.k8s.namespace.labels.team", Operator::In(set(&["navy"])), true),
+            ("io.cilium.k8s.policy.serviceaccount", Operator::In(set(&["default"])), true),
+        ] {
+            let requirement = Requirement::new(key, operator);
+            assert_eq!(requirement.matches(&tiefighter()), want, "{requirement}");
+        }
+    }
+
+    #[test]
+    fn the_empty_selector_matches_everything() {
+        assert!(LabelSelector::default().matches(&tiefighter()));
+        assert!(LabelSelector::default().matches(&Labels::reserved("world")));
+    }
+
+    #[test]
+    fn selectors_print_one_canonical_text() {
+        let selector =
+            LabelSelector::new([Requirement::equals("k8s:org", "empire"), Requirement::new("class", Operator::Exists)]);
+        assert_eq!(selector.to_string(), "{any:class, k8s:org=empire}");
+    }
+}

@@ -1,0 +1,12 @@
+//! What is allowed: policies and settings, parsed into one rule model with diagnostics. Pure: no files, no clock.
+//!
+//! ```
+//! use namegate_config::name::{Fqdn, NamePattern};
+//! let pattern = NamePattern::pattern("*.cilium.io").unwrap();
+//! assert!(pattern.matches(&"docs.cilium.io".parse::<Fqdn>().unwrap()));
+//! ```
+
+pub mod labels;
+pub mod name;
+pub mod peer;
+pub mod rule;

@@ -1,0 +1,240 @@
+//! The rule model: what every policy language is translated into, and what engine, proxy and API read.
+//!
+//! A [`Rule`] is one element of one section (`egress[2]`, `ingressDeny[0]`) of one document. Several rules add up.
+
+use std::{fmt, ops::RangeInclusive, sync::Arc};
+
+use ipnet::IpNet;
+
+use crate::{labels::LabelSelector, name::NamePattern};
+
+/// One element of a policy's section, normalised: namespaces are already part of the selectors.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// Where it stands, for people.
+    pub origin: Arc<Origin>,
+    /// The endpoints it applies to.
+    pub subject: Subject,
+    /// Traffic to or from the subject.
+    pub direction: Direction,
+    /// Which rules it goes before.
+    pub tier: Tier,
+    /// What happens to matching flows.
+    pub effect: Effect,
+    /// Whether its presence makes the subject's default in this direction a denial.
+    pub default_deny: bool,
+    /// The other side.
+    pub peers: Peers,
+    /// Ports and protocols.
+    pub ports: Ports,
+}
+
+/// Where a rule stands: `empire/allow-within-namespace specs[1].egress[0]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// Kind of the object, as written.
+    pub kind: String,
+    /// Namespace; `None` for cluster-wide kinds.
+    pub namespace: Option<String>,
+    /// Name of the object.
+    pub name: String,
+    /// Path of the element inside the object.
+    pub path: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        write!(f, "{} {}", self.name, self.path)
+    }
+}
+
+/// Traffic to (ingress) or from (egress) the subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// To the subject.
+    Ingress,
+    /// From the subject.
+    Egress,
+}
+
+/// Who a rule applies to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// Endpoints whose labels match.
+    Endpoints(LabelSelector),
+    /// Nodes (host endpoints) whose labels match.
+    Nodes(LabelSelector),
+}
+
+/// Order between rules: every tier is decided before the next is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tier {
+    /// Administrator's rules of ClusterNetworkPolicy: lower number first, the first match decides.
+    Admin(u32),
+    /// NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy: any denial beats any allowance.
+    Normal,
+    /// Fallback rules of ClusterNetworkPolicy, where no other rule selects the subject in this direction.
+    Baseline(u32),
+}
+
+/// What happens to a flow that a rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Effect {
+    /// The flow passes.
+    Allow,
+    /// The flow is dropped.
+    Deny,
+    /// The next tier decides (Admin tier only).
+    Pass,
+}
+
+/// The other side of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Peers {
+    /// Everybody: the document names no peer.
+    Any,
+    /// Whoever one of these selects; nobody where the list is empty.
+    Of(Vec<PeerSelector>),
+}
+
+/// Selects peers. Its `Display` is canonical: equal selectors print the same text, and the text is kept over restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PeerSelector {
+    /// Peers with labels: pods, and with `reserved:` labels nodes, the host and the world.
+    Labels(LabelSelector),
+    /// Addresses of a prefix.
+    Cidr(CidrSelector),
+    /// Addresses outside the cluster that a trusted resolver gave for a matching name.
+    Name(NamePattern),
+    /// A Cilium entity.
+    Entity(Entity),
+}
+
+/// A prefix with holes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CidrSelector {
+    /// The prefix; host bits are zero.
+    pub net: IpNet,
+    /// Prefixes inside it that are not selected.
+    pub except: Vec<IpNet>,
+    /// Whether addresses of pods and nodes count.
+    pub reach: CidrReach,
+}
+
+/// Which addresses a [`CidrSelector`] can select.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CidrReach {
+    /// Only addresses that belong to no pod and no node (Cilium).
+    OutsideCluster,
+    /// Every address (`ipBlock` of NetworkPolicy).
+    Everything,
+}
+
+/// Cilium's entities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Entity {
+    /// Everybody.
+    All,
+    /// Everything outside the cluster.
+    World,
+    /// Every pod, node and the host.
+    Cluster,
+    /// This node.
+    Host,
+    /// Other nodes.
+    RemoteNode,
+    /// Endpoints whose labels are not known yet.
+    Init,
+    /// The ingress proxy.
+    Ingress,
+    /// Endpoints that are not managed.
+    Unmanaged,
+    /// Health endpoints.
+    Health,
+    /// The Kubernetes API server.
+    KubeApiserver,
+    /// Nobody.
+    None,
+}
+
+/// Ports and protocols of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Ports {
+    /// Every protocol and port, ICMP included.
+    Any,
+    /// Whatever one of these matches; nothing where the list is empty.
+    Of(Vec<PortMatch>),
+}
+
+/// One alternative of [`Ports`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PortMatch {
+    /// Ports of a transport protocol; `0..=65535` is every port.
+    Numbers {
+        /// Protocol.
+        protocol: Transport,
+        /// Destination ports, both ends included.
+        ports: RangeInclusive16,
+    },
+    /// A port that the destination endpoint names.
+    Named {
+        /// Protocol; `None` is any of TCP, UDP and SCTP.
+        protocol: Option<Transport>,
+        /// Lower case, at most 15 characters (RFC 6335 §5.1).
+        name: String,
+    },
+    /// ICMP of one family and type.
+    Icmp {
+        /// ICMPv6 (RFC 4443) if true, else ICMP (RFC 792).
+        v6: bool,
+        /// Type field.
+        kind: u8,
+    },
+}
+
+/// Ports, both ends included; `start <= end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RangeInclusive16 {
+    /// First port.
+    pub start: u16,
+    /// Last port.
+    pub end: u16,
+}
+
+impl RangeInclusive16 {
+    /// Every port.
+    pub const ALL: Self = Self { start: 0, end: u16::MAX };
+
+    /// Whether the port lies inside.
+    pub fn contains(self, port: u16) -> bool {
+        RangeInclusive::new(self.start, self.end).contains(&port)
+    }
+}
+
+/// Transport protocols that carry ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// IANA protocol 6.
+    Tcp,
+    /// IANA protocol 17.
+    Udp,
+    /// IANA protocol 132.
+    Sctp,
+}
+
+impl Transport {
+    /// All of them: what `ANY` stands for.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// IANA protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What kernel and host agree on: map layouts, packet parsing and the decision.
+//!
+//! The crate is compiled twice, for the kernel's machine and for the host, so that a test on the host runs the very
+//! code that judges packets. It knows no policy language, no names and no clock.
+//!
+//! ```
+//! use namegate_abi::{Address, Direction, PolicyKey};
+//! let google: Address = "8.8.8.8".parse::<core::net::IpAddr>().unwrap().into();
+//! assert_eq!(google.octets()[10..], [0xff, 0xff, 8, 8, 8, 8]);
+//! let row = PolicyKey::new(7, Direction::Egress, 300, 6, 443);
+//! assert_eq!(row.prefix_len(PolicyKey::PORT_BITS), 96);
+//! ```
+#![no_std]
+
+mod address;
+mod decide;
+mod event;
+mod maps;
+mod packet;
+mod reason;
+
+pub use address::{Address, NameRow, STEPS_MAX, Step};
+pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, peer};
+pub use event::{EventRecord, Verdict};
+pub use maps::{
+    AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
+    FragmentValue, PolicyKey, PolicyValue, Settings, address_flags, endpoint_flags, flow_flags, identity, limits,
+    map_names, policy_verdict,
+};
+pub use packet::{Class, Packet, Reader, parse, parse_inner};
+pub use reason::{Direction, Reason};

@@ -1,0 +1,330 @@
+//! Keys and values of the maps, with layouts asserted. No `bool`, `Option` or `usize`; spare octets are zero.
+//!
+//! Maps are described in the kernel's `Documentation/bpf/map_hash.rst`, `map_lpm_trie.rst` and `ringbuf.rst`.
+
+use core::mem::{offset_of, size_of};
+
+use crate::{Address, Direction, NameRow, STEPS_MAX, Step, address};
+
+/// Names of the maps, as pinned.
+pub mod map_names {
+    /// Interface index -> [`super::EndpointValue`].
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// [`super::AddressKey`] -> [`super::AddressValue`].
+    pub const ADDRESSES: &str = "ADDRESSES";
+    /// Prefix of [`super::CidrKey`] -> [`super::CidrValue`].
+    pub const CIDRS: &str = "CIDRS";
+    /// Prefix of [`super::PolicyKey`] -> [`super::PolicyValue`].
+    pub const POLICY: &str = "POLICY";
+    /// [`crate::Address`] -> 1: resolvers whose answers are heard.
+    pub const RESOLVERS: &str = "RESOLVERS";
+    /// [`super::FlowKey`] -> [`super::FlowValue`].
+    pub const FLOWS: &str = "FLOWS";
+    /// [`super::FragmentKey`] -> [`super::FragmentValue`].
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// 0 -> [`super::Settings`].
+    pub const SETTINGS: &str = "SETTINGS";
+    /// Direction and reason -> [`super::Counter`] of each CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Ring buffer of [`crate::EventRecord`].
+    pub const EVENTS: &str = "EVENTS";
+}
+
+/// Rows that each map holds at most, as built into the object; the loader may set others.
+pub mod limits {
+    /// Interfaces with an endpoint.
+    pub const ENDPOINTS_MAX: u32 = 4_096;
+    /// Exact addresses: of pods and nodes, and learned ones.
+    pub const ADDRESSES_MAX: u32 = 262_144;
+    /// Prefixes.
+    pub const CIDRS_MAX: u32 = 65_536;
+    /// Policy rows.
+    pub const POLICY_MAX: u32 = 262_144;
+    /// Resolvers.
+    pub const RESOLVERS_MAX: u32 = 1_024;
+    /// Flows; the least recently used give way.
+    pub const FLOWS_MAX: u32 = 131_072;
+    /// Fragmented packets under way; the least recently used give way.
+    pub const FRAGMENTS_MAX: u32 = 4_096;
+    /// Octets of the event ring.
+    pub const EVENTS_OCTETS: u32 = 4 * 1024 * 1024;
+}
+
+/// Identities with a fixed meaning.
+pub mod identity {
+    /// No peer in particular: the policy row that holds for every peer.
+    pub const ANY: u32 = 0;
+    /// An address that no row names.
+    pub const WORLD: u32 = 2;
+    /// The first identity that the engine hands out.
+    pub const FIRST: u32 = 256;
+}
+
+/// Bits of [`EndpointValue::flags`].
+pub mod endpoint_flags {
+    /// Denials are recorded, nothing is dropped.
+    pub const AUDIT: u32 = 1;
+    /// Questions to a resolver go through the proxy.
+    pub const OBSERVE_DNS: u32 = 2;
+    /// A policy selects the endpoint for ingress.
+    pub const ENFORCE_INGRESS: u32 = 4;
+    /// A policy selects the endpoint for egress.
+    pub const ENFORCE_EGRESS: u32 = 8;
+}
+
+/// Bits of [`AddressValue::flags`].
+pub mod address_flags {
+    /// An address of this node.
+    pub const LOCAL_HOST: u32 = 1;
+}
+
+/// Bits of [`FlowValue::flags`].
+pub mod flow_flags {
+    /// The identity came from a learned address: it stays with the flow when the TTL ends.
+    pub const LEARNED: u8 = 1;
+    /// A packet went the other way.
+    pub const REPLIED: u8 = 2;
+    /// FIN or RST was seen.
+    pub const CLOSING: u8 = 4;
+}
+
+/// Values of [`PolicyValue::verdict`].
+pub mod policy_verdict {
+    /// Denied: by a deny rule where `rule` is not zero, else by default.
+    pub const DENY: u8 = 0;
+    /// Allowed by `rule`, or by default where `rule` is zero.
+    pub const ALLOW: u8 = 1;
+    /// Allowed through the proxy on `proxy_port`.
+    pub const REDIRECT: u8 = 2;
+}
+
+/// Value of `ENDPOINTS`; the key is the index of the host-side interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointValue {
+    /// Endpoint; never zero.
+    pub endpoint: u32,
+    /// Policy that judges it: the set of rules that select it. 0 is no policy.
+    pub policy: u32,
+    /// Scope of the addresses it learned.
+    pub scope: u32,
+    /// Flows of another revision are judged again.
+    pub revision: u32,
+    /// [`endpoint_flags`].
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<EndpointValue>() == 20);
+
+impl EndpointValue {
+    /// Whether a policy holds in this direction.
+    #[inline(always)]
+    pub const fn enforces(&self, direction: Direction) -> bool {
+        let bit = match direction {
+            Direction::Ingress => endpoint_flags::ENFORCE_INGRESS,
+            Direction::Egress => endpoint_flags::ENFORCE_EGRESS,
+        };
+        self.flags & bit != 0
+    }
+}
+
+/// Key of `ADDRESSES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AddressKey {
+    /// 0 is the node: pods, hosts. Another scope holds what one endpoint learned.
+    pub scope: u32,
+    /// The address.
+    pub address: Address,
+}
+const _: () = assert!(size_of::<AddressKey>() == 20 && offset_of!(AddressKey, address) == 4);
+
+/// Value of `ADDRESSES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AddressValue {
+    /// Identities in the order in which they end.
+    pub steps: [Step; STEPS_MAX],
+    /// Endpoint on this node that has the address; 0 is none.
+    pub endpoint: u32,
+    /// [`address_flags`].
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<AddressValue>() == 72 && offset_of!(AddressValue, endpoint) == 64);
+
+impl AddressValue {
+    /// What the row says at `now_ns` of `CLOCK_BOOTTIME`.
+    #[inline(always)]
+    pub fn at(&self, now_ns: u64) -> NameRow {
+        address::step_at(&self.steps, now_ns)
+    }
+}
+
+/// Key of `CIDRS`: prefix length 0 to 128, IPv4 from 96.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CidrKey {
+    /// The address; bits past the prefix are zero.
+    pub address: Address,
+}
+const _: () = assert!(size_of::<CidrKey>() == 16);
+
+/// Value of `CIDRS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CidrValue {
+    /// Identity of the addresses of the prefix.
+    pub identity: u32,
+}
+const _: () = assert!(size_of::<CidrValue>() == 4);
+
+/// Key of `POLICY`, from wide to narrow so that a prefix can end after the direction, the protocol or any port bit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyKey {
+    /// [`EndpointValue::policy`].
+    pub policy: u32,
+    /// Identity of the peer; 0 is any.
+    pub identity: u32,
+    /// [`Direction`].
+    pub direction: u8,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port of the flow, network order. ICMP: the type, then the code.
+    pub port_be: [u8; 2],
+}
+const _: () = assert!(size_of::<PolicyKey>() == 12 && offset_of!(PolicyKey, port_be) == 10);
+
+impl PolicyKey {
+    /// Prefix that covers every protocol.
+    pub const PEER_BITS: u32 = 72;
+    /// Prefix that covers every port of a protocol.
+    pub const PROTOCOL_BITS: u32 = 80;
+    /// Port bits of one port.
+    pub const PORT_BITS: u32 = 16;
+
+    /// A key for one port.
+    #[inline(always)]
+    pub const fn new(policy: u32, direction: Direction, identity: u32, protocol: u8, port: u16) -> Self {
+        Self { policy, identity, direction: direction as u8, protocol, port_be: port.to_be_bytes() }
+    }
+
+    /// The trie's prefix length for a row that fixes `port_bits` (0 to 16) bits of the port.
+    pub const fn prefix_len(&self, port_bits: u32) -> u32 {
+        Self::PROTOCOL_BITS + port_bits
+    }
+}
+
+/// Value of `POLICY`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyValue {
+    /// [`policy_verdict`].
+    pub verdict: u8,
+    /// Zero.
+    pub spare: u8,
+    /// Where the proxy listens, host order; 0 without redirect.
+    pub proxy_port: u16,
+    /// Cookie of the rule that decided; 0 is the default.
+    pub rule: u32,
+}
+const _: () = assert!(size_of::<PolicyValue>() == 8);
+
+/// Key of `FLOWS`, the same for both directions of a flow: seen from the endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    /// Endpoint that the flow was judged for.
+    pub endpoint: u32,
+    /// Its address.
+    pub local: Address,
+    /// The peer's address.
+    pub remote: Address,
+    /// Host order; the ICMP identifier for echoes.
+    pub local_port: u16,
+    /// Host order; the ICMP identifier for echoes.
+    pub remote_port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub spare: [u8; 3],
+}
+const _: () = assert!(size_of::<FlowKey>() == 44 && offset_of!(FlowKey, protocol) == 40);
+
+/// Value of `FLOWS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowValue {
+    /// `CLOCK_BOOTTIME`, nanoseconds, to the second.
+    pub last_seen_ns: u64,
+    /// Identity that the peer had when the flow was judged.
+    pub identity: u32,
+    /// Rule that allowed it.
+    pub rule: u32,
+    /// [`EndpointValue::revision`] it was judged under.
+    pub revision: u32,
+    /// [`Direction`] of the first packet.
+    pub direction: u8,
+    /// [`flow_flags`].
+    pub flags: u8,
+    /// Zero.
+    pub spare: [u8; 2],
+}
+const _: () = assert!(size_of::<FlowValue>() == 24);
+
+/// Key of `FRAGMENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey {
+    /// Endpoint that the packet was judged for.
+    pub endpoint: u32,
+    /// Identification field (RFC 791 §3.1, RFC 8200 §4.5).
+    pub id: u32,
+    /// Source.
+    pub source: Address,
+    /// Destination.
+    pub destination: Address,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// [`Direction`].
+    pub direction: u8,
+    /// Zero.
+    pub spare: [u8; 2],
+}
+const _: () = assert!(size_of::<FragmentKey>() == 44);
+
+/// Value of `FRAGMENTS`: the first fragment was allowed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentValue {
+    /// `CLOCK_BOOTTIME` nanoseconds until which later fragments pass.
+    pub expires_ns: u64,
+}
+const _: () = assert!(size_of::<FragmentValue>() == 8);
+
+/// Value of `SETTINGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Settings {
+    /// Mark that sends a packet to the local proxy by policy routing.
+    pub redirect_mark: u32,
+    /// Mark that the proxy sets on its answers.
+    pub proxy_mark: u32,
+    /// Mask of both marks.
+    pub mark_mask: u32,
+    /// Port of the DNS proxy on 127.0.0.1 and ::1, host order; 0 is no proxy.
+    pub dns_port: u16,
+    /// Zero.
+    pub spare: u16,
+}
+const _: () = assert!(size_of::<Settings>() == 16);
+
+/// Value of `COUNTERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Octets, link header included.
+    pub octets: u64,
+}
+const _: () = assert!(size_of::<Counter>() == 16);
