@@ -13,6 +13,8 @@ pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 pub const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
 /// Source of labels that come from Kubernetes objects.
 pub const K8S: &str = "k8s";
+/// Source of the labels of nodes.
+pub const NODE: &str = "node";
 /// Source of labels with a fixed meaning (`reserved:world`).
 pub const RESERVED: &str = "reserved";
 
@@ -60,6 +62,15 @@ impl Labels {
         labels
     }
 
+    /// A node: `reserved:host` where it is this one, else `reserved:remote-node`; its own labels with source [`NODE`].
+    pub fn node<'a>(local: bool, own: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut labels = Self::reserved(if local { "host" } else { "remote-node" });
+        for (key, value) in own {
+            labels.insert(NODE, key, value);
+        }
+        labels
+    }
+
     /// Adds a label.
     pub fn insert(&mut self, source: &str, key: &str, value: &str) {
         self.0.insert(Label { key: key.into(), source: source.into(), value: value.into() });
@@ -68,6 +79,11 @@ impl Labels {
     /// Whether `reserved:NAME` is among them.
     pub fn is_reserved(&self, name: &str) -> bool {
         self.values(Some(RESERVED), name).next().is_some()
+    }
+
+    /// Whether the peer is outside the cluster: neither pod nor node.
+    pub fn is_world(&self) -> bool {
+        self.is_reserved("world")
     }
 
     /// The namespace of the pod, where it is one.

@@ -6,7 +6,10 @@
 //! assert!(pattern.matches(&"docs.cilium.io".parse::<Fqdn>().unwrap()));
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod labels;
 pub mod name;
 pub mod peer;
+pub mod reference;
 pub mod rule;

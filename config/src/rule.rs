@@ -70,6 +70,9 @@ pub enum Subject {
 }
 
 /// Order between rules: every tier is decided before the next is looked at.
+///
+/// The number of the outer tiers is `priority * 1000 + place of the rule in its policy`: lower goes first. Where rules of
+/// equal number match, [`Effect::Deny`] goes before [`Effect::Pass`] before [`Effect::Allow`], whatever their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
     /// Administrator's rules of ClusterNetworkPolicy: lower number first, the first match decides.
@@ -87,7 +90,7 @@ pub enum Effect {
     Allow,
     /// The flow is dropped.
     Deny,
-    /// The next tier decides (Admin tier only).
+    /// [`Tier::Normal`] decides (Admin tier only).
     Pass,
 }
 
@@ -113,6 +116,17 @@ pub enum PeerSelector {
     Entity(Entity),
 }
 
+impl fmt::Display for PeerSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Labels(selector) => selector.fmt(f),
+            Self::Cidr(cidr) => cidr.fmt(f),
+            Self::Name(pattern) => write!(f, "name {pattern}"),
+            Self::Entity(entity) => write!(f, "entity {entity}"),
+        }
+    }
+}
+
 /// A prefix with holes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CidrSelector {
@@ -122,6 +136,30 @@ pub struct CidrSelector {
     pub except: Vec<IpNet>,
     /// Whether addresses of pods and nodes count.
     pub reach: CidrReach,
+}
+
+impl CidrSelector {
+    /// A prefix with holes: host bits are cleared, holes sorted.
+    pub fn new(net: IpNet, except: impl IntoIterator<Item = IpNet>, reach: CidrReach) -> Self {
+        let mut except: Vec<IpNet> = except.into_iter().map(|hole| hole.trunc()).collect();
+        except.sort_unstable();
+        except.dedup();
+        Self { net: net.trunc(), except, reach }
+    }
+}
+
+impl fmt::Display for CidrSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.reach {
+            CidrReach::OutsideCluster => "cidr",
+            CidrReach::Everything => "ipBlock",
+        };
+        write!(f, "{kind} {}", self.net)?;
+        for (at, hole) in self.except.iter().enumerate() {
+            write!(f, "{} {hole}", if at == 0 { " except" } else { "," })?;
+        }
+        Ok(())
+    }
 }
 
 /// Which addresses a [`CidrSelector`] can select.
@@ -158,6 +196,46 @@ pub enum Entity {
     KubeApiserver,
     /// Nobody.
     None,
+}
+
+impl Entity {
+    /// Every entity, in the order of the documentation.
+    pub const EVERY: [Self; 11] = [
+        Self::All,
+        Self::World,
+        Self::Cluster,
+        Self::Host,
+        Self::RemoteNode,
+        Self::Init,
+        Self::Ingress,
+        Self::Unmanaged,
+        Self::Health,
+        Self::KubeApiserver,
+        Self::None,
+    ];
+
+    /// The word a policy document uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::World => "world",
+            Self::Cluster => "cluster",
+            Self::Host => "host",
+            Self::RemoteNode => "remote-node",
+            Self::Init => "init",
+            Self::Ingress => "ingress",
+            Self::Unmanaged => "unmanaged",
+            Self::Health => "health",
+            Self::KubeApiserver => "kube-apiserver",
+            Self::None => "none",
+        }
+    }
+}
+
+impl fmt::Display for Entity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Ports and protocols of a rule.
@@ -229,12 +307,42 @@ impl Transport {
     /// All of them: what `ANY` stands for.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
+    /// `TCP`, `UDP` or `SCTP`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+
     /// IANA protocol number.
     pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
             Self::Sctp => 132,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labels::Requirement;
+
+    #[test]
+    fn selectors_print_one_canonical_text() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let cidr = |reach| CidrSelector::new(net("10.1.2.3/8"), [net("10.96.0.0/12"), net("10.1.0.0/16")], reach);
+        for (selector, want) in [
+            (PeerSelector::Labels(LabelSelector::new([Requirement::equals("k8s:org", "empire")])), "{k8s:org=empire}"),
+            (PeerSelector::Cidr(cidr(CidrReach::OutsideCluster)), "cidr 10.0.0.0/8 except 10.1.0.0/16, 10.96.0.0/12"),
+            (PeerSelector::Cidr(cidr(CidrReach::Everything)), "ipBlock 10.0.0.0/8 except 10.1.0.0/16, 10.96.0.0/12"),
+            (PeerSelector::Name(NamePattern::pattern("*.Cilium.io.").unwrap()), "name *.cilium.io"),
+            (PeerSelector::Entity(Entity::RemoteNode), "entity remote-node"),
+        ] {
+            assert_eq!(selector.to_string(), want);
         }
     }
 }

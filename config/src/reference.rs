@@ -1,0 +1,324 @@
+//! The slow, obvious evaluator: what a set of rules means, one flow at a time. Tests hold the compiled tables against it.
+//!
+//! Tiers follow the network-policy-api: Admin rules in order until one accepts or denies; then the Normal rules, where a
+//! denial beats an allowance; then, where no Normal rule made denial the default, the Baseline rules in order.
+//! It knows no time: the names of a [`Peer`] are those whose TTL has not ended.
+
+use std::sync::Arc;
+
+use crate::{
+    labels::Labels,
+    peer::{NamedPort, Peer},
+    rule::{Direction, Effect, Origin, PortMatch, Ports, Rule, Subject, Tier},
+};
+
+/// The endpoint whose rules are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct SubjectFacts<'a> {
+    /// Its labels.
+    pub labels: &'a Labels,
+    /// Whether it is the host endpoint of a node.
+    pub is_node: bool,
+    /// Ports it names; used for ingress.
+    pub named_ports: &'a [NamedPort],
+}
+
+/// What is judged beside the two sides: protocol and destination port of a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port; for ICMP and ICMPv6 `type << 8 | code`; 0 for protocols without either.
+    pub port: u16,
+}
+
+/// IANA protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// IANA protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
+
+/// The answer, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the flow may pass.
+    pub allowed: bool,
+    /// The rule that decided; none for defaults.
+    pub by: Option<Arc<Origin>>,
+    /// How it came about.
+    pub reason: Reason,
+}
+
+/// How a verdict came about; the words are those of the kernel's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A rule allows it.
+    Rule,
+    /// No policy selects the endpoint in this direction, or none of them denies by default.
+    NoPolicy,
+    /// The node may reach its own endpoints unless a rule denies it.
+    LocalHost,
+    /// No rule allows it and the endpoint's default is to deny.
+    DefaultDeny,
+    /// A deny rule matches.
+    DenyRule,
+}
+
+impl Reason {
+    /// A short word for JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::NoPolicy => "no-policy",
+            Self::LocalHost => "local-host",
+            Self::DefaultDeny => "default-deny",
+            Self::DenyRule => "deny-rule",
+        }
+    }
+}
+
+impl Verdict {
+    fn default(reason: Reason) -> Self {
+        Self { allowed: reason != Reason::DefaultDeny, by: None, reason }
+    }
+
+    fn of(rule: &Rule) -> Self {
+        let allowed = rule.effect == Effect::Allow;
+        let reason = if allowed { Reason::Rule } else { Reason::DenyRule };
+        Self { allowed, by: Some(Arc::clone(&rule.origin)), reason }
+    }
+}
+
+/// Judges one new flow of the subject in one direction.
+pub fn verdict(rules: &[Rule], subject: &SubjectFacts<'_>, peer: &Peer, direction: Direction, flow: Flow) -> Verdict {
+    let selecting: Vec<&Rule> =
+        rules.iter().filter(|rule| rule.direction == direction && subject.is_selected(&rule.subject)).collect();
+    let named_ports = match direction {
+        Direction::Ingress => subject.named_ports,
+        Direction::Egress => &peer.named_ports,
+    };
+    let matching: Vec<&Rule> = selecting
+        .iter()
+        .copied()
+        .filter(|rule| rule.peers.matches(peer) && rule.ports.matches(flow, named_ports))
+        .collect();
+
+    let admin = first(&matching, |tier| if let Tier::Admin(number) = tier { Some(number) } else { None });
+    if let Some(rule) = admin.filter(|rule| rule.effect != Effect::Pass) {
+        return Verdict::of(rule);
+    }
+    let normal = |effect| matching.iter().find(|rule| rule.tier == Tier::Normal && rule.effect == effect);
+    if let Some(rule) = normal(Effect::Deny).or_else(|| normal(Effect::Allow)) {
+        return Verdict::of(rule);
+    }
+    let from_local_host = direction == Direction::Ingress && !subject.is_node && peer.labels.is_reserved("host");
+    if selecting.iter().any(|rule| rule.tier == Tier::Normal && rule.default_deny) {
+        return Verdict::default(if from_local_host { Reason::LocalHost } else { Reason::DefaultDeny });
+    }
+    match first(&matching, |tier| if let Tier::Baseline(number) = tier { Some(number) } else { None }) {
+        Some(rule) => Verdict::of(rule),
+        None => Verdict::default(Reason::NoPolicy),
+    }
+}
+
+/// The rule that decides a tier whose rules stand in order: see [`Tier`].
+fn first<'a>(matching: &[&'a Rule], number: impl Fn(Tier) -> Option<u32>) -> Option<&'a Rule> {
+    let strictness = |effect| match effect {
+        Effect::Deny => 0,
+        Effect::Pass => 1,
+        Effect::Allow => 2,
+    };
+    matching
+        .iter()
+        .filter_map(|rule| number(rule.tier).map(|number| ((number, strictness(rule.effect)), *rule)))
+        .min_by_key(|(order, _)| *order)
+        .map(|(_, rule)| rule)
+}
+
+impl SubjectFacts<'_> {
+    /// Whether a rule with this subject applies to the endpoint.
+    pub fn is_selected(&self, subject: &Subject) -> bool {
+        match subject {
+            Subject::Endpoints(selector) => !self.is_node && selector.matches(self.labels),
+            Subject::Nodes(selector) => self.is_node && selector.matches(self.labels),
+        }
+    }
+}
+
+impl Ports {
+    /// Whether the flow is one of them; `named` are the ports that its destination names.
+    pub fn matches(&self, flow: Flow, named: &[NamedPort]) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Of(alternatives) => alternatives.iter().any(|alternative| alternative.matches(flow, named)),
+        }
+    }
+}
+
+impl PortMatch {
+    /// Whether the flow is one of these; `named` are the ports that its destination names.
+    pub fn matches(&self, flow: Flow, named: &[NamedPort]) -> bool {
+        match self {
+            Self::Numbers { protocol, ports } => protocol.number() == flow.protocol && ports.contains(flow.port),
+            Self::Named { protocol, name } => named.iter().any(|port| {
+                port.name == *name
+                    && protocol.is_none_or(|protocol| protocol == port.protocol)
+                    && port.protocol.number() == flow.protocol
+                    && port.port == flow.port
+            }),
+            Self::Icmp { v6, kind } => {
+                flow.protocol == if *v6 { ICMPV6 } else { ICMP } && flow.port >> 8 == u16::from(*kind)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        labels::{LabelSelector, Requirement},
+        rule::{Entity, PeerSelector, Peers, RangeInclusive16, Transport},
+    };
+
+    const WEB: Flow = Flow { protocol: 6, port: 80 };
+
+    fn rule(tier: Tier, effect: Effect) -> Rule {
+        let origin =
+            Origin { kind: "T".into(), namespace: None, name: format!("{tier:?} {effect:?}"), path: "x".into() };
+        Rule {
+            origin: Arc::new(origin),
+            subject: Subject::Endpoints(LabelSelector::default()),
+            direction: Direction::Egress,
+            tier,
+            effect,
+            default_deny: tier == Tier::Normal,
+            peers: Peers::Any,
+            ports: Ports::Any,
+        }
+    }
+
+    fn web() -> Ports {
+        Ports::Of(vec![tcp(80)])
+    }
+
+    fn tcp(port: u16) -> PortMatch {
+        PortMatch::Numbers { protocol: Transport::Tcp, ports: RangeInclusive16 { start: port, end: port } }
+    }
+
+    fn world() -> Peer {
+        Peer {
+            labels: Arc::new(Labels::reserved("world")),
+            address: "192.0.2.1".parse().unwrap(),
+            names: vec![],
+            named_ports: Arc::new([]),
+        }
+    }
+
+    fn judge(rules: &[Rule], flow: Flow) -> Reason {
+        let labels = Labels::pod("empire", [], [], None);
+        let subject = SubjectFacts { labels: &labels, is_node: false, named_ports: &[] };
+        verdict(rules, &subject, &world(), Direction::Egress, flow).reason
+    }
+
+    #[test]
+    fn tiers_decide_one_after_another() {
+        use Effect::{Allow, Deny, Pass};
+        let (admin, normal, baseline) = (Tier::Admin, Tier::Normal, Tier::Baseline);
+        let nothing = Rule { peers: Peers::Of(vec![]), ..rule(normal, Allow) };
+        let quiet = Rule { default_deny: false, ..nothing.clone() };
+        for (rules, want) in [
+            (vec![], Reason::NoPolicy),
+            (vec![nothing.clone()], Reason::DefaultDeny),
+            (vec![quiet.clone()], Reason::NoPolicy),
+            (vec![rule(normal, Allow), rule(normal, Deny)], Reason::DenyRule),
+            (vec![rule(normal, Allow), nothing.clone()], Reason::Rule),
+            (vec![rule(admin(1), Allow), rule(normal, Deny)], Reason::Rule),
+            (vec![rule(admin(2), Allow), rule(admin(1), Deny)], Reason::DenyRule),
+            (vec![rule(admin(1), Pass), rule(admin(2), Deny), rule(normal, Allow)], Reason::Rule),
+            (vec![rule(admin(1), Pass), rule(normal, Deny)], Reason::DenyRule),
+            (vec![rule(admin(1), Allow), rule(admin(1), Deny)], Reason::DenyRule),
+            (vec![rule(admin(1), Allow), rule(admin(1), Pass), nothing.clone()], Reason::DefaultDeny),
+            (vec![rule(baseline(1), Deny)], Reason::DenyRule),
+            (vec![rule(baseline(2), Deny), rule(baseline(1), Allow)], Reason::Rule),
+            (vec![rule(baseline(1), Allow), nothing], Reason::DefaultDeny),
+            (vec![rule(baseline(1), Deny), quiet], Reason::DenyRule),
+            (vec![rule(baseline(1), Deny), rule(normal, Allow)], Reason::Rule),
+            (vec![Rule { direction: Direction::Ingress, ..rule(normal, Deny) }], Reason::NoPolicy),
+            (vec![Rule { subject: Subject::Nodes(LabelSelector::default()), ..rule(normal, Deny) }], Reason::NoPolicy),
+        ] {
+            assert_eq!(judge(&rules, WEB), want, "{rules:#?}");
+        }
+    }
+
+    #[test]
+    fn ports_match_the_destination() {
+        let dns = NamedPort { name: "dns".into(), protocol: Transport::Udp, port: 53 };
+        let named = |protocol| Ports::Of(vec![PortMatch::Named { protocol, name: "dns".into() }]);
+        let ping = |v6| Ports::Of(vec![PortMatch::Icmp { v6, kind: if v6 { 128 } else { 8 } }]);
+        let flow = |protocol, port| Flow { protocol, port };
+        for (ports, flow, want) in [
+            (Ports::Any, flow(47, 0), true),
+            (Ports::Of(vec![]), WEB, false),
+            (web(), WEB, true),
+            (web(), flow(17, 80), false),
+            (web(), flow(6, 81), false),
+            (named(None), flow(17, 53), true),
+            (named(Some(Transport::Udp)), flow(17, 53), true),
+            (named(Some(Transport::Tcp)), flow(17, 53), false),
+            (named(None), flow(6, 53), false),
+            (ping(false), flow(ICMP, 8 << 8), true),
+            (ping(false), flow(ICMPV6, 8 << 8), false),
+            (ping(false), flow(ICMP, 0), false),
+            (ping(true), flow(ICMPV6, 128 << 8 | 1), true),
+        ] {
+            assert_eq!(ports.matches(flow, std::slice::from_ref(&dns)), want, "{ports:?} {flow:?}");
+        }
+    }
+
+    #[test]
+    fn named_ports_are_those_of_the_destination() {
+        let named = Ports::Of(vec![PortMatch::Named { protocol: None, name: "web".into() }]);
+        let allow = |direction| Rule { ports: named.clone(), direction, ..rule(Tier::Normal, Effect::Allow) };
+        let rules = [allow(Direction::Egress), allow(Direction::Ingress)];
+        let labels = Labels::pod("empire", [], [], None);
+        let web = |port| NamedPort { name: "web".into(), protocol: Transport::Tcp, port };
+        let subject = SubjectFacts { labels: &labels, is_node: false, named_ports: &[web(8080)] };
+        let peer = Peer { named_ports: Arc::new([web(80)]), ..world() };
+        for (direction, port, want) in [
+            (Direction::Egress, 80, true),
+            (Direction::Egress, 8080, false),
+            (Direction::Ingress, 80, false),
+            (Direction::Ingress, 8080, true),
+        ] {
+            let got = verdict(&rules, &subject, &peer, direction, Flow { protocol: 6, port });
+            assert_eq!(got.allowed, want, "{direction:?} {port}");
+        }
+    }
+
+    #[test]
+    fn the_node_reaches_its_endpoints_unless_denied() {
+        let labels = Labels::pod("empire", [], [], None);
+        let subject = SubjectFacts { labels: &labels, is_node: false, named_ports: &[] };
+        let host = Peer { labels: Arc::new(Labels::node(true, [])), ..world() };
+        let nobody =
+            Rule { direction: Direction::Ingress, peers: Peers::Of(vec![]), ..rule(Tier::Normal, Effect::Allow) };
+        let deny =
+            Rule { peers: Peers::Of(vec![PeerSelector::Entity(Entity::Host)]), effect: Effect::Deny, ..nobody.clone() };
+        let judge = |rules: &[Rule]| verdict(rules, &subject, &host, Direction::Ingress, WEB).reason;
+        assert_eq!(judge(std::slice::from_ref(&nobody)), Reason::LocalHost);
+        assert_eq!(judge(&[nobody, deny]), Reason::DenyRule);
+    }
+
+    #[test]
+    fn the_verdict_names_the_rule() {
+        let other = Rule {
+            subject: Subject::Endpoints(LabelSelector::new([Requirement::equals("app", "other")])),
+            ..rule(Tier::Normal, Effect::Deny)
+        };
+        let allow = rule(Tier::Normal, Effect::Allow);
+        let labels = Labels::pod("empire", [], [], None);
+        let subject = SubjectFacts { labels: &labels, is_node: false, named_ports: &[] };
+        let got = verdict(&[other, allow.clone()], &subject, &world(), Direction::Egress, WEB);
+        assert_eq!(got.by, Some(allow.origin));
+    }
+}
