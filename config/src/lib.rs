@@ -8,8 +8,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod diagnostic;
+mod document;
+pub mod endpoints;
+mod label_syntax;
 pub mod labels;
 pub mod name;
 pub mod peer;
+mod reader;
 pub mod reference;
 pub mod rule;
+pub mod settings;

@@ -1,0 +1,423 @@
+//! The agent's settings file, `namegate.yaml`. Parsing reads text alone and never looks at the machine.
+//!
+//! Every key but `policies` and `endpoints` has a default; unknown keys are refused; all mistakes are reported at once.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use crate::{
+    diagnostic::{Code, Diagnostic, Source, Span},
+    document::{Node, read},
+    labels::{K8S, LabelSelector, POD_NAMESPACE, Requirement},
+    reader::{Object, Reader, Value},
+    rule::Direction,
+};
+
+/// Everything the agent can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Directory of policies: `*.yaml`, `*.yml`, `*.json`.
+    pub policies: PathBuf,
+    /// The endpoints file, see [`crate::endpoints`].
+    pub endpoints: PathBuf,
+    /// Unix socket of the REST API.
+    pub socket: PathBuf,
+    /// Directory of the journal; should not outlive the boot.
+    pub state: PathBuf,
+    /// Directory below a bpf file system where maps and programs are pinned.
+    pub pins: PathBuf,
+    /// Enforced directions; at least one.
+    pub directions: Vec<Direction>,
+    /// Drop nothing and record what would be denied.
+    pub audit: bool,
+    /// The DNS proxy.
+    pub dns: Dns,
+    /// Sizes of the kernel's maps, in rows.
+    pub limits: Limits,
+}
+
+/// Settings of the DNS proxy and of what its answers open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Addresses of trusted resolvers.
+    pub resolvers: Vec<IpAddr>,
+    /// Endpoints of [`Dns::resolver_namespace`] with these labels are trusted resolvers too; with no labels, none is.
+    pub resolver_labels: BTreeMap<String, String>,
+    /// Namespace of the trusted resolvers.
+    pub resolver_namespace: String,
+    /// Shorter TTLs are raised to this, in seconds.
+    pub min_ttl_s: u32,
+    /// Longer TTLs are cut to this, in seconds.
+    pub max_ttl_s: u32,
+    /// Whether a name opens an address of private space outside the cluster (RFC 1918, RFC 4193, RFC 6598).
+    pub private_answers: PrivateAnswers,
+    /// Who a learned address opens for.
+    pub scope: Scope,
+    /// Addresses kept for one name and endpoint.
+    pub addresses_per_name_max: u32,
+    /// Names kept for one endpoint.
+    pub names_per_endpoint_max: u32,
+    /// How long an upstream may take to answer, in milliseconds.
+    pub upstream_timeout_ms: u32,
+    /// Threads of the proxy; 0 is one per core.
+    pub workers: u32,
+}
+
+/// What becomes of private addresses in answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrivateAnswers {
+    /// They open like others.
+    Allow,
+    /// They open nothing.
+    Deny,
+}
+
+/// Who an address opens for, once it is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The endpoint that asked.
+    Endpoint,
+    /// Every endpoint of the node.
+    Node,
+}
+
+/// Rows of the kernel's maps. A full map refuses new rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Addresses of pods, nodes and learned names.
+    pub addresses: u32,
+    /// Compiled rules.
+    pub policy_rows: u32,
+    /// Prefixes.
+    pub cidrs: u32,
+    /// Flows remembered; the oldest gives way.
+    pub flows: u32,
+    /// Enforced endpoints.
+    pub endpoints: u32,
+}
+
+impl Dns {
+    /// Selects the endpoints whose DNS answers are trusted.
+    pub fn resolver_selector(&self) -> Option<LabelSelector> {
+        if self.resolver_labels.is_empty() {
+            return None;
+        }
+        let mut selector = LabelSelector::default();
+        for (key, value) in &self.resolver_labels {
+            selector.require(Requirement::equals(&format!("{K8S}:{key}"), value));
+        }
+        selector.require(Requirement::equals(&format!("{K8S}:{POD_NAMESPACE}"), &self.resolver_namespace));
+        Some(selector)
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            resolvers: Vec::new(),
+            resolver_labels: [("k8s-app".to_owned(), "kube-dns".to_owned())].into(),
+            resolver_namespace: "kube-system".to_owned(),
+            min_ttl_s: 1,
+            max_ttl_s: 86_400,
+            private_answers: PrivateAnswers::Allow,
+            scope: Scope::Endpoint,
+            addresses_per_name_max: 1_000,
+            names_per_endpoint_max: 10_000,
+            upstream_timeout_ms: 5_000,
+            workers: 0,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { addresses: 262_144, policy_rows: 262_144, cidrs: 65_536, flows: 131_072, endpoints: 4_096 }
+    }
+}
+
+/// Reads the settings file; `file_name` stands in the diagnostics.
+pub fn parse(file_name: &str, text: &str) -> Result<Settings, Vec<Diagnostic>> {
+    let source = Source::new(file_name, text);
+    let node = one_document(&source)?;
+    let mut reader = Reader::new(&source);
+    let settings = settings(&mut reader, &Value::root(&node));
+    match (settings, reader.finish()) {
+        (Some(settings), found) if found.is_empty() => Ok(settings),
+        (_, found) => Err(found),
+    }
+}
+
+/// The only document of a file.
+pub(crate) fn one_document(source: &Source) -> Result<Node, Vec<Diagnostic>> {
+    let mut documents = read(source);
+    if documents.len() > 1 {
+        let span = documents[1].as_ref().map(Node::mark).unwrap_or_default();
+        return Err(vec![source.error(
+            span,
+            Code::Conflict,
+            "",
+            "the file must hold one document, here starts a second",
+        )]);
+    }
+    match documents.pop() {
+        Some(document) => document.map_err(|error| vec![error]),
+        None => Err(vec![source.error(Span::default(), Code::MissingField, "", "the file is empty")]),
+    }
+}
+
+const KEYS: [&str; 9] = ["policies", "endpoints", "socket", "state", "pins", "directions", "audit", "dns", "limits"];
+
+fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
+    let object = reader.object(root, &KEYS)?;
+    let policies = reader.required(&object, "policies").and_then(|value| path(reader, &value));
+    let endpoints = reader.required(&object, "endpoints").and_then(|value| path(reader, &value));
+    let mut path_or = |key, default: &str| match object.get(key) {
+        Some(value) => path(reader, &value),
+        None => Some(default.into()),
+    };
+    let socket = path_or("socket", "/run/namegate/namegate.sock");
+    let state = path_or("state", "/run/namegate");
+    let pins = path_or("pins", "/sys/fs/bpf/namegate");
+    let directions = match object.get("directions") {
+        Some(value) => directions(reader, &value),
+        None => Some(vec![Direction::Egress, Direction::Ingress]),
+    };
+    let audit = object.get("audit").map_or(Some(false), |value| reader.boolean(&value));
+    let dns = object.get("dns").map_or_else(|| Some(Dns::default()), |value| dns(reader, &value));
+    let limits = object.get("limits").map_or_else(|| Some(Limits::default()), |value| limits(reader, &value));
+    Some(Settings {
+        policies: policies?,
+        endpoints: endpoints?,
+        socket: socket?,
+        state: state?,
+        pins: pins?,
+        directions: directions?,
+        audit: audit?,
+        dns: dns?,
+        limits: limits?,
+    })
+}
+
+/// A path; a relative one is the agent's to resolve.
+fn path(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<PathBuf> {
+    reader.filled_text(value).map(PathBuf::from)
+}
+
+fn directions(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Direction>> {
+    const WORDS: [(&str, Direction); 2] = [("egress", Direction::Egress), ("ingress", Direction::Ingress)];
+    let items = reader.list(value)?;
+    let mut directions = Vec::new();
+    for item in &items {
+        let direction = reader.choice(item, &WORDS)?;
+        if directions.contains(&direction) {
+            reader.wrong(item, Code::Conflict, "the direction stands twice");
+        }
+        directions.push(direction);
+    }
+    if directions.is_empty() {
+        let found = reader.wrong(value, Code::BadValue, "at least one direction must be enforced");
+        found.help = Some("to enforce nothing, set `audit: true`".to_owned());
+        return None;
+    }
+    Some(directions)
+}
+
+const DNS_KEYS: [&str; 11] = [
+    "resolvers",
+    "resolverLabels",
+    "resolverNamespace",
+    "minTtl",
+    "maxTtl",
+    "privateAnswers",
+    "scope",
+    "addressesPerNameMax",
+    "namesPerEndpointMax",
+    "upstreamTimeoutMs",
+    "workers",
+];
+
+fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
+    /// A week: longer TTLs are cut by resolvers too (RFC 8767 §4).
+    const TTL_MAX_S: u32 = 604_800;
+    const PRIVATE: [(&str, PrivateAnswers); 2] = [("allow", PrivateAnswers::Allow), ("deny", PrivateAnswers::Deny)];
+    const SCOPES: [(&str, Scope); 2] = [("endpoint", Scope::Endpoint), ("node", Scope::Node)];
+    let object = reader.object(value, &DNS_KEYS)?;
+    let mut dns = Dns::default();
+    if let Some(value) = object.get("resolvers") {
+        let items = reader.list(&value).unwrap_or_default();
+        dns.resolvers = items.iter().filter_map(|item| reader.parsed(item)).collect();
+    }
+    if let Some(value) = object.get("resolverLabels") {
+        let labels = reader.text_map(&value);
+        dns.resolver_labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    }
+    if let Some(namespace) = object.get("resolverNamespace").and_then(|value| reader.filled_text(&value)) {
+        namespace.clone_into(&mut dns.resolver_namespace);
+    }
+    numbers(
+        reader,
+        &object,
+        [
+            ("minTtl", &mut dns.min_ttl_s, 0..=TTL_MAX_S),
+            ("maxTtl", &mut dns.max_ttl_s, 1..=TTL_MAX_S),
+            ("addressesPerNameMax", &mut dns.addresses_per_name_max, 1..=65_536),
+            ("namesPerEndpointMax", &mut dns.names_per_endpoint_max, 1..=1_000_000),
+            ("upstreamTimeoutMs", &mut dns.upstream_timeout_ms, 1..=60_000),
+            ("workers", &mut dns.workers, 0..=1_024),
+        ],
+    );
+    if let Some(private) = object.get("privateAnswers").and_then(|value| reader.choice(&value, &PRIVATE)) {
+        dns.private_answers = private;
+    }
+    if let Some(scope) = object.get("scope").and_then(|value| reader.choice(&value, &SCOPES)) {
+        dns.scope = scope;
+    }
+    if dns.min_ttl_s > dns.max_ttl_s {
+        let place = object.get("minTtl").or_else(|| object.get("maxTtl")).unwrap_or_else(|| value.clone());
+        let problem = format!("minTtl ({}) is above maxTtl ({})", dns.min_ttl_s, dns.max_ttl_s);
+        reader.wrong(&place, Code::Conflict, problem);
+    }
+    Some(dns)
+}
+
+fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
+    const ROWS_MAX: u32 = 1 << 24;
+    let object = reader.object(value, &["addresses", "policyRows", "cidrs", "flows", "endpoints"])?;
+    let mut limits = Limits::default();
+    numbers(
+        reader,
+        &object,
+        [
+            ("addresses", &mut limits.addresses, 1..=ROWS_MAX),
+            ("policyRows", &mut limits.policy_rows, 1..=ROWS_MAX),
+            ("cidrs", &mut limits.cidrs, 1..=ROWS_MAX),
+            ("flows", &mut limits.flows, 1..=ROWS_MAX),
+            ("endpoints", &mut limits.endpoints, 1..=65_536),
+        ],
+    );
+    Some(limits)
+}
+
+/// Replaces the defaults of the numbers that are given.
+fn numbers<const N: usize>(
+    reader: &mut Reader<'_>,
+    object: &Object<'_>,
+    fields: [(&str, &mut u32, std::ops::RangeInclusive<u32>); N],
+) {
+    for (key, number, bounds) in fields {
+        if let Some(given) = object.get(key).and_then(|value| reader.integer(&value, bounds)) {
+            *number = given;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(text: &str) -> Vec<String> {
+        let found = parse("namegate.yaml", text).unwrap_err();
+        found.iter().map(|found| format!("{}:{} {found}", found.line, found.column)).collect()
+    }
+
+    #[test]
+    fn two_keys_are_enough() {
+        let settings = parse("namegate.yaml", "policies: p\nendpoints: e.yaml\n").unwrap();
+        assert_eq!(settings.socket, PathBuf::from("/run/namegate/namegate.sock"));
+        assert_eq!(settings.directions, [Direction::Egress, Direction::Ingress]);
+        assert_eq!(settings.dns, Dns::default());
+        assert_eq!(
+            settings.dns.resolver_selector().unwrap().to_string(),
+            "{k8s:io.kubernetes.pod.namespace=kube-system, k8s:k8s-app=kube-dns}"
+        );
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "
+policies: /p
+endpoints: /e.yaml
+socket: /s
+state: /st
+pins: /pi
+directions: [egress]
+audit: true
+dns:
+  resolvers: [192.0.2.53, '2001:db8::53']
+  resolverLabels: {}
+  resolverNamespace: dns
+  minTtl: 5
+  maxTtl: 60
+  privateAnswers: deny
+  scope: node
+  addressesPerNameMax: 10
+  namesPerEndpointMax: 20
+  upstreamTimeoutMs: 30
+  workers: 2
+limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
+";
+        let settings = parse("namegate.yaml", text).unwrap();
+        let dns = Dns {
+            resolvers: vec!["192.0.2.53".parse().unwrap(), "2001:db8::53".parse().unwrap()],
+            resolver_labels: BTreeMap::new(),
+            resolver_namespace: "dns".into(),
+            min_ttl_s: 5,
+            max_ttl_s: 60,
+            private_answers: PrivateAnswers::Deny,
+            scope: Scope::Node,
+            addresses_per_name_max: 10,
+            names_per_endpoint_max: 20,
+            upstream_timeout_ms: 30,
+            workers: 2,
+        };
+        assert_eq!(dns.resolver_selector(), None);
+        let want = Settings {
+            policies: "/p".into(),
+            endpoints: "/e.yaml".into(),
+            socket: "/s".into(),
+            state: "/st".into(),
+            pins: "/pi".into(),
+            directions: vec![Direction::Egress],
+            audit: true,
+            dns,
+            limits: Limits { addresses: 1, policy_rows: 2, cidrs: 3, flows: 4, endpoints: 5 },
+        };
+        assert_eq!(settings, want);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let text = "
+policys: /p
+endpoints: ''
+directions: []
+audit: yes
+dns:
+  resolvers: [dns.example]
+  minTtl: 10
+  maxTtl: 5
+  scope: Node
+limits: {flows: -1}
+";
+        assert_eq!(
+            mistakes(text),
+            [
+                "2:1 `policys`: there is no such field",
+                "2:1 `policies`: must be given",
+                "3:12 `endpoints`: must not be empty",
+                "4:1 `directions`: at least one direction must be enforced",
+                "5:8 `audit`: `true` or `false` is wanted here, this is text",
+                "7:15 `dns.resolvers[0]`: `dns.example`: invalid IP address syntax",
+                "10:10 `dns.scope`: `Node` is none of the words this field takes",
+                "8:3 `dns.minTtl`: minTtl (10) is above maxTtl (5)",
+                "11:17 `limits.flows`: -1 is not within 1 and 16777216",
+            ]
+        );
+    }
+
+    #[test]
+    fn one_document_is_wanted() {
+        assert_eq!(mistakes(""), ["1:1 the file is empty"]);
+        assert_eq!(mistakes("a: 1\n---\nb: 2\n"), ["3:1 the file must hold one document, here starts a second"]);
+        assert_eq!(mistakes("[]"), ["1:1 a mapping is wanted here, this is a list"]);
+    }
+}
