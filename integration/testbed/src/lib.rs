@@ -1,1 +1,37 @@
-//! placeholder
+//! Worlds of network namespaces with embedded DNS and HTTP hosts, and the real agent between them.
+//!
+//! ```no_run
+//! use namegate_testbed::{Spec, World};
+//!
+//! let world = World::build(Spec::empire()?)?;
+//! let visit = world.pod("empire/tiefighter").http_get("http://cilium.io/");
+//! assert_eq!(visit.status(), Some(200));
+//! # anyhow::Ok(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod dns;
+mod host;
+mod icmp;
+mod ip;
+mod netns;
+mod network;
+mod pod;
+mod socket;
+mod spec;
+mod tls;
+mod world;
+
+pub use client::{Client, Failure, Page, Visit};
+pub use hickory_proto as proto;
+pub use host::{Accepted, Host, Log};
+pub use netns::{Netns, Task};
+pub use pod::{Conversation, Pod};
+pub use spec::*;
+pub use world::{ECHO_PORT, OTHER_ECHO_PORT, World};
+
+mod agent {
+    /// Folder.
+    pub(crate) const PINS: &str = "/sys/fs/bpf/namegate-testbed";
+}
