@@ -1,1 +1,27 @@
-//! placeholder
+//! Answers questions: a REST API on a unix socket, its OpenAPI document, metrics and the stream of flows.
+//!
+//! The crate knows the wire and nothing of kernels or policies: whoever runs the gate implements [`Gatekeeper`].
+//!
+//! ```
+//! let document = namegate_api::openapi();
+//! assert!(document.paths.paths.contains_key("/v1/fqdn/cache"));
+//! ```
+#![forbid(unsafe_code)]
+
+mod clock;
+mod gatekeeper;
+mod instruments;
+mod limits;
+mod metrics;
+mod problem;
+mod query;
+mod routes;
+mod server;
+pub mod view;
+
+pub use clock::rfc3339;
+pub use gatekeeper::{CacheFilter, FlowFeed, Gatekeeper, Refusal, Reply};
+pub use instruments::Instruments;
+pub use problem::{PROBLEM_JSON, Problem};
+pub use routes::openapi;
+pub use server::{Server, SocketError};

@@ -1,0 +1,148 @@
+//! The unix socket: made with mode 0660, replaced where it is stale, served with bounds.
+
+use std::{
+    io,
+    os::unix::{fs::PermissionsExt, net::UnixStream as StdUnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+
+use crate::{gatekeeper::Gatekeeper, limits, routes};
+
+/// Mode of the socket file: whoever is in its group may ask.
+const SOCKET_MODE: u32 = 0o660;
+/// How long a stop waits for answers under way.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why the socket is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody listens there already.
+    #[error("another agent answers on {}; stop it or set another `socket`", .0.display())]
+    InUse(PathBuf),
+    /// Something that is no socket has the path.
+    #[error("{} is there and is no socket; remove it or set another `socket`", .0.display())]
+    NotASocket(PathBuf),
+    /// The system refused.
+    #[error("making the socket {}", .path.display())]
+    Make {
+        /// The path.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A bound socket. The file is removed when the server goes away.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Binds the socket. Its directory is made where it is missing; a socket that nobody answers on is replaced.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let make = |source| SocketError::Make { path: path.to_owned(), source };
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(make)?;
+        }
+        refuse_if_taken(path)?;
+        // Bound beside its place and moved there once its mode is right: nobody connects before.
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        remove_if_there(&beside).map_err(make)?;
+        let listener = UnixListener::bind(&beside).map_err(make)?;
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(make)?;
+        std::fs::rename(&beside, path).map_err(make)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Answers until `stop` is ready, then finishes what is under way.
+    pub async fn serve(self, gate: Arc<dyn Gatekeeper>, stop: impl Future<Output = ()>) {
+        let router = routes::router(gate);
+        let connections = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        let drain = GracefulShutdown::new();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let accepted = async {
+                let permit = Arc::clone(&connections).acquire_owned().await;
+                (self.listener.accept().await, permit)
+            };
+            let (accepted, permit) = tokio::select! {
+                accepted = accepted => accepted,
+                () = &mut stop => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let connection = drain.watch(connection(stream, router.clone()));
+                    tokio::spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::debug!(%error, "an API connection ended early");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting an API connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        if tokio::time::timeout(DRAIN_TIMEOUT, drain.shutdown()).await.is_err() {
+            tracing::debug!("API connections were cut at the stop");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nothing can be done about a file that somebody else has removed.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn connection(
+    stream: UnixStream,
+    router: Router,
+) -> http1::Connection<TokioIo<UnixStream>, TowerToHyperService<Router>> {
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+}
+
+/// An error where the path is served or is no socket.
+fn refuse_if_taken(path: &Path) -> Result<(), SocketError> {
+    match StdUnixStream::connect(path) {
+        Ok(_) => Err(SocketError::InUse(path.to_owned())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => Ok(()),
+        Err(_) => {
+            use std::os::unix::fs::FileTypeExt;
+            let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+            if is_socket { Ok(()) } else { Err(SocketError::NotASocket(path.to_owned())) }
+        }
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

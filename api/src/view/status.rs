@@ -1,0 +1,129 @@
+//! The state of the gate in figures.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Diagnostic, Direction, Flow, Revision};
+
+/// Counters, recent denials, how full the maps are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// When the agent started (RFC 3339).
+    #[schema(format = DateTime)]
+    pub started: String,
+    /// Whether denials are recorded only.
+    pub audit: bool,
+    /// Directions that are guarded.
+    pub directions: Vec<Direction>,
+    /// How far the kernel is.
+    pub revision: Revision,
+    /// Endpoints.
+    pub endpoints: EndpointCounts,
+    /// Learned names.
+    pub names: NameCounts,
+    /// Packets by direction and reason; reasons that never occurred are left out.
+    pub counters: Vec<Counter>,
+    /// How full the maps are.
+    pub maps: Vec<Fill>,
+    /// What was refused at a bound.
+    pub refused: Vec<Refused>,
+    /// DNS messages by outcome.
+    pub dns: Vec<Tally>,
+    /// Last denials, newest first.
+    pub denials: Vec<Flow>,
+    /// Flows told by verdict.
+    pub flows: Vec<Tally>,
+    /// Records of flows that were lost since the ring was full.
+    pub flows_lost: u64,
+    /// Mistakes in policies and endpoints; the last good state is in force.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// How many endpoints are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct EndpointCounts {
+    /// Guarded.
+    pub guarded: usize,
+    /// Their interface is not there yet.
+    pub waiting: usize,
+    /// The programs could not be attached.
+    pub failed: usize,
+}
+
+/// Learned names whose TTL has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct NameCounts {
+    /// Names of endpoints.
+    pub names: usize,
+    /// Addresses of these names.
+    pub addresses: usize,
+}
+
+/// Packets of one direction with one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Counter {
+    /// Direction, as the endpoint sees it.
+    pub direction: Direction,
+    /// Word for the reason.
+    pub reason: String,
+    /// The reason in words.
+    pub text: String,
+    /// Whether the reason is one for denial.
+    pub denied: bool,
+    /// Packets.
+    pub packets: u64,
+    /// Octets, link header included.
+    pub octets: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Fill {
+    /// Name of the map.
+    pub map: String,
+    /// Rows in it.
+    pub rows: u64,
+    /// Rows that fit.
+    pub rows_max: u64,
+    /// Setting that makes it larger.
+    pub setting: String,
+}
+
+/// Something that was refused at a bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Refused {
+    /// The bound.
+    pub bound: String,
+    /// How often.
+    pub count: u64,
+    /// Setting that makes it larger.
+    pub setting: String,
+}
+
+/// How often something happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Tally {
+    /// What.
+    pub what: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// Whether the gate does its work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Health {
+    /// Whether all is well.
+    pub healthy: bool,
+    /// What is not well.
+    pub problems: Vec<String>,
+}
