@@ -1,2 +1,12 @@
-//! placeholder
-fn main() {}
+//! The agent and its command line.
+#![forbid(unsafe_code)]
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    cli::run(cli::Cli::parse())
+}

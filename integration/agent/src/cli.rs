@@ -1,0 +1,66 @@
+//! The command line: what can be asked for, and the exit codes.
+
+mod args;
+mod cache;
+mod client;
+mod monitor;
+mod name_match;
+mod output;
+mod status;
+mod style;
+
+use std::{io, process::ExitCode};
+
+pub(crate) use args::Cli;
+use args::{CacheVerb, FqdnVerb, Verb};
+
+/// How a verb ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Done; the answer is yes. Exit code 0.
+    Good,
+    /// Done; the answer is no, or mistakes were found. Exit code 1.
+    Bad,
+}
+
+/// Exit code of a verb that could not be done: wrong usage, files, no agent.
+const FAILED: u8 = 2;
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    match verb(cli) {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Bad) => ExitCode::from(1),
+        // The reader of a pipe has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("{}error:{} {error:#}", style::ERROR, style::RESET);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn verb(cli: Cli) -> anyhow::Result<Outcome> {
+    let client = || client::Client::new(cli.socket.clone());
+    match cli.verb {
+        Verb::Fqdn { verb: FqdnVerb::Match { pattern, name } } => name_match::run(&pattern, &name),
+        Verb::Fqdn { verb: FqdnVerb::Cache { verb } } => block_on(async {
+            match verb {
+                CacheVerb::List(args) => cache::list(&client(), &args).await,
+                CacheVerb::Clean(args) => cache::clean(&client(), &args).await,
+                CacheVerb::Names(args) => cache::names(&client(), args.output).await,
+            }
+        }),
+        Verb::Status(args) => block_on(status::run(&client(), args.output)),
+        Verb::Monitor(args) => block_on(monitor::run(&client(), &args)),
+    }
+}
+
+/// Verbs that ask the agent need one thread.
+fn block_on(work: impl Future<Output = anyhow::Result<Outcome>>) -> anyhow::Result<Outcome> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,192 @@
+//! Verbs, options and their help. Every verb has an example, and a test runs the parser over each.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+/// Where the agent's API is, unless its settings say otherwise.
+pub(crate) const SOCKET: &str = "/run/namegate/namegate.sock";
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 the answer is no or mistakes were found, 2 it could not be done.";
+
+/// A DNS-aware egress gateway: names in policies open addresses for as long as their TTL says.
+#[derive(Debug, Parser)]
+#[command(
+    name = "namegate",
+    version,
+    after_help = EXIT_CODES,
+    after_long_help = "Example:\n  namegate status\n\nExit codes: 0 done, 1 the answer is no or mistakes were \
+        found, 2 it could not be done.",
+    disable_help_subcommand = true,
+    infer_subcommands = false
+)]
+pub(crate) struct Cli {
+    /// Unix socket of the agent's API.
+    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Work with names: match a pattern, list or clean what was learned.
+    #[command(after_help = "Example:\n  namegate fqdn cache list")]
+    Fqdn {
+        /// What to do.
+        #[command(subcommand)]
+        verb: FqdnVerb,
+    },
+    /// Show what is guarded, counters, recent denials and mistakes.
+    #[command(after_help = "Example:\n  namegate status -o json")]
+    Status(OutputArgs),
+    /// Follow new and denied flows as they happen.
+    #[command(after_help = "Example:\n  namegate monitor --denied --endpoint empire/tiefighter")]
+    Monitor(MonitorArgs),
+}
+
+/// Verbs about names.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FqdnVerb {
+    /// Say whether a pattern stands for a name: prints `match` (exit 0) or `no match` (exit 1).
+    #[command(after_help = "Example:\n  namegate fqdn match '*.cilium.io' docs.cilium.io")]
+    Match {
+        /// A `matchName` or `matchPattern`.
+        pattern: String,
+        /// A name, with or without the trailing dot.
+        name: String,
+    },
+    /// Names that endpoints have learned.
+    #[command(after_help = "Example:\n  namegate fqdn cache list --matchpattern '*.cilium.io'")]
+    Cache {
+        /// What to do.
+        #[command(subcommand)]
+        verb: CacheVerb,
+    },
+}
+
+/// Verbs about learned names.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheVerb {
+    /// List learned names with their addresses and when they end.
+    #[command(after_help = "Example:\n  namegate fqdn cache list -e empire/tiefighter -p '*.cilium.io' -o json")]
+    List(CacheArgs),
+    /// Forget learned names; the kernel closes their addresses at once.
+    #[command(after_help = "Example:\n  namegate fqdn cache clean -p docs.cilium.io --yes")]
+    Clean(CleanArgs),
+    /// List the name selectors of the policies in force, with what they hold now.
+    #[command(after_help = "Example:\n  namegate fqdn cache names -o table")]
+    Names(OutputArgs),
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Which learned names.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Which {
+    /// Only names that this pattern stands for.
+    #[arg(short = 'p', long, value_name = "PATTERN")]
+    pub(crate) matchpattern: Option<String>,
+    /// Only names that this endpoint learned: `namespace/name`, a name or an id.
+    #[arg(short, long)]
+    pub(crate) endpoint: Option<String>,
+    /// Only names with an address in this prefix.
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) cidr: Option<IpNet>,
+}
+
+/// Options of `fqdn cache list`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CacheArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) form: OutputArgs,
+}
+
+/// Options of `fqdn cache clean`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CleanArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Do not ask.
+    #[arg(short, long, visible_short_alias = 'f')]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) form: OutputArgs,
+}
+
+/// Options of `monitor`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MonitorArgs {
+    /// Only flows that were denied, or in audit mode would have been.
+    #[arg(long)]
+    pub(crate) denied: bool,
+    /// Only flows of this endpoint: `namespace/name`, a name or an id.
+    #[arg(short, long)]
+    pub(crate) endpoint: Option<String>,
+    /// Begin with this many past flows.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub(crate) last: usize,
+    /// End after the past flows.
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+    #[command(flatten)]
+    pub(crate) form: OutputArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    use super::*;
+
+    /// Calls `see` for the command and everything below it, with the words that lead there.
+    fn walk(command: &Command, path: &[String], see: &mut impl FnMut(&Command, &[String])) {
+        see(command, path);
+        for below in command.get_subcommands() {
+            let path: Vec<String> = path.iter().cloned().chain([below.get_name().to_owned()]).collect();
+            walk(below, &path, see);
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example_that_is_read() {
+        let mut verbs = 0;
+        walk(&Cli::command(), &["namegate".to_owned()], &mut |command, path| {
+            let help = command.clone().render_long_help().to_string();
+            let verb = path.join(" ");
+            let (_, examples) = help.split_once("Example:\n").unwrap_or_else(|| panic!("`{verb}` has no example"));
+            let example = examples.lines().next().unwrap().trim();
+            assert!(example.starts_with(&verb), "`{example}` is no example of `{verb}`");
+            let words: Vec<String> = example.split(' ').map(|word| word.trim_matches('\'').to_owned()).collect();
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("`{example}`: {error}"));
+            verbs += 1;
+        });
+        assert!(verbs >= 9, "{verbs} verbs seen");
+    }
+}

@@ -1,0 +1,167 @@
+//! `namegate monitor`: new and denied flows as they happen.
+
+use namegate_api::view::{Direction, Flow, Lost, Verdict};
+
+use super::{
+    Outcome,
+    args::{MonitorArgs, Output},
+    client::{Client, path},
+    output, style,
+};
+
+pub(crate) async fn run(client: &Client, args: &MonitorArgs) -> anyhow::Result<Outcome> {
+    let parameters = [
+        ("denied", args.denied.then(|| "true".to_owned())),
+        ("endpoint", args.endpoint.clone()),
+        ("last", (args.last > 0).then(|| args.last.to_string())),
+        ("follow", args.no_follow.then(|| "false".to_owned())),
+    ];
+    let mut lines = client.lines(&path("/v1/flows", &parameters)).await?;
+    while let Some(line) = lines.next().await? {
+        match args.form.output {
+            Output::Json => output::text(&(line + "\n"))?,
+            Output::Table => output::text(&read(&line)?)?,
+        }
+    }
+    if !args.no_follow {
+        anyhow::bail!("the agent on {} has stopped; its last rules stay in force", client.socket().display());
+    }
+    Ok(Outcome::Good)
+}
+
+fn read(line: &str) -> anyhow::Result<String> {
+    if let Ok(Lost { lost }) = serde_json::from_str(line) {
+        return Ok(format!("{}{lost} flows came too fast to be told{}\n", style::NOTE, style::RESET));
+    }
+    Ok(flow_line(&serde_json::from_str(line)?) + "\n")
+}
+
+/// A flow in one line: time, verdict, who, whom, port, rule and reason.
+pub(crate) fn flow_line(flow: &Flow) -> String {
+    let colour = match flow.verdict {
+        Verdict::Denied => style::ERROR,
+        Verdict::Audited => style::NOTE,
+        Verdict::Allowed | Verdict::Redirected => style::GOOD,
+    };
+    let arrow = match flow.direction {
+        Direction::Egress => "->",
+        Direction::Ingress => "<-",
+    };
+    let rule = flow.rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
+    format!(
+        "{} {colour}{:<10}{} {} {arrow} {} {}: {}{rule}",
+        clock(&flow.time),
+        flow.verdict.text(),
+        style::RESET,
+        endpoint(flow),
+        peer(flow),
+        port(flow),
+        flow.reason_text,
+    )
+}
+
+/// `12:00:00.123` of an RFC 3339 moment.
+fn clock(time: &str) -> &str {
+    time.split_once('T').map_or(time, |(_, clock)| clock.trim_end_matches('Z'))
+}
+
+fn endpoint(flow: &Flow) -> String {
+    match &flow.endpoint {
+        gone if gone.name.is_empty() => format!("endpoint {}", gone.id),
+        endpoint => format!("{}/{}", endpoint.namespace, endpoint.name),
+    }
+}
+
+fn peer(flow: &Flow) -> String {
+    let address = flow.peer.address;
+    match (&flow.peer.name, flow.peer.fqdns.as_slice()) {
+        (Some(name), _) => format!("{name} ({address})"),
+        (None, []) => address.to_string(),
+        (None, names) => format!("{} ({address})", names.join(",")),
+    }
+}
+
+fn port(flow: &Flow) -> String {
+    let [kind, code] = flow.destination_port.to_be_bytes();
+    match flow.protocol.as_str() {
+        "TCP" | "UDP" | "SCTP" => format!("{}/{}", flow.destination_port, flow.protocol),
+        "ICMP" | "ICMPv6" => format!("{} type {kind} code {code}", flow.protocol),
+        other => other.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use namegate_api::view::{FlowEndpoint, FlowPeer};
+
+    use super::*;
+
+    fn flow() -> Flow {
+        Flow {
+            time: "2026-07-01T12:00:00.123Z".into(),
+            verdict: Verdict::Denied,
+            direction: Direction::Egress,
+            endpoint: FlowEndpoint { id: 7, namespace: "empire".into(), name: "tiefighter".into() },
+            peer: FlowPeer {
+                address: [142, 250, 1, 1].into(),
+                name: None,
+                fqdns: vec!["google.com".into()],
+                identity: 2,
+            },
+            source: [10, 244, 1, 10].into(),
+            source_port: 40_000,
+            destination: [142, 250, 1, 1].into(),
+            destination_port: 443,
+            protocol: "TCP".into(),
+            rule: None,
+            reason: "default-deny".into(),
+            reason_text: "no rule allows it".into(),
+            tcp_flags: 2,
+            length: 74,
+        }
+    }
+
+    fn plain(flow: &Flow) -> String {
+        anstream::adapter::strip_str(&flow_line(flow)).to_string()
+    }
+
+    #[test]
+    fn a_line_tells_who_whom_and_why() {
+        let by_name = flow();
+        let by_rule = Flow {
+            verdict: Verdict::Allowed,
+            direction: Direction::Ingress,
+            peer: FlowPeer { name: Some("monitoring/prometheus".into()), fqdns: vec![], ..flow().peer },
+            rule: Some("empire/prometheus ingress[0]".into()),
+            reason_text: "a rule allows it".into(),
+            ..flow()
+        };
+        let ping = Flow {
+            protocol: "ICMP".into(),
+            destination_port: 8 << 8,
+            peer: FlowPeer { fqdns: vec![], ..flow().peer },
+            endpoint: FlowEndpoint { id: 9, namespace: String::new(), name: String::new() },
+            ..flow()
+        };
+        for (flow, want) in [
+            (
+                by_name,
+                "12:00:00.123 denied     empire/tiefighter -> google.com (142.250.1.1) 443/TCP: no rule allows it",
+            ),
+            (
+                by_rule,
+                "12:00:00.123 allowed    empire/tiefighter <- monitoring/prometheus (142.250.1.1) 443/TCP: \
+                 a rule allows it (empire/prometheus ingress[0])",
+            ),
+            (ping, "12:00:00.123 denied     endpoint 9 -> 142.250.1.1 ICMP type 8 code 0: no rule allows it"),
+        ] {
+            assert_eq!(plain(&flow), want);
+        }
+    }
+
+    #[test]
+    fn lost_flows_are_told() {
+        let line = read(r#"{"lost":12}"#).unwrap();
+        assert_eq!(anstream::adapter::strip_str(&line).to_string(), "12 flows came too fast to be told\n");
+    }
+}

@@ -1,0 +1,193 @@
+//! `namegate status`: the gate at a glance.
+
+use std::fmt::Write;
+
+use namegate_api::view::{Severity, Status};
+
+use super::{Outcome, args::Output, client::Client, monitor::flow_line, output, style};
+
+/// Denials shown; `-o json` has them all.
+const DENIALS_SHOWN: usize = 20;
+
+pub(crate) async fn run(client: &Client, form: Output) -> anyhow::Result<Outcome> {
+    let status: Status = client.get("/v1/status").await?;
+    match form {
+        Output::Json => output::json(&status)?,
+        Output::Table => output::text(&page(&status)?)?,
+    }
+    Ok(Outcome::Good)
+}
+
+fn page(status: &Status) -> Result<String, std::fmt::Error> {
+    let mut page = String::new();
+    head(&mut page, status)?;
+    section(&mut page, "Packets", &counters(status))?;
+    section(&mut page, "Maps", &maps(status))?;
+    if !status.refused.is_empty() {
+        section(&mut page, "Refused", &refused(status))?;
+    }
+    if !status.dns.is_empty() {
+        let rows = status.dns.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
+        section(&mut page, "DNS", &output::table(&["OUTCOME", "MESSAGES"], rows))?;
+    }
+    section(&mut page, "Last denials", &denials(status))?;
+    if !status.diagnostics.is_empty() {
+        section(&mut page, "Mistakes and warnings", &diagnostics(status))?;
+    }
+    Ok(page)
+}
+
+fn head(page: &mut String, status: &Status) -> std::fmt::Result {
+    let mode = if status.audit { "audit: nothing is dropped" } else { "enforcing" };
+    let directions: Vec<&str> = status.directions.iter().map(|direction| direction.text()).collect();
+    writeln!(page, "Namegate {}, {mode} ({}), since {}", status.version, directions.join(" and "), status.started)?;
+    let behind = status.revision.wanted.saturating_sub(status.revision.enforced);
+    let behind = if behind == 0 { String::new() } else { format!(", {behind} behind what the files say") };
+    writeln!(page, "Policy     revision {} enforced{behind}", status.revision.enforced)?;
+    let endpoints = &status.endpoints;
+    let (guarded, waiting, failed) = (endpoints.guarded, endpoints.waiting, endpoints.failed);
+    writeln!(page, "Endpoints  {guarded} guarded, {waiting} waiting for their interface, {failed} failed")?;
+    writeln!(page, "Names      {} learned, {} addresses open", status.names.names, status.names.addresses)?;
+    if status.flows_lost > 0 {
+        writeln!(page, "Flows      {} were not told: they came too fast", status.flows_lost)?;
+    }
+    Ok(())
+}
+
+fn section(page: &mut String, heading: &str, text: &str) -> std::fmt::Result {
+    write!(page, "\n{}{heading}{}\n{text}", style::HEADING, style::RESET)
+}
+
+fn counters(status: &Status) -> String {
+    let rows = status.counters.iter().map(|counter| {
+        [
+            counter.direction.text().to_owned(),
+            if counter.denied { "denied" } else { "allowed" }.to_owned(),
+            counter.packets.to_string(),
+            counter.octets.to_string(),
+            counter.text.clone(),
+        ]
+    });
+    output::table(&["DIRECTION", "VERDICT", "PACKETS", "OCTETS", "REASON"], rows)
+}
+
+fn maps(status: &Status) -> String {
+    let rows = status.maps.iter().map(|fill| {
+        let percent = fill.rows.saturating_mul(100) / fill.rows_max.max(1);
+        [
+            fill.map.clone(),
+            fill.rows.to_string(),
+            fill.rows_max.to_string(),
+            format!("{percent}%"),
+            fill.setting.clone(),
+        ]
+    });
+    output::table(&["MAP", "ROWS", "MAX", "USED", "SETTING"], rows)
+}
+
+fn refused(status: &Status) -> String {
+    let rows = status.refused.iter().map(|at| [at.bound.clone(), at.count.to_string(), at.setting.clone()]);
+    output::table(&["BOUND", "REFUSED", "SETTING"], rows)
+}
+
+fn denials(status: &Status) -> String {
+    if status.denials.is_empty() {
+        return "none\n".to_owned();
+    }
+    let lines = status.denials.iter().take(DENIALS_SHOWN).map(|flow| flow_line(flow) + "\n");
+    lines.collect()
+}
+
+fn diagnostics(status: &Status) -> String {
+    let lines = status.diagnostics.iter().map(|found| {
+        let colour = if found.severity == Severity::Error { style::ERROR } else { style::NOTE };
+        let help = found.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        let field = if found.field.is_empty() { String::new() } else { format!(" `{}`:", found.field) };
+        format!(
+            "{colour}{}{} {}:{}:{}:{field} {}{help}\n",
+            found.severity.text(),
+            style::RESET,
+            found.file,
+            found.line,
+            found.column,
+            found.message
+        )
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use namegate_api::view::{
+        Counter, Diagnostic, Direction, EndpointCounts, Fill, NameCounts, Refused, Revision, Tally,
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_page_tells_what_matters() {
+        let status = Status {
+            version: "0.1.0".into(),
+            started: "2026-07-01T12:00:00.000Z".into(),
+            audit: false,
+            directions: vec![Direction::Egress],
+            revision: Revision { wanted: 5, enforced: 4 },
+            endpoints: EndpointCounts { guarded: 2, waiting: 1, failed: 0 },
+            names: NameCounts { names: 3, addresses: 7 },
+            counters: vec![Counter {
+                direction: Direction::Egress,
+                reason: "default-deny".into(),
+                text: "no rule allows it".into(),
+                denied: true,
+                packets: 12,
+                octets: 900,
+            }],
+            maps: vec![Fill { map: "POLICY".into(), rows: 50, rows_max: 200, setting: "limits.policyRows".into() }],
+            refused: vec![Refused { bound: "names-per-endpoint".into(), count: 2, setting: "dns.n".into() }],
+            dns: vec![Tally { what: "answered".into(), count: 6 }],
+            denials: vec![],
+            flows: vec![],
+            flows_lost: 4,
+            diagnostics: vec![Diagnostic {
+                file: "a.yaml".into(),
+                line: 3,
+                column: 5,
+                severity: Severity::Error,
+                code: "namegate::unknown-field".into(),
+                field: "spec.egres".into(),
+                message: "there is no such field".into(),
+                help: Some("did you mean `egress`?".into()),
+            }],
+        };
+        let page = anstream::adapter::strip_str(&page(&status).unwrap()).to_string();
+        insta::assert_snapshot!(page, @r"
+        Namegate 0.1.0, enforcing (egress), since 2026-07-01T12:00:00.000Z
+        Policy     revision 4 enforced, 1 behind what the files say
+        Endpoints  2 guarded, 1 waiting for their interface, 0 failed
+        Names      3 learned, 7 addresses open
+        Flows      4 were not told: they came too fast
+
+        Packets
+        DIRECTION  VERDICT  PACKETS  OCTETS  REASON
+        egress     denied   12       900     no rule allows it
+
+        Maps
+        MAP     ROWS  MAX  USED  SETTING
+        POLICY  50    200  25%   limits.policyRows
+
+        Refused
+        BOUND               REFUSED  SETTING
+        names-per-endpoint  2        dns.n
+
+        DNS
+        OUTCOME   MESSAGES
+        answered  6
+
+        Last denials
+        none
+
+        Mistakes and warnings
+        error a.yaml:3:5: `spec.egres`: there is no such field (did you mean `egress`?)
+        ");
+    }
+}
