@@ -10,6 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod client;
 pub mod dns;
 mod host;
@@ -23,6 +24,7 @@ mod spec;
 mod tls;
 mod world;
 
+pub use agent::{Agent, Applied, Options};
 pub use client::{Client, Failure, Page, Visit};
 pub use hickory_proto as proto;
 pub use host::{Accepted, Host, Log};
@@ -30,8 +32,3 @@ pub use netns::{Netns, Task};
 pub use pod::{Conversation, Pod};
 pub use spec::*;
 pub use world::{ECHO_PORT, OTHER_ECHO_PORT, World};
-
-mod agent {
-    /// Folder.
-    pub(crate) const PINS: &str = "/sys/fs/bpf/namegate-testbed";
-}
