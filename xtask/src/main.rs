@@ -1,2 +1,63 @@
-//! placeholder
-fn main() {}
+//! Developer commands. Each installs what it needs and is missing, says so, and then does its work.
+
+mod shell;
+mod test;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Developer commands of Namegate.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    after_help = "Examples:\n  sudo -E cargo xtask demo\n  sudo -E cargo xtask test\n  cargo xtask help demo"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Shows the gate at work: the seed article's policies and tests on network namespaces.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask demo\n  sudo -E cargo xtask demo -o json > demo.json\n\nExit status: 0 if every row is as the article says, 1 if one is not, 2 if the demo could not run."
+    )]
+    Demo {
+        /// Form of the output.
+        #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+        output: String,
+    },
+    /// Runs every check and every test: format, lints, unit, documentation and real-kernel tests.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask test\n  sudo -E cargo xtask test -- race   # tests whose name holds `race`"
+    )]
+    Test {
+        /// Arguments for the test programs.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().verb {
+        Verb::Demo { output } => demo(&output),
+        Verb::Test { arguments } => test::run(&arguments),
+    }
+}
+
+/// Builds the agent and the demo as users get them, and runs the demo.
+fn demo(output: &str) -> Result<ExitCode> {
+    shell::need_root("network namespaces and eBPF", "cargo xtask demo")?;
+    shell::install_missing(&shell::TOOLS)?;
+    shell::step("building the agent and the demo (release); the first time takes minutes");
+    shell::cargo(&["build", "--release", "--package", "namegate", "--package", "namegate-testbed", "--bins"])?;
+    let folder = shell::target().join("release");
+    let mut demo = std::process::Command::new(folder.join("namegate-demo"));
+    demo.args(["--output", output]).env("NAMEGATE_BIN", folder.join("namegate"));
+    let status = shell::run(&mut demo)?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)))
+}

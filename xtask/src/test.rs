@@ -1,0 +1,36 @@
+//! `cargo xtask test`: every check and every test, the test runner's summary last.
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::shell;
+
+/// Runs all of it; stops at the first check that fails.
+pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
+    shell::need_root("the real-kernel tests", "cargo xtask test")?;
+    shell::install_missing(&shell::TOOLS)?;
+    let started = Instant::now();
+    shell::step("cargo fmt --check");
+    shell::cargo(&["fmt", "--all", "--check"])?;
+    shell::step("cargo clippy");
+    shell::cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    if shell::has("cargo-deny") {
+        shell::step("cargo deny check");
+        shell::cargo(&["deny", "check"])?;
+    } else {
+        shell::step("cargo deny is not installed: licences and bans are not checked");
+    }
+    shell::step("building the agent");
+    shell::cargo(&["build", "--quiet", "--package", "namegate"])?;
+    shell::step(&format!("cargo test --workspace (checks took {} s)", started.elapsed().as_secs()));
+    let mut test = Command::new(shell::cargo_program());
+    test.args(["test", "--workspace", "--no-fail-fast"]).env("NAMEGATE_BIN", shell::target().join("debug/namegate"));
+    if !arguments.is_empty() {
+        test.arg("--").args(arguments);
+    }
+    let status = shell::run(&mut test)?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
