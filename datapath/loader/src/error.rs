@@ -134,7 +134,9 @@ fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
         if let Some(io) = error.downcast_ref::<io::Error>()
             && io.kind() == io::ErrorKind::PermissionDenied
         {
-            return Some(io.raw_os_error().map_or(io::ErrorKind::PermissionDenied.into(), io::Error::from_raw_os_error));
+            return Some(
+                io.raw_os_error().map_or(io::ErrorKind::PermissionDenied.into(), io::Error::from_raw_os_error),
+            );
         }
         at = error.source();
     }
