@@ -1,0 +1,320 @@
+//! One question from the client's octets to the reply's: which checks it passes, whom it waits for, and what is due.
+//! It knows no socket and no clock. A reply with addresses can only be written by `handle_installed`.
+
+use std::time::{Duration, Instant};
+
+use namegate_engine::{Answer, EndpointId};
+
+use crate::{
+    answer,
+    desk::NotInstalled,
+    reply::{self, ExtendedError, FORMERR, NOTIMP, REFUSED, SERVFAIL},
+    tally::{Outcome, Tallies},
+    wire::{HEADER_OCTETS, Header, Question, Record, WireError, kind, same_question},
+};
+
+/// A client that says nothing else takes this many octets over UDP (RFC 1035 §4.2.1).
+const UDP_OCTETS: usize = 512;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// Who asks, and whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// None where the address belongs to no endpoint.
+    pub(crate) endpoint: Option<EndpointId>,
+    /// Answers of the resolver may open addresses.
+    pub(crate) is_trusted: bool,
+    /// How the client came.
+    pub(crate) transport: Transport,
+}
+
+/// How long each step may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) upstream: Duration,
+    pub(crate) install: Duration,
+}
+
+/// What a question turned out to be.
+#[derive(Debug)]
+pub(crate) enum Opening {
+    /// It is to be sent over UDP with [`Transaction::ask`].
+    Ask(Transaction),
+    /// These octets go back at once.
+    Reply(Vec<u8>),
+    Drop,
+}
+
+/// What is to be done now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing: the transaction waits on.
+    Wait,
+    /// The question is to be asked again over TCP with [`Transaction::ask`].
+    AskOverTcp,
+    /// The gate is to take this; then comes [`Transaction::handle_installed`].
+    Install(Answer),
+    /// [`Transaction::reply`] holds the octets for the client. The transaction is at its end.
+    Reply,
+}
+
+/// Why a question can not be answered by its resolver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Unreachable,
+    PendingFull,
+    EndpointFull,
+    ResolversFull,
+    RetriesFull,
+}
+
+/// The facts of the client's question that are needed to the end.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    question: Question,
+    has_edns: bool,
+    /// Octets that a reply may have.
+    reply_octets_max: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    AwaitUpstream { id: u16, over: Transport, deadline: Instant },
+    AwaitGate { deadline: Instant },
+    Done,
+}
+
+/// A question on its way.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    endpoint: EndpointId,
+    is_trusted: bool,
+    asked: Asked,
+    /// The client's question until an answer is accepted, then the reply.
+    message: Vec<u8>,
+    state: State,
+}
+
+impl Transaction {
+    /// Reads what a client sent.
+    pub(crate) fn handle_query(
+        mut message: Vec<u8>,
+        origin: Origin,
+        now: Instant,
+        patience: Patience,
+        tallies: &Tallies,
+    ) -> Opening {
+        let Some(header) = Header::read(&message).ok().filter(|header| !header.is_response()) else {
+            tallies.count(Outcome::Dropped);
+            return Opening::Drop;
+        };
+        let asked = match read_query(&message, header, origin.transport) {
+            Ok(asked) => asked,
+            Err(BadQuery { rcode, outcome }) => {
+                tallies.count(outcome);
+                reply::make_error(&mut message, HEADER_OCTETS, false, rcode, None);
+                return Opening::Reply(message);
+            }
+        };
+        let Some(endpoint) = origin.endpoint else {
+            tallies.count(Outcome::UnknownEndpoint);
+            let why = ExtendedError::prohibited("no endpoint has the address that asks");
+            reply::make_error(&mut message, asked.question.end, asked.has_edns, REFUSED, Some(&why));
+            return Opening::Reply(message);
+        };
+        if !origin.is_trusted {
+            tallies.count(Outcome::UntrustedResolver);
+        }
+        let state = State::AwaitUpstream { id: 0, over: Transport::Udp, deadline: now + patience.upstream };
+        Opening::Ask(Self { endpoint, is_trusted: origin.is_trusted, asked, message, state })
+    }
+
+    /// Who asked.
+    pub(crate) fn endpoint(&self) -> EndpointId {
+        self.endpoint
+    }
+
+    /// Writes the question with an ID of the proxy's, which an answer must have from now on.
+    pub(crate) fn ask(&mut self, new_id: u16, out: &mut Vec<u8>) {
+        if let State::AwaitUpstream { id, .. } = &mut self.state {
+            *id = new_id;
+        }
+        let start = out.len();
+        out.extend_from_slice(&self.message);
+        out[start..start + 2].copy_from_slice(&new_id.to_be_bytes());
+    }
+
+    /// Takes what the resolver sent. What does not match the question changes nothing over UDP, where anybody may send;
+    /// over TCP it is the resolver's fault.
+    pub(crate) fn handle_response(
+        &mut self,
+        response: &[u8],
+        now: Instant,
+        patience: Patience,
+        tallies: &Tallies,
+    ) -> Step {
+        let State::AwaitUpstream { id, over, .. } = self.state else { return Step::Wait };
+        let Some(header) = self.matching(response, id) else {
+            tallies.count(Outcome::Mismatch);
+            return if over == Transport::Udp { Step::Wait } else { self.malformed(tallies) };
+        };
+        if header.is_truncated() {
+            if over == Transport::Tcp {
+                return self.malformed(tallies);
+            }
+            tallies.count(Outcome::RetriedOverTcp);
+            self.state = State::AwaitUpstream { id, over: Transport::Tcp, deadline: now + patience.upstream };
+            return Step::AskOverTcp;
+        }
+        let Ok(reading) = answer::read(response, header, self.asked.question) else {
+            return self.malformed(tallies);
+        };
+        tallies.add(Outcome::SpecialAddress, reading.special);
+        self.keep(response);
+        if response.len() > self.asked.reply_octets_max {
+            tallies.count(Outcome::Truncated);
+            reply::make_truncated(&mut self.message, self.asked.question.end, self.asked.has_edns);
+            return self.release(Outcome::Forwarded, tallies);
+        }
+        if !self.is_trusted || reading.addresses.is_empty() {
+            return self.release(Outcome::Forwarded, tallies);
+        }
+        self.state = State::AwaitGate { deadline: now + patience.install };
+        Step::Install(Answer { endpoint: self.endpoint, names: reading.names, addresses: reading.addresses })
+    }
+
+    /// The gate holds every address of the answer, or says why not.
+    pub(crate) fn handle_installed(&mut self, result: Result<(), NotInstalled>, tallies: &Tallies) -> Step {
+        if !matches!(self.state, State::AwaitGate { .. }) {
+            return Step::Wait;
+        }
+        match result {
+            Ok(()) => self.release(Outcome::Installed, tallies),
+            Err(why) => self.fail(Outcome::InstallFailed, &ExtendedError::other(why), tallies),
+        }
+    }
+
+    /// The question can not be asked, or nobody is there to answer it.
+    pub(crate) fn handle_failure(&mut self, failure: Failure, tallies: &Tallies) -> Step {
+        if !matches!(self.state, State::AwaitUpstream { .. }) {
+            return Step::Wait;
+        }
+        let busy = ExtendedError::other("too many questions are pending; ask again later");
+        match failure {
+            Failure::Unreachable => {
+                let why = ExtendedError::network_error("the resolver can not be reached");
+                self.fail(Outcome::UpstreamUnreachable, &why, tallies)
+            }
+            Failure::PendingFull => self.fail(Outcome::PendingFull, &busy, tallies),
+            Failure::EndpointFull => self.fail(Outcome::EndpointFull, &busy, tallies),
+            Failure::ResolversFull => self.fail(Outcome::ResolversFull, &busy, tallies),
+            Failure::RetriesFull => self.fail(Outcome::RetriesFull, &busy, tallies),
+        }
+    }
+
+    /// Ends what has waited long enough.
+    pub(crate) fn poll_timeout(&mut self, now: Instant, tallies: &Tallies) -> Step {
+        match self.state {
+            State::AwaitUpstream { deadline, .. } if deadline <= now => {
+                let why = ExtendedError::no_reachable_authority("the resolver did not answer in time");
+                self.fail(Outcome::UpstreamTimeout, &why, tallies)
+            }
+            State::AwaitGate { deadline } if deadline <= now => {
+                let why = ExtendedError::other("the gate did not take the addresses of this answer in time");
+                self.fail(Outcome::InstallTimeout, &why, tallies)
+            }
+            _ => Step::Wait,
+        }
+    }
+
+    /// When [`Self::poll_timeout`] is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::AwaitUpstream { deadline, .. } | State::AwaitGate { deadline } => Some(deadline),
+            State::Done => None,
+        }
+    }
+
+    /// The octets for the client, after [`Step::Reply`].
+    pub(crate) fn reply(self) -> Vec<u8> {
+        self.message
+    }
+
+    /// The header of a response to this question; none where it answers something else.
+    fn matching(&self, response: &[u8], id: u16) -> Option<Header> {
+        let header = Header::read(response).ok()?;
+        let fits = header.is_response() && header.opcode() == 0 && header.questions == 1 && header.id == id;
+        (fits && same_question(response, &self.message, self.asked.question.end)).then_some(header)
+    }
+
+    /// The response becomes the reply: with the client's ID, and its question letter by letter.
+    fn keep(&mut self, response: &[u8]) {
+        let question_end = self.asked.question.end;
+        self.message.truncate(question_end);
+        self.message[2..HEADER_OCTETS].copy_from_slice(&response[2..HEADER_OCTETS]);
+        self.message.extend_from_slice(&response[question_end..]);
+    }
+
+    fn malformed(&mut self, tallies: &Tallies) -> Step {
+        self.fail(
+            Outcome::MalformedAnswer,
+            &ExtendedError::network_error("the resolver's answer is malformed"),
+            tallies,
+        )
+    }
+
+    fn fail(&mut self, outcome: Outcome, why: &ExtendedError, tallies: &Tallies) -> Step {
+        reply::make_error(&mut self.message, self.asked.question.end, self.asked.has_edns, SERVFAIL, Some(why));
+        self.release(outcome, tallies)
+    }
+
+    fn release(&mut self, outcome: Outcome, tallies: &Tallies) -> Step {
+        tallies.count(outcome);
+        self.state = State::Done;
+        Step::Reply
+    }
+}
+
+struct BadQuery {
+    rcode: u8,
+    outcome: Outcome,
+}
+
+fn read_query(message: &[u8], header: Header, transport: Transport) -> Result<Asked, BadQuery> {
+    let not_implemented = BadQuery { rcode: NOTIMP, outcome: Outcome::NotImplemented };
+    let bad = |_: WireError| BadQuery { rcode: FORMERR, outcome: Outcome::BadQuery };
+    if header.opcode() != 0 {
+        return Err(not_implemented);
+    }
+    if header.questions != 1 {
+        return Err(bad(WireError::Short));
+    }
+    let question = Question::read(message).map_err(bad)?;
+    if matches!(question.kind, kind::AXFR | kind::IXFR) {
+        return Err(not_implemented);
+    }
+    let edns_octets = edns_octets(message, header, question.end).map_err(bad)?;
+    let reply_octets_max = match transport {
+        Transport::Udp => edns_octets.map_or(UDP_OCTETS, |octets| usize::from(octets).max(UDP_OCTETS)),
+        Transport::Tcp => usize::from(u16::MAX),
+    };
+    Ok(Asked { question, has_edns: edns_octets.is_some(), reply_octets_max })
+}
+
+/// The payload size that the OPT record of a question names (RFC 6891 §6.1.2).
+fn edns_octets(message: &[u8], header: Header, question_end: usize) -> Result<Option<u16>, WireError> {
+    let (mut at, mut octets) = (question_end, None);
+    for _ in 0..u32::from(header.answers) + u32::from(header.authorities) + u32::from(header.additionals) {
+        let record = Record::read(message, at)?;
+        at = record.data.end;
+        if record.kind == kind::OPT {
+            octets = Some(record.class);
+        }
+    }
+    Ok(octets)
+}
