@@ -67,13 +67,9 @@ pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
 /// Paths in the settings are relative to their file.
 fn beside(config: &Path, mut settings: Settings) -> Settings {
     let folder = config.parent().unwrap_or(Path::new("."));
-    for path in [
-        &mut settings.policies,
-        &mut settings.endpoints,
-        &mut settings.socket,
-        &mut settings.state,
-        &mut settings.pins,
-    ] {
+    for path in
+        [&mut settings.policies, &mut settings.endpoints, &mut settings.socket, &mut settings.state, &mut settings.pins]
+    {
         *path = folder.join(&*path);
     }
     settings
@@ -147,13 +143,7 @@ fn open(
 }
 
 fn kernel_settings(dns_port: u16) -> KernelSettings {
-    KernelSettings {
-        redirect_mark: REDIRECT_MARK,
-        proxy_mark: PROXY_MARK,
-        mark_mask: MARK_MASK,
-        dns_port,
-        spare: 0,
-    }
+    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, spare: 0 }
 }
 
 fn dns_config(settings: &Settings) -> DnsConfig {

@@ -53,6 +53,6 @@ impl Desk for GateDesk {
 
     async fn install(&self, answers: Vec<Answer>) -> Vec<Result<(), NotInstalled>> {
         let count = answers.len();
-        self.door.learn(answers).await.unwrap_or_else(|_| vec![Err(NotInstalled::Busy); count])
+        self.door.learn(answers).await.unwrap_or_else(|_| vec![Err(NotInstalled::Closed); count])
     }
 }

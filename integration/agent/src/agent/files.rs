@@ -77,7 +77,10 @@ impl Files {
             Ok(files) => files,
             Err(error) => {
                 reading.diagnostics.push(unreadable(&self.policies, &error));
-                self.good.values().flatten().for_each(|one| reading.documents.push(line(one, DocumentState::KeptFormer)));
+                self.good
+                    .values()
+                    .flatten()
+                    .for_each(|one| reading.documents.push(line(one, DocumentState::KeptFormer)));
                 return;
             }
         };

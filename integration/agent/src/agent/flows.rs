@@ -54,7 +54,8 @@ impl Flows {
     /// The last denials, newest first.
     pub(crate) fn denials(&self, count: usize) -> Vec<Flow> {
         let recent = self.recent();
-        let denied = recent.flows.iter().rev().filter(|flow| matches!(flow.verdict, Verdict::Denied | Verdict::Audited));
+        let denied =
+            recent.flows.iter().rev().filter(|flow| matches!(flow.verdict, Verdict::Denied | Verdict::Audited));
         denied.take(count).map(|flow| Flow::clone(flow)).collect()
     }
 
@@ -94,9 +95,8 @@ pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> any
             if batch.is_empty() {
                 break;
             }
-            let explained = door.ask(move |gate| {
-                batch.iter().map(|record| explain(gate.engine(), record)).collect::<Vec<Flow>>()
-            });
+            let explained =
+                door.ask(move |gate| batch.iter().map(|record| explain(gate.engine(), record)).collect::<Vec<Flow>>());
             match explained.await {
                 Ok(batch) => flows.tell(batch),
                 Err(_) => return Ok(()),

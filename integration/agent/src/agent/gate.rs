@@ -12,6 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use namegate_api::{Instruments, Refusal};
+use namegate_config::rule;
 use namegate_dns_proxy::NotInstalled;
 use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, Lookup, MapOp};
 use namegate_loader::{Datapath, Directions, LoadError};
@@ -185,7 +186,7 @@ impl Gate {
             ops.clear();
             self.engine.learn(answer, now, &mut ops);
             let errors = self.write(&ops);
-            results.push(errors.into_iter().next().map_or(Ok(()), |error| Err(NotInstalled::Refused(error.to_string()))));
+            results.push(errors.first().map_or(Ok(()), |error| Err(not_installed(error))));
         }
         self.keep();
         results
@@ -230,7 +231,7 @@ impl Door {
         let count = answers.len();
         let request = Request::Learn { answers, since: Instant::now(), done };
         if let Err(TrySendError::Full(Request::Learn { done, .. })) = self.0.try_send(request) {
-            let _ = done.send(vec![Err(NotInstalled::Busy); count]);
+            let _ = done.send(vec![Err(NotInstalled::Full); count]);
         }
         result
     }
@@ -301,10 +302,20 @@ impl std::fmt::Display for Chain<'_> {
     }
 }
 
+fn not_installed(error: &GateError) -> NotInstalled {
+    match error {
+        GateError::Full { .. } => NotInstalled::Full,
+        GateError::Access { .. } => NotInstalled::Write,
+    }
+}
+
 /// Which programs a setting asks for.
-pub(crate) fn directions(of: &[namegate_config::rule::Direction]) -> Directions {
-    use namegate_config::rule::Direction::{Egress, Ingress};
-    Directions { egress: of.contains(&Egress), ingress: of.contains(&Ingress) }
+pub(crate) fn directions(of: &[rule::Direction]) -> Directions {
+    match of {
+        [rule::Direction::Egress] => Directions::Egress,
+        [rule::Direction::Ingress] => Directions::Ingress,
+        _ => Directions::Both,
+    }
 }
 
 /// Whether an error asks for root or another kernel, for the exit's last line.

@@ -111,8 +111,14 @@ impl Work {
             return;
         }
         for found in &reading.diagnostics {
-            tracing::warn!(file = found.file, line = found.line, column = found.column, field = found.field,
-                "{}", found.message);
+            tracing::warn!(
+                file = found.file,
+                line = found.line,
+                column = found.column,
+                field = found.field,
+                "{}",
+                found.message
+            );
         }
         self.book.want(&reading, &interfaces, &self.directions);
         let topology = interfaces::topology(&reading.endpoints, &interfaces);
@@ -158,8 +164,7 @@ fn is_change(event: &Event, policies: &Path, endpoints: &Path) -> bool {
     let is_read = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
     // A mounted configuration is replaced by moving a link whose name starts with two dots.
     let is_link = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".."));
-    !is_read
-        && event.paths.iter().any(|path| path.parent() == Some(policies) || path == endpoints || is_link(path))
+    !is_read && event.paths.iter().any(|path| path.parent() == Some(policies) || path == endpoints || is_link(path))
 }
 
 /// Calls `nudge` whenever an interface comes or goes.
