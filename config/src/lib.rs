@@ -11,10 +11,12 @@
 pub mod diagnostic;
 mod document;
 pub mod endpoints;
+pub mod l7;
 mod label_syntax;
 pub mod labels;
 pub mod name;
 pub mod peer;
+pub mod policy;
 mod reader;
 pub mod reference;
 pub mod rule;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::{
+    l7::Request,
     labels::Labels,
     peer::{NamedPort, Peer},
     rule::{Direction, Effect, Origin, PortMatch, Ports, Rule, Subject, Tier},
@@ -61,6 +62,8 @@ pub enum Reason {
     DefaultDeny,
     /// A deny rule matches.
     DenyRule,
+    /// Rules allow the flow, and none of them the request inside it.
+    L7,
 }
 
 impl Reason {
@@ -72,6 +75,7 @@ impl Reason {
             Self::LocalHost => "local-host",
             Self::DefaultDeny => "default-deny",
             Self::DenyRule => "deny-rule",
+            Self::L7 => "l7",
         }
     }
 }
@@ -110,14 +114,57 @@ pub fn verdict(rules: &[Rule], subject: &SubjectFacts<'_>, peer: &Peer, directio
     if let Some(rule) = normal(Effect::Deny).or_else(|| normal(Effect::Allow)) {
         return Verdict::of(rule);
     }
-    let from_local_host = direction == Direction::Ingress && !subject.is_node && peer.labels.is_reserved("host");
     if selecting.iter().any(|rule| rule.tier == Tier::Normal && rule.default_deny) {
+        let from_local_host = is_from_local_host(subject, peer, direction);
         return Verdict::default(if from_local_host { Reason::LocalHost } else { Reason::DefaultDeny });
     }
     match first(&matching, |tier| if let Tier::Baseline(number) = tier { Some(number) } else { None }) {
         Some(rule) => Verdict::of(rule),
         None => Verdict::default(Reason::NoPolicy),
     }
+}
+
+/// Judges a request inside a flow: [`verdict`], then the layer 7 limits of the rules that allow the flow.
+///
+/// They add up: one rule without limits lifts those of all others. Where no rule makes denial the default, limits deny
+/// nothing either.
+pub fn verdict_l7(
+    rules: &[Rule],
+    subject: &SubjectFacts<'_>,
+    peer: &Peer,
+    direction: Direction,
+    flow: Flow,
+    request: &Request,
+) -> Verdict {
+    let found = verdict(rules, subject, peer, direction, flow);
+    let decided_by = |rule: &&Rule| found.by.as_ref().is_some_and(|origin| *origin == rule.origin);
+    if found.reason != Reason::Rule || rules.iter().filter(decided_by).any(|rule| rule.tier != Tier::Normal) {
+        return found;
+    }
+    let selecting =
+        |rule: &&Rule| rule.direction == direction && rule.tier == Tier::Normal && subject.is_selected(&rule.subject);
+    let named_ports = match direction {
+        Direction::Ingress => subject.named_ports,
+        Direction::Egress => &peer.named_ports,
+    };
+    let allows = |rule: &&Rule| {
+        let passes = rule.l7.as_ref().is_none_or(|l7| l7.allows(request));
+        passes && rule.effect == Effect::Allow && rule.peers.matches(peer) && rule.ports.matches(flow, named_ports)
+    };
+    if let Some(rule) = rules.iter().filter(selecting).find(allows) {
+        return Verdict::of(rule);
+    }
+    if !rules.iter().filter(selecting).any(|rule| rule.default_deny) {
+        return found;
+    }
+    if is_from_local_host(subject, peer, direction) {
+        return Verdict::default(Reason::LocalHost);
+    }
+    Verdict { allowed: false, reason: Reason::L7, ..found }
+}
+
+fn is_from_local_host(subject: &SubjectFacts<'_>, peer: &Peer, direction: Direction) -> bool {
+    direction == Direction::Ingress && !subject.is_node && peer.labels.is_reserved("host")
 }
 
 /// The rule that decides a tier whose rules stand in order: see [`Tier`].
@@ -194,6 +241,7 @@ mod tests {
             default_deny: tier == Tier::Normal,
             peers: Peers::Any,
             ports: Ports::Any,
+            l7: None,
         }
     }
 

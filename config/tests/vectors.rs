@@ -1,0 +1,158 @@
+//! Name matches and whole policies, valid and not, against vectors that were run on Cilium 1.20.2.
+
+use std::{fs, path::Path};
+
+use namegate_config::{
+    name::{Fqdn, NamePattern},
+    policy::{Catalog, parse, translate},
+};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Vectors {
+    #[serde(rename = "match")]
+    matches: Vec<Match>,
+    invalid_policies: Vec<Policy>,
+    valid_policies: Vec<Policy>,
+    accepted_surprising: Vec<Policy>,
+}
+
+#[derive(Deserialize)]
+struct Match {
+    pattern: String,
+    kind: String,
+    name: String,
+    matches: bool,
+}
+
+#[derive(Deserialize)]
+struct Policy {
+    name: String,
+    yaml: String,
+}
+
+fn conformance(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../conformance").join(file)).unwrap()
+}
+
+fn vectors() -> Vectors {
+    serde_json::from_str(&conformance("policy-vectors.json")).unwrap()
+}
+
+#[test]
+fn names_match_as_in_cilium() {
+    let vectors = vectors().matches;
+    assert_eq!(vectors.len(), 84);
+    for vector in vectors {
+        let pattern = match &*vector.kind {
+            "matchName" => NamePattern::name(&vector.pattern),
+            _ => NamePattern::pattern(&vector.pattern),
+        };
+        // A text that is no name is matched by nothing, and one that is no pattern matches nothing: it is refused.
+        let got = vector.name.parse::<Fqdn>().is_ok_and(|name| pattern.is_ok_and(|pattern| pattern.matches(&name)));
+        assert_eq!(got, vector.matches, "{} {}", vector.pattern, vector.name);
+    }
+}
+
+#[test]
+fn patterns_select_the_names_of_the_documentation() {
+    #[derive(Deserialize)]
+    struct File {
+        patterns: Vec<Names>,
+    }
+    #[derive(Deserialize)]
+    struct Names {
+        pattern: String,
+        accept: Vec<String>,
+        reject: Vec<String>,
+    }
+    let file: File = serde_saphyr::from_str(&conformance("matchpattern.yaml")).unwrap();
+    assert_eq!(file.patterns.len(), 12);
+    for Names { pattern, accept, reject } in file.patterns {
+        let parsed = NamePattern::pattern(&pattern).unwrap();
+        let selects = |name: &String| name.parse::<Fqdn>().is_ok_and(|name| parsed.matches(&name));
+        assert!(accept.iter().all(selects), "{pattern} {accept:?}");
+        assert!(!reject.iter().any(selects), "{pattern} {reject:?}");
+    }
+}
+
+/// Namegate knows the labels of nodes, so `toNodes` is no mistake here.
+const VALID_HERE: &str = "tonodes-without-flag";
+
+#[test]
+fn invalid_policies_are_refused_at_the_field() {
+    let vectors = vectors().invalid_policies;
+    assert_eq!(vectors.len(), 64);
+    let mut lines = String::new();
+    for vector in vectors {
+        let parsed = parse(&vector.name, &vector.yaml);
+        let errors: Vec<_> = parsed.diagnostics.iter().filter(|found| found.is_error()).collect();
+        if vector.name == VALID_HERE {
+            assert!(errors.is_empty() && parsed.documents.len() == 1, "{}", vector.name);
+            continue;
+        }
+        assert!(!errors.is_empty() && parsed.documents.is_empty(), "{} is accepted", vector.name);
+        for error in errors {
+            lines += &format!("{}: {}:{} {} {error}\n", vector.name, error.line, error.column, error.code.as_str());
+        }
+    }
+    insta::assert_snapshot!("invalid_policies", lines);
+}
+
+/// Accepted by Cilium; Namegate has no such function and says so.
+const UNSUPPORTED: [&str; 3] = ["tls-interception", "http-header-replace", "authentication"];
+
+#[test]
+fn valid_policies_are_accepted_and_translated() {
+    let vectors = vectors().valid_policies;
+    assert_eq!(vectors.len(), 32);
+    for vector in vectors {
+        let parsed = parse(&vector.name, &vector.yaml);
+        if UNSUPPORTED.contains(&&*vector.name) {
+            assert!(parsed.documents.is_empty(), "{}", vector.name);
+            let errors = parsed.diagnostics.iter().filter(|found| found.is_error());
+            assert!(
+                errors.clone().count() > 0
+                    && errors.clone().all(|found| found.code.as_str() == "namegate::unsupported")
+            );
+            continue;
+        }
+        assert!(!parsed.diagnostics.iter().any(|found| found.is_error()), "{}: {:?}", vector.name, parsed.diagnostics);
+        let translated = translate(&parsed.documents, &Catalog::default());
+        assert!(!translated.rules.is_empty(), "{}", vector.name);
+    }
+}
+
+#[test]
+fn surprising_policies_get_the_safer_meaning() {
+    let vectors = vectors().accepted_surprising;
+    assert_eq!(vectors.len(), 12);
+    let mut lines = String::new();
+    for vector in vectors {
+        let parsed = parse(&vector.name, &vector.yaml);
+        lines += &format!("{}\n", vector.name);
+        for found in &parsed.diagnostics {
+            lines += &format!("  {:?} {}:{} {found}\n", found.severity, found.line, found.column);
+        }
+        for rule in translate(&parsed.documents, &Catalog::default()).rules {
+            lines += &format!(
+                "  {} {:?} peers {:?} ports {:?} l7 {:?}\n",
+                rule.origin, rule.subject, rule.peers, rule.ports, rule.l7
+            );
+        }
+    }
+    insta::assert_snapshot!("accepted_surprising", lines);
+}
+
+#[test]
+fn the_seed_policies_have_no_mistakes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../integration/testbed/data/seed");
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    assert_eq!(names.len(), 4);
+    for name in names {
+        let parsed = parse(&name.to_string_lossy(), &fs::read_to_string(&name).unwrap());
+        assert!(parsed.diagnostics.is_empty(), "{}: {:?}", name.display(), parsed.diagnostics);
+        assert!(!translate(&parsed.documents, &Catalog::default()).rules.is_empty(), "{}", name.display());
+    }
+}
