@@ -124,6 +124,10 @@ impl<S: SockaddrLike + Copy> Outbox<S> {
         Self { arena: Vec::new(), messages: Vec::new() }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }

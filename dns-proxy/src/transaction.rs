@@ -115,9 +115,9 @@ impl Transaction {
         };
         let asked = match read_query(&message, header, origin.transport) {
             Ok(asked) => asked,
-            Err(BadQuery { rcode, outcome }) => {
+            Err(BadQuery { rcode, outcome, question_end }) => {
                 tallies.count(outcome);
-                reply::make_error(&mut message, HEADER_OCTETS, false, rcode, None);
+                reply::make_error(&mut message, question_end, false, rcode, None);
                 return Opening::Reply(message);
             }
         };
@@ -280,25 +280,34 @@ impl Transaction {
     }
 }
 
+/// A question that is answered at once; its octets up to `question_end` go back.
 struct BadQuery {
     rcode: u8,
     outcome: Outcome,
+    question_end: usize,
+}
+
+impl BadQuery {
+    fn malformed(question_end: usize) -> Self {
+        Self { rcode: FORMERR, outcome: Outcome::BadQuery, question_end }
+    }
+
+    fn not_implemented(question_end: usize) -> Self {
+        Self { rcode: NOTIMP, outcome: Outcome::NotImplemented, question_end }
+    }
 }
 
 fn read_query(message: &[u8], header: Header, transport: Transport) -> Result<Asked, BadQuery> {
-    let not_implemented = BadQuery { rcode: NOTIMP, outcome: Outcome::NotImplemented };
-    let bad = |_: WireError| BadQuery { rcode: FORMERR, outcome: Outcome::BadQuery };
     if header.opcode() != 0 {
-        return Err(not_implemented);
+        return Err(BadQuery::not_implemented(HEADER_OCTETS));
     }
-    if header.questions != 1 {
-        return Err(bad(WireError::Short));
-    }
-    let question = Question::read(message).map_err(bad)?;
+    let question = Question::read(message).ok().filter(|_| header.questions == 1);
+    let question = question.ok_or(BadQuery::malformed(HEADER_OCTETS))?;
+    // A zone is not one message (RFC 5936 §2.2).
     if matches!(question.kind, kind::AXFR | kind::IXFR) {
-        return Err(not_implemented);
+        return Err(BadQuery::not_implemented(question.end));
     }
-    let edns_octets = edns_octets(message, header, question.end).map_err(bad)?;
+    let edns_octets = edns_octets(message, header, question.end).map_err(|_| BadQuery::malformed(question.end))?;
     let reply_octets_max = match transport {
         Transport::Udp => edns_octets.map_or(UDP_OCTETS, |octets| usize::from(octets).max(UDP_OCTETS)),
         Transport::Tcp => usize::from(u16::MAX),

@@ -1,5 +1,6 @@
 //! Sockets to resolvers. A forger has to guess port and ID together (RFC 5452 §4): each question takes one of many sockets
-//! at random, every one on a random port of its own that changes, and a random ID.
+//! at random, every one on a random port of its own that changes, and a random ID. Questions that leave in one system call
+//! share a socket: the port of each is as hard to guess, and one call sends them all.
 
 use std::{
     collections::HashMap,
@@ -51,6 +52,8 @@ struct Upstream {
 struct Pool {
     sockets: [Option<Key>; SOCKETS_PER_RESOLVER],
     asked: Instant,
+    /// The socket of the last question, while it is not sent.
+    filling: Option<Key>,
 }
 
 /// All sockets of one worker to resolvers.
@@ -149,12 +152,28 @@ impl Upstreams {
     }
 
     fn pick(&mut self, resolver: SocketAddr, now: Instant, poller: &Poller) -> Result<Key, Failure> {
+        let filling = self.pools.get(&resolver).and_then(|pool| pool.filling);
+        let has_room = |upstream: &Upstream| (1..UPSTREAM_BATCH).contains(&upstream.outbox.len());
+        if let Some(key) = filling.filter(|key| self.sockets.get(*key).is_some_and(has_room)) {
+            return Ok(key);
+        }
+        let key = self.pick_at_random(resolver, now, poller)?;
+        if let Some(pool) = self.pools.get_mut(&resolver) {
+            pool.filling = Some(key);
+        }
+        Ok(key)
+    }
+
+    fn pick_at_random(&mut self, resolver: SocketAddr, now: Instant, poller: &Poller) -> Result<Key, Failure> {
         if !self.pools.contains_key(&resolver) {
             self.make_room();
         }
         let place = self.random.random_range(0..SOCKETS_PER_RESOLVER);
-        let pool =
-            self.pools.entry(resolver).or_insert_with(|| Pool { sockets: [None; SOCKETS_PER_RESOLVER], asked: now });
+        let pool = self.pools.entry(resolver).or_insert_with(|| Pool {
+            sockets: [None; SOCKETS_PER_RESOLVER],
+            asked: now,
+            filling: None,
+        });
         pool.asked = now;
         let current = pool.sockets[place].filter(|key| self.sockets.get(*key).is_some());
         let is_fresh = |upstream: &Upstream| {
