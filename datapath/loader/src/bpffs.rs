@@ -1,9 +1,11 @@
 //! The file system in which maps and links outlive the agent, and what the kernel must have.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::utsname::uname;
@@ -33,7 +35,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 /// Makes the folder for pins; mounts the file system at its customary place where it is missing there.
 pub(crate) fn make_folder(path: &Path) -> Result<(), LoadError> {
     if path.starts_with(CUSTOMARY) && !is_bpffs(Path::new(CUSTOMARY)) {
-        mount(Some("bpf"), CUSTOMARY, Some("bpf"), MsFlags::empty(), None::<&Path>)
+        mount_customary()
             .map_err(|error| refused("mounting the BPF file system at", CUSTOMARY.as_ref(), error.into()))?;
     }
     let existing = path.ancestors().find(|folder| folder.exists());
@@ -41,6 +43,17 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), LoadError> {
         return Err(LoadError::NotBpfFs { path: path.to_owned() });
     }
     fs::create_dir_all(path).map_err(|error| refused("making the folder", path, error))
+}
+
+/// Mounts it, unless another process was faster: a second mount would hide the first.
+fn mount_customary() -> nix::Result<()> {
+    let folder = File::open(CUSTOMARY).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let held = Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    if !is_bpffs(Path::new(CUSTOMARY)) {
+        mount(Some("bpf"), CUSTOMARY, Some("bpf"), MsFlags::empty(), None::<&Path>)?;
+    }
+    drop(held);
+    Ok(())
 }
 
 fn is_bpffs(path: &Path) -> bool {

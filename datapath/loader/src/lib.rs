@@ -17,8 +17,11 @@ mod bpffs;
 mod datapath;
 mod error;
 mod events;
+pub mod links;
+mod netlink;
 mod object;
 mod pins;
+pub mod routes;
 mod spec;
 mod tables;
 
