@@ -23,7 +23,7 @@ impl Clients {
     /// What the engine knows now.
     pub(crate) fn of(engine: &Engine) -> Self {
         Self {
-            endpoints: engine.addresses_of_endpoints().collect(),
+            endpoints: engine.addresses_of_endpoints().into_iter().collect(),
             resolvers: engine.resolvers().iter().copied().collect(),
         }
     }

@@ -150,7 +150,7 @@ impl Gate {
     }
 
     /// Forgets names and closes their addresses.
-    pub(crate) fn forget(&mut self, wanted: &dyn Fn(&Lookup) -> bool) -> Forgotten {
+    pub(crate) fn forget(&mut self, wanted: &dyn Fn(&Lookup<'_>) -> bool) -> Forgotten {
         let (gone, ops) = self.engine.forget(wanted, boot_ns());
         self.write(&ops);
         self.keep();
@@ -192,17 +192,22 @@ impl Gate {
         results
     }
 
-    /// Carries writes out. What the kernel refuses stays refused, and the engine hears what is really there.
+    /// Carries writes out. After a refusal the engine hears what is really there.
     fn write(&mut self, ops: &[MapOp]) -> Vec<GateError> {
         let mut errors = Vec::new();
         for op in ops {
             if let Err(error) = self.datapath.write(op) {
-                self.engine.refuse(op);
                 self.refused_writes += 1;
                 if errors.is_empty() {
                     tracing::error!(error = %Chain(&error), "the kernel refused a row");
                 }
                 errors.push(error);
+            }
+        }
+        if !errors.is_empty() {
+            match self.datapath.rows() {
+                Ok(rows) => self.engine.resync(rows),
+                Err(error) => tracing::error!(error = %Chain(&error), "reading the kernel's rows"),
             }
         }
         errors

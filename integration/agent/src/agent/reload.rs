@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use namegate_config::{rule::Direction, settings::Settings};
 use namegate_engine::Change;
-use namegate_loader::LinkWatch;
+use namegate_loader::links::LinkWatch;
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
@@ -169,7 +169,9 @@ fn is_change(event: &Event, policies: &Path, endpoints: &Path) -> bool {
 
 /// Calls `nudge` whenever an interface comes or goes.
 pub(crate) async fn follow_links(nudge: impl Fn()) -> anyhow::Result<()> {
-    let mut watch = AsyncFd::new(LinkWatch::open().context("watching interfaces")?)?;
+    let watch = LinkWatch::new().context("watching interfaces")?;
+    #[expect(deprecated, reason = "`LinkWatch` owns its descriptor and never gives it away; the new door is unsafe")]
+    let mut watch = AsyncFd::new(watch)?;
     loop {
         let mut ready = watch.readable_mut().await?;
         let mut seen = false;
