@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use namegate_config::{
     name::{Fqdn, NamePattern},
     policy::{Catalog, parse, translate},
+    rule::{Peers, Rule, Subject},
 };
 use serde::Deserialize;
 
@@ -48,8 +49,13 @@ fn names_match_as_in_cilium() {
             "matchName" => NamePattern::name(&vector.pattern),
             _ => NamePattern::pattern(&vector.pattern),
         };
-        // A text that is no name is matched by nothing, and one that is no pattern matches nothing: it is refused.
-        let got = vector.name.parse::<Fqdn>().is_ok_and(|name| pattern.is_ok_and(|pattern| pattern.matches(&name)));
+        // The schema of the objects refuses some patterns that the matcher alone would take.
+        let Ok(pattern) = pattern else {
+            assert!(vector.pattern.starts_with('.'), "{}", vector.pattern);
+            continue;
+        };
+        // A text that is no name is matched by nothing.
+        let got = vector.name.parse::<Fqdn>().is_ok_and(|name| pattern.matches(&name));
         assert_eq!(got, vector.matches, "{} {}", vector.pattern, vector.name);
     }
 }
@@ -123,6 +129,19 @@ fn valid_policies_are_accepted_and_translated() {
     }
 }
 
+fn written(rule: &Rule) -> String {
+    let subject = match &rule.subject {
+        Subject::Endpoints(selector) => format!("endpoints {selector}"),
+        Subject::Nodes(selector) => format!("nodes {selector}"),
+    };
+    let peers = match &rule.peers {
+        Peers::Any => "anybody".to_owned(),
+        Peers::Of(peers) => format!("[{}]", peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    let (effect, ports, l7) = (rule.effect, &rule.ports, &rule.l7);
+    format!("{}: {subject} {effect:?} {peers} {ports:?} {l7:?} default deny: {}", rule.origin, rule.default_deny)
+}
+
 #[test]
 fn surprising_policies_get_the_safer_meaning() {
     let vectors = vectors().accepted_surprising;
@@ -135,10 +154,7 @@ fn surprising_policies_get_the_safer_meaning() {
             lines += &format!("  {:?} {}:{} {found}\n", found.severity, found.line, found.column);
         }
         for rule in translate(&parsed.documents, &Catalog::default()).rules {
-            lines += &format!(
-                "  {} {:?} peers {:?} ports {:?} l7 {:?}\n",
-                rule.origin, rule.subject, rule.peers, rule.ports, rule.l7
-            );
+            lines += &format!("  {}\n", written(&rule));
         }
     }
     insta::assert_snapshot!("accepted_surprising", lines);

@@ -91,7 +91,7 @@ fn ports<'n>(context: &mut Context<'_>, value: &Value<'n>, object: &Object<'n>) 
         let found = context.reader.warn(
             list.as_ref().unwrap_or(value),
             Code::MatchesNothing,
-            "without a port this allows nothing",
+            "without a port this matches nothing",
         );
         found.help = Some("leave `toPorts` out to select every port".to_owned());
     }
