@@ -358,6 +358,39 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_layer_7_add_up() {
+        use crate::{l7::L7, name::NamePattern};
+        let names = |text| Some(Arc::new(L7::Dns(vec![NamePattern::pattern(text).unwrap()])));
+        let limited = |text| Rule { l7: names(text), ..rule(Tier::Normal, Effect::Allow) };
+        let free = rule(Tier::Normal, Effect::Allow);
+        let elsewhere = Rule { ports: web(), ..free.clone() };
+        let quiet = Rule { default_deny: false, ..limited("a.io") };
+        let labels = Labels::pod("empire", [], [], None);
+        let subject = SubjectFacts { labels: &labels, is_node: false, named_ports: &[] };
+        let flow = Flow { protocol: 17, port: 53 };
+        for (rules, want) in [
+            (vec![], Reason::NoPolicy),
+            (vec![limited("b.io")], Reason::Rule),
+            (vec![limited("a.io")], Reason::L7),
+            (vec![limited("a.io"), limited("*.io")], Reason::Rule),
+            (vec![limited("a.io"), free.clone()], Reason::Rule),
+            (vec![limited("a.io"), elsewhere], Reason::L7),
+            (vec![limited("b.io"), rule(Tier::Normal, Effect::Deny)], Reason::DenyRule),
+            (vec![limited("a.io"), rule(Tier::Admin(1), Effect::Allow)], Reason::Rule),
+            (vec![quiet.clone()], Reason::Rule),
+            (vec![quiet, limited("c.io")], Reason::L7),
+        ] {
+            let request = Request::Dns { name: "b.io".parse().unwrap() };
+            let got = verdict_l7(&rules, &subject, &world(), Direction::Egress, flow, &request);
+            assert_eq!((got.reason, got.allowed), (want, !matches!(want, Reason::L7 | Reason::DenyRule)), "{rules:#?}");
+        }
+        let host = Peer { labels: Arc::new(Labels::node(true, [])), ..world() };
+        let rules = [Rule { direction: Direction::Ingress, ..limited("a.io") }];
+        let request = Request::Dns { name: "b.io".parse().unwrap() };
+        assert_eq!(verdict_l7(&rules, &subject, &host, Direction::Ingress, flow, &request).reason, Reason::LocalHost);
+    }
+
+    #[test]
     fn the_verdict_names_the_rule() {
         let other = Rule {
             subject: Subject::Endpoints(LabelSelector::new([Requirement::equals("app", "other")])),

@@ -1,8 +1,11 @@
 //! Name matches and whole policies, valid and not, against vectors that were run on Cilium 1.20.2.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::Path};
 
 use namegate_config::{
+    diagnostic::Diagnostic,
     name::{Fqdn, NamePattern},
     policy::{Catalog, parse, translate},
     rule::{Peers, Rule, Subject},
@@ -89,7 +92,7 @@ const VALID_HERE: &str = "tonodes-without-flag";
 fn invalid_policies_are_refused_at_the_field() {
     let vectors = vectors().invalid_policies;
     assert_eq!(vectors.len(), 64);
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for vector in vectors {
         let parsed = parse(&vector.name, &vector.yaml);
         let errors: Vec<_> = parsed.diagnostics.iter().filter(|found| found.is_error()).collect();
@@ -99,10 +102,10 @@ fn invalid_policies_are_refused_at_the_field() {
         }
         assert!(!errors.is_empty() && parsed.documents.is_empty(), "{} is accepted", vector.name);
         for error in errors {
-            lines += &format!("{}: {}:{} {} {error}\n", vector.name, error.line, error.column, error.code.as_str());
+            lines.push(format!("{}: {}:{} {} {error}", vector.name, error.line, error.column, error.code.as_str()));
         }
     }
-    insta::assert_snapshot!("invalid_policies", lines);
+    insta::assert_snapshot!("invalid_policies", lines.join("\n"));
 }
 
 /// Accepted by Cilium; Namegate has no such function and says so.
@@ -123,7 +126,7 @@ fn valid_policies_are_accepted_and_translated() {
             );
             continue;
         }
-        assert!(!parsed.diagnostics.iter().any(|found| found.is_error()), "{}: {:?}", vector.name, parsed.diagnostics);
+        assert!(!parsed.diagnostics.iter().any(Diagnostic::is_error), "{}: {:?}", vector.name, parsed.diagnostics);
         let translated = translate(&parsed.documents, &Catalog::default());
         assert!(!translated.rules.is_empty(), "{}", vector.name);
     }
@@ -146,18 +149,18 @@ fn written(rule: &Rule) -> String {
 fn surprising_policies_get_the_safer_meaning() {
     let vectors = vectors().accepted_surprising;
     assert_eq!(vectors.len(), 12);
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for vector in vectors {
         let parsed = parse(&vector.name, &vector.yaml);
-        lines += &format!("{}\n", vector.name);
+        lines.push(vector.name);
         for found in &parsed.diagnostics {
-            lines += &format!("  {:?} {}:{} {found}\n", found.severity, found.line, found.column);
+            lines.push(format!("  {:?} {}:{} {found}", found.severity, found.line, found.column));
         }
         for rule in translate(&parsed.documents, &Catalog::default()).rules {
-            lines += &format!("  {}\n", written(&rule));
+            lines.push(format!("  {}", written(&rule)));
         }
     }
-    insta::assert_snapshot!("accepted_surprising", lines);
+    insta::assert_snapshot!("accepted_surprising", lines.join("\n"));
 }
 
 #[test]

@@ -114,13 +114,11 @@ impl World {
                 break;
             };
             resolved.ttl_s = resolved.ttl_s.min(records.ttl);
-            match records.cname.as_deref().and_then(|alias| alias.parse().ok()) {
-                Some(alias) => resolved.names.push(alias),
-                None => {
-                    resolved.addresses = if family == Family::V4 { records.a.clone() } else { records.aaaa.clone() };
-                    break;
-                }
-            }
+            let Some(alias) = records.cname.as_deref().and_then(|alias| alias.parse().ok()) else {
+                resolved.addresses = if family == Family::V4 { records.a.clone() } else { records.aaaa.clone() };
+                break;
+            };
+            resolved.names.push(alias);
         }
         resolved
     }

@@ -169,7 +169,7 @@ fn port(context: &mut Context<'_>, value: &Value<'_>) -> Option<PortMatch> {
         None => port?,
         Some(end) => {
             let last = context.reader.integer(&end, 1..=65_535)?;
-            ports::range(context, port?, last, &end)?
+            ports::range(context, &port?, last, &end)?
         }
     };
     Some(match port {
