@@ -308,3 +308,47 @@ fn parts_that_are_switched_off_are_refused_by_name() {
         assert_eq!(parsed.documents.is_empty(), !want.is_empty());
     }
 }
+
+#[test]
+fn what_would_open_too_much_is_refused() {
+    for (element, want) in [
+        ("egress: [{toPorts: [{ports: [{port: '90', endPort: 80}]}]}]", "the range ends at 80, below its start 90"),
+        ("egress: [{toPorts: [{ports: [{port: '080'}]}]}]", "`080` has leading zeros; Cilium reads it as octal"),
+        ("egress: [{toPorts: [{ports: [{port: '0', endPort: 80}]}]}]", "port \"0\" is every port already"),
+        ("egress: [{toPorts: [{ports: [{port: web, endPort: 80}]}]}]", "`endPort` needs a number as `port`"),
+        (
+            "egress: [{toPorts: [{ports: [{port: '53', protocol: GRE}]}]}]",
+            "`GRE` cannot be selected: only TCP, UDP, SCTP and ICMP can",
+        ),
+        ("egress: [{icmps: [{fields: [{type: 256}]}]}]", "256 is not within 0 and 255"),
+        ("egress: [{icmps: []}]", "must name at least one type"),
+        ("egress: null", "a list is wanted here, this is null"),
+        ("egress: [null]", "a mapping is wanted here, this is null"),
+        ("egress: [{toEndpoints: null}]", "a list is wanted here, this is null"),
+        ("egress: [{toEntities: [cluster-mesh]}]", "`cluster-mesh`: Namegate knows one cluster only"),
+        ("egress: [{toEndpoints: [{matchLabels: {'cidr:a': b}}]}]", "labels of source `cidr` cannot be selected"),
+        ("egress: [{toEndpoints: [{matchLabels: {'reserved:wrld': ''}}]}]", "there is no reserved label `wrld`"),
+        ("egress: [{toServices: [{}]}]", "`k8sService` or `k8sServiceSelector` must be given"),
+        (
+            "egressDeny: [{toFQDNs: [{matchName: a.io}]}]",
+            "a denial cannot name DNS names: it would not hold before the name is looked up",
+        ),
+        ("egress: [{toCIDR: ['::ffff:10.0.0.0/104']}]", "an IPv4-mapped prefix selects no packet"),
+        (
+            "egress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {kafka: []}}]}]",
+            "this field is gone since Cilium 1.20, and Namegate has no parser for it",
+        ),
+        ("egress: [{toPorts: [{ports: [], rules: {dns: [{matchPattern: '*'}]}}]}]", "`rules` needs `ports`"),
+        (
+            "egress: [{toPorts: [{ports: [{port: '443', protocol: UDP}], serverNames: [a.io]}]}]",
+            "`serverNames` are read from TLS over TCP",
+        ),
+        ("enableDefaultDeny: {egres: true}, egress: [{}]", "there is no such field"),
+        ("log: {value: text\twith a tab}, egress: [{}]", "takes at most 32 printable characters"),
+    ] {
+        let parsed = parse("p.yaml", &format!("{HEADER}spec: {{endpointSelector: {{}}, {element}}}\n"));
+        let errors: Vec<&str> = parsed.diagnostics.iter().filter(|f| f.is_error()).map(|f| &*f.problem).collect();
+        assert_eq!(errors, [want], "{element}");
+        assert!(parsed.documents.is_empty());
+    }
+}
