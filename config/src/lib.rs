@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cases;
 pub mod diagnostic;
 mod document;
 pub mod endpoints;

@@ -1,10 +1,14 @@
 //! Name matches and whole policies, valid and not, against vectors that were run on Cilium 1.20.2.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::Path};
 
 use namegate_config::{
+    diagnostic::Diagnostic,
     name::{Fqdn, NamePattern},
     policy::{Catalog, parse, translate},
+    rule::{Peers, Rule, Subject},
 };
 use serde::Deserialize;
 
@@ -48,8 +52,13 @@ fn names_match_as_in_cilium() {
             "matchName" => NamePattern::name(&vector.pattern),
             _ => NamePattern::pattern(&vector.pattern),
         };
-        // A text that is no name is matched by nothing, and one that is no pattern matches nothing: it is refused.
-        let got = vector.name.parse::<Fqdn>().is_ok_and(|name| pattern.is_ok_and(|pattern| pattern.matches(&name)));
+        // The schema of the objects refuses some patterns that the matcher alone would take.
+        let Ok(pattern) = pattern else {
+            assert!(vector.pattern.starts_with('.'), "{}", vector.pattern);
+            continue;
+        };
+        // A text that is no name is matched by nothing.
+        let got = vector.name.parse::<Fqdn>().is_ok_and(|name| pattern.matches(&name));
         assert_eq!(got, vector.matches, "{} {}", vector.pattern, vector.name);
     }
 }
@@ -83,7 +92,7 @@ const VALID_HERE: &str = "tonodes-without-flag";
 fn invalid_policies_are_refused_at_the_field() {
     let vectors = vectors().invalid_policies;
     assert_eq!(vectors.len(), 64);
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for vector in vectors {
         let parsed = parse(&vector.name, &vector.yaml);
         let errors: Vec<_> = parsed.diagnostics.iter().filter(|found| found.is_error()).collect();
@@ -93,10 +102,10 @@ fn invalid_policies_are_refused_at_the_field() {
         }
         assert!(!errors.is_empty() && parsed.documents.is_empty(), "{} is accepted", vector.name);
         for error in errors {
-            lines += &format!("{}: {}:{} {} {error}\n", vector.name, error.line, error.column, error.code.as_str());
+            lines.push(format!("{}: {}:{} {} {error}", vector.name, error.line, error.column, error.code.as_str()));
         }
     }
-    insta::assert_snapshot!("invalid_policies", lines);
+    insta::assert_snapshot!("invalid_policies", lines.join("\n"));
 }
 
 /// Accepted by Cilium; Namegate has no such function and says so.
@@ -117,31 +126,41 @@ fn valid_policies_are_accepted_and_translated() {
             );
             continue;
         }
-        assert!(!parsed.diagnostics.iter().any(|found| found.is_error()), "{}: {:?}", vector.name, parsed.diagnostics);
+        assert!(!parsed.diagnostics.iter().any(Diagnostic::is_error), "{}: {:?}", vector.name, parsed.diagnostics);
         let translated = translate(&parsed.documents, &Catalog::default());
         assert!(!translated.rules.is_empty(), "{}", vector.name);
     }
+}
+
+fn written(rule: &Rule) -> String {
+    let subject = match &rule.subject {
+        Subject::Endpoints(selector) => format!("endpoints {selector}"),
+        Subject::Nodes(selector) => format!("nodes {selector}"),
+    };
+    let peers = match &rule.peers {
+        Peers::Any => "anybody".to_owned(),
+        Peers::Of(peers) => format!("[{}]", peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    let (effect, ports, l7) = (rule.effect, &rule.ports, &rule.l7);
+    format!("{}: {subject} {effect:?} {peers} {ports:?} {l7:?} default deny: {}", rule.origin, rule.default_deny)
 }
 
 #[test]
 fn surprising_policies_get_the_safer_meaning() {
     let vectors = vectors().accepted_surprising;
     assert_eq!(vectors.len(), 12);
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for vector in vectors {
         let parsed = parse(&vector.name, &vector.yaml);
-        lines += &format!("{}\n", vector.name);
+        lines.push(vector.name);
         for found in &parsed.diagnostics {
-            lines += &format!("  {:?} {}:{} {found}\n", found.severity, found.line, found.column);
+            lines.push(format!("  {:?} {}:{} {found}", found.severity, found.line, found.column));
         }
         for rule in translate(&parsed.documents, &Catalog::default()).rules {
-            lines += &format!(
-                "  {} {:?} peers {:?} ports {:?} l7 {:?}\n",
-                rule.origin, rule.subject, rule.peers, rule.ports, rule.l7
-            );
+            lines.push(format!("  {}", written(&rule)));
         }
     }
-    insta::assert_snapshot!("accepted_surprising", lines);
+    insta::assert_snapshot!("accepted_surprising", lines.join("\n"));
 }
 
 #[test]

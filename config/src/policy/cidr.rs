@@ -63,6 +63,9 @@ pub(super) fn holes(context: &mut Context<'_>, object: &Object<'_>, net: Option<
             context.reader.wrong(&item.at_value(), Code::BadValue, problem);
             continue;
         }
+        if net == Some(hole) {
+            context.reader.warn(&item.at_value(), Code::MatchesNothing, "this leaves nothing of the prefix");
+        }
         holes.push(hole);
     }
     holes

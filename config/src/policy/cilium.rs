@@ -168,7 +168,9 @@ fn endpoints_of(context: &mut Context<'_>, conditions: Vec<Condition<'_>>) -> La
         }
         selector.require(requirement);
     }
-    own.into_iter().for_each(|own| selector.require(own));
+    if let Some(own) = own {
+        selector.require(own);
+    }
     selector
 }
 

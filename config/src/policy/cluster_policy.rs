@@ -31,7 +31,8 @@ const PRIORITY_STEP: u32 = 1_000;
 
 /// The rules of a policy.
 pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec<Draft>> {
-    const TIERS: [(&str, fn(u32) -> Tier); 2] = [("Admin", Tier::Admin), ("Baseline", Tier::Baseline)];
+    type InTier = fn(u32) -> Tier;
+    const TIERS: [(&str, InTier); 2] = [("Admin", Tier::Admin), ("Baseline", Tier::Baseline)];
     let spec = context.reader.object(value, &["tier", "priority", "subject", "ingress", "egress"])?;
     let tier = context.reader.required(&spec, "tier").and_then(|tier| context.reader.choice(&tier, &TIERS));
     let priority = context.reader.required(&spec, "priority");
@@ -241,7 +242,7 @@ fn destination_port(context: &mut Context<'_>, value: &Value<'_>) -> Option<Rang
     let end = context.reader.required(&range, "end")?;
     let last = context.reader.integer(&end, 1..=65_535);
     let start = start?;
-    match ports::range(context, Port::Numbers(RangeInclusive16 { start, end: start }), last?, &end)? {
+    match ports::range(context, &Port::Numbers(RangeInclusive16 { start, end: start }), last?, &end)? {
         Port::Numbers(ports) => Some(ports),
         Port::Named(_) => None,
     }

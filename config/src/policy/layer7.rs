@@ -116,7 +116,7 @@ fn http_rule(context: &mut Context<'_>, value: &Value<'_>) -> Option<HttpRule> {
             Err(error) => {
                 let problem = format!("is no regular expression: {error}");
                 let found = context.reader.wrong(&value.at_value(), Code::BadValue, problem);
-                found.help = text.contains('*').then(|| "`.*` stands for any text, `*` alone does not".to_owned());
+                found.help = text.starts_with('*').then(|| "`.*` stands for any text, `*` alone does not".to_owned());
                 None
             }
         }

@@ -68,7 +68,6 @@ pub struct Parsed {
 
 /// Parts of the language that can be switched off; a policy that uses one that is off is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 pub struct Features {
     /// `rules.http`.
     pub http: bool,
@@ -116,3 +115,6 @@ impl Node {
         entries.iter().find(|(key, _)| key.text == name).map(|(_, node)| node)
     }
 }
+
+#[cfg(test)]
+mod tests;

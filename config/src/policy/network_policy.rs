@@ -89,7 +89,9 @@ fn policy_types(context: &mut Context<'_>, spec: &Object<'_>) -> Vec<Direction> 
     const WORDS: [(&str, Direction); 2] = [("Ingress", Direction::Ingress), ("Egress", Direction::Egress)];
     let given = spec.get("policyTypes").and_then(|list| context.reader.list(&list)).unwrap_or_default();
     if !given.is_empty() {
-        return given.iter().filter_map(|item| context.reader.choice(item, &WORDS)).collect();
+        let types: Vec<_> = given.iter().filter_map(|item| context.reader.choice(item, &WORDS)).collect();
+        // With a mistake among them nothing is known of the others.
+        return if types.len() == given.len() { types } else { WORDS.map(|(_, direction)| direction).into() };
     }
     let has_egress =
         spec.get("egress").is_some_and(|egress| matches!(&egress.node.kind, Kind::List(items) if !items.is_empty()));
@@ -169,7 +171,7 @@ fn port(context: &mut Context<'_>, value: &Value<'_>) -> Option<PortMatch> {
         None => port?,
         Some(end) => {
             let last = context.reader.integer(&end, 1..=65_535)?;
-            ports::range(context, port?, last, &end)?
+            ports::range(context, &port?, last, &end)?
         }
     };
     Some(match port {

@@ -59,7 +59,8 @@ pub(super) fn peers(context: &mut Context<'_>, object: &Object<'_>, section: Sec
         if items.is_empty() {
             let problem = format!("an empty `{key}` selects nobody");
             let found = context.reader.warn(value, Code::MatchesNothing, problem);
-            found.help = Some("leave the field out to select everybody, or name peers".to_owned());
+            let prefix = if section.direction == Direction::Ingress { "from" } else { "to" };
+            found.help = Some(format!("name peers, or select everybody with `{prefix}Entities: [all]`"));
             continue;
         }
         if let Some(other) = filled {

@@ -91,7 +91,7 @@ fn ports<'n>(context: &mut Context<'_>, value: &Value<'n>, object: &Object<'n>) 
         let found = context.reader.warn(
             list.as_ref().unwrap_or(value),
             Code::MatchesNothing,
-            "without a port this allows nothing",
+            "without a port this matches nothing",
         );
         found.help = Some("leave `toPorts` out to select every port".to_owned());
     }
@@ -114,30 +114,30 @@ fn entry<'n>(context: &mut Context<'_>, place: Value<'n>) -> Option<PortEntry<'n
     let port = match (port, end) {
         (port, None) => port,
         (_, Some((None, _))) => return None,
-        (port, Some((Some(end), value))) => range(context, port, end, &value)?,
+        (port, Some((Some(end), value))) => range(context, &port, end, &value)?,
     };
     Some(PortEntry { place, protocol, port })
 }
 
 /// A range from a port to `end`.
-pub(super) fn range(context: &mut Context<'_>, port: Port, end: u32, value: &Value<'_>) -> Option<Port> {
+pub(super) fn range(context: &mut Context<'_>, port: &Port, end: u32, value: &Value<'_>) -> Option<Port> {
     let end = u16::try_from(end).ok()?;
     match port {
         Port::Named(_) => {
             context.reader.wrong(value, Code::Conflict, "`endPort` needs a number as `port`");
             None
         }
-        Port::Numbers(RangeInclusive16::ALL) => {
+        &Port::Numbers(RangeInclusive16::ALL) => {
             context.reader.wrong(value, Code::Conflict, "port \"0\" is every port already").help =
                 Some("start the range at \"1\"".to_owned());
             None
         }
-        Port::Numbers(RangeInclusive16 { start, .. }) if end < start => {
+        &Port::Numbers(RangeInclusive16 { start, .. }) if end < start => {
             let problem = format!("the range ends at {end}, below its start {start}");
             context.reader.wrong(&value.at_value(), Code::BadValue, problem);
             None
         }
-        Port::Numbers(RangeInclusive16 { start, .. }) => Some(Port::Numbers(RangeInclusive16 { start, end })),
+        &Port::Numbers(RangeInclusive16 { start, .. }) => Some(Port::Numbers(RangeInclusive16 { start, end })),
     }
 }
 

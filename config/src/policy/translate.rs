@@ -1,6 +1,9 @@
 //! From documents to rules: looks up the services and groups of prefixes that they refer to.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -75,9 +78,9 @@ pub fn translate(documents: &[Document], catalog: &Catalog) -> Translated {
     });
     let rules = drafts.map(|draft| resolver.rule(draft)).collect();
     // Elements with several port lists are several rules with the same peers: one warning is enough.
+    let mut seen = HashSet::new();
     let mut diagnostics = resolver.found;
-    diagnostics
-        .dedup_by(|one, other| one.span() == other.span() && one.field == other.field && one.file() == other.file());
+    diagnostics.retain(|found| seen.insert((found.file().to_owned(), found.span().offset(), found.field.clone())));
     Translated { rules, diagnostics }
 }
 
