@@ -155,7 +155,7 @@ fn a_second_agent_is_refused_and_disturbs_nothing() {
     let agent = Agent::start(&world, &options()).unwrap();
     let settings = agent.path("namegate.yaml");
     let second = agent.cli(&["agent", "--config", settings.to_str().unwrap()]).unwrap();
-    assert_ne!(second.status.code(), Some(0), "{second:?}");
+    assert!(!matches!(second.status.code(), Some(0 | 124)), "it must end, and not well: {second:?}");
     let tiefighter = world.pod(TIE);
     assert!(opens(tiefighter, echo(PREFIX)) && !opens(tiefighter, echo(DENIED)));
     assert_eq!(agent.get("/v1/healthz").unwrap().status, 200);

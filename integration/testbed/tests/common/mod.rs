@@ -10,7 +10,7 @@ use serde_json::Value;
 /// Waiting time for what must come.
 pub(crate) const WITHIN: Duration = Duration::from_secs(3);
 /// Waiting time for what must not come: every denial costs it.
-pub(crate) const SILENT: Duration = Duration::from_millis(300);
+pub(crate) const SILENT: Duration = Duration::from_millis(400);
 /// Between two tries of something that changes by itself.
 pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 
