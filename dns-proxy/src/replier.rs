@@ -104,3 +104,74 @@ impl Repliers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const MARKED: Marked = Marked { mark: 0, transparency_optional: false };
+
+    /// None without the rights, unless they are required.
+    fn repliers(addresses: &[SocketAddr]) -> Option<(Repliers, Vec<Key>)> {
+        let mut repliers = Repliers::new(MARKED);
+        let keys: io::Result<Vec<_>> =
+            addresses.iter().map(|address| repliers.from(*address, Instant::now())).collect();
+        match keys {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let required = std::env::var("NAMEGATE_REQUIRE").is_ok_and(|required| required.contains("root"));
+                assert!(!required, "transparent sockets: {error}");
+                None
+            }
+            keys => Some((repliers, keys.unwrap())),
+        }
+    }
+
+    #[test]
+    fn replies_come_from_the_address_that_was_asked() {
+        for (resolver, client) in [
+            ("10.96.0.10:53".parse().unwrap(), UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()),
+            ("[fd00::53]:53".parse().unwrap(), UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap()),
+        ] {
+            let Some((mut repliers, keys)) = repliers(&[resolver]) else { return };
+            let receiver = SockaddrStorage::from(client.local_addr().unwrap());
+            assert!(repliers.send(keys[0], receiver, b"one") && repliers.send(keys[0], receiver, b"two"));
+            let tallies = Tallies::default();
+            repliers.flush(&tallies);
+            assert_eq!(tallies.of(Outcome::ReplyUnsent), 0);
+            for want in [b"one", b"two"] {
+                let mut octets = [0; 3];
+                assert_eq!(client.recv_from(&mut octets).unwrap(), (3, resolver));
+                assert_eq!(&octets, want);
+            }
+        }
+    }
+
+    #[test]
+    fn a_resolver_on_this_machine_keeps_its_questions() {
+        let resolver = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        resolver.set_reuse_port(true).unwrap();
+        resolver.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, 9), 0)).into()).unwrap();
+        let resolver = UdpSocket::from(resolver);
+        let address = resolver.local_addr().unwrap();
+        let Some(_repliers) = repliers(&[address]) else { return };
+        for _ in 0..50 {
+            let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            client.send_to(b"question", address).unwrap();
+            resolver.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+            assert_eq!(resolver.recv_from(&mut [0; 8]).unwrap(), (8, client.local_addr().unwrap()));
+        }
+    }
+
+    #[test]
+    fn the_resolver_not_asked_for_longest_makes_room() {
+        let address = |number: usize| SocketAddr::from(([10, 96, 0, u8::try_from(number).unwrap()], 53));
+        let addresses: Vec<_> = (0..=RESOLVERS_MAX).map(address).collect();
+        let Some((mut repliers, keys)) = repliers(&addresses) else { return };
+        let receiver = SockaddrStorage::from(address(0));
+        assert!(!repliers.send(keys[0], receiver, b""));
+        assert!(repliers.send(keys[1], receiver, b""));
+        assert_eq!(repliers.by_address.len(), RESOLVERS_MAX);
+    }
+}

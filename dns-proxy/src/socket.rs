@@ -48,7 +48,7 @@ impl Marked {
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4OrigDstAddr, &true)?,
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6OrigDstAddr, &true)?,
         }
-        socket.set_recv_buffer_size(LISTENER_BUFFER_OCTETS)?;
+        set_receive_buffer(&socket, LISTENER_BUFFER_OCTETS)?;
         socket.bind(&address.into())?;
         Ok(socket.into())
     }
@@ -66,9 +66,11 @@ impl Marked {
 
     /// Sends replies from a resolver's address. It is connected to a peer that never sends, since a socket bound to the
     /// resolver's address alone would take datagrams away from a resolver on this machine; replies name their receiver.
+    /// Such a resolver must have let others share its port (`SO_REUSEPORT`, as CoreDNS does), or binding fails.
     pub(crate) fn udp_replier(self, resolver: SocketAddr) -> io::Result<UdpSocket> {
         let socket = self.open(resolver, Type::DGRAM, Protocol::UDP)?;
         socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
         set_transparent(&socket, resolver)?;
         socket.bind(&resolver.into())?;
         let nobody: IpAddr = match resolver {
@@ -82,7 +84,7 @@ impl Marked {
     /// Asks one resolver, from a port of the kernel's random choice.
     pub(crate) fn udp_upstream(self, resolver: SocketAddr) -> io::Result<UdpSocket> {
         let socket = self.open(resolver, Type::DGRAM, Protocol::UDP)?;
-        socket.set_recv_buffer_size(UPSTREAM_BUFFER_OCTETS)?;
+        set_receive_buffer(&socket, UPSTREAM_BUFFER_OCTETS)?;
         socket.connect(&resolver.into())?;
         Ok(socket.into())
     }
@@ -103,6 +105,11 @@ impl Marked {
             result => result,
         }
     }
+}
+
+/// Beyond the machine's limit where that is allowed.
+fn set_receive_buffer(socket: &Socket, octets: usize) -> io::Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &octets).or_else(|_| socket.set_recv_buffer_size(octets))
 }
 
 fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
