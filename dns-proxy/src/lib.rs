@@ -36,6 +36,7 @@ mod exchange;
 mod pending;
 mod poller;
 mod proxy;
+mod raw;
 mod replier;
 mod reply;
 mod slots;
