@@ -164,11 +164,15 @@ fn hints(data: &[u8], mut each: impl FnMut(IpAddr)) -> Result<(), WireError> {
         match key {
             IPV4HINT => {
                 let (hints, []) = value.as_chunks::<4>() else { return Err(WireError::Data) };
-                hints.iter().for_each(|octets| each(Ipv4Addr::from_octets(*octets).into()));
+                for octets in hints {
+                    each(Ipv4Addr::from_octets(*octets).into());
+                }
             }
             IPV6HINT => {
                 let (hints, []) = value.as_chunks::<16>() else { return Err(WireError::Data) };
-                hints.iter().for_each(|octets| each(Ipv6Addr::from_octets(*octets).into()));
+                for octets in hints {
+                    each(Ipv6Addr::from_octets(*octets).into());
+                }
             }
             _ => {}
         }
@@ -185,5 +189,113 @@ fn target_end(data: &[u8]) -> Result<usize, WireError> {
             length @ 1..=63 => at += 1 + usize::from(length),
             _ => return Err(WireError::Data),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record whose owner and data are written out.
+    fn record(owner: &[u8], kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(data.len()).unwrap();
+        [owner, &kind.to_be_bytes(), &[0, 1], &ttl.to_be_bytes(), &length.to_be_bytes(), data].concat()
+    }
+
+    fn message(asked: u16, records: &[Vec<u8>]) -> Vec<u8> {
+        let count = u8::try_from(records.len()).unwrap();
+        let mut message = vec![0, 0, 0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0];
+        message.extend(name("a.test"));
+        message.extend(asked.to_be_bytes());
+        message.extend([0, 1]);
+        message.extend(records.concat());
+        message
+    }
+
+    fn name(text: &str) -> Vec<u8> {
+        let label = |label: &str| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat();
+        text.split('.').flat_map(label).chain([0]).collect()
+    }
+
+    fn read_message(message: &[u8]) -> Result<Reading, WireError> {
+        read(message, Header::read(message)?, Question::read(message)?)
+    }
+
+    fn names(reading: &Reading) -> Vec<&str> {
+        reading.names.iter().map(Fqdn::as_str).collect()
+    }
+
+    #[test]
+    fn the_chain_is_followed_in_any_order() {
+        let records = [
+            record(&name("C.test"), kind::A, 30, &[198, 51, 100, 1]),
+            record(&name("b.TEST"), kind::CNAME, 20, &name("c.test")),
+            record(&name("other.test"), kind::A, 5, &[198, 51, 100, 9]),
+            record(&name("A.test"), kind::CNAME, 40, &name("B.test")),
+        ];
+        let reading = read_message(&message(kind::A, &records)).unwrap();
+        assert_eq!(names(&reading), ["a.test", "b.test", "c.test"]);
+        assert_eq!(reading.addresses, [("198.51.100.1".parse().unwrap(), 20)]);
+    }
+
+    #[test]
+    fn a_chain_has_sixteen_links() {
+        for (links, opens) in [(16, true), (17, false)] {
+            let alias = |link: usize| if link == 0 { name("a.test") } else { name(&format!("l{link}.test")) };
+            let mut records: Vec<_> =
+                (0..links).map(|link| record(&alias(link), kind::CNAME, 60, &alias(link + 1))).collect();
+            records.push(record(&alias(links), kind::A, 60, &[198, 51, 100, 1]));
+            let reading = read_message(&message(kind::A, &records)).unwrap();
+            assert_eq!(!reading.addresses.is_empty(), opens, "{links} links");
+        }
+    }
+
+    #[test]
+    fn names_that_no_pattern_can_name_open_nothing_or_are_left_out() {
+        let odd = [&[3][..], b"a.b", &name("test")].concat();
+        let records = [record(&name("a.test"), kind::CNAME, 60, &odd), record(&odd, kind::A, 60, &[198, 51, 100, 1])];
+        let reading = read_message(&message(kind::A, &records)).unwrap();
+        assert_eq!((names(&reading), reading.addresses.len()), (vec!["a.test"], 1));
+        let mut asked_oddly = message(kind::A, &[record(&[0xc0, 12], kind::A, 60, &[198, 51, 100, 1])]);
+        asked_oddly[13] = b'.';
+        assert_eq!(read_message(&asked_oddly).unwrap(), Reading::default());
+    }
+
+    #[test]
+    fn the_smallest_ttl_of_one_address_holds() {
+        let records = [9, 4, 7].map(|ttl| record(&[0xc0, 12], kind::A, ttl, &[198, 51, 100, 1]));
+        let reading = read_message(&message(kind::A, &records)).unwrap();
+        assert_eq!(reading.addresses, [("198.51.100.1".parse().unwrap(), 4)]);
+    }
+
+    #[test]
+    fn service_records_give_their_hints() {
+        let cdn = name("cdn.test");
+        let hints = [&[0, 1, 0, 3, 2][..], b"h2", &[0, 4, 0, 8, 198, 51, 100, 1, 127, 0, 0, 1]].concat();
+        let service = [&[0, 1], &cdn[..], &hints].concat();
+        let alias = [&[0, 0], &cdn[..]].concat();
+        for (data, want) in [
+            (service.clone(), Ok((1, 1))),
+            (alias, Ok((0, 0))),
+            (service[..service.len() - 1].to_vec(), Err(WireError::Data)),
+            ([&[0, 1, 0, 0, 4, 0, 3][..], &[198, 51, 100]].concat(), Err(WireError::Data)),
+            (vec![0, 1, 0xc0, 12], Err(WireError::Data)),
+            (vec![0, 1], Err(WireError::Data)),
+            (vec![0], Err(WireError::Short)),
+        ] {
+            let got = read_message(&message(kind::HTTPS, &[record(&[0xc0, 12], kind::HTTPS, 60, &data)]));
+            assert_eq!(got.map(|reading| (reading.addresses.len(), reading.special)), want, "{data:?}");
+        }
+    }
+
+    #[test]
+    fn an_upper_response_code_opens_nothing() {
+        let mut refused = message(kind::A, &[record(&[0xc0, 12], kind::A, 60, &[198, 51, 100, 1])]);
+        refused[11] = 1;
+        refused.extend([0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(read_message(&refused).unwrap(), Reading::default());
+        let length = refused.len();
+        refused[length - 6] = 0;
+        assert_eq!(read_message(&refused).unwrap().addresses.len(), 1);
     }
 }

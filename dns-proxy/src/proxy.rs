@@ -117,14 +117,15 @@ impl Proxy {
             fixed_resolver: config.fixed_resolver,
             port,
         };
+        let desks = std::iter::repeat_n(desk, listeners.len());
         let (stop, stopped) = watch::channel(());
         let mut proxy = Self { port, tallies: Vec::new(), stop: Some(stop), threads: Vec::new() };
-        for (worker, listeners) in listeners.into_iter().enumerate() {
+        for (worker, (listeners, desk)) in listeners.into_iter().zip(desks).enumerate() {
             let tallies = Arc::<Tallies>::default();
             proxy.tallies.push(Arc::clone(&tallies));
             let failed = |source| ProxyError::Worker { worker, source };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-            let (desk, stopped) = (desk.clone(), stopped.clone());
+            let stopped = stopped.clone();
             let body = move || {
                 if let Err(error) = runtime.block_on(worker::run(listeners, desk, settings, tallies, stopped)) {
                     tracing::error!(%error, worker, "a DNS worker ended");
@@ -143,7 +144,7 @@ impl Proxy {
 
     /// What became of questions and answers since the start: every word with its count, always in the same order.
     pub fn tallies(&self) -> Vec<(&'static str, u64)> {
-        Tallies::sum(self.tallies.iter().map(Arc::as_ref))
+        Tallies::sum(&self.tallies.iter().map(Arc::as_ref))
     }
 
     /// Ends the workers and waits for them. Questions on their way are dropped.

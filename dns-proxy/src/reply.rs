@@ -22,7 +22,7 @@ pub(crate) struct ExtendedError {
 }
 
 impl ExtendedError {
-    pub(crate) fn other(text: impl ToString) -> Self {
+    pub(crate) fn other(text: &impl ToString) -> Self {
         Self { code: 0, text: text.to_string() }
     }
 

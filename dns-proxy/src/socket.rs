@@ -32,7 +32,7 @@ impl Marked {
         if self.mark != 0 {
             socket.set_mark(self.mark)?;
         }
-        if address.is_ipv6() {
+        if address.is_ipv6() && kind != Type::RAW {
             socket.set_only_v6(true)?;
         }
         socket.set_nonblocking(true)?;
@@ -48,7 +48,7 @@ impl Marked {
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4OrigDstAddr, &true)?,
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6OrigDstAddr, &true)?,
         }
-        socket.set_recv_buffer_size(LISTENER_BUFFER_OCTETS)?;
+        set_receive_buffer(&socket, LISTENER_BUFFER_OCTETS)?;
         socket.bind(&address.into())?;
         Ok(socket.into())
     }
@@ -66,23 +66,30 @@ impl Marked {
 
     /// Sends replies from a resolver's address. It is connected to a peer that never sends, since a socket bound to the
     /// resolver's address alone would take datagrams away from a resolver on this machine; replies name their receiver.
+    /// Such a resolver must share its port (`SO_REUSEPORT`, as CoreDNS does), or binding fails with `AddrInUse`.
     pub(crate) fn udp_replier(self, resolver: SocketAddr) -> io::Result<UdpSocket> {
         let socket = self.open(resolver, Type::DGRAM, Protocol::UDP)?;
         socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
         set_transparent(&socket, resolver)?;
         socket.bind(&resolver.into())?;
-        let nobody: IpAddr = match resolver {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        };
-        socket.connect(&SockAddr::from(SocketAddr::new(nobody, DISCARD_PORT)))?;
+        connect_to_nobody(&socket, resolver)?;
+        Ok(socket.into())
+    }
+
+    /// Sends whole UDP datagrams, headers included, from a resolver's address; ports are none of its business.
+    pub(crate) fn raw_replier(self, resolver: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = self.open(resolver, Type::RAW, Protocol::UDP)?;
+        set_transparent(&socket, resolver)?;
+        socket.bind(&SocketAddr::new(resolver.ip(), 0).into())?;
+        connect_to_nobody(&socket, resolver)?;
         Ok(socket.into())
     }
 
     /// Asks one resolver, from a port of the kernel's random choice.
     pub(crate) fn udp_upstream(self, resolver: SocketAddr) -> io::Result<UdpSocket> {
         let socket = self.open(resolver, Type::DGRAM, Protocol::UDP)?;
-        socket.set_recv_buffer_size(UPSTREAM_BUFFER_OCTETS)?;
+        set_receive_buffer(&socket, UPSTREAM_BUFFER_OCTETS)?;
         socket.connect(&resolver.into())?;
         Ok(socket.into())
     }
@@ -103,6 +110,22 @@ impl Marked {
             result => result,
         }
     }
+}
+
+/// Beyond the machine's limit where that is allowed.
+fn set_receive_buffer(socket: &Socket, octets: usize) -> io::Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &octets).or_else(|_| socket.set_recv_buffer_size(octets))
+}
+
+/// From then on the socket receives from a peer that never sends.
+fn connect_to_nobody(socket: &Socket, own: SocketAddr) -> io::Result<()> {
+    let nobody: IpAddr = match own {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    // The port of a raw IPv6 socket is its protocol (raw(7)).
+    let port = if socket.r#type()? == Type::RAW { 0 } else { DISCARD_PORT };
+    socket.connect(&SockAddr::from(SocketAddr::new(nobody, port)))
 }
 
 fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {

@@ -49,7 +49,7 @@ fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let octets = address.octets();
     let v4 = |at: usize| Ipv4Addr::new(octets[at], octets[at + 1], octets[at + 2], octets[at + 3]);
     match segments {
-        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, 0, 0, 0, ..] => [Some(v4(12)), None],
+        [0x64, 0xff9b, 0 | 1, 0, 0, 0, ..] => [Some(v4(12)), None],
         // The local prefix is 48 bits long: the address jumps over octet 8.
         [0x64, 0xff9b, 1, ..] => [Some(Ipv4Addr::new(octets[6], octets[7], octets[9], octets[10])), Some(v4(12))],
         [0x2002, ..] => [Some(v4(2)), None],

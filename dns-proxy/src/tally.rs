@@ -91,7 +91,7 @@ impl Tallies {
     }
 
     /// The sums of several workers, every word once.
-    pub(crate) fn sum<'a>(workers: impl Iterator<Item = &'a Self> + Clone) -> Vec<(&'static str, u64)> {
+    pub(crate) fn sum<'a>(workers: &(impl Iterator<Item = &'a Self> + Clone)) -> Vec<(&'static str, u64)> {
         let of = |at: usize| workers.clone().map(|tallies| tallies.0[at].load(Relaxed)).sum();
         Outcome::WORDS.iter().enumerate().map(|(at, word)| (*word, of(at))).collect()
     }

@@ -195,7 +195,7 @@ impl Transaction {
         }
         match result {
             Ok(()) => self.release(Outcome::Installed, tallies),
-            Err(why) => self.fail(Outcome::InstallFailed, &ExtendedError::other(why), tallies),
+            Err(why) => self.fail(Outcome::InstallFailed, &ExtendedError::other(&why), tallies),
         }
     }
 
@@ -204,7 +204,7 @@ impl Transaction {
         if !matches!(self.state, State::AwaitUpstream { .. }) {
             return Step::Wait;
         }
-        let busy = ExtendedError::other("too many questions are pending; ask again later");
+        let busy = ExtendedError::other(&"too many questions are pending; ask again later");
         match failure {
             Failure::Unreachable => {
                 let why = ExtendedError::network_error("the resolver can not be reached");
@@ -225,7 +225,7 @@ impl Transaction {
                 self.fail(Outcome::UpstreamTimeout, &why, tallies)
             }
             State::AwaitGate { deadline } if deadline <= now => {
-                let why = ExtendedError::other("the gate did not take the addresses of this answer in time");
+                let why = ExtendedError::other(&"the gate did not take the addresses of this answer in time");
                 self.fail(Outcome::InstallTimeout, &why, tallies)
             }
             _ => Step::Wait,
@@ -326,4 +326,173 @@ fn edns_octets(message: &[u8], header: Header, question_end: usize) -> Result<Op
         }
     }
     Ok(octets)
+}
+
+#[cfg(test)]
+#[path = "../tests/proxy/cases.rs"]
+mod cases;
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        cases::{answer, cases, query, truncated, with_edns},
+        *,
+    };
+
+    const PATIENCE: Patience = Patience { upstream: Duration::from_secs(5), install: Duration::from_secs(1) };
+    const A: u16 = 1;
+    const NAME: &str = "api.allowed.test.";
+    /// The proxy's ID.
+    const ID: u16 = 0x1234;
+
+    /// A transaction with its clock and counters.
+    struct World {
+        now: Instant,
+        tallies: Tallies,
+        transaction: Transaction,
+    }
+
+    fn origin(transport: Transport) -> Origin {
+        Origin { endpoint: Some(EndpointId(7)), is_trusted: true, transport }
+    }
+
+    impl World {
+        fn asking(query: &[u8], origin: Origin) -> Self {
+            let (now, tallies) = (Instant::now(), Tallies::default());
+            let opening = Transaction::handle_query(query.to_vec(), origin, now, PATIENCE, &tallies);
+            let Opening::Ask(mut transaction) = opening else { panic!("{opening:?}") };
+            let mut sent = Vec::new();
+            transaction.ask(ID, &mut sent);
+            assert_eq!((&sent[..2], &sent[2..]), (&ID.to_be_bytes()[..], &query[2..]));
+            Self { now, tallies, transaction }
+        }
+
+        fn hear(&mut self, mut response: Vec<u8>) -> Step {
+            if response.len() >= 2 {
+                response[..2].copy_from_slice(&ID.to_be_bytes());
+            }
+            self.transaction.handle_response(&response, self.now, PATIENCE, &self.tallies)
+        }
+
+        fn wait(&mut self, time: Duration) -> Step {
+            self.now += time;
+            self.transaction.poll_timeout(self.now, &self.tallies)
+        }
+
+        fn install(&mut self, result: Result<(), NotInstalled>) -> Step {
+            self.transaction.handle_installed(result, &self.tallies)
+        }
+    }
+
+    #[test]
+    fn the_cases_of_the_wire() {
+        for case in cases() {
+            let query = case.query(0x4e47);
+            let mut world = World::asking(&query, origin(Transport::Udp));
+            let (mut opened, mut step) = (Vec::new(), world.hear(case.response()));
+            for _ in 0..3 {
+                step = match step {
+                    Step::Wait => world.wait(PATIENCE.upstream),
+                    Step::AskOverTcp => world.hear(case.response()),
+                    Step::Install(answer) => {
+                        opened = answer.addresses;
+                        world.install(Ok(()))
+                    }
+                    Step::Reply => break,
+                };
+            }
+            assert_eq!(step, Step::Reply, "{}", case.id);
+            assert!(case.may_open(&opened), "{}: opened {opened:?}", case.id);
+            let reply = world.transaction.reply();
+            assert!(case.may_see(&reply, &query), "{}: the client sees {reply:02x?}", case.id);
+        }
+    }
+
+    #[test]
+    fn a_reply_with_addresses_waits_for_the_gate() {
+        let question = query(1, NAME, A);
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        assert_eq!(world.install(Ok(())), Step::Wait);
+        let Step::Install(learned) = world.hear(answer(&question, 2)) else { panic!() };
+        assert_eq!((learned.endpoint, learned.names.len(), learned.addresses.len()), (EndpointId(7), 1, 2));
+        // A second answer, a failure or a late deadline of the question change nothing.
+        assert_eq!(world.hear(answer(&question, 3)), Step::Wait);
+        assert_eq!(world.transaction.handle_failure(Failure::Unreachable, &world.tallies), Step::Wait);
+        assert_eq!(world.wait(PATIENCE.install / 2), Step::Wait);
+        assert_eq!(world.install(Ok(())), Step::Reply);
+        assert_eq!(world.transaction.deadline(), None);
+        assert_eq!(world.transaction.reply(), answer(&question, 2));
+    }
+
+    #[test]
+    fn time_runs_out_for_the_resolver_and_for_the_gate() {
+        let question = query(1, NAME, A);
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        assert_eq!(world.wait(Duration::from_millis(4999)), Step::Wait);
+        assert_eq!(world.wait(Duration::from_millis(1)), Step::Reply);
+        assert_eq!(world.hear(answer(&question, 1)), Step::Wait);
+        assert_eq!(world.tallies.of(Outcome::UpstreamTimeout), 1);
+
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        assert!(matches!(world.hear(answer(&question, 1)), Step::Install(_)));
+        assert_eq!(world.wait(PATIENCE.install), Step::Reply);
+        assert_eq!(world.install(Ok(())), Step::Wait);
+        assert_eq!(world.tallies.of(Outcome::InstallTimeout), 1);
+        assert_eq!(world.transaction.reply()[3] & 0xf, SERVFAIL);
+    }
+
+    #[test]
+    fn a_truncated_answer_counts_only_over_tcp_and_cut_to_fit() {
+        let question = with_edns(query(1, NAME, A), 1232);
+        for (transport, addresses, fits) in
+            [(Transport::Udp, 70, true), (Transport::Udp, 80, false), (Transport::Tcp, 600, true)]
+        {
+            let mut world = World::asking(&question, origin(transport));
+            assert_eq!(world.hear(truncated(&question)), Step::AskOverTcp);
+            assert_eq!(world.wait(PATIENCE.upstream / 2), Step::Wait);
+            let step = world.hear(answer(&question, addresses));
+            assert_eq!(matches!(step, Step::Install(_)), fits, "{addresses}");
+            if !fits {
+                assert_eq!(step, Step::Reply);
+                let reply = world.transaction.reply();
+                assert_eq!((reply[2] & 2, &reply[4..12]), (2, &[0, 1, 0, 0, 0, 0, 0, 1][..]));
+            }
+        }
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        assert_eq!(world.hear(truncated(&question)), Step::AskOverTcp);
+        assert_eq!(world.hear(truncated(&question)), Step::Reply);
+        assert_eq!(world.tallies.of(Outcome::MalformedAnswer), 1);
+    }
+
+    #[test]
+    fn questions_that_are_none_are_answered_or_dropped() {
+        let good = query(1, NAME, A);
+        let changed = |at: usize, octet: u8| {
+            let mut message = good.clone();
+            message[at] = octet;
+            message
+        };
+        for (message, want, outcome) in [
+            (Vec::new(), None, Outcome::Dropped),
+            (good[..11].to_vec(), None, Outcome::Dropped),
+            (changed(2, 0x81), None, Outcome::Dropped),
+            (changed(2, 0x29), Some(NOTIMP), Outcome::NotImplemented),
+            (query(1, NAME, kind::AXFR), Some(NOTIMP), Outcome::NotImplemented),
+            (changed(5, 0), Some(FORMERR), Outcome::BadQuery),
+            (changed(5, 2), Some(FORMERR), Outcome::BadQuery),
+            (changed(11, 1), Some(FORMERR), Outcome::BadQuery),
+            (good[..20].to_vec(), Some(FORMERR), Outcome::BadQuery),
+            (changed(12, 0xc0), Some(FORMERR), Outcome::BadQuery),
+        ] {
+            let tallies = Tallies::default();
+            let opening =
+                Transaction::handle_query(message.clone(), origin(Transport::Udp), Instant::now(), PATIENCE, &tallies);
+            let rcode = match opening {
+                Opening::Reply(reply) => Some(reply[3] & 0xf),
+                Opening::Drop => None,
+                Opening::Ask(_) => panic!("{message:02x?}"),
+            };
+            assert_eq!((rcode, tallies.of(outcome)), (want, 1), "{message:02x?}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ const SOCKETS_MAX: usize = 2 * RESOLVERS_MAX * SOCKETS_PER_RESOLVER;
 /// Questions over one socket, after which its port changes.
 const SOCKET_USES_MAX: u32 = 4096;
 /// Age of a socket, after which its port changes.
-const SOCKET_AGE_MAX: Duration = Duration::from_secs(60);
+const SOCKET_AGE_MAX: Duration = Duration::from_mins(1);
 
 /// Where a question waits for its answer.
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +184,9 @@ impl Upstreams {
         }
         match self.open(resolver, now, poller) {
             Ok(key) => {
-                current.into_iter().for_each(|old| self.retire(old));
+                if let Some(old) = current {
+                    self.retire(old);
+                }
                 self.put(resolver, place, key);
                 Ok(key)
             }
@@ -238,7 +240,9 @@ impl Upstreams {
         }
         let oldest = self.pools.iter().min_by_key(|(_, pool)| pool.asked).map(|(resolver, _)| *resolver);
         let pool = oldest.and_then(|resolver| self.pools.remove(&resolver));
-        pool.iter().flat_map(|pool| pool.sockets).flatten().for_each(|key| self.retire(key));
+        for key in pool.iter().flat_map(|pool| pool.sockets).flatten() {
+            self.retire(key);
+        }
     }
 }
 

@@ -230,3 +230,143 @@ pub(crate) fn number(message: &[u8], at: usize) -> Result<u16, WireError> {
     let octets = message.get(at..).and_then(<[u8]>::first_chunk).ok_or(WireError::Short)?;
     Ok(u16::from_be_bytes(*octets))
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::{
+        op::{Message, Query},
+        rr::{self, RData, RecordType, rdata},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names() -> impl Strategy<Value = rr::Name> {
+        let labels = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..=20), 0..6);
+        labels.prop_map(|labels| rr::Name::from_labels(labels).unwrap())
+    }
+
+    fn records() -> impl Strategy<Value = rr::Record> {
+        let data = prop_oneof![
+            any::<[u8; 4]>().prop_map(|octets| RData::A(rdata::A(octets.into()))),
+            any::<[u8; 16]>().prop_map(|octets| RData::AAAA(rdata::AAAA(octets.into()))),
+            names().prop_map(|name| RData::CNAME(rdata::CNAME(name))),
+            prop::collection::vec(any::<u8>(), 0..40).prop_map(|text| RData::TXT(rdata::TXT::from_bytes(vec![&text]))),
+        ];
+        (names(), any::<u32>(), data).prop_map(|(name, ttl, data)| rr::Record::from_rdata(name, ttl, data))
+    }
+
+    fn messages() -> impl Strategy<Value = Message> {
+        (any::<u16>(), names(), prop::collection::vec(records(), 0..8)).prop_map(|(id, name, records)| {
+            let mut message = Message::query();
+            message.metadata.id = id;
+            message.add_query(Query::query(name, RecordType::A));
+            message.add_answers(records);
+            message
+        })
+    }
+
+    fn name_of(name: &rr::Name) -> Vec<u8> {
+        let label = |label: &[u8]| [&[u8::try_from(label.len()).unwrap()], label].concat();
+        name.iter().flat_map(label).collect::<Vec<_>>().to_ascii_lowercase()
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_another_wrote(message in messages()) {
+            let octets = message.to_vec().unwrap();
+            let header = Header::read(&octets).unwrap();
+            prop_assert_eq!((header.id, header.questions), (message.metadata.id, 1));
+            let question = Question::read(&octets).unwrap();
+            let asked = Name::read(&octets, HEADER_OCTETS).unwrap().0;
+            prop_assert_eq!(&asked.octets[..asked.len], name_of(message.queries[0].name()));
+            prop_assert!(asked.is_at(&octets, HEADER_OCTETS).unwrap());
+            let mut at = question.end;
+            for want in &message.answers {
+                let record = Record::read(&octets, at).unwrap();
+                let owner = Name::read(&octets, record.owner).unwrap().0;
+                prop_assert_eq!(&owner.octets[..owner.len], name_of(&want.name));
+                prop_assert_eq!(owner.is_at(&octets, HEADER_OCTETS).unwrap(), name_of(&want.name) == name_of(message.queries[0].name()));
+                prop_assert_eq!((record.kind, record.ttl), (u16::from(want.record_type()), want.ttl));
+                if let RData::A(address) = &want.data {
+                    prop_assert_eq!(&octets[record.data.clone()], address.0.octets());
+                }
+                at = record.data.end;
+            }
+            prop_assert_eq!((at, header.answers), (octets.len(), u16::try_from(message.answers.len()).unwrap()));
+        }
+
+        #[test]
+        fn ends_on_every_input(mut octets in prop::collection::vec(any::<u8>(), 0..600), pointers in any::<bool>()) {
+            if pointers {
+                octets.iter_mut().step_by(2).for_each(|octet| *octet |= 0xc0);
+            }
+            for at in 0..octets.len() {
+                if let Ok((name, end)) = Name::read(&octets, at) {
+                    prop_assert!(end <= octets.len() && name.len < NAME_WIRE_OCTETS_MAX);
+                    prop_assert!(name.is_at(&octets, at).unwrap());
+                }
+                if let Ok(record) = Record::read(&octets, at) {
+                    prop_assert!(record.data.end <= octets.len());
+                }
+            }
+        }
+
+        #[test]
+        fn damage_is_seen_or_harmless(message in messages(), at in any::<prop::sample::Index>(), octet in any::<u8>()) {
+            let mut octets = message.to_vec().unwrap();
+            let at = at.index(octets.len());
+            octets[at] = octet;
+            if let (Ok(header), Ok(question)) = (Header::read(&octets), Question::read(&octets)) {
+                let _ = crate::answer::read(&octets, header, question);
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_names_that_lead_astray() {
+        let at = HEADER_OCTETS;
+        let long = [63_u8; 64].repeat(4);
+        for (octets, want) in [
+            (&[0][..], Ok(13)),
+            (&[1, b'a', 0], Ok(15)),
+            (&[1, b'a'], Err(WireError::Short)),
+            (&[2, b'a', 0], Err(WireError::Short)),
+            (&[0xc0, 12], Err(WireError::Pointer)),
+            (&[0xc0, 14, 0], Err(WireError::Pointer)),
+            (&[0xc0, 0], Err(WireError::Pointer)),
+            (&[1, b'a', 0xc0, 12], Err(WireError::Pointer)),
+            (&[0xc0], Err(WireError::Short)),
+            (&[0x40, 0], Err(WireError::Label)),
+            (&[0x80, 0], Err(WireError::Label)),
+            (&long, Err(WireError::Long)),
+        ] {
+            let message = [&[0; HEADER_OCTETS], octets].concat();
+            assert_eq!(walk_name(&message, at, |_| ()), want, "{octets:02x?}");
+        }
+    }
+
+    #[test]
+    fn pointers_are_followed_a_bounded_number_of_times() {
+        for (hops, want) in [(POINTERS_MAX, true), (POINTERS_MAX + 1, false)] {
+            let mut message = vec![0; HEADER_OCTETS + 2];
+            for hop in 0..hops {
+                let target = u16::try_from(if hop == 0 { HEADER_OCTETS } else { message.len() - 2 }).unwrap();
+                message.extend((0xc000 | target).to_be_bytes());
+            }
+            assert_eq!(walk_name(&message, message.len() - 2, |_| ()).is_ok(), want, "{hops} hops");
+        }
+    }
+
+    #[test]
+    fn questions_are_compared_without_case_but_their_type_exactly() {
+        // 0x41 and 0x61 are one letter in two cases, and two types.
+        let question = |name: &[u8; 3], kind: u8| [&[0; HEADER_OCTETS][..], &[3], name, &[0, 0, kind, 0, 1]].concat();
+        let asked = question(b"abc", 0x41);
+        let end = asked.len();
+        assert!(same_question(&asked, &question(b"aBC", 0x41), end));
+        assert!(!same_question(&asked, &question(b"abd", 0x41), end));
+        assert!(!same_question(&asked, &question(b"abc", 0x61), end));
+        assert!(!same_question(&asked, &asked[..end - 1], end));
+    }
+}

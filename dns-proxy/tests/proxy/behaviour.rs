@@ -1,7 +1,8 @@
 //! Order, time, size and load.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    io::Read,
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -9,6 +10,7 @@ use hickory_proto::{
     op::{Message, ResponseCode},
     rr::rdata::opt::{EdnsCode, EdnsOption},
 };
+use namegate_dns_proxy::{Config, Proxy};
 use namegate_engine::Answer;
 
 use crate::{
@@ -217,18 +219,62 @@ fn many_questions_become_few_batches() {
     let desk = Recorder::new(Gate::Waits);
     let proxy = proxy(one_address().address, desk.clone(), PATIENCE);
     let clients: Vec<_> = (0..8).map(|_| UdpClient::new(proxy.port())).collect();
-    for id in 0..64 {
-        clients.iter().for_each(|client| client.send(&query(id, NAME, A)));
+    // No more at a time than the resolver's socket can hold.
+    for id in 0..16 {
+        for client in &clients {
+            client.send(&query(id, NAME, A));
+        }
     }
     desk.wait_for_answer();
     desk.set(Gate::Takes);
     for client in &clients {
-        let mut ids: Vec<_> = (0..64).map(|_| u16::from_be_bytes(*client.receive().first_chunk().unwrap())).collect();
-        ids.sort_unstable();
-        assert!(ids.into_iter().eq(0..64));
+        let mut replies: Vec<_> = (0..16).map(|_| client.receive()).collect();
+        replies.sort_unstable();
+        assert!(replies.into_iter().eq((0..16).map(|id| answer(&query(id, NAME, A), 1))));
     }
-    assert_eq!(desk.take().len(), 512);
-    assert!(desk.batches() < 512, "{} batches", desk.batches());
+    assert_eq!(desk.take().len(), 128);
+    assert!(desk.batches() < 128, "{} batches", desk.batches());
+}
+
+#[test]
+fn one_endpoint_does_not_fill_the_table() {
+    let resolver = Resolver::start(|question, _| match question[13] {
+        b's' => Vec::new(),
+        _ => vec![answer(question, 1)],
+    });
+    let proxy = proxy(resolver.address, Recorder::new(Gate::Takes), PATIENCE);
+    let client = UdpClient::new(proxy.port());
+    let question = |id| with_edns(query(id, "slow.allowed.test.", A), 1232);
+    // One client's questions go to one worker, which takes 4,096 of an endpoint.
+    (0..4096).for_each(|id| client.send(&question(id)));
+    assert!(client.is_silent());
+    assert_eq!(error(&client.ask(&question(5000))), (ResponseCode::ServFail, Some(0)));
+    assert_eq!((count(&proxy, "asked"), count(&proxy, "endpoint_full")), (4096, 1));
+}
+
+#[test]
+fn one_client_does_not_take_all_connections() {
+    let config = Config { workers: 1, fixed_resolver: Some(one_address().address), ..Config::default() };
+    let proxy = Proxy::start(&config, Recorder::new(Gate::Takes)).unwrap();
+    let question = query(1, NAME, A);
+    let mut clients: Vec<_> = (0..128).map(|_| TcpClient::new(proxy.port())).collect();
+    assert_eq!(clients[127].ask(&question), answer(&question, 1));
+    let mut one_more = TcpClient::new(proxy.port());
+    assert_eq!(one_more.0.read(&mut [0; 2]).unwrap_or(0), 0);
+    assert_eq!(count(&proxy, "connections_full"), 1);
+    assert_eq!(clients[0].ask(&question), answer(&question, 1));
+}
+
+#[test]
+fn ipv6_is_served_as_well() {
+    let proxy = proxy(one_address().address, Recorder::new(Gate::Takes), PATIENCE);
+    let Ok(client) = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) else { return };
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let question = query(1, NAME, A);
+    client.send_to(&question, (Ipv6Addr::LOCALHOST, proxy.port())).unwrap();
+    let mut reply = [0; 512];
+    let length = client.recv(&mut reply).unwrap();
+    assert_eq!(reply[..length], answer(&question, 1));
 }
 
 #[test]

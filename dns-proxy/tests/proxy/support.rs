@@ -36,7 +36,7 @@ impl Resolver {
         let address = udp.local_addr().unwrap();
         let over_udp = Arc::clone(&script);
         std::thread::spawn(move || {
-            let mut buffer = [0; 65_535];
+            let mut buffer = vec![0; 65_535];
             while let Ok((length, client)) = udp.recv_from(&mut buffer) {
                 for answer in over_udp(&buffer[..length], false) {
                     udp.send_to(&with_id(answer, &buffer), client).unwrap();
