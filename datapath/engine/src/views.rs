@@ -106,6 +106,11 @@ impl Engine {
         self.peers.owner(address.to_canonical().into()).and_then(|who| who.id)
     }
 
+    /// `namespace/name` of an endpoint of this node.
+    pub fn endpoint_key(&self, endpoint: EndpointId) -> Option<&str> {
+        self.cache.endpoints.get(&endpoint).map(|known| &*known.key)
+    }
+
     /// Every address of an endpoint of this node: a table for the DNS proxy.
     pub fn addresses_of_endpoints(&self) -> BTreeMap<IpAddr, EndpointId> {
         let owned = self.peers.owners.iter();

@@ -111,16 +111,16 @@ pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> any
 fn explain(engine: &Engine, record: &EventRecord) -> Flow {
     let (source, destination) = (record.source.to_ip(), record.destination.to_ip());
     let direction = namegate_abi::Direction::from_octet(record.direction);
-    let (shown_direction, own, peer) = match direction {
-        namegate_abi::Direction::Ingress => (Direction::Ingress, destination, source),
-        namegate_abi::Direction::Egress => (Direction::Egress, source, destination),
+    let (shown_direction, peer) = match direction {
+        namegate_abi::Direction::Ingress => (Direction::Ingress, source),
+        namegate_abi::Direction::Egress => (Direction::Egress, destination),
     };
     let reason = Reason::from_octet(record.reason);
     Flow {
         time: rfc3339(clock::calendar(record.time_ns)),
         verdict: verdict(namegate_abi::Verdict::from_octet(record.verdict)),
         direction: shown_direction,
-        endpoint: endpoint(engine, record.endpoint, own),
+        endpoint: endpoint(engine, record.endpoint),
         peer: FlowPeer {
             address: peer,
             name: engine.peer_key(peer).map(str::to_owned),
@@ -140,10 +140,9 @@ fn explain(engine: &Engine, record: &EventRecord) -> Flow {
     }
 }
 
-/// The endpoint by its own address; both parts are empty where it is gone.
-fn endpoint(engine: &Engine, id: u32, own: IpAddr) -> FlowEndpoint {
-    let key = engine.peer_key(own).filter(|_| engine.endpoint_by_address(own) == Some(EndpointId(id)));
-    let key = key.unwrap_or_default();
+/// The endpoint; both parts of its name are empty where it is gone.
+fn endpoint(engine: &Engine, id: u32) -> FlowEndpoint {
+    let key = engine.endpoint_key(EndpointId(id)).unwrap_or_default();
     let (namespace, name) = key.split_once('/').unwrap_or(("", key));
     FlowEndpoint { id, namespace: namespace.to_owned(), name: name.to_owned() }
 }
