@@ -1,7 +1,34 @@
 //! What the kernel should hold. Pure: facts and a time in, ordered map writes out.
+//!
+//! ```
+//! use namegate_config::settings;
+//! use namegate_engine::{Change, Engine, Topology};
+//! let settings = settings::parse("namegate.yaml", "policies: p\nendpoints: e.yaml\n").unwrap();
+//! let mut engine = Engine::new(&settings);
+//! let change = Change { rules: Some(vec![]), topology: Some(Topology::default()) };
+//! assert_eq!(engine.update(change, 0), [], "nobody is here: nothing to write");
+//! ```
 
 mod answer;
+mod cache;
+mod compile;
+mod diff;
+mod engine;
 mod gate;
+mod identities;
+mod learn;
+mod ledger;
+mod ports;
+mod selectors;
+mod topology;
+mod update;
+mod views;
 
 pub use answer::{Answer, EndpointId};
+pub use cache::LearnedAddress;
+pub use engine::{Change, Engine};
 pub use gate::{Gate, GateError, Key, MapOp, Row};
+pub use learn::{Forgotten, Lookup};
+pub use ledger::LedgerEntry;
+pub use topology::{Topology, TopologyEndpoint, TopologyNode};
+pub use views::{EndpointView, KnownName, RowCount};

@@ -17,7 +17,10 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use namegate_abi::Settings as KernelSettings;
 use namegate_api::{Instruments, Server, rfc3339};
-use namegate_config::settings::{self, Settings};
+use namegate_config::{
+    policy::Features,
+    settings::{self, Settings},
+};
 use namegate_dns_proxy::{Config as DnsConfig, Proxy};
 use namegate_engine::Engine;
 use namegate_loader::{Datapath, Events, MapLimits, Options, routes};
@@ -35,6 +38,8 @@ use gatekeeper::Keeper;
 use journal::Journal;
 use reload::Reloader;
 
+/// What of the policy language is enforced: no part that needs a layer 7 proxy.
+pub(crate) const FEATURES: Features = Features { http: false, dns: false, server_names: false };
 /// Mark of packets that go to a local proxy.
 const REDIRECT_MARK: u32 = 0x200;
 /// Mark of what the proxy sends.
@@ -67,13 +72,9 @@ pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
 /// Paths in the settings are relative to their file.
 fn beside(config: &Path, mut settings: Settings) -> Settings {
     let folder = config.parent().unwrap_or(Path::new("."));
-    for path in [
-        &mut settings.policies,
-        &mut settings.endpoints,
-        &mut settings.socket,
-        &mut settings.state,
-        &mut settings.pins,
-    ] {
+    for path in
+        [&mut settings.policies, &mut settings.endpoints, &mut settings.socket, &mut settings.state, &mut settings.pins]
+    {
         *path = folder.join(&*path);
     }
     settings
@@ -133,7 +134,7 @@ fn open(
         settings: kernel_settings(0),
     };
     let mut datapath = Datapath::open(&options).map_err(gate::load_error)?;
-    routes::set_up(REDIRECT_MARK, MARK_MASK).context("setting up the route to the proxy")?;
+    routes::set_up(&options.settings).context("setting up the route to the proxy")?;
     let events = datapath.take_events().context("the ring of events was taken already")?;
     let gate = Gate::new(
         Engine::new(settings),
@@ -147,13 +148,7 @@ fn open(
 }
 
 fn kernel_settings(dns_port: u16) -> KernelSettings {
-    KernelSettings {
-        redirect_mark: REDIRECT_MARK,
-        proxy_mark: PROXY_MARK,
-        mark_mask: MARK_MASK,
-        dns_port,
-        spare: 0,
-    }
+    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, spare: 0 }
 }
 
 fn dns_config(settings: &Settings) -> DnsConfig {

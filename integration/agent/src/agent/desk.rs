@@ -23,7 +23,7 @@ impl Clients {
     /// What the engine knows now.
     pub(crate) fn of(engine: &Engine) -> Self {
         Self {
-            endpoints: engine.addresses_of_endpoints().collect(),
+            endpoints: engine.addresses_of_endpoints().into_iter().collect(),
             resolvers: engine.resolvers().iter().copied().collect(),
         }
     }
@@ -53,6 +53,6 @@ impl Desk for GateDesk {
 
     async fn install(&self, answers: Vec<Answer>) -> Vec<Result<(), NotInstalled>> {
         let count = answers.len();
-        self.door.learn(answers).await.unwrap_or_else(|_| vec![Err(NotInstalled::Busy); count])
+        self.door.learn(answers).await.unwrap_or_else(|_| vec![Err(NotInstalled::Closed); count])
     }
 }

@@ -77,7 +77,10 @@ impl Files {
             Ok(files) => files,
             Err(error) => {
                 reading.diagnostics.push(unreadable(&self.policies, &error));
-                self.good.values().flatten().for_each(|one| reading.documents.push(line(one, DocumentState::KeptFormer)));
+                let names: Vec<String> = self.good.keys().cloned().collect();
+                for name in names {
+                    self.keep_former(&name, &self.policies.join(&name).display().to_string(), reading);
+                }
                 return;
             }
         };
@@ -98,12 +101,12 @@ impl Files {
                 return self.keep_former(name, &shown_name, reading);
             }
         };
-        let parsed = policy::parse(&shown_name, &text);
+        let parsed = policy::parse_with(&shown_name, &text, &super::FEATURES);
         reading.diagnostics.extend(parsed.diagnostics.iter().map(shown));
         if parsed.diagnostics.iter().any(Diagnostic::is_error) {
             return self.keep_former(name, &shown_name, reading);
         }
-        reading.documents.extend(parsed.documents.iter().map(|one| line(one, DocumentState::Accepted)));
+        reading.documents.extend(parsed.documents.iter().map(|one| line(&shown_name, one, DocumentState::Accepted)));
         self.good.insert(name.to_owned(), parsed.documents);
         self.save(name, &text);
     }
@@ -112,10 +115,12 @@ impl Files {
         if !self.good.contains_key(name)
             && let Ok(text) = fs::read_to_string(self.accepted.join(name))
         {
-            self.good.insert(name.to_owned(), policy::parse(shown_name, &text).documents);
+            self.good.insert(name.to_owned(), policy::parse_with(shown_name, &text, &super::FEATURES).documents);
         }
         match self.good.get(name) {
-            Some(former) => reading.documents.extend(former.iter().map(|one| line(one, DocumentState::KeptFormer))),
+            Some(former) => {
+                reading.documents.extend(former.iter().map(|one| line(shown_name, one, DocumentState::KeptFormer)))
+            }
             None => reading.documents.push(view::Document {
                 file: shown_name.to_owned(),
                 kind: None,
@@ -175,12 +180,12 @@ fn list(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
     Ok(files)
 }
 
-fn line(document: &Document, state: DocumentState) -> view::Document {
+fn line(file: &str, document: &Document, state: DocumentState) -> view::Document {
     view::Document {
-        file: document.file().to_owned(),
-        kind: Some(document.kind().to_string()),
-        namespace: document.namespace().map(str::to_owned),
-        name: Some(document.name().to_owned()),
+        file: file.to_owned(),
+        kind: Some(document.kind.clone()),
+        namespace: document.namespace.clone(),
+        name: Some(document.name.clone()),
         state,
         rules: 0,
     }

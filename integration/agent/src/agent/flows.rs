@@ -54,7 +54,8 @@ impl Flows {
     /// The last denials, newest first.
     pub(crate) fn denials(&self, count: usize) -> Vec<Flow> {
         let recent = self.recent();
-        let denied = recent.flows.iter().rev().filter(|flow| matches!(flow.verdict, Verdict::Denied | Verdict::Audited));
+        let denied =
+            recent.flows.iter().rev().filter(|flow| matches!(flow.verdict, Verdict::Denied | Verdict::Audited));
         denied.take(count).map(|flow| Flow::clone(flow)).collect()
     }
 
@@ -85,6 +86,7 @@ impl Flows {
 
 /// Reads records as they come, until the gate stops.
 pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> anyhow::Result<()> {
+    #[expect(deprecated, reason = "`Events` owns its descriptor and never gives it away; the new door is unsafe")]
     let mut events = AsyncFd::new(events)?;
     loop {
         let mut ready = events.readable_mut().await?;
@@ -94,9 +96,8 @@ pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> any
             if batch.is_empty() {
                 break;
             }
-            let explained = door.ask(move |gate| {
-                batch.iter().map(|record| explain(gate.engine(), record)).collect::<Vec<Flow>>()
-            });
+            let explained =
+                door.ask(move |gate| batch.iter().map(|record| explain(gate.engine(), record)).collect::<Vec<Flow>>());
             match explained.await {
                 Ok(batch) => flows.tell(batch),
                 Err(_) => return Ok(()),
@@ -110,16 +111,16 @@ pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> any
 fn explain(engine: &Engine, record: &EventRecord) -> Flow {
     let (source, destination) = (record.source.to_ip(), record.destination.to_ip());
     let direction = namegate_abi::Direction::from_octet(record.direction);
-    let (shown_direction, peer) = match direction {
-        namegate_abi::Direction::Ingress => (Direction::Ingress, source),
-        namegate_abi::Direction::Egress => (Direction::Egress, destination),
+    let (shown_direction, own, peer) = match direction {
+        namegate_abi::Direction::Ingress => (Direction::Ingress, destination, source),
+        namegate_abi::Direction::Egress => (Direction::Egress, source, destination),
     };
     let reason = Reason::from_octet(record.reason);
     Flow {
         time: rfc3339(clock::calendar(record.time_ns)),
         verdict: verdict(namegate_abi::Verdict::from_octet(record.verdict)),
         direction: shown_direction,
-        endpoint: endpoint(engine, record.endpoint),
+        endpoint: endpoint(engine, record.endpoint, own),
         peer: FlowPeer {
             address: peer,
             name: engine.peer_key(peer).map(str::to_owned),
@@ -139,8 +140,10 @@ fn explain(engine: &Engine, record: &EventRecord) -> Flow {
     }
 }
 
-fn endpoint(engine: &Engine, id: u32) -> FlowEndpoint {
-    let key = engine.endpoint_key(EndpointId(id)).unwrap_or_default();
+/// The endpoint by its own address; both parts are empty where it is gone.
+fn endpoint(engine: &Engine, id: u32, own: IpAddr) -> FlowEndpoint {
+    let key = engine.peer_key(own).filter(|_| engine.endpoint_by_address(own) == Some(EndpointId(id)));
+    let key = key.unwrap_or_default();
     let (namespace, name) = key.split_once('/').unwrap_or(("", key));
     FlowEndpoint { id, namespace: namespace.to_owned(), name: name.to_owned() }
 }
@@ -148,7 +151,7 @@ fn endpoint(engine: &Engine, id: u32) -> FlowEndpoint {
 /// Names by which the endpoint learned the address, those whose TTL has ended lately too.
 fn names(engine: &Engine, record: &EventRecord, peer: IpAddr) -> Vec<String> {
     let names = engine.names_of(EndpointId(record.endpoint), peer, record.time_ns);
-    names.into_iter().map(|name| name.to_string()).collect()
+    names.into_iter().map(|known| known.name.to_string()).collect()
 }
 
 fn verdict(verdict: namegate_abi::Verdict) -> Verdict {

@@ -12,6 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use namegate_api::{Instruments, Refusal};
+use namegate_config::rule;
 use namegate_dns_proxy::NotInstalled;
 use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, Lookup, MapOp};
 use namegate_loader::{Datapath, Directions, LoadError};
@@ -149,7 +150,7 @@ impl Gate {
     }
 
     /// Forgets names and closes their addresses.
-    pub(crate) fn forget(&mut self, wanted: &dyn Fn(&Lookup) -> bool) -> Forgotten {
+    pub(crate) fn forget(&mut self, wanted: &dyn Fn(&Lookup<'_>) -> bool) -> Forgotten {
         let (gone, ops) = self.engine.forget(wanted, boot_ns());
         self.write(&ops);
         self.keep();
@@ -185,23 +186,28 @@ impl Gate {
             ops.clear();
             self.engine.learn(answer, now, &mut ops);
             let errors = self.write(&ops);
-            results.push(errors.into_iter().next().map_or(Ok(()), |error| Err(NotInstalled::Refused(error.to_string()))));
+            results.push(errors.first().map_or(Ok(()), |error| Err(not_installed(error))));
         }
         self.keep();
         results
     }
 
-    /// Carries writes out. What the kernel refuses stays refused, and the engine hears what is really there.
+    /// Carries writes out. After a refusal the engine hears what is really there.
     fn write(&mut self, ops: &[MapOp]) -> Vec<GateError> {
         let mut errors = Vec::new();
         for op in ops {
             if let Err(error) = self.datapath.write(op) {
-                self.engine.refuse(op);
                 self.refused_writes += 1;
                 if errors.is_empty() {
                     tracing::error!(error = %Chain(&error), "the kernel refused a row");
                 }
                 errors.push(error);
+            }
+        }
+        if !errors.is_empty() {
+            match self.datapath.rows() {
+                Ok(rows) => self.engine.resync(rows),
+                Err(error) => tracing::error!(error = %Chain(&error), "reading the kernel's rows"),
             }
         }
         errors
@@ -230,7 +236,7 @@ impl Door {
         let count = answers.len();
         let request = Request::Learn { answers, since: Instant::now(), done };
         if let Err(TrySendError::Full(Request::Learn { done, .. })) = self.0.try_send(request) {
-            let _ = done.send(vec![Err(NotInstalled::Busy); count]);
+            let _ = done.send(vec![Err(NotInstalled::Full); count]);
         }
         result
     }
@@ -301,10 +307,20 @@ impl std::fmt::Display for Chain<'_> {
     }
 }
 
+fn not_installed(error: &GateError) -> NotInstalled {
+    match error {
+        GateError::Full { .. } => NotInstalled::Full,
+        GateError::Access { .. } => NotInstalled::Write,
+    }
+}
+
 /// Which programs a setting asks for.
-pub(crate) fn directions(of: &[namegate_config::rule::Direction]) -> Directions {
-    use namegate_config::rule::Direction::{Egress, Ingress};
-    Directions { egress: of.contains(&Egress), ingress: of.contains(&Ingress) }
+pub(crate) fn directions(of: &[rule::Direction]) -> Directions {
+    match of {
+        [rule::Direction::Egress] => Directions::Egress,
+        [rule::Direction::Ingress] => Directions::Ingress,
+        _ => Directions::Both,
+    }
 }
 
 /// Whether an error asks for root or another kernel, for the exit's last line.

@@ -1,7 +1,12 @@
 //! Answers the API's questions from the gate, the book and the flows.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
+use namegate_abi::map_names;
 use namegate_api::{
     CacheFilter, FlowFeed, Gatekeeper, Instruments, Refusal, Reply, rfc3339,
     view::{
@@ -9,9 +14,9 @@ use namegate_api::{
         FqdnNames, FqdnSelector, Health, LookupSource, NameCounts, Policy, Refused, SelectedName, Status, Tally,
     },
 };
-use namegate_config::{rule, settings::Settings};
+use namegate_config::{endpoints, name::NamePattern, rule, settings::Settings};
 use namegate_dns_proxy::Proxy;
-use namegate_engine::{EndpointId, Lookup};
+use namegate_engine::{EndpointId, EndpointView, Lookup, RowCount};
 
 use super::{
     book::Book,
@@ -45,10 +50,10 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn passes(&self, lookup: &Lookup) -> bool {
-        let in_cidr = |cidr: &ipnet::IpNet| lookup.addresses.iter().any(|(address, _)| cidr.contains(address));
+    fn passes(&self, lookup: &Lookup<'_>) -> bool {
+        let in_cidr = |cidr: &ipnet::IpNet| lookup.addresses.iter().any(|learned| cidr.contains(&learned.address));
         self.endpoint.is_none_or(|endpoint| endpoint == lookup.endpoint)
-            && self.filter.pattern.as_ref().is_none_or(|pattern| pattern.matches(&lookup.name))
+            && self.filter.pattern.as_ref().is_none_or(|pattern| pattern.matches(lookup.name))
             && self.filter.cidr.as_ref().is_none_or(in_cidr)
             && self.filter.source != Some(LookupSource::Connection)
     }
@@ -82,42 +87,38 @@ impl Keeper {
 
     /// Every endpoint of the file that is to be guarded, with what the engine knows of it.
     async fn list(&self) -> Result<Vec<Endpoint>, Refusal> {
-        let (views, failed) = self.door.ask(|gate| (gate.engine().endpoints(boot_ns()), gate.failed().clone())).await?;
-        let mut views: HashMap<String, _> = views.into_iter().map(|view| (view.key.clone(), view)).collect();
+        let known = self.door.ask(|gate| Known::of(gate)).await?;
         let page = self.book.page();
-        let mut endpoints = Vec::new();
-        for listed in page.endpoints.endpoints.iter().filter(|endpoint| endpoint.attachment.is_some()) {
-            let Some(view) = views.remove(&interfaces::key(listed)) else { continue };
-            let interface = listed.attachment.as_ref().map(|attachment| match attachment {
-                namegate_config::endpoints::Attachment::Interface(name) => name.clone(),
-                namegate_config::endpoints::Attachment::Netns(path) => path.display().to_string(),
-            });
-            endpoints.push(Endpoint {
-                id: view.id.0,
-                name: listed.name.clone(),
-                namespace: listed.namespace.clone(),
-                labels: view.labels.iter().map(ToString::to_string).collect(),
-                addresses: view.addresses,
-                interface,
-                interface_index: view.interface,
-                state: match view.interface {
-                    None => EndpointState::Waiting,
-                    Some(index) if failed.contains(&index) => EndpointState::Failed,
-                    Some(_) => EndpointState::Guarded,
-                },
-                ingress: self.enforcement(rule::Direction::Ingress, view.enforced_ingress),
-                egress: self.enforcement(rule::Direction::Egress, view.enforced_egress),
-                rules: view.rules.iter().map(ToString::to_string).collect(),
-                names: view.names,
-            });
-        }
-        endpoints.sort_by_key(|endpoint| endpoint.id);
+        let listed = page.endpoints.endpoints.iter().filter(|endpoint| endpoint.attachment.is_some());
+        let mut endpoints: Vec<Endpoint> = listed
+            .map(|endpoint| match known.views.get(&*interfaces::key(endpoint)) {
+                Some(view) => self.shown(endpoint, view, &known),
+                None => waiting(endpoint, page.endpoints.labels(endpoint).iter().map(ToString::to_string).collect()),
+            })
+            .collect();
+        endpoints.sort_by(|one, other| (one.id, &one.name).cmp(&(other.id, &other.name)));
         Ok(endpoints)
     }
 
+    fn shown(&self, listed: &endpoints::Endpoint, view: &EndpointView, known: &Known) -> Endpoint {
+        Endpoint {
+            id: view.id.0,
+            name: listed.name.clone(),
+            namespace: listed.namespace.clone(),
+            labels: view.labels.iter().map(ToString::to_string).collect(),
+            addresses: view.addresses.clone(),
+            interface: interface(listed),
+            interface_index: Some(view.interface),
+            state: if known.failed.contains(&view.interface) { EndpointState::Failed } else { EndpointState::Guarded },
+            ingress: self.enforcement(rule::Direction::Ingress, view.enforced_ingress),
+            egress: self.enforcement(rule::Direction::Egress, view.enforced_egress),
+            rules: view.rules.iter().map(ToString::to_string).collect(),
+            names: known.names.get(&view.id).copied().unwrap_or(0),
+        }
+    }
+
     async fn whole_status(&self) -> Result<Status, Refusal> {
-        let settings = self.settings.clone();
-        let figures = self.door.ask(move |gate| Figures::of(gate, &settings)).await?;
+        let figures = self.door.ask(Figures::of).await?;
         let endpoints = self.list().await?;
         let count = |state| endpoints.iter().filter(|endpoint| endpoint.state == state).count();
         let page = self.book.page();
@@ -163,6 +164,51 @@ impl Keeper {
     }
 }
 
+/// What the gate's thread knows of endpoints.
+struct Known {
+    views: HashMap<Arc<str>, EndpointView>,
+    failed: BTreeSet<u32>,
+    /// Learned names that live.
+    names: HashMap<EndpointId, usize>,
+}
+
+impl Known {
+    fn of(gate: &Gate) -> Self {
+        let mut names: HashMap<EndpointId, usize> = HashMap::new();
+        for lookup in gate.engine().lookups(boot_ns()) {
+            *names.entry(lookup.endpoint).or_default() += 1;
+        }
+        let views = gate.engine().endpoints().into_iter().map(|view| (Arc::clone(&view.key), view)).collect();
+        Self { views, failed: gate.failed().clone(), names }
+    }
+}
+
+/// Interface or network namespace, as the file names it.
+fn interface(listed: &endpoints::Endpoint) -> Option<String> {
+    listed.attachment.as_ref().map(|attachment| match attachment {
+        endpoints::Attachment::Interface(name) => name.clone(),
+        endpoints::Attachment::Netns(path) => path.display().to_string(),
+    })
+}
+
+/// An endpoint whose interface is not there yet: it has no number so far.
+fn waiting(listed: &endpoints::Endpoint, labels: Vec<String>) -> Endpoint {
+    Endpoint {
+        id: 0,
+        name: listed.name.clone(),
+        namespace: listed.namespace.clone(),
+        labels,
+        addresses: listed.addresses.clone(),
+        interface: interface(listed),
+        interface_index: None,
+        state: EndpointState::Waiting,
+        ingress: Enforcement::Disabled,
+        egress: Enforcement::Disabled,
+        rules: Vec::new(),
+        names: 0,
+    }
+}
+
 /// What the gate's thread gives for a status.
 struct Figures {
     names: NameCounts,
@@ -173,16 +219,20 @@ struct Figures {
 }
 
 impl Figures {
-    fn of(gate: &mut Gate, settings: &Settings) -> Self {
+    fn of(gate: &mut Gate) -> Self {
         let now = boot_ns();
         let mut names = NameCounts::default();
         for lookup in gate.engine().lookups(now) {
             names.names += 1;
             names.addresses += lookup.addresses.len();
         }
-        let refused_writes = gate.refused_writes();
-        let mut refused: Vec<Refused> = gate.engine().refused().into_iter().map(shown_refusal).collect();
-        refused.push(Refused { bound: "map-rows".to_owned(), count: refused_writes, setting: "limits".to_owned() });
+        let told = gate.engine().refused().into_iter().chain([("rows that the kernel refused", gate.refused_writes())]);
+        let refused = told.filter(|(_, count)| *count > 0).map(|(bound, count)| Refused {
+            bound: bound.to_owned(),
+            count,
+            setting: setting_of(bound).to_owned(),
+        });
+        let refused = refused.collect();
         let counters = gate.datapath().counters().unwrap_or_else(|error| {
             tracing::error!(%error, "reading counters");
             Vec::new()
@@ -190,15 +240,16 @@ impl Figures {
         Self {
             names,
             counters: counters.into_iter().filter(|(_, _, count)| count.packets > 0).map(shown_counter).collect(),
-            maps: fills(gate, settings),
+            maps: fills(gate),
             refused,
             flows_lost: gate.datapath().events_lost().unwrap_or(0),
         }
     }
 }
 
-fn shown_refusal(refused: namegate_engine::Refused) -> Refused {
-    Refused { bound: refused.bound.to_owned(), count: refused.count, setting: refused.setting.to_owned() }
+/// The setting that a bound is named after, where it is.
+fn setting_of(bound: &str) -> &str {
+    if bound.starts_with("dns.") || bound.starts_with("limits.") { bound } else { "" }
 }
 
 fn shown_counter(
@@ -217,55 +268,77 @@ fn shown_counter(
     }
 }
 
-fn fills(gate: &Gate, settings: &Settings) -> Vec<Fill> {
-    let rows = gate.engine().row_counts();
-    let limits = settings.limits;
-    let fill = |map: &str, rows: u64, rows_max: u32, setting: &str| Fill {
-        map: map.to_owned(),
-        rows,
-        rows_max: rows_max.into(),
-        setting: setting.to_owned(),
+fn fills(gate: &Gate) -> Vec<Fill> {
+    let counts = gate.engine().row_counts().into_iter();
+    let fill = |count: RowCount| Fill {
+        map: count.map.to_owned(),
+        rows: count.rows as u64,
+        rows_max: count.rows_max as u64,
+        setting: setting_for(count.map).to_owned(),
     };
-    vec![
-        fill("ADDRESSES", rows.addresses, limits.addresses, "limits.addresses"),
-        fill("CIDRS", rows.cidrs, limits.cidrs, "limits.cidrs"),
-        fill("ENDPOINTS", rows.endpoints, limits.endpoints, "limits.endpoints"),
-        fill("POLICY", rows.policy, limits.policy_rows, "limits.policyRows"),
-    ]
+    counts.map(fill).collect()
 }
 
-fn shown_lookup(lookup: &Lookup) -> FqdnLookup {
-    let ends = lookup.addresses.iter().map(|(_, expires_ns)| *expires_ns).max().unwrap_or(lookup.learned_ns);
-    FqdnLookup {
+/// The setting that makes a map larger.
+fn setting_for(map: &str) -> &'static str {
+    match map {
+        map_names::ADDRESSES => "limits.addresses",
+        map_names::CIDRS => "limits.cidrs",
+        map_names::ENDPOINTS => "limits.endpoints",
+        map_names::POLICY => "limits.policyRows",
+        _ => "",
+    }
+}
+
+/// Entries of a name: one for each moment at which addresses end.
+fn shown_lookup(lookup: &Lookup<'_>) -> Vec<FqdnLookup> {
+    let mut ends: Vec<u64> = lookup.addresses.iter().map(|learned| learned.expires_ns).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    let entry = |end: u64| FqdnLookup {
         fqdn: lookup.name.to_string(),
-        ips: lookup.addresses.iter().map(|(address, _)| *address).collect(),
-        ttl: (ends - lookup.learned_ns.min(ends)).div_ceil(1_000_000_000),
+        ips: lookup.addresses.iter().filter(|one| one.expires_ns == end).map(|one| one.address).collect(),
+        ttl: end.saturating_sub(lookup.learned_ns).div_ceil(1_000_000_000),
         lookup_time: rfc3339(calendar(lookup.learned_ns)),
-        expiration_time: rfc3339(calendar(ends)),
+        expiration_time: rfc3339(calendar(end)),
         endpoint_id: lookup.endpoint.0,
         source: LookupSource::Lookup,
-    }
+    };
+    ends.into_iter().map(entry).collect()
 }
 
-/// A name whose addresses end at different times gives one entry for each end.
-fn by_end(lookup: Lookup) -> Vec<Lookup> {
-    let mut parts: Vec<Lookup> = Vec::new();
-    for (address, expires_ns) in &lookup.addresses {
-        match parts.iter_mut().find(|part| part.addresses[0].1 == *expires_ns) {
-            Some(part) => part.addresses.push((*address, *expires_ns)),
-            None => parts.push(Lookup { addresses: vec![(*address, *expires_ns)], ..lookup.clone() }),
+/// Name selectors and what each holds.
+fn selectors(gate: &Gate) -> Vec<FqdnSelector> {
+    let lookups: Vec<Lookup<'_>> = gate.engine().lookups(boot_ns()).collect();
+    let selectors = gate.engine().name_selectors().into_iter().map(|(text, rules)| {
+        let pattern = NamePattern::pattern(&text).ok();
+        let is_held = |lookup: &&Lookup<'_>| pattern.as_ref().is_some_and(|pattern| pattern.matches(lookup.name));
+        FqdnSelector {
+            names: lookups.iter().filter(is_held).map(selected).collect(),
+            rules: rules.iter().map(ToString::to_string).collect(),
+            selector: text,
         }
+    });
+    selectors.collect()
+}
+
+fn selected(lookup: &Lookup<'_>) -> SelectedName {
+    SelectedName {
+        fqdn: lookup.name.to_string(),
+        endpoint_id: lookup.endpoint.0,
+        ips: lookup.addresses.iter().map(|learned| learned.address).collect(),
     }
-    parts
 }
 
 impl Gatekeeper for Keeper {
     fn fqdn_cache(&self, filter: CacheFilter) -> Reply<'_, Vec<FqdnLookup>> {
         Box::pin(async move {
             let wanted = self.wanted(filter).await?;
-            let lookups = self.door.ask(|gate| gate.engine().lookups(boot_ns()).collect::<Vec<_>>()).await?;
-            let passing = lookups.into_iter().filter(|lookup| wanted.passes(lookup)).flat_map(by_end);
-            Ok(passing.map(|lookup| shown_lookup(&lookup)).collect())
+            let list = move |gate: &mut Gate| {
+                let lookups = gate.engine().lookups(boot_ns());
+                lookups.filter(|lookup| wanted.passes(lookup)).flat_map(|lookup| shown_lookup(&lookup)).collect()
+            };
+            self.door.ask(list).await
         })
     }
 
@@ -278,26 +351,7 @@ impl Gatekeeper for Keeper {
     }
 
     fn fqdn_names(&self) -> Reply<'_, FqdnNames> {
-        Box::pin(async move {
-            let (selectors, lookups) = self
-                .door
-                .ask(|gate| (gate.engine().name_selectors(), gate.engine().lookups(boot_ns()).collect::<Vec<_>>()))
-                .await?;
-            let selectors = selectors.into_iter().map(|selector| FqdnSelector {
-                names: lookups
-                    .iter()
-                    .filter(|lookup| selector.pattern.matches(&lookup.name))
-                    .map(|lookup| SelectedName {
-                        fqdn: lookup.name.to_string(),
-                        endpoint_id: lookup.endpoint.0,
-                        ips: lookup.addresses.iter().map(|(address, _): &(IpAddr, u64)| *address).collect(),
-                    })
-                    .collect(),
-                selector: selector.pattern.to_string(),
-                rules: selector.rules.iter().map(ToString::to_string).collect(),
-            });
-            Ok(FqdnNames { selectors: selectors.collect() })
-        })
+        Box::pin(async move { Ok(FqdnNames { selectors: self.door.ask(|gate| selectors(gate)).await? }) })
     }
 
     fn endpoints(&self) -> Reply<'_, Vec<Endpoint>> {

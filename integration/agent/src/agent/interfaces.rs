@@ -53,5 +53,9 @@ pub(crate) fn topology(file: &EndpointsFile, interfaces: &Interfaces) -> Topolog
         addresses: node.addresses.clone(),
         local: false,
     });
-    Topology { endpoints: endpoints.collect(), nodes: std::iter::once(host).chain(others).collect() }
+    Topology {
+        endpoints: endpoints.collect(),
+        nodes: std::iter::once(host).chain(others).collect(),
+        resolver_services: Vec::new(),
+    }
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use namegate_config::{rule::Direction, settings::Settings};
 use namegate_engine::Change;
-use namegate_loader::LinkWatch;
+use namegate_loader::links::LinkWatch;
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
@@ -111,8 +111,14 @@ impl Work {
             return;
         }
         for found in &reading.diagnostics {
-            tracing::warn!(file = found.file, line = found.line, column = found.column, field = found.field,
-                "{}", found.message);
+            tracing::warn!(
+                file = found.file,
+                line = found.line,
+                column = found.column,
+                field = found.field,
+                "{}",
+                found.message
+            );
         }
         self.book.want(&reading, &interfaces, &self.directions);
         let topology = interfaces::topology(&reading.endpoints, &interfaces);
@@ -158,13 +164,14 @@ fn is_change(event: &Event, policies: &Path, endpoints: &Path) -> bool {
     let is_read = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
     // A mounted configuration is replaced by moving a link whose name starts with two dots.
     let is_link = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".."));
-    !is_read
-        && event.paths.iter().any(|path| path.parent() == Some(policies) || path == endpoints || is_link(path))
+    !is_read && event.paths.iter().any(|path| path.parent() == Some(policies) || path == endpoints || is_link(path))
 }
 
 /// Calls `nudge` whenever an interface comes or goes.
 pub(crate) async fn follow_links(nudge: impl Fn()) -> anyhow::Result<()> {
-    let mut watch = AsyncFd::new(LinkWatch::open().context("watching interfaces")?)?;
+    let watch = LinkWatch::new().context("watching interfaces")?;
+    #[expect(deprecated, reason = "`LinkWatch` owns its descriptor and never gives it away; the new door is unsafe")]
+    let mut watch = AsyncFd::new(watch)?;
     loop {
         let mut ready = watch.readable_mut().await?;
         let mut seen = false;

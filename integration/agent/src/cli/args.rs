@@ -66,7 +66,9 @@ pub(crate) enum Verb {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyVerb {
     /// Show every mistake and warning in policy files, each at its line.
-    #[command(after_help = "Example:\n  namegate policy validate policies/ extra.yaml\n  kubectl get cnp -A -o yaml | namegate policy validate -o sarif -")]
+    #[command(
+        after_help = "Example:\n  namegate policy validate policies/ extra.yaml\n  kubectl get cnp -A -o yaml | namegate policy validate -o sarif -"
+    )]
     Validate(ValidateArgs),
 }
 

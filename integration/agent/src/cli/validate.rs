@@ -39,7 +39,7 @@ fn check(sources: &[sources::Source]) -> Found {
     let mut documents = Vec::new();
     let mut diagnostics = Vec::new();
     for source in sources {
-        let parsed = policy::parse(&source.name, &source.text);
+        let parsed = policy::parse_with(&source.name, &source.text, &crate::agent::FEATURES);
         documents.extend(parsed.documents);
         diagnostics.extend(parsed.diagnostics);
     }

@@ -1,0 +1,388 @@
+//! Compiles the rules that select an endpoint: for each peer identity the complete verdicts, deny settled here.
+//!
+//! A policy is a set of rules and never changes: other rules are another policy with another number. So a row, once
+//! written, is right for as long as it stands, and an endpoint moves to new rules in one write.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use namegate_abi::{PolicyValue, policy_verdict};
+use namegate_config::{
+    peer::NamedPort,
+    reference::{ICMP, ICMPV6},
+    rule::{Direction, Effect, Peers, PortMatch, Ports, Rule, Tier},
+};
+
+use crate::{
+    ports::{Function, Piece, PortRow},
+    selectors::{Term, TermId, Terms},
+};
+
+/// A rule and the number that rows carry.
+#[derive(Clone, Debug)]
+pub(crate) struct NumberedRule {
+    pub(crate) cookie: u32,
+    pub(crate) rule: Arc<Rule>,
+}
+
+/// Both directions of one set of rules.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    sides: [Side; 2],
+}
+
+/// What a policy says about one kind of peer.
+#[derive(Debug)]
+pub(crate) struct Template {
+    /// For every protocol and port.
+    pub(crate) function: Function,
+    /// The same as rows above those of any peer.
+    pub(crate) rows: Vec<PortRow>,
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Side {
+    direction: Direction,
+    rules: Vec<NumberedRule>,
+    /// Whether a rule makes denial the default.
+    default_deny: bool,
+    /// Rules for every peer, in order.
+    any: Vec<usize>,
+    /// Rules for some peers, by what selects them.
+    by_term: HashMap<TermId, Vec<usize>>,
+    /// Rules for every peer with a port that the peer names.
+    any_named: Vec<usize>,
+    /// Names of ports that are looked up at the peer.
+    port_names: Vec<String>,
+    /// Ports that the subject names: what ingress rules mean.
+    own_ports: Vec<NamedPort>,
+    /// For peers that no rule selects.
+    rest: Arc<Template>,
+    /// Compiled kinds of peers.
+    templates: HashMap<Kind, Arc<Template>>,
+    /// Identities with rows of their own.
+    identities: BTreeMap<u32, Arc<Template>>,
+}
+
+/// What tells peers apart for one direction of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Kind {
+    rules: Vec<usize>,
+    ports: Vec<NamedPort>,
+}
+
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+impl Policy {
+    /// Compiles the rules for peers that none of them selects; others follow by [`Policy::admit`].
+    pub(crate) fn new(rules: &[NumberedRule], own_ports: &[NamedPort], terms: &Terms) -> Self {
+        let side = |direction| {
+            let rules = rules.iter().filter(|numbered| numbered.rule.direction == direction).cloned().collect();
+            Side::new(direction, rules, own_ports, terms)
+        };
+        Self { sides: DIRECTIONS.map(side) }
+    }
+
+    /// Rules of the policy.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &NumberedRule> {
+        self.sides.iter().flat_map(|side| &side.rules)
+    }
+
+    /// Whether a rule selects the endpoint in this direction.
+    pub(crate) fn enforces(&self, direction: Direction) -> bool {
+        self.sides.iter().any(|side| side.direction == direction && !side.rules.is_empty())
+    }
+
+    /// Selectors that its rules use.
+    pub(crate) fn terms(&self) -> impl Iterator<Item = TermId> {
+        self.sides.iter().flat_map(|side| side.by_term.keys().copied())
+    }
+
+    /// Names of peers' ports that its rules use.
+    pub(crate) fn port_names(&self) -> impl Iterator<Item = &str> {
+        self.sides.iter().flat_map(|side| side.port_names.iter().map(String::as_str))
+    }
+
+    /// Rows for any peer.
+    pub(crate) fn rows_of_any(&self) -> impl Iterator<Item = (Direction, &PortRow)> {
+        self.sides.iter().flat_map(|side| side.rest.rows.iter().map(|row| (side.direction, row)))
+    }
+
+    /// Rows of an identity that was admitted.
+    pub(crate) fn rows_of(&self, identity: u32) -> impl Iterator<Item = (Direction, &PortRow)> {
+        self.sides.iter().flat_map(move |side| {
+            let template = side.identities.get(&identity);
+            template.into_iter().flat_map(|template| template.rows.iter().map(|row| (side.direction, row)))
+        })
+    }
+
+    /// Identities with rows.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = u32> {
+        self.sides.iter().flat_map(|side| side.identities.keys().copied())
+    }
+
+    /// Compiles the rows of an identity, where it has any.
+    pub(crate) fn admit(&mut self, identity: u32, set: &[TermId], terms: &Terms) {
+        for side in &mut self.sides {
+            if let Some(template) = side.template(set, terms).filter(|template| !template.rows.is_empty()) {
+                side.identities.insert(identity, template);
+            }
+        }
+    }
+
+    /// Forgets an identity.
+    pub(crate) fn dismiss(&mut self, identity: u32) {
+        for side in &mut self.sides {
+            side.identities.remove(&identity);
+        }
+    }
+
+    /// Whether a flow that passes with a peer of the old selectors might not pass with one of the new.
+    pub(crate) fn is_narrowed(&mut self, old: &[TermId], new: &[TermId], terms: &Terms) -> bool {
+        self.sides.iter_mut().any(|side| {
+            let [old, new] = [old, new].map(|set| side.template(set, terms).unwrap_or_else(|| Arc::clone(&side.rest)));
+            old.function.is_narrowed_by(&new.function)
+        })
+    }
+}
+
+impl Side {
+    fn new(direction: Direction, rules: Vec<NumberedRule>, own_ports: &[NamedPort], terms: &Terms) -> Self {
+        let default_deny =
+            rules.iter().any(|numbered| numbered.rule.tier == Tier::Normal && numbered.rule.default_deny);
+        let none = Template { function: Function::constant(PolicyValue::default()), rows: Vec::new() };
+        let mut side = Self {
+            direction,
+            rules: Vec::new(),
+            default_deny,
+            any: Vec::new(),
+            by_term: HashMap::new(),
+            any_named: Vec::new(),
+            port_names: Vec::new(),
+            own_ports: if direction == Direction::Ingress { own_ports.to_vec() } else { Vec::new() },
+            rest: Arc::new(none),
+            templates: HashMap::new(),
+            identities: BTreeMap::new(),
+        };
+        for (at, numbered) in rules.iter().enumerate() {
+            side.sort_in(at, &numbered.rule, terms);
+        }
+        side.port_names.sort_unstable();
+        side.port_names.dedup();
+        side.rules = rules;
+        if !side.rules.is_empty() {
+            let function = side.function(&Kind::default());
+            let rows = function.rows(&side.rest.function);
+            side.rest = Arc::new(Template { function, rows });
+        }
+        side
+    }
+
+    fn sort_in(&mut self, at: usize, rule: &Rule, terms: &Terms) {
+        let named: Vec<&String> =
+            if self.direction == Direction::Egress { names(&rule.ports).collect() } else { vec![] };
+        match &rule.peers {
+            Peers::Any => {
+                self.any.push(at);
+                if !named.is_empty() {
+                    self.any_named.push(at);
+                }
+            }
+            Peers::Of(selectors) => {
+                for term in selectors.iter().filter_map(|selector| terms.peer(selector)) {
+                    let rules = self.by_term.entry(term).or_default();
+                    if rules.last() != Some(&at) {
+                        rules.push(at);
+                    }
+                }
+            }
+        }
+        self.port_names.extend(named.into_iter().cloned());
+    }
+
+    /// What the policy says about a peer with these selectors; `None` is the same as about any peer.
+    fn template(&mut self, set: &[TermId], terms: &Terms) -> Option<Arc<Template>> {
+        let kind = self.kind(set, terms)?;
+        if let Some(known) = self.templates.get(&kind) {
+            return Some(Arc::clone(known));
+        }
+        let function = self.function(&kind);
+        let rows = function.rows(&self.rest.function);
+        let template = Arc::new(Template { function, rows });
+        self.templates.insert(kind, Arc::clone(&template));
+        Some(template)
+    }
+
+    fn kind(&self, set: &[TermId], terms: &Terms) -> Option<Kind> {
+        let mut kind = Kind::default();
+        for term in set {
+            kind.rules.extend(self.by_term.get(term).into_iter().flatten());
+            if let Some(port) = terms.port(*term).filter(|port| self.port_names.contains(&port.name)) {
+                kind.ports.push(port.clone());
+            }
+        }
+        if !kind.ports.is_empty() {
+            kind.rules.extend(&self.any_named);
+        }
+        if kind.rules.is_empty() {
+            return None;
+        }
+        kind.rules.sort_unstable();
+        kind.rules.dedup();
+        kind.ports.sort_unstable();
+        Some(kind)
+    }
+
+    /// The verdicts of the rules for every peer and those of the kind.
+    fn function(&self, kind: &Kind) -> Function {
+        let ports = if self.direction == Direction::Ingress { &self.own_ports } else { &kind.ports };
+        let mut everywhere = Vec::new();
+        let mut spans: BTreeMap<u8, Vec<(u16, u16, usize)>> = BTreeMap::new();
+        let mut rules: Vec<usize> = self.any.iter().chain(&kind.rules).copied().collect();
+        rules.sort_unstable();
+        rules.dedup();
+        for at in rules {
+            match &self.rules[at].rule.ports {
+                Ports::Any => everywhere.push(at),
+                Ports::Of(alternatives) => {
+                    for (protocol, start, end) in alternatives.iter().flat_map(|one| spans_of(one, ports)) {
+                        spans.entry(protocol).or_default().push((start, end, at));
+                    }
+                }
+            }
+        }
+        let mut function = Function::constant(self.settle(&everywhere));
+        for (protocol, spans) in spans {
+            function.set(protocol, self.pieces(&everywhere, &spans));
+        }
+        function
+    }
+
+    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)]) -> Vec<Piece> {
+        let after = |end: u16| end.checked_add(1);
+        let mut cuts: Vec<u16> =
+            spans.iter().flat_map(|&(start, end, _)| [Some(start), after(end)]).flatten().collect();
+        cuts.push(0);
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut pieces = Vec::with_capacity(cuts.len());
+        let mut matching = Vec::new();
+        for start in cuts {
+            matching.clear();
+            matching.extend_from_slice(everywhere);
+            matching.extend(spans.iter().filter(|span| (span.0..=span.1).contains(&start)).map(|span| span.2));
+            matching.sort_unstable();
+            matching.dedup();
+            pieces.push(Piece { start, value: self.settle(&matching) });
+        }
+        pieces
+    }
+
+    /// The verdict where these rules match, in the order of [`Tier`].
+    fn settle(&self, matching: &[usize]) -> PolicyValue {
+        let rule = |at: &usize| &self.rules[*at];
+        if let Some(first) = first_of(matching.iter().map(rule), |tier| match tier {
+            Tier::Admin(number) => Some(number),
+            _ => None,
+        }) && first.rule.effect != Effect::Pass
+        {
+            return value_of(first);
+        }
+        let normal = matching.iter().map(rule).filter(|numbered| numbered.rule.tier == Tier::Normal);
+        if let Some(deny) = normal.clone().find(|numbered| numbered.rule.effect == Effect::Deny) {
+            return value_of(deny);
+        }
+        if let Some(value) = allowed_by(normal.filter(|numbered| numbered.rule.effect == Effect::Allow)) {
+            return value;
+        }
+        if self.default_deny {
+            return PolicyValue::default();
+        }
+        let baseline = first_of(matching.iter().map(rule), |tier| match tier {
+            Tier::Baseline(number) => Some(number),
+            _ => None,
+        });
+        baseline.map_or(PolicyValue { verdict: policy_verdict::ALLOW, ..PolicyValue::default() }, value_of)
+    }
+}
+
+/// The rule that decides a tier whose rules stand in order: lowest number, then deny before pass before allow.
+fn first_of<'r>(
+    rules: impl Iterator<Item = &'r NumberedRule>,
+    number: impl Fn(Tier) -> Option<u32>,
+) -> Option<&'r NumberedRule> {
+    let strictness = |effect| match effect {
+        Effect::Deny => 0,
+        Effect::Pass => 1,
+        Effect::Allow => 2,
+    };
+    rules
+        .filter_map(|numbered| {
+            number(numbered.rule.tier).map(|number| ((number, strictness(numbered.rule.effect)), numbered))
+        })
+        .min_by_key(|(order, _)| *order)
+        .map(|(_, numbered)| numbered)
+}
+
+fn value_of(decider: &NumberedRule) -> PolicyValue {
+    match decider.rule.effect {
+        Effect::Allow => allowed_by(std::iter::once(decider)).unwrap_or_default(),
+        Effect::Deny | Effect::Pass => PolicyValue { rule: decider.cookie, ..PolicyValue::default() },
+    }
+}
+
+/// The verdict of the allow rules that decide a cell; the first gives its number.
+fn allowed_by<'r>(mut deciders: impl Iterator<Item = &'r NumberedRule>) -> Option<PolicyValue> {
+    let first = deciders.next()?;
+    Some(PolicyValue { verdict: policy_verdict::ALLOW, rule: first.cookie, ..PolicyValue::default() })
+}
+
+/// Names of ports in the alternatives.
+pub(crate) fn names(ports: &Ports) -> impl Iterator<Item = &String> {
+    let alternatives = match ports {
+        Ports::Any => &[][..],
+        Ports::Of(alternatives) => alternatives,
+    };
+    alternatives.iter().filter_map(|alternative| match alternative {
+        PortMatch::Named { name, .. } => Some(name),
+        _ => None,
+    })
+}
+
+/// Protocol, first and last port of what an alternative matches; `named` are the ports that the destination names.
+fn spans_of(alternative: &PortMatch, named: &[NamedPort]) -> Vec<(u8, u16, u16)> {
+    match alternative {
+        PortMatch::Numbers { protocol, ports } => vec![(protocol.number(), ports.start, ports.end)],
+        PortMatch::Icmp { v6, kind } => {
+            let first = u16::from(*kind) << 8;
+            vec![(if *v6 { ICMPV6 } else { ICMP }, first, first | 0xff)]
+        }
+        PortMatch::Named { protocol, name } => named
+            .iter()
+            .filter(|port| port.name == *name && protocol.is_none_or(|protocol| protocol == port.protocol))
+            .map(|port| (port.protocol.number(), port.port, port.port))
+            .collect(),
+    }
+}
+
+/// The ports of an endpoint that its ingress rules name: part of what makes its policy.
+pub(crate) fn own_ports(rules: &[NumberedRule], named: &[NamedPort]) -> Vec<NamedPort> {
+    let ingress = rules.iter().filter(|numbered| numbered.rule.direction == Direction::Ingress);
+    let wanted: Vec<&String> = ingress.flat_map(|numbered| names(&numbered.rule.ports)).collect();
+    let mut ports: Vec<NamedPort> = named.iter().filter(|port| wanted.contains(&&port.name)).cloned().collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// Terms of the peers of a rule.
+pub(crate) fn terms_of(rule: &Rule) -> impl Iterator<Item = Term> {
+    let selectors = match &rule.peers {
+        Peers::Any => &[][..],
+        Peers::Of(selectors) => selectors,
+    };
+    selectors.iter().map(|selector| Term::Peer(selector.clone()))
+}

@@ -1,0 +1,158 @@
+//! What the gate holds, as far as the engine knows, and the writes that lead to what it should hold.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::BuildHasher,
+};
+
+use namegate_abi::{limits, map_names};
+use namegate_config::settings::Limits;
+
+use crate::{Key, MapOp, Row};
+
+/// The rows that the gate holds, and how many it may hold.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    rows: HashMap<Key, Row>,
+    counts: [usize; MAPS],
+    sizes: [usize; MAPS],
+    /// Rows that found no room, by map.
+    refused: [u64; MAPS],
+}
+
+const MAPS: usize = 5;
+
+/// Names of the maps in the order of [`map_of`].
+const NAMES: [&str; MAPS] =
+    [map_names::ENDPOINTS, map_names::ADDRESSES, map_names::CIDRS, map_names::POLICY, map_names::RESOLVERS];
+
+/// Settings that make the maps larger, in the same order; resolvers have a fixed bound.
+const SETTINGS: [&str; MAPS] =
+    ["limits.endpoints", "limits.addresses", "limits.cidrs", "limits.policyRows", "dns.resolvers"];
+
+const fn map_of(key: &Key) -> usize {
+    match key {
+        Key::Endpoint(_) => 0,
+        Key::Address(_) => 1,
+        Key::Cidr(..) => 2,
+        Key::Policy(..) => 3,
+        Key::Resolver(_) => 4,
+    }
+}
+
+impl Mirror {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let sizes = [limits.endpoints, limits.addresses, limits.cidrs, limits.policy_rows, limits::RESOLVERS_MAX];
+        let sizes = sizes.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
+        Self { rows: HashMap::new(), counts: [0; MAPS], sizes, refused: [0; MAPS] }
+    }
+
+    /// Takes what the gate holds for true.
+    pub(crate) fn replace(&mut self, rows: impl IntoIterator<Item = Row>) {
+        self.rows = rows.into_iter().map(|row| (row.key(), row)).collect();
+        self.counts = [0; MAPS];
+        for key in self.rows.keys() {
+            self.counts[map_of(key)] += 1;
+        }
+    }
+
+    pub(crate) const fn rows(&self) -> &HashMap<Key, Row> {
+        &self.rows
+    }
+
+    /// Writes the row where the gate holds another. False where the map is full: the row is refused.
+    pub(crate) fn put(&mut self, row: Row, ops: &mut Vec<MapOp>) -> bool {
+        let key = row.key();
+        match self.rows.get_mut(&key) {
+            Some(held) if *held == row => return true,
+            Some(held) => *held = row,
+            None => {
+                let map = map_of(&key);
+                if self.counts[map] >= self.sizes[map] {
+                    self.refused[map] += 1;
+                    return false;
+                }
+                self.counts[map] += 1;
+                self.rows.insert(key, row);
+            }
+        }
+        ops.push(MapOp::Put(row));
+        true
+    }
+
+    /// Removes the row where the gate holds one.
+    pub(crate) fn delete(&mut self, key: Key, ops: &mut Vec<MapOp>) {
+        if self.rows.remove(&key).is_some() {
+            self.counts[map_of(&key)] -= 1;
+            ops.push(MapOp::Delete(key));
+        }
+    }
+
+    /// Whether the map has room for the rows that it does not hold yet; counts them as refused where not.
+    pub(crate) fn has_room(&mut self, rows: &[Row]) -> bool {
+        let Some(map) = rows.first().map(|row| map_of(&row.key())) else { return true };
+        let new = rows.iter().filter(|row| !self.rows.contains_key(&row.key())).count();
+        let fits = self.counts[map] + new <= self.sizes[map];
+        if !fits {
+            self.refused[map] += new as u64;
+        }
+        fits
+    }
+
+    /// Writes what differs from `wanted`, and removes the rest.
+    pub(crate) fn reconcile(&mut self, wanted: &HashMap<Key, Row>, ops: &mut Vec<MapOp>) {
+        let writes = diff(&self.rows, wanted);
+        for op in writes {
+            match op {
+                MapOp::Put(row) => _ = self.put(row, ops),
+                MapOp::Delete(key) => self.delete(key, ops),
+            }
+        }
+    }
+
+    /// Rows per map: name, rows held, rows at most.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, usize, usize)> {
+        (0..MAPS).map(|map| (NAMES[map], self.counts[map], self.sizes[map]))
+    }
+
+    /// Rows that found no room: setting and count.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        (0..MAPS).map(|map| (SETTINGS[map], self.refused[map]))
+    }
+
+    /// Rows of learned and other addresses, and the most there can be.
+    pub(crate) const fn address_rows(&self) -> (usize, usize) {
+        (self.counts[1], self.sizes[1])
+    }
+}
+
+/// Leads from old to new rows. Policy rows come before addresses and prefixes that need them, endpoints come last;
+/// removals follow in the opposite order. In a trie rows of the longest prefix are written first and removed last.
+pub(crate) fn diff<S: BuildHasher>(old: &HashMap<Key, Row, S>, new: &HashMap<Key, Row, S>) -> Vec<MapOp> {
+    let mut puts: BTreeMap<(usize, Key), Row> = BTreeMap::new();
+    for (key, row) in new {
+        if old.get(key) != Some(row) {
+            puts.insert((place(key), *key), *row);
+        }
+    }
+    let gone: HashSet<&Key> = old.keys().filter(|key| !new.contains_key(*key)).collect();
+    let mut gone: Vec<Key> = gone.into_iter().copied().collect();
+    gone.sort_unstable_by_key(|key| (std::cmp::Reverse(place(key)), *key));
+    puts.into_values().map(MapOp::Put).chain(gone.into_iter().map(MapOp::Delete)).collect()
+}
+
+/// Place of a write among others.
+fn place(key: &Key) -> usize {
+    const PREFIXES: usize = 256;
+    let longest_first = |prefix: u32| PREFIXES - 1 - usize::try_from(prefix).unwrap_or(0).min(PREFIXES - 1);
+    match key {
+        Key::Policy(prefix, policy) => {
+            let any = usize::from(policy.identity == namegate_abi::identity::ANY);
+            any * PREFIXES + longest_first(*prefix)
+        }
+        Key::Address(_) => 2 * PREFIXES,
+        Key::Cidr(prefix, _) => 2 * PREFIXES + 1 + longest_first(*prefix),
+        Key::Resolver(_) => 4 * PREFIXES,
+        Key::Endpoint(_) => 4 * PREFIXES + 1,
+    }
+}

@@ -1,0 +1,291 @@
+//! The engine: rules, topology and answers in, ordered writes out. It owns all state and no clock.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use namegate_abi::{AddressValue, CidrKey, EndpointValue, identity};
+use namegate_config::{
+    name::Fqdn,
+    rule::{Origin, Rule},
+    settings::{Scope, Settings},
+};
+
+use crate::{
+    EndpointId, LedgerEntry, MapOp, Row,
+    cache::{Cache, Heard, LearnedAddress},
+    compile::Policy,
+    diff::Mirror,
+    identities::{Gone, Identities},
+    ledger::{InUse, Ledger},
+    selectors::{Set, TermId, Terms},
+    topology::{Peers, Topology},
+};
+
+/// Scope of learned addresses under `dns.scope: node`.
+const NODE_SCOPE: u32 = u32::MAX;
+/// Origins of rules no longer in force that are kept for records of old flows.
+const OLD_ORIGINS_MAX: usize = 65_536;
+
+/// Knows what the kernel should hold.
+///
+/// Whoever calls a verb carries out the writes in their order, tells [`Engine::resync`] after an error, and keeps the
+/// entries of [`Engine::take_ledger`].
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) settings: Settings,
+    pub(crate) ledger: Ledger,
+    /// Every rule, with its number.
+    pub(crate) rules: Vec<(u32, Arc<Rule>)>,
+    pub(crate) origins: HashMap<u32, Arc<Origin>>,
+    pub(crate) terms: Terms,
+    pub(crate) identities: Identities,
+    pub(crate) policies: BTreeMap<u32, Policy>,
+    /// Policies by the selectors, and the names of peers' ports, that they use.
+    pub(crate) users: HashMap<TermId, Vec<u32>>,
+    pub(crate) port_users: HashMap<String, Vec<u32>>,
+    pub(crate) peers: Peers,
+    /// Rows of scope 0, with what matches each address.
+    pub(crate) placed: HashMap<namegate_abi::Address, (AddressValue, Set)>,
+    pub(crate) cidrs: HashMap<(u32, CidrKey), u32>,
+    pub(crate) cache: Cache,
+    pub(crate) local: BTreeMap<EndpointId, Local>,
+    pub(crate) resolvers: Vec<IpAddr>,
+    pub(crate) mirror: Mirror,
+    /// The first update is done: before it, what the gate holds is left alone.
+    pub(crate) ready: bool,
+    /// The gate may hold something else than this engine wrote.
+    pub(crate) unsure: bool,
+    pub(crate) refused: BTreeMap<&'static str, u64>,
+}
+
+/// An endpoint of this node.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) interface: u32,
+    pub(crate) value: EndpointValue,
+}
+
+/// New rules, and/or who is where. What is `None` stays.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Every rule in force, in order.
+    pub rules: Option<Vec<Rule>>,
+    /// Everybody who is known.
+    pub topology: Option<Topology>,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            settings: settings.clone(),
+            ledger: Ledger::default(),
+            rules: Vec::new(),
+            origins: HashMap::new(),
+            terms: Terms::default(),
+            identities: Identities::default(),
+            policies: BTreeMap::new(),
+            users: HashMap::new(),
+            port_users: HashMap::new(),
+            peers: Peers::default(),
+            placed: HashMap::new(),
+            cidrs: HashMap::new(),
+            cache: Cache::default(),
+            local: BTreeMap::new(),
+            resolvers: settings.dns.resolvers.clone(),
+            mirror: Mirror::new(&settings.limits),
+            ready: false,
+            unsure: false,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Numbers handed out and names learned before a restart. Call it before the first [`Engine::update`].
+    pub fn restore(&mut self, entries: impl IntoIterator<Item = LedgerEntry>) {
+        for entry in entries {
+            match self.ledger.note(entry) {
+                Some(LedgerEntry::Learned { endpoint, names, addresses, learned_ns }) => {
+                    self.restore_learned(&endpoint, &names, &addresses, learned_ns);
+                }
+                Some(LedgerEntry::Forgotten { endpoint, name }) => {
+                    if let (Some(id), Ok(name)) = (self.ledger.endpoints.get(&endpoint), name.parse()) {
+                        let scope = self.scope(EndpointId(id));
+                        self.cache.forget(EndpointId(id), &name, scope, &mut Vec::new());
+                    }
+                }
+                Some(LedgerEntry::Left { key }) => {
+                    let gone = self.cache.endpoints.iter().find(|(_, known)| known.key == key);
+                    if let Some(id) = gone.map(|(id, _)| *id) {
+                        self.cache.leave(id, self.scope(id), &mut Vec::new());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn restore_learned(&mut self, key: &Arc<str>, names: &[Arc<str>], all: &[(IpAddr, u32, u64)], learned_ns: u64) {
+        let Some(endpoint) = self.ledger.endpoints.get(key).map(EndpointId) else { return };
+        self.cache.open(endpoint, key);
+        for &(address, ttl_s, expires_ns) in all {
+            for name in names.iter().filter_map(|name| name.parse::<Fqdn>().ok()) {
+                let address = LearnedAddress { address: address.to_canonical(), expires_ns };
+                self.note(Heard { endpoint, name: &name, address, ttl_s, learned_ns }, &mut Vec::new());
+            }
+        }
+        self.trim(endpoint, &mut Vec::new());
+    }
+
+    /// What the kernel holds: the next call brings it to what it should hold. Call it before the first
+    /// [`Engine::update`] of a restarted agent.
+    pub fn adopt(&mut self, rows: impl IntoIterator<Item = Row>) {
+        self.mirror.replace(rows);
+        self.unsure = true;
+        for row in self.mirror.rows().values() {
+            match row {
+                Row::Endpoint(_, value) => {
+                    self.ledger.endpoints.pass(value.endpoint);
+                    self.ledger.policies.pass(value.policy);
+                    self.ledger.revision = self.ledger.revision.max(value.revision);
+                }
+                Row::Address(_, value) => {
+                    for step in value.steps.iter().filter(|step| step.identity >= identity::FIRST) {
+                        self.ledger.identities.pass(step.identity);
+                    }
+                }
+                Row::Cidr(_, _, value) if value.identity >= identity::FIRST => {
+                    self.ledger.identities.pass(value.identity);
+                }
+                Row::Policy(_, key, value) => {
+                    self.ledger.policies.pass(key.policy);
+                    self.ledger.rules.pass(value.rule);
+                    if key.identity >= identity::FIRST {
+                        self.ledger.identities.pass(key.identity);
+                    }
+                }
+                Row::Cidr(..) | Row::Resolver(_) => {}
+            }
+        }
+    }
+
+    /// After a write error: what the kernel really holds. The next call of [`Engine::update`], [`Engine::learn`] or
+    /// [`Engine::tick`] brings the difference.
+    pub fn resync(&mut self, rows: impl IntoIterator<Item = Row>) {
+        self.adopt(rows);
+    }
+
+    /// Entries since the last call.
+    pub fn take_ledger(&mut self) -> Vec<LedgerEntry> {
+        self.ledger.take()
+    }
+
+    /// Every entry that matters now: a journal may begin anew with these.
+    pub fn snapshot(&self) -> Vec<LedgerEntry> {
+        let mut entries = self.ledger.snapshot();
+        for known in self.cache.endpoints.values() {
+            // Least recently heard first: restored names keep their order.
+            for (name, entry) in known.names.iter().rev() {
+                let address = |one: &LearnedAddress| (one.address, entry.ttl_s, one.expires_ns);
+                entries.push(LedgerEntry::Learned {
+                    endpoint: Arc::clone(&known.key),
+                    names: vec![name.as_str().into()],
+                    addresses: entry.addresses.iter().map(address).collect(),
+                    learned_ns: entry.learned_ns,
+                });
+            }
+        }
+        entries
+    }
+
+    /// The scope of what an endpoint learns.
+    pub(crate) const fn scope(&self, endpoint: EndpointId) -> u32 {
+        match self.settings.dns.scope {
+            Scope::Endpoint => endpoint.0,
+            Scope::Node => NODE_SCOPE,
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, what: &'static str) {
+        *self.refused.entry(what).or_default() += 1;
+    }
+
+    /// Forgets numbers of what is no longer in force.
+    pub(crate) fn forget_numbers(&mut self) {
+        let rules: HashSet<u32> = self.rules.iter().map(|(cookie, _)| *cookie).collect();
+        let cached: HashSet<u32> = self.policies.values().flat_map(Policy::rules).map(|rule| rule.cookie).collect();
+        let in_force = |cookie: &u32| rules.contains(cookie) || cached.contains(cookie);
+        self.ledger.retain(&InUse {
+            endpoint: &|id| self.cache.endpoints.contains_key(&EndpointId(id)),
+            selector: &|id| self.terms.all().contains_key(&id),
+            identity: &|id| self.identities.set_of(id).is_some(),
+            rule: &|cookie| in_force(&cookie),
+            policy: &|id| self.policies.contains_key(&id),
+        });
+        if self.origins.len() > rules.len() + OLD_ORIGINS_MAX {
+            self.origins.retain(|cookie, _| in_force(cookie));
+        }
+    }
+
+    /// Uses the identity of a set once more. New ones get their rows in every policy first; `None` where these find no
+    /// room.
+    pub(crate) fn acquire(&mut self, set: &[TermId], ops: &mut Vec<MapOp>) -> Option<u32> {
+        if let Some(id) = self.identities.reuse(set) {
+            return Some(id);
+        }
+        let set: Set = set.into();
+        let id = self.ledger.identity(&set);
+        let users = self.users_of(&set);
+        let mut rows = Vec::new();
+        for policy in &users {
+            if let Some(compiled) = self.policies.get_mut(policy) {
+                compiled.admit(id, &set, &self.terms);
+                rows.extend(compiled.rows_of(id).map(|(direction, row)| row.of(*policy, id, direction)));
+            }
+        }
+        if !self.mirror.has_room(&rows) {
+            for policy in &users {
+                self.policies.get_mut(policy).into_iter().for_each(|compiled| compiled.dismiss(id));
+            }
+            return None;
+        }
+        for row in rows {
+            self.mirror.put(row, ops);
+        }
+        self.identities.begin(id, &set);
+        for policy in users {
+            self.identities.hold(id, policy);
+        }
+        Some(id)
+    }
+
+    /// Policies with rules that look at one of the selectors.
+    pub(crate) fn users_of(&self, set: &[TermId]) -> Vec<u32> {
+        let mut users = Vec::new();
+        for term in set {
+            users.extend(self.users.get(term).into_iter().flatten());
+            if let Some(port) = self.terms.port(*term) {
+                users.extend(self.port_users.get(&port.name).into_iter().flatten());
+            }
+        }
+        users.sort_unstable();
+        users.dedup();
+        users
+    }
+
+    /// Removes the rows of identities that nothing names any more.
+    pub(crate) fn sweep(&mut self, ops: &mut Vec<MapOp>) {
+        for Gone { id, set, holders } in self.identities.sweep() {
+            for policy in holders {
+                let Some(compiled) = self.policies.get_mut(&policy) else { continue };
+                for (direction, row) in compiled.rows_of(id) {
+                    self.mirror.delete(row.of(policy, id, direction).key(), ops);
+                }
+                compiled.dismiss(id);
+            }
+            self.ledger.identities.forget(&set);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What the API asks: who is here, what was learned, which rule a number means, and how full everything is.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use namegate_abi::{Address, AddressKey, endpoint_flags};
+use namegate_config::{
+    labels::Labels,
+    name::Fqdn,
+    peer::NamedPort,
+    rule::{Origin, PeerSelector, Peers, Subject},
+};
+
+use crate::{EndpointId, Engine, Lookup, Row};
+
+/// An endpoint of this node.
+#[derive(Clone, Debug)]
+pub struct EndpointView {
+    /// Its number.
+    pub id: EndpointId,
+    /// `namespace/name`.
+    pub key: Arc<str>,
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Ports it names.
+    pub named_ports: Vec<NamedPort>,
+    /// Index of the host-side interface.
+    pub interface: u32,
+    /// Its policy; 0 is none.
+    pub policy: u32,
+    /// Revision under which its flows are judged.
+    pub revision: u32,
+    /// Where the rules that judge it stand.
+    pub rules: Vec<Arc<Origin>>,
+    /// Whether a policy holds for traffic to it.
+    pub enforced_ingress: bool,
+    /// Whether a policy holds for traffic from it.
+    pub enforced_egress: bool,
+}
+
+/// A name behind an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownName {
+    /// The name.
+    pub name: Fqdn,
+    /// When its TTL ends, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub expires_ns: u64,
+    /// Whether it has ended.
+    pub ended: bool,
+}
+
+/// Rows of one map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowCount {
+    /// Name of the map.
+    pub map: &'static str,
+    /// Rows in it.
+    pub rows: usize,
+    /// Rows it can hold.
+    pub rows_max: usize,
+}
+
+impl Engine {
+    /// Names whose TTL has not ended, with the addresses that live.
+    pub fn lookups(&self, now: u64) -> impl Iterator<Item = Lookup<'_>> {
+        self.every_lookup(move |address| address.expires_ns > now).filter(|lookup| !lookup.addresses.is_empty())
+    }
+
+    /// Endpoints of this node, by number.
+    pub fn endpoints(&self) -> Vec<EndpointView> {
+        let mut views: Vec<EndpointView> = self
+            .peers
+            .local()
+            .filter_map(|(id, interface, who)| {
+                let value = self.local.get(&id)?.value;
+                let policy = self.policies.get(&value.policy);
+                let mut rules: Vec<Arc<Origin>> = policy
+                    .into_iter()
+                    .flat_map(|policy| policy.rules())
+                    .map(|one| Arc::clone(&one.rule.origin))
+                    .collect();
+                rules.sort_unstable();
+                rules.dedup();
+                Some(EndpointView {
+                    id,
+                    key: Arc::clone(&who.key),
+                    labels: Arc::clone(&who.labels),
+                    addresses: who.addresses.clone(),
+                    named_ports: who.named_ports.clone(),
+                    interface,
+                    policy: value.policy,
+                    revision: value.revision,
+                    rules,
+                    enforced_ingress: value.flags & endpoint_flags::ENFORCE_INGRESS != 0,
+                    enforced_egress: value.flags & endpoint_flags::ENFORCE_EGRESS != 0,
+                })
+            })
+            .collect();
+        views.sort_unstable_by_key(|view| view.id);
+        views
+    }
+
+    /// The endpoint of this node that has the address.
+    pub fn endpoint_by_address(&self, address: IpAddr) -> Option<EndpointId> {
+        self.peers.owner(address.to_canonical().into()).and_then(|who| who.id)
+    }
+
+    /// Every address of an endpoint of this node: a table for the DNS proxy.
+    pub fn addresses_of_endpoints(&self) -> BTreeMap<IpAddr, EndpointId> {
+        let owned = self.peers.owners.iter();
+        owned.filter_map(|(address, at)| Some((address.to_ip(), self.peers.all[*at].id?))).collect()
+    }
+
+    /// Addresses of trusted resolvers, sorted.
+    pub fn resolvers(&self) -> &[IpAddr] {
+        &self.resolvers
+    }
+
+    /// Where the rule stands that rows and flows name by this number, also some time after it is gone.
+    pub fn origin(&self, rule_cookie: u32) -> Option<&Arc<Origin>> {
+        self.origins.get(&rule_cookie)
+    }
+
+    /// Names under which the endpoint learned the address; ended ones too, for an hour.
+    pub fn names_of(&self, endpoint: EndpointId, address: IpAddr, now: u64) -> Vec<KnownName> {
+        let key = AddressKey { scope: self.scope(endpoint), address: address.to_canonical().into() };
+        let openings = self.cache.rows.get(&key).into_iter().flat_map(|opened| &opened.openings);
+        openings
+            .filter(|opening| opening.endpoint == endpoint || key.scope != endpoint.0)
+            .map(|opening| KnownName {
+                name: opening.name.clone(),
+                expires_ns: opening.expires_ns,
+                ended: opening.expires_ns <= now,
+            })
+            .collect()
+    }
+
+    /// `namespace/name` of the pod, or the name of the node, that has the address.
+    pub fn peer_key(&self, address: IpAddr) -> Option<&str> {
+        self.peers.owner(Address::from(address.to_canonical())).map(|who| &*who.key)
+    }
+
+    /// Labels of the pod or node that has the address.
+    pub fn peer_labels(&self, address: IpAddr) -> Option<&Arc<Labels>> {
+        self.peers.owner(Address::from(address.to_canonical())).map(|who| &who.labels)
+    }
+
+    /// Name patterns of rules, with the rules that have them.
+    pub fn name_selectors(&self) -> BTreeMap<String, Vec<Arc<Origin>>> {
+        let mut selectors: BTreeMap<String, Vec<Arc<Origin>>> = BTreeMap::new();
+        for (_, rule) in &self.rules {
+            let Peers::Of(peers) = &rule.peers else { continue };
+            for peer in peers {
+                if let PeerSelector::Name(pattern) = peer {
+                    selectors.entry(pattern.as_str().to_owned()).or_default().push(Arc::clone(&rule.origin));
+                }
+            }
+        }
+        selectors
+    }
+
+    /// What was refused at bounds and by settings: what, and how often.
+    pub fn refused(&self) -> Vec<(&'static str, u64)> {
+        let rows = self.mirror.refused();
+        let own = [("addresses claimed twice", self.peers.conflicts), ("ledger entries", self.ledger.dropped())];
+        let rules = self.rules.iter().filter(|(_, rule)| matches!(rule.subject, Subject::Nodes(_))).count();
+        let nodes = [("rules for nodes", rules as u64)];
+        let counted = self.refused.iter().map(|(what, count)| (*what, *count));
+        counted.chain(rows).chain(own).chain(nodes).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The revision of the last change.
+    pub const fn revision(&self) -> u32 {
+        self.ledger.revision
+    }
+
+    /// How full the maps are.
+    pub fn row_counts(&self) -> Vec<RowCount> {
+        self.mirror.counts().map(|(map, rows, rows_max)| RowCount { map, rows, rows_max }).collect()
+    }
+
+    /// Every row that the kernel should hold, sorted.
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self.wanted().into_values().collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    /// Identities in use.
+    pub fn identity_count(&self) -> usize {
+        self.identities.len()
+    }
+}
