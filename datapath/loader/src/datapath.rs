@@ -139,6 +139,8 @@ impl Datapath {
     }
 
     /// Takes the programs off an interface; one without programs, or that is gone, is no error.
+    ///
+    /// The kernel lets go of them a moment later, when no CPU can be in them any more (RCU).
     pub fn detach(&mut self, ifindex: u32) -> Result<(), LoadError> {
         PROGRAMS.iter().try_for_each(|program| self.links.remove(ifindex, program.name))
     }
