@@ -380,6 +380,10 @@ mod tests {
     use super::*;
     use crate::{CidrValue, Step, endpoint_flags, tcp};
 
+    /// Identity, prefix length, protocol, port, verdict.
+    type Rule = (u32, u32, u8, u16, u8);
+    type Change<'a> = &'a dyn Fn(&mut World);
+
     const ENDPOINT: u32 = 7;
     const POLICY: u32 = 70;
     const SCOPE: u32 = 700;
@@ -591,7 +595,6 @@ mod tests {
         let (allow, deny) = (policy_verdict::ALLOW, policy_verdict::DENY);
         let (peer, proto, port) = (PolicyKey::PEER_BITS, PolicyKey::PROTOCOL_BITS, PolicyKey::PROTOCOL_BITS + 16);
         let tcp = protocol::TCP;
-        type Rule = (u32, u32, u8, u16, u8);
         let cases: [(&str, &[Rule], Reason); 8] = [
             ("no row", &[], Reason::DefaultDeny),
             ("any peer", &[(0, port, tcp, 443, allow)], Reason::Rule),
@@ -657,7 +660,7 @@ mod tests {
         let pod = |world: &mut World| {
             world.node(PEER, 257, 0);
         };
-        let cases: [(&str, &dyn Fn(&mut World), Reason); 5] = [
+        let cases: [(&str, Change<'_>, Reason); 5] = [
             ("the same rules", &keep, Reason::Established),
             ("the same rules after the TTL", &expire, Reason::Established),
             ("no rules", &deny, Reason::DefaultDeny),
