@@ -151,7 +151,8 @@ impl Policy {
 
 impl Side {
     fn new(direction: Direction, rules: Vec<NumberedRule>, own_ports: &[NamedPort], terms: &Terms) -> Self {
-        let default_deny = rules.iter().any(|numbered| numbered.rule.tier == Tier::Normal && numbered.rule.default_deny);
+        let default_deny =
+            rules.iter().any(|numbered| numbered.rule.tier == Tier::Normal && numbered.rule.default_deny);
         let none = Template { function: Function::constant(PolicyValue::default()), rows: Vec::new() };
         let mut side = Self {
             direction,
@@ -181,7 +182,8 @@ impl Side {
     }
 
     fn sort_in(&mut self, at: usize, rule: &Rule, terms: &Terms) {
-        let named: Vec<&String> = if self.direction == Direction::Egress { names(&rule.ports).collect() } else { vec![] };
+        let named: Vec<&String> =
+            if self.direction == Direction::Egress { names(&rule.ports).collect() } else { vec![] };
         match &rule.peers {
             Peers::Any => {
                 self.any.push(at);
@@ -261,7 +263,8 @@ impl Side {
 
     fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)]) -> Vec<Piece> {
         let after = |end: u16| end.checked_add(1);
-        let mut cuts: Vec<u16> = spans.iter().flat_map(|&(start, end, _)| [Some(start), after(end)]).flatten().collect();
+        let mut cuts: Vec<u16> =
+            spans.iter().flat_map(|&(start, end, _)| [Some(start), after(end)]).flatten().collect();
         cuts.push(0);
         cuts.sort_unstable();
         cuts.dedup();

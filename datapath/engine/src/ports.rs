@@ -71,9 +71,10 @@ impl Function {
         let way = |value: PolicyValue| (value.verdict, value.proxy_port);
         let cut = |old: PolicyValue, new: PolicyValue| passes(old) && way(old) != way(new);
         cut(self.default, new.default)
-            || self.protocols_with(new).iter().any(|&protocol| {
-                self.beside(new, protocol).iter().any(|&(_, here, other)| cut(here, other))
-            })
+            || self
+                .protocols_with(new)
+                .iter()
+                .any(|&protocol| self.beside(new, protocol).iter().any(|&(_, here, other)| cut(here, other)))
     }
 
     /// The fewest rows found that give this function where other keys fall through to `below`.
@@ -212,15 +213,17 @@ mod tests {
 
     fn functions() -> impl Strategy<Value = Function> {
         let pieces = proptest::collection::btree_map(any::<u16>(), 0..4_u32, 0..6);
-        (0..3_u32, proptest::collection::btree_map(6..9_u8, (0..4_u32, pieces), 0..3)).prop_map(|(default, protocols)| {
-            let mut function = Function::constant(value(default));
-            for (protocol, (first, pieces)) in protocols {
-                let later = pieces.into_iter().filter(|(start, _)| *start > 0);
-                let pieces = std::iter::once((0, first)).chain(later);
-                function.set(protocol, pieces.map(|(start, rule)| Piece { start, value: value(rule) }).collect());
-            }
-            function
-        })
+        (0..3_u32, proptest::collection::btree_map(6..9_u8, (0..4_u32, pieces), 0..3)).prop_map(
+            |(default, protocols)| {
+                let mut function = Function::constant(value(default));
+                for (protocol, (first, pieces)) in protocols {
+                    let later = pieces.into_iter().filter(|(start, _)| *start > 0);
+                    let pieces = std::iter::once((0, first)).chain(later);
+                    function.set(protocol, pieces.map(|(start, rule)| Piece { start, value: value(rule) }).collect());
+                }
+                function
+            },
+        )
     }
 
     proptest! {

@@ -255,8 +255,7 @@ impl CidrIndex {
 }
 
 /// IPv4 inside IPv6 (RFC 4291 §2.5.5.2).
-const MAPPED: ipnet::Ipv6Net =
-    ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
+const MAPPED: ipnet::Ipv6Net = ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
 
 #[cfg(test)]
 mod tests {
@@ -299,7 +298,9 @@ mod tests {
         let mut index = CidrIndex::default();
         index.insert("::/0".parse().unwrap(), &["2001:db8::/32".parse().unwrap()], CidrReach::OutsideCluster, 1);
         index.insert("::ffff:10.0.0.0/104".parse().unwrap(), &[], CidrReach::OutsideCluster, 2);
-        for (net, want) in [("0.0.0.0/0", vec![]), ("10.0.0.0/8", vec![]), ("fd00::/8", vec![1]), ("2001:db8::/64", vec![])] {
+        for (net, want) in
+            [("0.0.0.0/0", vec![]), ("10.0.0.0/8", vec![]), ("fd00::/8", vec![1]), ("2001:db8::/64", vec![])]
+        {
             assert_eq!(index.of(net.parse().unwrap(), true), want, "{net}");
         }
         assert!(index.entries.contains_key(&"0.0.0.0/0".parse().unwrap()));

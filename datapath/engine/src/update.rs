@@ -352,7 +352,9 @@ impl Engine {
     fn switch(&mut self, plan: &Plan, narrowed: &HashSet<u32>, now: u64, ops: &mut Vec<MapOp>) {
         // A gate that another engine filled: flows may have been judged by rows that are no more.
         let doubtful = self.unsure
-            && ops.iter().any(|op| matches!(op, MapOp::Put(Row::Address(AddressKey { scope: 0, .. }, _) | Row::Cidr(..))));
+            && ops
+                .iter()
+                .any(|op| matches!(op, MapOp::Put(Row::Address(AddressKey { scope: 0, .. }, _) | Row::Cidr(..))));
         let mut revision = None;
         let mut vacated = Vec::new();
         for (&id, (interface, content)) in &plan.endpoints {

@@ -75,8 +75,11 @@ impl Engine {
             .filter_map(|(id, interface, who)| {
                 let value = self.local.get(&id)?.value;
                 let policy = self.policies.get(&value.policy);
-                let mut rules: Vec<Arc<Origin>> =
-                    policy.into_iter().flat_map(|policy| policy.rules()).map(|one| Arc::clone(&one.rule.origin)).collect();
+                let mut rules: Vec<Arc<Origin>> = policy
+                    .into_iter()
+                    .flat_map(|policy| policy.rules())
+                    .map(|one| Arc::clone(&one.rule.origin))
+                    .collect();
                 rules.sort_unstable();
                 rules.dedup();
                 Some(EndpointView {

@@ -74,7 +74,14 @@ impl Kernel {
     }
 
     /// Judges a new flow of the endpoint on an interface.
-    pub(crate) fn judge(&self, interface: u32, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow) -> Decision {
+    pub(crate) fn judge(
+        &self,
+        interface: u32,
+        own: IpAddr,
+        peer: IpAddr,
+        direction: Direction,
+        flow: Flow,
+    ) -> Decision {
         let endpoint = self.endpoint(interface).expect("the interface has an endpoint");
         let (source, destination) = if direction == Direction::Egress { (own, peer) } else { (peer, own) };
         let icmp = flow.protocol == 1 || flow.protocol == 58;
@@ -330,12 +337,7 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
     let quiet = proptest::bool::weighted(0.3);
     let rule = (label_selectors(), direction, tier, effect, quiet, peers, ports(), any::<u32>()).prop_map(
         |(subject, direction, tier, effect, quiet, peers, ports, name)| Rule {
-            origin: Arc::new(Origin {
-                kind: "T".into(),
-                namespace: None,
-                name: format!("r{name}"),
-                path: "x".into(),
-            }),
+            origin: Arc::new(Origin { kind: "T".into(), namespace: None, name: format!("r{name}"), path: "x".into() }),
             subject: Subject::Endpoints(subject),
             direction,
             tier,
