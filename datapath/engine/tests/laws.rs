@@ -1,5 +1,7 @@
 //! Laws between two ways of knowing: what the kernel would do with the rows, and what the rules mean.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
