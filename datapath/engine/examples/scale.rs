@@ -72,10 +72,14 @@ fn learn(engine: &mut Engine) -> Duration {
         .map(|(at, name)| Answer { endpoint, names: vec![name], addresses: vec![(outside(at), 60)] })
         .collect();
     let mut ops = Vec::new();
-    answers.iter().for_each(|answer| engine.learn(answer, SECOND_NS, &mut ops));
+    for answer in &answers {
+        engine.learn(answer, SECOND_NS, &mut ops);
+    }
     let (spent, ()) = timed(|| {
         for round in 0..ROUNDS {
-            answers.iter().for_each(|answer| engine.learn(answer, SECOND_NS * u64::from(round + 2), &mut ops));
+            for answer in &answers {
+                engine.learn(answer, SECOND_NS * u64::from(round + 2), &mut ops);
+            }
             engine.take_ledger();
         }
     });
