@@ -48,22 +48,32 @@ pub(crate) fn read(source: &Source) -> Vec<Result<Node, Diagnostic>> {
 
 fn read_one(source: &Source, part: Span) -> Result<Node, Diagnostic> {
     let text = &source.text()[part.offset..part.offset + part.len];
-    let options = serde_saphyr::options! {
-        duplicate_keys: DuplicateKeyPolicy::LastWins,
-        merge_keys: MergeKeyPolicy::Error,
-        strict_booleans: true,
-        leading_zero_numbers_as_strings: true,
-        underscored_numbers_as_strings: true,
-        reject_unsupported_tags: true,
-        with_snippet: false,
-    };
-    match serde_saphyr::from_str_with_options::<Spanned<Kind>>(text, options) {
+    match serde_saphyr::from_str_with_options::<Spanned<Kind>>(text, options(DuplicateKeyPolicy::LastWins)) {
         Ok(spanned) => {
             let mut node = Node::from(spanned);
             node.shift(part.offset);
             Ok(node)
         }
         Err(error) => Err(syntax(source, part, &error)),
+    }
+}
+
+/// Reads the only document of a file into a type of serde.
+pub(crate) fn read_as<T: serde::de::DeserializeOwned>(source: &Source) -> Result<T, Diagnostic> {
+    let whole = Span { offset: 0, len: source.text().len() };
+    serde_saphyr::from_str_with_options(source.text(), options(DuplicateKeyPolicy::Error))
+        .map_err(|error| syntax(source, whole, &error))
+}
+
+fn options(duplicate_keys: DuplicateKeyPolicy) -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        duplicate_keys: duplicate_keys,
+        merge_keys: MergeKeyPolicy::Error,
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        reject_unsupported_tags: true,
+        with_snippet: false,
     }
 }
 

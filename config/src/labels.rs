@@ -110,11 +110,16 @@ impl Labels {
 impl fmt::Display for Labels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, label) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            let equals = if label.value.is_empty() { "" } else { "=" };
-            write!(f, "{comma}{}:{}{equals}{}", label.source, label.key, label.value)?;
+            write!(f, "{}{label}", if at == 0 { "" } else { "," })?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let equals = if self.value.is_empty() { "" } else { "=" };
+        write!(f, "{}:{}{equals}{}", self.source, self.key, self.value)
     }
 }
 

@@ -8,13 +8,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cases;
 pub mod diagnostic;
 mod document;
 pub mod endpoints;
+pub mod l7;
 mod label_syntax;
 pub mod labels;
 pub mod name;
 pub mod peer;
+pub mod policy;
 mod reader;
 pub mod reference;
 pub mod rule;

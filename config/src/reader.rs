@@ -38,7 +38,6 @@ impl<'s> Reader<'s> {
         self.found
     }
 
-    #[expect(dead_code, reason = "the policy parser is next")]
     /// Whether an error was found.
     pub(crate) fn has_errors(&self) -> bool {
         self.found.iter().any(Diagnostic::is_error)
@@ -56,11 +55,28 @@ impl<'s> Reader<'s> {
         self.error(value.mark, code, &value.path, problem)
     }
 
-    #[expect(dead_code, reason = "the policy parser is next")]
+    /// Notes an error at a mapping.
+    pub(crate) fn wrong_object(&mut self, object: &Object<'_>, code: Code, problem: &str) -> &mut Diagnostic {
+        self.error(object.mark, code, &object.path, problem)
+    }
+
     /// Notes a warning at a value.
     pub(crate) fn warn(&mut self, value: &Value<'_>, code: Code, problem: impl Into<String>) -> &mut Diagnostic {
         let found = self.wrong(value, code, problem);
         found.severity = Severity::Warning;
+        found
+    }
+
+    /// A diagnostic that may be needed later, once more is known.
+    pub(crate) fn prepared(
+        &self,
+        value: &Value<'_>,
+        code: Code,
+        problem: impl Into<String>,
+        severity: Severity,
+    ) -> Diagnostic {
+        let mut found = self.source.error(value.at_value().mark, code, &value.path, problem);
+        found.severity = severity;
         found
     }
 
@@ -71,9 +87,29 @@ impl<'s> Reader<'s> {
 
     /// The mapping; unknown and repeated keys are noted.
     pub(crate) fn object<'n>(&mut self, value: &Value<'n>, known: &[&str]) -> Option<Object<'n>> {
+        self.object_without(value, known, &[])
+    }
+
+    /// The same; keys of the language that are not supported are noted with the reason.
+    pub(crate) fn object_without<'n>(
+        &mut self,
+        value: &Value<'n>,
+        known: &[&str],
+        unsupported: &[(&str, &str)],
+    ) -> Option<Object<'n>> {
         let object = self.any_object(value)?;
+        self.check_keys(&object, known, unsupported);
+        Some(object)
+    }
+
+    /// Notes the keys that are not known; those of the language that are not supported with the reason.
+    pub(crate) fn check_keys(&mut self, object: &Object<'_>, known: &[&str], unsupported: &[(&str, &str)]) {
         for (key, field) in &object.fields {
             if known.contains(key) {
+                continue;
+            }
+            if let Some((_, reason)) = unsupported.iter().find(|(name, _)| name == key) {
+                self.wrong(field, Code::Unsupported, *reason);
                 continue;
             }
             let list = known.join(", ");
@@ -83,7 +119,6 @@ impl<'s> Reader<'s> {
             };
             self.wrong(field, Code::UnknownField, "there is no such field").help = Some(help);
         }
-        Some(object)
     }
 
     /// A mapping with any keys; repeated ones are noted. The mark of a field is its key.
@@ -236,7 +271,7 @@ fn join(path: &str, key: &str) -> String {
 }
 
 /// The word that differs by case or by at most two letters, if one does.
-fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
     const DISTANCE_MAX: usize = 2;
     let distances = words.iter().map(|word| (distance(&text.to_lowercase(), &word.to_lowercase()), *word));
     distances.filter(|(distance, word)| *distance <= DISTANCE_MAX.min(word.len() / 2)).min().map(|(_, word)| word)

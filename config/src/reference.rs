@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::{
+    l7::{L7, Request},
     labels::Labels,
     peer::{NamedPort, Peer},
     rule::{Direction, Effect, Origin, PortMatch, Ports, Rule, Subject, Tier},
@@ -61,6 +62,8 @@ pub enum Reason {
     DefaultDeny,
     /// A deny rule matches.
     DenyRule,
+    /// Rules allow the flow, and none of them the request inside it.
+    L7,
 }
 
 impl Reason {
@@ -72,6 +75,7 @@ impl Reason {
             Self::LocalHost => "local-host",
             Self::DefaultDeny => "default-deny",
             Self::DenyRule => "deny-rule",
+            Self::L7 => "l7",
         }
     }
 }
@@ -88,8 +92,35 @@ impl Verdict {
     }
 }
 
-/// Judges one new flow of the subject in one direction.
+/// Judges one new flow of the subject in one direction. Layer 7 limits are not looked at.
 pub fn verdict(rules: &[Rule], subject: &SubjectFacts<'_>, peer: &Peer, direction: Direction, flow: Flow) -> Verdict {
+    decide(rules, subject, peer, direction, flow, &|_| true)
+}
+
+/// Judges a request inside a flow: as [`verdict`], and then the layer 7 limits of the rules that allow the flow.
+///
+/// They add up: one rule without limits lifts those of all others. Where no rule makes denial the default, limits deny
+/// nothing either.
+pub fn verdict_l7(
+    rules: &[Rule],
+    subject: &SubjectFacts<'_>,
+    peer: &Peer,
+    direction: Direction,
+    flow: Flow,
+    request: &Request,
+) -> Verdict {
+    decide(rules, subject, peer, direction, flow, &|l7| l7.allows(request))
+}
+
+/// `passes` says whether limits let the request pass.
+fn decide(
+    rules: &[Rule],
+    subject: &SubjectFacts<'_>,
+    peer: &Peer,
+    direction: Direction,
+    flow: Flow,
+    passes: &dyn Fn(&L7) -> bool,
+) -> Verdict {
     let selecting: Vec<&Rule> =
         rules.iter().filter(|rule| rule.direction == direction && subject.is_selected(&rule.subject)).collect();
     let named_ports = match direction {
@@ -106,18 +137,32 @@ pub fn verdict(rules: &[Rule], subject: &SubjectFacts<'_>, peer: &Peer, directio
     if let Some(rule) = admin.filter(|rule| rule.effect != Effect::Pass) {
         return Verdict::of(rule);
     }
-    let normal = |effect| matching.iter().find(|rule| rule.tier == Tier::Normal && rule.effect == effect);
-    if let Some(rule) = normal(Effect::Deny).or_else(|| normal(Effect::Allow)) {
+    let normal = |effect| matching.iter().filter(move |rule| rule.tier == Tier::Normal && rule.effect == effect);
+    let denied = normal(Effect::Deny).next();
+    let allowed = || normal(Effect::Allow).find(|rule| rule.l7.as_ref().is_none_or(|l7| passes(l7)));
+    if let Some(rule) = denied.or_else(allowed) {
         return Verdict::of(rule);
     }
-    let from_local_host = direction == Direction::Ingress && !subject.is_node && peer.labels.is_reserved("host");
-    if selecting.iter().any(|rule| rule.tier == Tier::Normal && rule.default_deny) {
+    let by_default = selecting.iter().any(|rule| rule.tier == Tier::Normal && rule.default_deny);
+    let from_local_host = is_from_local_host(subject, peer, direction);
+    match normal(Effect::Allow).next() {
+        Some(rule) if !by_default => return Verdict::of(rule),
+        Some(rule) if !from_local_host => {
+            return Verdict { allowed: false, by: Some(Arc::clone(&rule.origin)), reason: Reason::L7 };
+        }
+        _ => {}
+    }
+    if by_default {
         return Verdict::default(if from_local_host { Reason::LocalHost } else { Reason::DefaultDeny });
     }
     match first(&matching, |tier| if let Tier::Baseline(number) = tier { Some(number) } else { None }) {
         Some(rule) => Verdict::of(rule),
         None => Verdict::default(Reason::NoPolicy),
     }
+}
+
+fn is_from_local_host(subject: &SubjectFacts<'_>, peer: &Peer, direction: Direction) -> bool {
+    direction == Direction::Ingress && !subject.is_node && peer.labels.is_reserved("host")
 }
 
 /// The rule that decides a tier whose rules stand in order: see [`Tier`].
@@ -194,6 +239,7 @@ mod tests {
             default_deny: tier == Tier::Normal,
             peers: Peers::Any,
             ports: Ports::Any,
+            l7: None,
         }
     }
 
@@ -307,6 +353,39 @@ mod tests {
         let judge = |rules: &[Rule]| verdict(rules, &subject, &host, Direction::Ingress, WEB).reason;
         assert_eq!(judge(std::slice::from_ref(&nobody)), Reason::LocalHost);
         assert_eq!(judge(&[nobody, deny]), Reason::DenyRule);
+    }
+
+    #[test]
+    fn limits_of_layer_7_add_up() {
+        use crate::{l7::L7, name::NamePattern};
+        let names = |text| Some(Arc::new(L7::Dns(vec![NamePattern::pattern(text).unwrap()])));
+        let limited = |text| Rule { l7: names(text), ..rule(Tier::Normal, Effect::Allow) };
+        let free = rule(Tier::Normal, Effect::Allow);
+        let elsewhere = Rule { ports: web(), ..free.clone() };
+        let quiet = Rule { default_deny: false, ..limited("a.io") };
+        let labels = Labels::pod("empire", [], [], None);
+        let subject = SubjectFacts { labels: &labels, is_node: false, named_ports: &[] };
+        let flow = Flow { protocol: 17, port: 53 };
+        for (rules, want) in [
+            (vec![], Reason::NoPolicy),
+            (vec![limited("b.io")], Reason::Rule),
+            (vec![limited("a.io")], Reason::L7),
+            (vec![limited("a.io"), limited("*.io")], Reason::Rule),
+            (vec![limited("a.io"), free.clone()], Reason::Rule),
+            (vec![limited("a.io"), elsewhere], Reason::L7),
+            (vec![limited("b.io"), rule(Tier::Normal, Effect::Deny)], Reason::DenyRule),
+            (vec![limited("a.io"), rule(Tier::Admin(1), Effect::Allow)], Reason::Rule),
+            (vec![quiet.clone()], Reason::Rule),
+            (vec![quiet, limited("c.io")], Reason::L7),
+        ] {
+            let request = Request::Dns { name: "b.io".parse().unwrap() };
+            let got = verdict_l7(&rules, &subject, &world(), Direction::Egress, flow, &request);
+            assert_eq!((got.reason, got.allowed), (want, !matches!(want, Reason::L7 | Reason::DenyRule)), "{rules:#?}");
+        }
+        let host = Peer { labels: Arc::new(Labels::node(true, [])), ..world() };
+        let rules = [Rule { direction: Direction::Ingress, ..limited("a.io") }];
+        let request = Request::Dns { name: "b.io".parse().unwrap() };
+        assert_eq!(verdict_l7(&rules, &subject, &host, Direction::Ingress, flow, &request).reason, Reason::LocalHost);
     }
 
     #[test]

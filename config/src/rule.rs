@@ -6,7 +6,7 @@ use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::{labels::LabelSelector, name::NamePattern};
+use crate::{l7::L7, labels::LabelSelector, name::NamePattern};
 
 /// One element of a policy's section, normalised: namespaces are already part of the selectors.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +27,8 @@ pub struct Rule {
     pub peers: Peers,
     /// Ports and protocols.
     pub ports: Ports,
+    /// Requests that pass within matching flows; `None` is all. Only rules that allow have it.
+    pub l7: Option<Arc<L7>>,
 }
 
 /// Where a rule stands: `empire/allow-within-namespace specs[1].egress[0]`.

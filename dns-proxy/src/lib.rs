@@ -1,1 +1,54 @@
-//! placeholder
+//! Hears names: an intercepting DNS proxy.
+//!
+//! Questions to trusted resolvers are redirected to its sockets. It asks in the client's stead, checks the answer, hands
+//! the addresses that the asked name leads to over to a [`Desk`], and lets the client have the answer when the gate holds
+//! them.
+//!
+//! ```
+//! use std::{future::{Future, ready}, net::IpAddr};
+//! use namegate_dns_proxy::{Config, Desk, NotInstalled, Proxy};
+//! use namegate_engine::{Answer, EndpointId};
+//!
+//! #[derive(Clone)]
+//! struct TakesAll;
+//!
+//! impl Desk for TakesAll {
+//!     fn endpoint(&self, _: IpAddr) -> Option<EndpointId> { Some(EndpointId(1)) }
+//!     fn is_trusted(&self, _: IpAddr) -> bool { true }
+//!     fn install(&self, answers: Vec<Answer>) -> impl Future<Output = Vec<Result<(), NotInstalled>>> + Send {
+//!         ready(vec![Ok(()); answers.len()])
+//!     }
+//! }
+//!
+//! // Without a redirection it is a plain forwarder to one resolver.
+//! let config = Config { workers: 1, fixed_resolver: Some(([192, 0, 2, 53], 53).into()), ..Config::default() };
+//! let proxy = Proxy::start(&config, TakesAll)?;
+//! assert!(proxy.tallies().contains(&("asked", 0)));
+//! proxy.stop();
+//! # Ok::<(), namegate_dns_proxy::ProxyError>(())
+//! ```
+
+mod answer;
+mod batch;
+
+mod desk;
+mod exchange;
+mod pending;
+mod poller;
+mod proxy;
+mod raw;
+mod replier;
+mod reply;
+mod slots;
+mod socket;
+mod special;
+mod tally;
+mod tcp;
+mod traffic;
+mod transaction;
+mod upstream;
+mod wire;
+mod worker;
+
+pub use desk::{Desk, NotInstalled};
+pub use proxy::{Config, Proxy, ProxyError};

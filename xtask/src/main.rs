@@ -1,5 +1,6 @@
 //! Developer commands. Each installs what it needs and is missing, says so, and then does its work.
 
+mod ebpf;
 mod shell;
 mod test;
 
@@ -40,10 +41,23 @@ enum Verb {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Builds the eBPF object that the agent carries. Building the agent itself needs stable Rust alone.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask ebpf           # write datapath/loader/ebpf/namegate.bpf.o\n  sudo -E cargo xtask ebpf --check   # compare with the committed one\n\nExit status: 0 if the object is what its source gives or was built with other versions, 1 if not."
+    )]
+    Ebpf {
+        /// Compare with the committed object and write nothing beside it.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> Result<ExitCode> {
+    if let Some(result) = ebpf::as_rustc() {
+        return result;
+    }
     match Arguments::parse().verb {
+        Verb::Ebpf { check } => ebpf::run(check),
         Verb::Demo { output } => demo(&output),
         Verb::Test { arguments } => test::run(&arguments),
     }

@@ -68,16 +68,19 @@ pub(crate) fn has(program: &str) -> bool {
 /// Installs the packages of missing tools with apt-get; says which.
 pub(crate) fn install_missing(tools: &[Tool]) -> Result<()> {
     let missing: Vec<_> = tools.iter().filter(|tool| !has(tool.program)).map(|tool| tool.package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
+}
+
+/// Installs Debian packages with apt-get; says which.
+pub(crate) fn install(missing: &[&str]) -> Result<()> {
     let packages = missing.join(" ");
     ensure!(is_root(), "missing: {packages}; next step: `sudo apt-get install {packages}`");
     ensure!(has("apt-get"), "missing: {packages}; install them with this system's package manager");
     step(&format!("installing what is missing: apt-get install {packages}"));
     let apt =
         |arguments: &[&str]| run(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"));
-    let install: Vec<&str> = ["install", "--yes", "--no-install-recommends"].into_iter().chain(missing).collect();
+    let install: Vec<&str> =
+        ["install", "--yes", "--no-install-recommends"].into_iter().chain(missing.iter().copied()).collect();
     if !apt(&install)?.success() {
         step("asking for newer package lists: apt-get update");
         apt(&["update"])?;

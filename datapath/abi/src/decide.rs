@@ -2,6 +2,8 @@
 //!
 //! Deny precedence, defaults and tiers are settled when rules are compiled, so two look-ups of the policy trie suffice:
 //! the peer's identity, then any peer. The rows of an identity are complete: the first hit is the answer.
+//!
+//! What is marked never to be inlined gives its part of the kernel's stack (512 octets for a packet) back at its end.
 
 use crate::{
     Address, AddressKey, AddressValue, CidrKey, Class, Direction, EndpointValue, FlowKey, FlowValue, FragmentKey,
@@ -94,7 +96,7 @@ pub struct Peer {
 
 /// Looks an address up: pods and nodes first, so that a name never opens them; then what the endpoint learned; then
 /// prefixes; else the world.
-#[inline(always)]
+#[inline(never)]
 pub fn peer(tables: &impl Tables, scope: u32, address: &Address) -> Peer {
     let mut key = AddressKey { scope: 0, address: *address };
     if let Some(row) = tables.address(&key) {
@@ -135,7 +137,7 @@ pub fn decide(
     tables.policy(&key).unwrap_or_default()
 }
 
-/// Judges one packet of an endpoint.
+/// Judges one packet of an endpoint; reads what it quotes if it is an ICMP error.
 #[inline(always)]
 pub fn judge(
     tables: &impl Tables,
@@ -144,11 +146,27 @@ pub fn judge(
     packet: &Packet,
     direction: Direction,
 ) -> Decision {
+    let quoted = match packet.class {
+        Class::Error => parse_inner(reader, packet).ok(),
+        _ => None,
+    };
+    judge_quoting(tables, endpoint, packet, quoted.as_ref(), direction)
+}
+
+/// [`judge`], for a caller that has read what an ICMP error quotes.
+#[inline(always)]
+pub fn judge_quoting(
+    tables: &impl Tables,
+    endpoint: &EndpointValue,
+    packet: &Packet,
+    quoted: Option<&Packet>,
+    direction: Direction,
+) -> Decision {
     match packet.class {
         Class::Neighbour => return Decision::plain(Reason::Neighbour),
         Class::Fragment => return later_fragment(tables, endpoint, packet, direction),
         Class::Error => {
-            if is_related(tables, reader, endpoint, packet, direction) {
+            if quoted.is_some_and(|quoted| is_known(tables, endpoint, quoted, direction)) {
                 return Decision::plain(Reason::Related);
             }
         }
@@ -174,18 +192,10 @@ fn later_fragment(tables: &impl Tables, endpoint: &EndpointValue, packet: &Packe
     }
 }
 
-/// Whether an ICMP error quotes a packet of a known flow. The quote went the other way.
-#[inline(always)]
-fn is_related(
-    tables: &impl Tables,
-    reader: &impl Reader,
-    endpoint: &EndpointValue,
-    packet: &Packet,
-    direction: Direction,
-) -> bool {
-    let Ok(quoted) = parse_inner(reader, packet) else { return false };
-    let key = flow_key(endpoint.endpoint, &quoted, direction.reversed());
-    tables.flow(&key).is_some()
+/// Whether the packet that an ICMP error quotes is of a known flow. It went the other way.
+#[inline(never)]
+fn is_known(tables: &impl Tables, endpoint: &EndpointValue, quoted: &Packet, direction: Direction) -> bool {
+    tables.flow(&flow_key(endpoint.endpoint, quoted, direction.reversed())).is_some()
 }
 
 /// The flow of the packet, unless it has been silent for too long or the packet opens a connection anew.
@@ -223,7 +233,7 @@ fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow
         reason: if forward { Reason::Established } else { Reason::Reply },
         identity: flow.identity,
         rule: flow.rule,
-        proxy_port: 0,
+        proxy_port: if forward { flow.proxy_port } else { 0 },
         flow: if news == flow { FlowWrite::None } else { FlowWrite::Update(news) },
     }
 }
@@ -255,7 +265,13 @@ fn judge_again(
     if verdict.reason.denies() {
         return verdict;
     }
-    let news = FlowValue { identity: who.identity, rule: verdict.rule, revision: endpoint.revision, ..flow };
+    let news = FlowValue {
+        identity: who.identity,
+        rule: verdict.rule,
+        revision: endpoint.revision,
+        proxy_port: verdict.proxy_port,
+        ..flow
+    };
     match established(tables, packet, direction, news) {
         Decision { flow: FlowWrite::None, reason, identity, rule, proxy_port } => {
             Decision { flow: FlowWrite::Update(news), reason, identity, rule, proxy_port }
@@ -290,7 +306,7 @@ fn judge_new(
         revision: endpoint.revision,
         direction: direction as u8,
         flags: if who.learned { flow_flags::LEARNED } else { 0 },
-        spare: [0; 2],
+        proxy_port: verdict.proxy_port,
     };
     Decision { flow: FlowWrite::New(flow), ..verdict }
 }

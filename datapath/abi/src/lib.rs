@@ -11,6 +11,10 @@
 //! assert_eq!(row.prefix_len(PolicyKey::PORT_BITS), 96);
 //! ```
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "a call costs the kernel's programs stack of the 512 octets they have, and the verifier what it knew"
+)]
 
 mod address;
 mod decide;
@@ -20,12 +24,12 @@ mod packet;
 mod reason;
 
 pub use address::{Address, NameRow, STEPS_MAX, Step};
-pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, peer};
+pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, judge_quoting, peer};
 pub use event::{EventRecord, Verdict};
 pub use maps::{
     AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, PolicyKey, PolicyValue, Settings, address_flags, endpoint_flags, flow_flags, identity, limits,
-    map_names, policy_verdict,
+    FragmentValue, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags, flow_flags, identity,
+    limits, map_names, policy_verdict,
 };
-pub use packet::{Class, Packet, Reader, parse, parse_inner};
+pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use reason::{Direction, Reason};

@@ -4,7 +4,7 @@
 
 use core::mem::{offset_of, size_of};
 
-use crate::{Address, Direction, NameRow, STEPS_MAX, Step, address};
+use crate::{Address, Direction, NameRow, Reason, STEPS_MAX, Step, address};
 
 /// Names of the maps, as pinned.
 pub mod map_names {
@@ -24,7 +24,7 @@ pub mod map_names {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// 0 -> [`super::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
-    /// Direction and reason -> [`super::Counter`] of each CPU.
+    /// [`super::counter_slot`] -> [`super::Counter`] of each CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`crate::EventRecord`].
     pub const EVENTS: &str = "EVENTS";
@@ -266,10 +266,10 @@ pub struct FlowValue {
     pub direction: u8,
     /// [`flow_flags`].
     pub flags: u8,
-    /// Zero.
-    pub spare: [u8; 2],
+    /// Port of the proxy that its forward packets go to, host order; 0 is none.
+    pub proxy_port: u16,
 }
-const _: () = assert!(size_of::<FlowValue>() == 24);
+const _: () = assert!(size_of::<FlowValue>() == 24 && offset_of!(FlowValue, proxy_port) == 22);
 
 /// Key of `FRAGMENTS`.
 #[repr(C)]
@@ -301,6 +301,17 @@ pub struct FragmentValue {
 }
 const _: () = assert!(size_of::<FragmentValue>() == 8);
 
+impl FragmentValue {
+    /// How long later fragments may follow the first: as long as Linux waits for them (`ipfrag_time`, 30 s).
+    pub const LIFE_NS: u64 = 30_000_000_000;
+
+    /// The row of a first fragment that was allowed at `now_ns`.
+    #[inline(always)]
+    pub const fn allowed_at(now_ns: u64) -> Self {
+        Self { expires_ns: now_ns + Self::LIFE_NS }
+    }
+}
+
 /// Value of `SETTINGS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -311,7 +322,7 @@ pub struct Settings {
     pub proxy_mark: u32,
     /// Mask of both marks.
     pub mark_mask: u32,
-    /// Port of the DNS proxy on 127.0.0.1 and ::1, host order; 0 is no proxy.
+    /// Port of the DNS proxy on 127.0.0.1 and `::1`, host order; 0 is no proxy.
     pub dns_port: u16,
     /// Zero.
     pub spare: u16,
@@ -328,3 +339,19 @@ pub struct Counter {
     pub octets: u64,
 }
 const _: () = assert!(size_of::<Counter>() == 16);
+
+/// Slots of [`counter_slot`] in `COUNTERS`.
+pub mod counter_slot {
+    use super::{Direction, Reason};
+
+    /// Records that found the event ring full; only `packets` counts.
+    pub const EVENTS_LOST: u32 = 2 * Reason::SPACE;
+    /// Slots in the map.
+    pub const MAX: u32 = EVENTS_LOST + 1;
+
+    /// The slot of packets that one reason decided on in one direction.
+    #[inline(always)]
+    pub const fn of(direction: Direction, reason: Reason) -> u32 {
+        direction as u32 * Reason::SPACE + reason as u32
+    }
+}

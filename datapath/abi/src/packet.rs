@@ -110,7 +110,7 @@ impl Packet {
     }
 }
 
-/// Reads the packet at `at`, whose EtherType is `ethertype` (host order).
+/// Reads the packet at `at`, whose `EtherType` is `ethertype` (host order).
 ///
 /// # Errors
 /// The verdict without a policy: [`Reason::Neighbour`] for ARP, a denial for what cannot be read.
@@ -169,9 +169,15 @@ fn parse_v6(reader: &impl Reader, at: usize) -> Result<Packet, Reason> {
     if head[0] >> 4 != 6 {
         return Err(Reason::Malformed);
     }
+    let source = Address(reader.load::<16>(at + 8).ok_or(Reason::Malformed)?);
+    let destination = Address(reader.load::<16>(at + 24).ok_or(Reason::Malformed)?);
+    // They would be judged by the rows of the IPv4 address, to which such a packet never goes.
+    if source.is_v4() || destination.is_v4() {
+        return Err(Reason::Malformed);
+    }
     let mut packet = Packet {
-        source: Address(reader.load::<16>(at + 8).ok_or(Reason::Malformed)?),
-        destination: Address(reader.load::<16>(at + 24).ok_or(Reason::Malformed)?),
+        source,
+        destination,
         source_port: 0,
         destination_port: 0,
         icmp: 0,
@@ -319,6 +325,13 @@ mod tests {
         Octets(octets)
     }
 
+    /// TCP with `::ffff:10.0.0.1` at an offset.
+    fn mapped(at: usize) -> Octets {
+        let mut packet = v6(6, 64, &SYN_TO_443);
+        packet.0[at..at + 16].copy_from_slice(Address::from_v4([10, 0, 0, 1]).octets());
+        packet
+    }
+
     const SYN_TO_443: [u8; 14] = [0x90, 0, 1, 0xbb, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, tcp::SYN];
 
     #[test]
@@ -385,6 +398,8 @@ mod tests {
             ("cut TCP", v4(6, 0, &SYN_TO_443[..13]), ETHERTYPE_IPV4, Reason::Malformed),
             ("version 6 in IPv4", v6(6, 64, &[]), ETHERTYPE_IPV4, Reason::Malformed),
             ("version 4 in IPv6", v4(6, 0, &[0; 40]), ETHERTYPE_IPV6, Reason::Malformed),
+            ("IPv4 in an IPv6 source", mapped(8), ETHERTYPE_IPV6, Reason::Malformed),
+            ("IPv4 in an IPv6 destination", mapped(24), ETHERTYPE_IPV6, Reason::Malformed),
             ("VLAN tag", v4(6, 0, &[]), 0x8100, Reason::NotIp),
             ("ARP", Octets(vec![]), ETHERTYPE_ARP, Reason::Neighbour),
         ] {

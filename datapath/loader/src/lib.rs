@@ -1,1 +1,31 @@
-//! placeholder
+//! The kernel half of the gate: loads, pins and attaches the programs, writes and reads their maps, reads their events,
+//! and sets up the routes by which packets reach the proxies.
+//!
+//! ```no_run
+//! use namegate_loader::{Datapath, Directions, MapLimits, Options};
+//!
+//! let mut datapath = Datapath::open(&Options {
+//!     pins: "/sys/fs/bpf/namegate".into(),
+//!     limits: MapLimits::default(),
+//!     settings: namegate_abi::Settings::default(),
+//! })?;
+//! datapath.attach(7, Directions::Both)?;
+//! # Ok::<(), namegate_loader::LoadError>(())
+//! ```
+
+mod bpffs;
+mod datapath;
+mod error;
+mod events;
+pub mod links;
+mod netlink;
+mod object;
+mod pins;
+pub mod routes;
+mod spec;
+mod tables;
+
+pub use datapath::{Datapath, Directions, Options};
+pub use error::LoadError;
+pub use events::Events;
+pub use spec::MapLimits;

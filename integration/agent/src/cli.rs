@@ -6,13 +6,15 @@ mod client;
 mod monitor;
 mod name_match;
 mod output;
+mod sources;
 mod status;
 mod style;
+mod validate;
 
 use std::{io, process::ExitCode};
 
 pub(crate) use args::Cli;
-use args::{CacheVerb, FqdnVerb, Verb};
+use args::{CacheVerb, FqdnVerb, PolicyVerb, Verb};
 
 /// How a verb ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,21 +23,21 @@ pub(crate) enum Outcome {
     Good,
     /// Done; the answer is no, or mistakes were found. Exit code 1.
     Bad,
+    /// It could not be done, and that has been said. Exit code 2.
+    Failed,
 }
-
-/// Exit code of a verb that could not be done: wrong usage, files, no agent.
-const FAILED: u8 = 2;
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli) -> ExitCode {
     match verb(cli) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Bad) => ExitCode::from(1),
+        Ok(Outcome::Failed) => ExitCode::from(2),
         // The reader of a pipe has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             anstream::eprintln!("{}error:{} {error:#}", style::ERROR, style::RESET);
-            ExitCode::from(FAILED)
+            ExitCode::from(2)
         }
     }
 }
@@ -43,6 +45,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 fn verb(cli: Cli) -> anyhow::Result<Outcome> {
     let client = || client::Client::new(cli.socket.clone());
     match cli.verb {
+        Verb::Agent { config } => crate::agent::run(&config),
+        Verb::Policy { verb: PolicyVerb::Validate(args) } => validate::run(&args),
         Verb::Fqdn { verb: FqdnVerb::Match { pattern, name } } => name_match::run(&pattern, &name),
         Verb::Fqdn { verb: FqdnVerb::Cache { verb } } => block_on(async {
             match verb {

@@ -1,6 +1,7 @@
 //! The agent and its command line.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod cli;
 
 use std::process::ExitCode;

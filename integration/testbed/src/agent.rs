@@ -204,10 +204,10 @@ impl<'a> Agent<'a> {
         self.world.node().run(async move { api::request(&socket, &method, &path).await })
     }
 
-    /// Runs `namegate` with these arguments on the node and waits for it.
+    /// Runs `namegate` with these arguments on the node and waits for it; exit code 124 is that it did not end in time.
     pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = Command::new(&self.binary);
-        command.args(arguments);
+        let mut command = Command::new("timeout");
+        command.arg(PATIENCE.as_secs().to_string()).arg(&self.binary).args(arguments);
         self.world.node().call(move || command.output().context("running `namegate`"))
     }
 

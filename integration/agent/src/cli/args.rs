@@ -33,6 +33,20 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Guard the endpoints of this machine: load the programs, watch files, serve DNS and the API.
+    #[command(after_help = "Example:\n  namegate agent --config /etc/namegate/namegate.yaml")]
+    Agent {
+        /// The settings file.
+        #[arg(short, long, value_name = "FILE", default_value = "/etc/namegate/namegate.yaml")]
+        config: PathBuf,
+    },
+    /// Work with policies, without an agent.
+    #[command(after_help = "Example:\n  namegate policy validate policies/")]
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        verb: PolicyVerb,
+    },
     /// Work with names: match a pattern, list or clean what was learned.
     #[command(after_help = "Example:\n  namegate fqdn cache list")]
     Fqdn {
@@ -46,6 +60,42 @@ pub(crate) enum Verb {
     /// Follow new and denied flows as they happen.
     #[command(after_help = "Example:\n  namegate monitor --denied --endpoint empire/tiefighter")]
     Monitor(MonitorArgs),
+}
+
+/// Verbs about policies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyVerb {
+    /// Show every mistake and warning in policy files, each at its line.
+    #[command(
+        after_help = "Example:\n  namegate policy validate policies/ extra.yaml\n  kubectl get cnp -A -o yaml | namegate policy validate -o sarif -"
+    )]
+    Validate(ValidateArgs),
+}
+
+/// Options of `policy validate`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// Files, directories (searched for YAML and JSON), or `-` for standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Warnings count as mistakes.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: ValidateOutput,
+}
+
+/// Forms of the output of `policy validate`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ValidateOutput {
+    /// Drawn, for people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+    /// For code hosts (SARIF 2.1.0).
+    Sarif,
 }
 
 /// Verbs about names.

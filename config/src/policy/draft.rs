@@ -1,0 +1,75 @@
+//! Rules whose references are not looked up yet.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::CidrGroup;
+use crate::{
+    diagnostic::Diagnostic,
+    l7::L7,
+    labels::LabelSelector,
+    rule::{Direction, Effect, Origin, PeerSelector, Ports, Subject, Tier},
+};
+
+/// What an object says.
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    Rules(Vec<Draft>),
+    CidrGroup(CidrGroup),
+}
+
+/// A [`crate::rule::Rule`] in the making.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) origin: Arc<Origin>,
+    pub(super) subject: Subject,
+    pub(super) direction: Direction,
+    pub(super) tier: Tier,
+    pub(super) effect: Effect,
+    pub(super) default_deny: bool,
+    pub(super) peers: DraftPeers,
+    pub(super) ports: Ports,
+    pub(super) l7: Option<Arc<L7>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum DraftPeers {
+    Any,
+    Of(Vec<DraftPeer>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum DraftPeer {
+    Ready(PeerSelector),
+    /// Prefixes of groups, less the holes.
+    Group {
+        reference: GroupReference,
+        except: Vec<IpNet>,
+        dangling: Box<Diagnostic>,
+    },
+    Service {
+        reference: ServiceReference,
+        dangling: Box<Diagnostic>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum GroupReference {
+    Name(String),
+    /// Over the labels of groups, with source [`super::translate::CIDR_GROUP`].
+    Labels(LabelSelector),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum ServiceReference {
+    Name {
+        namespace: String,
+        name: String,
+    },
+    /// Over the labels of services; no namespace is any.
+    Labels {
+        namespace: Option<String>,
+        selector: LabelSelector,
+    },
+}

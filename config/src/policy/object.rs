@@ -1,0 +1,230 @@
+//! What every object has: kind, version, metadata. Hands the rest to the reader of its kind.
+
+use super::{
+    CidrGroup, Document, Features, Parsed, cidr, cilium, cluster_policy,
+    draft::{Body, Draft},
+    network_policy,
+};
+use crate::{
+    diagnostic::{Code, Source},
+    label_syntax::name_problem,
+    reader::{Object, Reader, Value},
+    rule::Origin,
+};
+
+/// The kinds that are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    CiliumNetworkPolicy,
+    CiliumClusterwideNetworkPolicy,
+    CiliumCidrGroup,
+    NetworkPolicy,
+    ClusterNetworkPolicy,
+}
+
+/// A kind, its name and the versions of it that are read.
+struct KindEntry(Kind, &'static str, &'static [&'static str]);
+
+const KINDS: [KindEntry; 5] = [
+    KindEntry(Kind::CiliumNetworkPolicy, "CiliumNetworkPolicy", &["cilium.io/v2"]),
+    KindEntry(Kind::CiliumClusterwideNetworkPolicy, "CiliumClusterwideNetworkPolicy", &["cilium.io/v2"]),
+    KindEntry(Kind::CiliumCidrGroup, "CiliumCIDRGroup", &["cilium.io/v2", "cilium.io/v2alpha1"]),
+    KindEntry(Kind::NetworkPolicy, "NetworkPolicy", &["networking.k8s.io/v1"]),
+    KindEntry(Kind::ClusterNetworkPolicy, "ClusterNetworkPolicy", &["policy.networking.k8s.io/v1alpha2"]),
+];
+
+/// What everything below an object is read with.
+pub(super) struct Context<'s> {
+    pub(super) reader: Reader<'s>,
+    pub(super) features: Features,
+    pub(super) kind: Kind,
+    /// Namespace of the object; `None` for cluster-wide kinds.
+    pub(super) namespace: Option<String>,
+    kind_name: String,
+    name: String,
+    /// Path of the object in its document, with a final dot where it is not the whole of it.
+    base: String,
+}
+
+impl Context<'_> {
+    /// Where an element stands in its object.
+    pub(super) fn origin(&self, path: &str) -> Origin {
+        Origin {
+            kind: self.kind_name.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            path: path.strip_prefix(&self.base).unwrap_or(path).to_owned(),
+        }
+    }
+
+    /// Whether the object is of a kind of the whole cluster.
+    pub(super) fn is_cluster_wide(&self) -> bool {
+        self.namespace.is_none()
+    }
+}
+
+/// Reads one object or a list of them.
+pub(super) fn read(source: &Source, value: &Value<'_>, features: Features, parsed: &mut Parsed) {
+    let kind = value.node.field("kind").map(|node| &node.kind);
+    if matches!(kind, Some(crate::document::Kind::Text(text)) if is_list(text)) {
+        let mut reader = Reader::new(source);
+        let object = reader.object(value, &["apiVersion", "kind", "metadata", "items"]);
+        let items = object.and_then(|object| reader.required(&object, "items"));
+        let items = items.and_then(|items| reader.list(&items)).unwrap_or_default();
+        parsed.diagnostics.extend(reader.finish());
+        for item in &items {
+            one(source, item, features, parsed);
+        }
+        return;
+    }
+    one(source, value, features, parsed);
+}
+
+fn is_list(kind: &str) -> bool {
+    kind.strip_suffix("List").is_some_and(|of| of.is_empty() || KINDS.iter().any(|entry| entry.1 == of))
+}
+
+fn one(source: &Source, value: &Value<'_>, features: Features, parsed: &mut Parsed) {
+    let mut context = Context {
+        reader: Reader::new(source),
+        features,
+        kind: Kind::CiliumNetworkPolicy,
+        namespace: None,
+        kind_name: String::new(),
+        name: String::new(),
+        base: if value.path.is_empty() { String::new() } else { format!("{}.", value.path) },
+    };
+    let document = document(&mut context, value).filter(|_| !context.reader.has_errors());
+    parsed.documents.extend(document);
+    parsed.diagnostics.extend(context.reader.finish());
+}
+
+fn document(context: &mut Context<'_>, value: &Value<'_>) -> Option<Document> {
+    let object = context.reader.any_object(value)?;
+    let version = context.reader.required(&object, "apiVersion");
+    let version = version.and_then(|version| context.reader.filled_text(&version)).map(str::to_owned);
+    let (kind, kind_name) = kind(&mut context.reader, &object)?;
+    if let Some(version) = &version {
+        check_version(&mut context.reader, &object, kind, kind_name, version);
+    }
+    context.kind = kind;
+    kind_name.clone_into(&mut context.kind_name);
+    let is_cilium = matches!(kind, Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy);
+    let keys = ["apiVersion", "kind", "metadata", "spec", "status", "specs"];
+    context.reader.check_keys(&object, if is_cilium { &keys } else { &keys[..5] }, &[]);
+
+    let metadata = metadata(&mut context.reader, &object, kind);
+    if matches!(kind, Kind::CiliumNetworkPolicy | Kind::NetworkPolicy) {
+        context.namespace = Some(metadata.namespace.unwrap_or_else(|| "default".to_owned()));
+    }
+    context.name = metadata.name.clone().unwrap_or_default();
+    let body = match kind {
+        Kind::CiliumCidrGroup => Body::CidrGroup(CidrGroup {
+            name: context.name.clone(),
+            labels: metadata.labels.into_iter().collect(),
+            cidrs: cidr::group(context, &object),
+        }),
+        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
+            Body::Rules(cilium::policy(context, &object))
+        }
+        Kind::NetworkPolicy => Body::Rules(with_spec(context, &object, network_policy::policy)),
+        Kind::ClusterNetworkPolicy => Body::Rules(with_spec(context, &object, cluster_policy::policy)),
+    };
+    Some(Document {
+        kind: kind_name.to_owned(),
+        api_version: version?,
+        namespace: context.namespace.clone(),
+        name: metadata.name?,
+        body,
+    })
+}
+
+fn with_spec(
+    context: &mut Context<'_>,
+    object: &Object<'_>,
+    read: fn(&mut Context<'_>, &Value<'_>) -> Option<Vec<Draft>>,
+) -> Vec<Draft> {
+    let spec = context.reader.required(object, "spec");
+    spec.and_then(|spec| read(context, &spec)).unwrap_or_default()
+}
+
+fn kind(reader: &mut Reader<'_>, header: &Object<'_>) -> Option<(Kind, &'static str)> {
+    let value = reader.required(header, "kind")?;
+    let text = reader.filled_text(&value)?;
+    if let Some(entry) = KINDS.iter().find(|entry| entry.1 == text) {
+        return Some((entry.0, entry.1));
+    }
+    let known: Vec<&str> = KINDS.iter().map(|entry| entry.1).collect();
+    let mut help = format!("the kinds are {}, and List", known.join(", "));
+    if let Some(near) = crate::reader::nearest(text, &known) {
+        help = format!("did you mean `{near}`? T{}", &help[1..]);
+    }
+    let found = reader.wrong(&value.at_value(), Code::Unsupported, format!("objects of kind `{text}` are not read"));
+    found.help = Some(help);
+    None
+}
+
+fn check_version(reader: &mut Reader<'_>, header: &Object<'_>, kind: Kind, kind_name: &str, version: &str) {
+    let versions = KINDS.iter().find(|entry| entry.0 == kind).map_or(&[][..], |entry| entry.2);
+    if versions.contains(&version) {
+        return;
+    }
+    let Some(value) = header.get("apiVersion") else { return };
+    let problem = format!("`{version}` is not a version of {kind_name} that is read");
+    let found = reader.wrong(&value.at_value(), Code::Unsupported, problem);
+    found.help = Some(format!("write `apiVersion: {}`", versions.join("` or `")));
+}
+
+#[derive(Default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    labels: Vec<(String, String)>,
+}
+
+/// What `metav1.ObjectMeta` has; only the first three are used.
+const METADATA: [&str; 15] = [
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+    "selfLink",
+    "generateName",
+];
+
+fn metadata(reader: &mut Reader<'_>, object: &Object<'_>, kind: Kind) -> Metadata {
+    let Some(value) = reader.required(object, "metadata") else { return Metadata::default() };
+    let Some(metadata) = reader.object(&value, &METADATA) else { return Metadata::default() };
+    let mut checked_name = |value: &Value<'_>| {
+        let name = reader.filled_text(value)?;
+        if let Some(problem) = name_problem(name) {
+            reader.wrong(&value.at_value(), Code::BadValue, problem);
+        }
+        Some(name.to_owned())
+    };
+    let namespace_value = metadata.get("namespace");
+    let namespace = namespace_value.as_ref().and_then(&mut checked_name);
+    let name = metadata.get("name").and_then(|value| checked_name(&value));
+    if metadata.get("name").is_none() {
+        reader.required(&metadata, "name");
+    }
+    let cluster_wide = !matches!(kind, Kind::CiliumNetworkPolicy | Kind::NetworkPolicy);
+    if let (true, Some(value)) = (cluster_wide, &namespace_value) {
+        let found = reader.wrong(value, Code::Conflict, "this kind belongs to the whole cluster and has no namespace");
+        if kind == Kind::CiliumClusterwideNetworkPolicy {
+            found.help = Some("write `kind: CiliumNetworkPolicy` for a policy of one namespace".to_owned());
+        }
+    }
+    let labels = metadata.get("labels").map(|value| reader.text_map(&value)).unwrap_or_default();
+    let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    Metadata { name, namespace, labels }
+}

@@ -1,0 +1,79 @@
+//! Access to the octets and the few fields of a frame. Nothing here is a pointer into it: paged and segmented data are
+//! read alike.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
+use namegate_abi::Reader;
+
+/// Octets of an Ethernet header.
+pub(crate) const LINK_OCTETS: usize = 14;
+
+/// A frame under judgement.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Frame(*mut __sk_buff);
+
+impl Frame {
+    /// The frame of a running program.
+    #[inline(always)]
+    pub(crate) fn new(context: &TcContext) -> Self {
+        Self(context.as_ptr().cast())
+    }
+
+    /// The kernel's view of it.
+    #[inline(always)]
+    pub(crate) fn raw(&self) -> *mut __sk_buff {
+        self.0
+    }
+
+    /// EtherType, host order.
+    #[inline(always)]
+    pub(crate) fn ethertype(&self) -> u16 {
+        // SAFETY: The context is valid as long as the program runs.
+        u16::from_be(unsafe { (*self.0).protocol } as u16)
+    }
+
+    /// Octets, link header included.
+    #[inline(always)]
+    pub(crate) fn octets(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { (*self.0).len }
+    }
+
+    /// Packets on the wire: the kernel carries many segments in one frame.
+    #[inline(always)]
+    pub(crate) fn packets(&self) -> u32 {
+        // SAFETY: As above.
+        match unsafe { (*self.0).gso_segs } {
+            0 => 1,
+            segments => segments,
+        }
+    }
+
+    /// Index of the interface.
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { (*self.0).ifindex }
+    }
+
+    /// Changes the bits of the mark that `mask` has.
+    #[inline(always)]
+    pub(crate) fn mark(&self, mark: u32, mask: u32) {
+        // SAFETY: As above; the kernel lets a classifier write the mark.
+        unsafe { (*self.0).mark = ((*self.0).mark & !mask) | (mark & mask) }
+    }
+}
+
+impl Reader for Frame {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut octets = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: The helper writes `N` octets or fails.
+        let status =
+            unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, octets.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: Written whole where the helper succeeded.
+        (status == 0).then(|| unsafe { octets.assume_init() })
+    }
+}

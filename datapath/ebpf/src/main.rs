@@ -1,0 +1,39 @@
+//! The programs of an endpoint's interface: read the headers, ask [`namegate_abi::judge`], count, tell, act.
+//!
+//! Seen from the node, `from_endpoint` sits on the ingress of the host-side interface and `to_endpoint` on its egress.
+//! An interface without a row in `ENDPOINTS` is not judged. The decision itself is in `namegate-abi`, where the host
+//! tests it.
+#![no_std]
+#![no_main]
+
+mod frame;
+mod gate;
+mod maps;
+mod redirect;
+mod report;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use namegate_abi::Direction;
+
+/// Judges what an endpoint sends.
+#[classifier]
+fn from_endpoint(context: TcContext) -> i32 {
+    gate::judge(&context, Direction::Egress)
+}
+
+/// Judges what an endpoint receives.
+#[classifier]
+fn to_endpoint(context: TcContext) -> i32 {
+    gate::judge(&context, Direction::Ingress)
+}
+
+/// No helper in use asks for the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+
+/// The programs hold no path to a panic: an index out of bounds would show as a loop that the verifier refuses.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,253 @@
+//! The datapath as one thing: opened, attached to interfaces, written to, asked.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::maps::RingBuf;
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
+use namegate_abi::{Counter, Direction, Reason, Settings, counter_slot, map_names};
+use namegate_engine::{Gate, GateError, MapOp, Row};
+use nix::net::if_::if_indextoname;
+
+use crate::pins::{LinkPins, Replaced};
+use crate::spec::{self, MapLimits};
+use crate::tables::{Tables, take};
+use crate::{Events, LoadError, bpffs, object};
+
+/// A program, and where it is attached on the host-side interface.
+struct Program {
+    name: &'static str,
+    direction: Direction,
+    /// What an endpoint sends comes in on the node's side.
+    hook: TcAttachType,
+}
+
+const PROGRAMS: [Program; 2] = [
+    Program { name: "from_endpoint", direction: Direction::Egress, hook: TcAttachType::Ingress },
+    Program { name: "to_endpoint", direction: Direction::Ingress, hook: TcAttachType::Egress },
+];
+
+/// What the datapath is opened with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder on a BPF file system for maps and links, which outlive the process.
+    pub pins: PathBuf,
+    /// Sizes of the maps.
+    pub limits: MapLimits,
+    /// What the programs are told.
+    pub settings: Settings,
+}
+
+/// The directions of an endpoint's traffic that are judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Directions {
+    /// What it sends and what it receives.
+    #[default]
+    Both,
+    /// What it sends. Its own flows' replies are then not seen: TCP flows count as opening all their life.
+    Egress,
+    /// What it receives.
+    Ingress,
+}
+
+impl Directions {
+    /// Whether this direction is judged.
+    pub const fn include(self, direction: Direction) -> bool {
+        matches!(
+            (self, direction),
+            (Self::Both, _) | (Self::Egress, Direction::Egress) | (Self::Ingress, Direction::Ingress)
+        )
+    }
+}
+
+/// The kernel's half of the gate. Maps and links stay when it is dropped.
+pub struct Datapath {
+    ebpf: Ebpf,
+    tables: Tables,
+    events: Option<Events>,
+    links: LinkPins,
+}
+
+impl Datapath {
+    /// Loads the programs over the maps pinned in `options.pins`, making those that are missing, and puts them in the
+    /// place of the programs of an earlier run at once, interface by interface and without a gap.
+    ///
+    /// A pinned map whose size changed is replaced with its rows. One whose layout changed is an error, and the earlier
+    /// programs go on enforcing.
+    pub fn open(options: &Options) -> Result<Self, LoadError> {
+        bpffs::check_kernel()?;
+        let links = LinkPins::below(&options.pins);
+        bpffs::make_folder(links.folder())?;
+        let specs = spec::maps(&options.limits);
+        let replaced = Replaced::find(&options.pins, &specs)?;
+        let opened = Self::load(options, &specs, links).and_then(|mut datapath| {
+            replaced.saved.iter().try_for_each(|saved| datapath.tables.restore(saved))?;
+            datapath.set(&options.settings)?;
+            datapath.adopt()?;
+            Ok(datapath)
+        });
+        match &opened {
+            Ok(_) => replaced.finish(),
+            Err(_) => replaced.put_back(),
+        }
+        opened
+    }
+
+    fn load(options: &Options, specs: &[spec::MapSpec], links: LinkPins) -> Result<Self, LoadError> {
+        let mut loader = EbpfLoader::new();
+        for spec in specs {
+            loader.map_pin_path(spec.name, options.pins.join(spec.name));
+            loader.map_max_entries(spec.name, spec.rows_max);
+        }
+        let mut ebpf = loader.load(&object::read()?).map_err(LoadError::of_object)?;
+        for Program { name, .. } in PROGRAMS {
+            program(&mut ebpf, name)?
+                .load()
+                .map_err(|error| LoadError::Program { program: name, source: Box::new(error) })?;
+        }
+        let tables = Tables::take_from(&mut ebpf, options.limits)?;
+        let ring: RingBuf<_> = take(&mut ebpf, map_names::EVENTS)?;
+        Ok(Self { ebpf, tables, events: Some(Events::new(ring)), links })
+    }
+
+    /// Puts the loaded programs into every pinned link; forgets links whose interface is gone.
+    fn adopt(&mut self) -> Result<(), LoadError> {
+        for (interface, name) in self.links.all() {
+            match PROGRAMS.into_iter().find(|program| program.name == name) {
+                Some(program) if self.replace(interface, &program)? => {}
+                _ => self.links.remove(interface, &name)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the programs of `directions` to the host-side interface of an endpoint, ahead of others there, and
+    /// takes off those of the other direction. Programs that an earlier run attached are replaced without a gap.
+    pub fn attach(&mut self, ifindex: u32, directions: Directions) -> Result<(), LoadError> {
+        for program in PROGRAMS {
+            if !directions.include(program.direction) {
+                self.links.remove(ifindex, program.name)?;
+            } else if !self.replace(ifindex, &program)? {
+                self.links.remove(ifindex, program.name)?;
+                self.attach_new(ifindex, &program)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the programs off an interface; one without programs, or that is gone, is no error.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), LoadError> {
+        PROGRAMS.iter().try_for_each(|program| self.links.remove(ifindex, program.name))
+    }
+
+    /// The interfaces with programs, in the order of their index.
+    pub fn attached(&self) -> Vec<u32> {
+        let mut interfaces: Vec<u32> = self.links.all().into_iter().map(|(interface, _)| interface).collect();
+        interfaces.sort_unstable();
+        interfaces.dedup();
+        interfaces
+    }
+
+    /// Puts the loaded program into the pinned link; says whether there is a link with a living interface.
+    fn replace(&mut self, interface: u32, wanted: &Program) -> Result<bool, LoadError> {
+        let refused = |source| attach_error(wanted.name, interface, source);
+        let pinned = match PinnedLink::from_pin(self.links.path(interface, wanted.name)) {
+            Ok(pinned) => pinned,
+            Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+                return Ok(false);
+            }
+            Err(error) => return Err(link_error(wanted.name, interface, error)),
+        };
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned))
+            .map_err(|error| link_error(wanted.name, interface, error))?;
+        let program = program(&mut self.ebpf, wanted.name)?;
+        match program.attach_to_link(link) {
+            // The pin keeps the link.
+            Ok(id) => program.take_link(id).map(|_| true).map_err(refused),
+            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOLINK) => Ok(false),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    fn attach_new(&mut self, interface: u32, wanted: &Program) -> Result<(), LoadError> {
+        let refused = |source| attach_error(wanted.name, interface, source);
+        let name = if_indextoname(interface).map_err(|_| LoadError::NoInterface { interface })?;
+        let path = self.links.path(interface, wanted.name);
+        let program = program(&mut self.ebpf, wanted.name)?;
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(&name.to_string_lossy(), wanted.hook, order).map_err(refused)?;
+        let link = program.take_link(id).map_err(refused)?;
+        let link = FdLink::try_from(link).map_err(|error| link_error(wanted.name, interface, error))?;
+        match link.pin(&path) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let source = io::Error::other(error);
+                Err(LoadError::File { action: "pinning the link", path, source })
+            }
+        }
+    }
+
+    /// Writes the settings that the programs read.
+    pub fn set(&mut self, settings: &Settings) -> Result<(), GateError> {
+        self.tables.set(settings)
+    }
+
+    /// Packets and octets by direction and reason, since the maps were made; those without packets left out.
+    pub fn counters(&self) -> Result<Vec<(Direction, Reason, Counter)>, GateError> {
+        self.tables.counters()
+    }
+
+    /// Records that found the ring full, since the maps were made.
+    pub fn events_lost(&self) -> Result<u64, GateError> {
+        Ok(self.tables.counter(counter_slot::EVENTS_LOST)?.packets)
+    }
+
+    /// Flows remembered. Counted row by row, about 0.3 us each: for a metric, not for every packet.
+    pub fn flow_rows(&self) -> u64 {
+        self.tables.flow_rows()
+    }
+
+    /// The stream of records, once.
+    pub fn take_events(&mut self) -> Option<Events> {
+        self.events.take()
+    }
+}
+
+impl Gate for Datapath {
+    fn write(&mut self, op: &MapOp) -> Result<(), GateError> {
+        self.tables.write(op)
+    }
+
+    fn rows(&self) -> Result<Vec<Row>, GateError> {
+        self.tables.rows()
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    program.try_into().map_err(|_| LoadError::Missing(name))
+}
+
+fn attach_error(program: &'static str, interface: u32, source: ProgramError) -> LoadError {
+    LoadError::Attach { program, interface, source: Box::new(source) }
+}
+
+fn link_error(program: &'static str, interface: u32, source: LinkError) -> LoadError {
+    LoadError::Link { program, interface, source: Box::new(source) }
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Datapath").field("links", &self.links).finish_non_exhaustive()
+    }
+}
+
+/// The engine's thread owns it.
+const _: fn() = || {
+    const fn is_send<T: Send>() {}
+    is_send::<Datapath>();
+    is_send::<Events>();
+};

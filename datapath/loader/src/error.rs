@@ -1,0 +1,144 @@
+//! Why the datapath could not be loaded or attached, and what to do next.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::programs::ProgramError;
+use aya::programs::links::LinkError;
+use namegate_engine::GateError;
+
+/// Why the datapath could not be loaded or attached.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel is too old.
+    #[error("the kernel {release} lacks {feature}, which came with {since}; run a kernel of {since} or later")]
+    Kernel {
+        /// Version that runs.
+        release: String,
+        /// What is missing.
+        feature: &'static str,
+        /// The first version with it.
+        since: &'static str,
+    },
+    /// The process may not do this.
+    #[error("{action} was not permitted; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    Privilege {
+        /// What was tried.
+        action: &'static str,
+        /// The kernel's error.
+        #[source]
+        source: io::Error,
+    },
+    /// Pins can only lie on a BPF file system.
+    #[error("{} is not on a BPF file system; mount one there (`mount -t bpf bpf DIR`) or choose a folder below /sys/fs/bpf", path.display())]
+    NotBpfFs {
+        /// The folder for pins.
+        path: PathBuf,
+    },
+    /// A folder or file could not be used.
+    #[error("{action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// A pinned map has other keys or values than this version writes. It stays in force.
+    #[error(
+        "the pinned map {} has another layout than this version of Namegate writes; what it enforces stays in force. \
+         To go on, remove the folder {} (enforcement ends until the next start) and start again",
+        path.display(), path.parent().unwrap_or(path).display()
+    )]
+    Layout {
+        /// The pinned map.
+        path: PathBuf,
+    },
+    /// A pinned map holds more rows than the new limit. It stays in force.
+    #[error("map `{map}` holds {rows} rows and shall have room for {rows_max}; raise `{setting}`")]
+    Shrunk {
+        /// Name of the map.
+        map: &'static str,
+        /// Rows in it.
+        rows: usize,
+        /// Its new size.
+        rows_max: u32,
+        /// The setting of its size.
+        setting: &'static str,
+    },
+    /// The kernel refused the maps or the object.
+    #[error("loading the eBPF object")]
+    Object(#[source] Box<EbpfError>),
+    /// The object lacks a program or map: it is of another version.
+    #[error("the eBPF object lacks `{0}`; it belongs to another version of Namegate")]
+    Missing(&'static str),
+    /// The kernel refused a program.
+    #[error("loading the eBPF program `{program}`")]
+    Program {
+        /// Name of the program.
+        program: &'static str,
+        /// The kernel's error.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A program could not be attached.
+    #[error("attaching `{program}` to the interface with index {interface}")]
+    Attach {
+        /// Name of the program.
+        program: &'static str,
+        /// Index of the interface.
+        interface: u32,
+        /// The kernel's error.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A link could not be read.
+    #[error("reading the link of `{program}` on the interface with index {interface}")]
+    Link {
+        /// Name of the program.
+        program: &'static str,
+        /// Index of the interface.
+        interface: u32,
+        /// The kernel's error.
+        #[source]
+        source: Box<LinkError>,
+    },
+    /// There is no such interface.
+    #[error("there is no interface with index {interface}")]
+    NoInterface {
+        /// The index asked for.
+        interface: u32,
+    },
+    /// A map could not be written or read.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+}
+
+impl LoadError {
+    /// An error of the object, told apart where it is about privileges.
+    pub(crate) fn of_object(error: EbpfError) -> Self {
+        match permission(&error) {
+            Some(source) => Self::Privilege { action: "loading eBPF", source },
+            None => Self::Object(Box::new(error)),
+        }
+    }
+}
+
+/// The refusal at the bottom of an error, if it is one of privileges.
+fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && io.kind() == io::ErrorKind::PermissionDenied
+        {
+            return Some(
+                io.raw_os_error().map_or(io::ErrorKind::PermissionDenied.into(), io::Error::from_raw_os_error),
+            );
+        }
+        at = error.source();
+    }
+    None
+}

@@ -1,0 +1,45 @@
+//! The ring of records that the programs write.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use aya::maps::{MapData, RingBuf};
+use namegate_abi::EventRecord;
+
+/// New and denied flows, in the order in which the kernel met them. Readable when there are records.
+pub struct Events(RingBuf<MapData>);
+
+impl Events {
+    pub(crate) const fn new(ring: RingBuf<MapData>) -> Self {
+        Self(ring)
+    }
+
+    /// The next record, or `None` where all are read.
+    #[expect(clippy::should_implement_trait, reason = "the end is not the end: more records come")]
+    pub fn next(&mut self) -> Option<EventRecord> {
+        loop {
+            let item = self.0.next()?;
+            if item.len() == size_of::<EventRecord>() {
+                // SAFETY: The octets are as many as the record has, and every pattern of them is valid.
+                return Some(unsafe { item.as_ptr().cast::<EventRecord>().read_unaligned() });
+            }
+        }
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Events").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,136 @@
+//! Policy routing that delivers redirected packets to this node: a rule for the mark, and a table in which every
+//! destination is local. Both families.
+//!
+//! They stay when the agent ends: so does enforcement, and a packet is marked only where the proxy's socket was found.
+
+use std::io;
+
+use namegate_abi::Settings;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::netlink::ask;
+
+/// The table of local delivery.
+pub const TABLE: u32 = 2_004;
+/// Rules of this preference are looked at before those of the main table (32766) and of most network plugins.
+pub const PREFERENCE: u32 = 90;
+/// The loopback interface has the first index of every namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+
+/// Why redirected packets could not be routed to this node.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} for {family} ({by_hand})")]
+pub struct RouteError {
+    action: &'static str,
+    family: &'static str,
+    /// What would do the same.
+    by_hand: String,
+    #[source]
+    source: io::Error,
+}
+
+/// Makes rule and route for both families where they are missing. A kernel without IPv6 has IPv4 alone.
+pub fn set_up(settings: &Settings) -> Result<(), RouteError> {
+    for family in FAMILIES {
+        let added = ask(RouteNetlinkMessage::NewRule(rule(family, settings)), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+        match added {
+            Err(error) if lacks_family(&error) => continue,
+            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
+                return Err(rule_error("adding the rule for redirected packets", family, settings, error));
+            }
+            _ => {}
+        }
+        match ask(RouteNetlinkMessage::NewRoute(route(family)), NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE) {
+            Err(error) if !lacks_family(&error) => {
+                return Err(route_error("adding the route of redirected packets", family, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes rule and route; those that are not there are no error.
+pub fn remove(settings: &Settings) -> Result<(), RouteError> {
+    for family in FAMILIES {
+        match ask(RouteNetlinkMessage::DelRule(rule(family, settings)), NLM_F_ACK) {
+            Err(error) if !is_absent(&error) => {
+                return Err(rule_error("removing the rule for redirected packets", family, settings, error));
+            }
+            _ => {}
+        }
+        match ask(RouteNetlinkMessage::DelRoute(route(family)), NLM_F_ACK) {
+            Err(error) if !is_absent(&error) => {
+                return Err(route_error("removing the route of redirected packets", family, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
+fn rule(family: AddressFamily, settings: &Settings) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = family;
+    rule.header.action = RuleAction::ToTable;
+    rule.attributes = vec![
+        RuleAttribute::Priority(PREFERENCE),
+        RuleAttribute::FwMark(settings.redirect_mark),
+        RuleAttribute::FwMask(settings.mark_mask),
+        RuleAttribute::Table(TABLE),
+    ];
+    rule
+}
+
+fn route(family: AddressFamily) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header = RouteHeader {
+        address_family: family,
+        table: RouteHeader::RT_TABLE_UNSPEC,
+        protocol: RouteProtocol::Static,
+        scope: RouteScope::Host,
+        kind: RouteType::Local,
+        ..RouteHeader::default()
+    };
+    route.attributes = vec![RouteAttribute::Oif(LOOPBACK), RouteAttribute::Table(TABLE)];
+    route
+}
+
+/// The kernel was built or started without IPv6.
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT))
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    lacks_family(error) || matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// The family, and the option of `ip` for it.
+const fn words(family: AddressFamily) -> (&'static str, &'static str) {
+    match family {
+        AddressFamily::Inet => ("IPv4", "-4"),
+        _ => ("IPv6", "-6"),
+    }
+}
+
+fn rule_error(action: &'static str, family: AddressFamily, settings: &Settings, source: io::Error) -> RouteError {
+    let (family, option) = words(family);
+    let (mark, bits) = (settings.redirect_mark, settings.mark_mask);
+    let by_hand = format!("`ip {option} rule add pref {PREFERENCE} fwmark {mark:#x}/{bits:#x} lookup {TABLE}`");
+    RouteError { action, family, by_hand, source }
+}
+
+fn route_error(action: &'static str, family: AddressFamily, source: io::Error) -> RouteError {
+    let (family, option) = words(family);
+    RouteError {
+        action,
+        family,
+        by_hand: format!("`ip {option} route add local default dev lo table {TABLE}`"),
+        source,
+    }
+}

@@ -1,0 +1,271 @@
+//! The maps with their types, and the gate that writes and reads them row by row.
+
+use std::io;
+use std::path::Path;
+
+use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::{Ebpf, Pod};
+use namegate_abi::{
+    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Direction, EndpointValue, FlowKey, FlowValue,
+    PolicyKey, PolicyValue, Reason, Settings, counter_slot, map_names,
+};
+use namegate_engine::{Gate, GateError, Key, MapOp, Row};
+
+use crate::LoadError;
+use crate::spec::{MapLimits, setting_of};
+
+/// A key or value as the kernel has it.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(crate) struct Raw<T>(pub(crate) T);
+
+macro_rules! pod {
+    ($($type:ty),*) => {
+        $(
+            // SAFETY: The type is repr(C), has no holes (asserted in namegate-abi), and every bit pattern is valid.
+            unsafe impl Pod for Raw<$type> {}
+        )*
+    };
+}
+pod!(Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue);
+pod!(PolicyKey, PolicyValue, Settings);
+
+type Endpoints = HashMap<MapData, u32, Raw<EndpointValue>>;
+type Addresses = HashMap<MapData, Raw<AddressKey>, Raw<AddressValue>>;
+type Cidrs = LpmTrie<MapData, Raw<CidrKey>, Raw<CidrValue>>;
+type Policy = LpmTrie<MapData, Raw<PolicyKey>, Raw<PolicyValue>>;
+type Resolvers = HashMap<MapData, Raw<Address>, u8>;
+type Flows = HashMap<MapData, Raw<FlowKey>, Raw<FlowValue>>;
+
+/// The maps of the gate.
+pub(crate) struct Tables {
+    endpoints: Endpoints,
+    addresses: Addresses,
+    cidrs: Cidrs,
+    policy: Policy,
+    resolvers: Resolvers,
+    flows: Flows,
+    settings: Array<MapData, Raw<Settings>>,
+    counters: PerCpuArray<MapData, Raw<Counter>>,
+    limits: MapLimits,
+}
+
+/// Takes one map out of the loaded object, with its type.
+pub(crate) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, LoadError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(LoadError::Missing(name))?;
+    Ok(typed(name, map)?)
+}
+
+impl Tables {
+    pub(crate) fn take_from(ebpf: &mut Ebpf, limits: MapLimits) -> Result<Self, LoadError> {
+        Ok(Self {
+            endpoints: take(ebpf, map_names::ENDPOINTS)?,
+            addresses: take(ebpf, map_names::ADDRESSES)?,
+            cidrs: take(ebpf, map_names::CIDRS)?,
+            policy: take(ebpf, map_names::POLICY)?,
+            resolvers: take(ebpf, map_names::RESOLVERS)?,
+            flows: take(ebpf, map_names::FLOWS)?,
+            settings: take(ebpf, map_names::SETTINGS)?,
+            counters: take(ebpf, map_names::COUNTERS)?,
+            limits,
+        })
+    }
+
+    /// Writes what a map held before it was replaced.
+    pub(crate) fn restore(&mut self, saved: &Saved) -> Result<(), GateError> {
+        saved.rows.iter().try_for_each(|row| self.put(row))?;
+        saved.flows.iter().try_for_each(|(key, value)| {
+            self.flows.insert(Raw(*key), Raw(*value), 0).map_err(|error| access(map_names::FLOWS, error))
+        })
+    }
+
+    pub(crate) fn set(&mut self, settings: &Settings) -> Result<(), GateError> {
+        self.settings.set(0, Raw(*settings), 0).map_err(|error| access(map_names::SETTINGS, error))
+    }
+
+    /// The sum over all CPUs of each counter, reasons without packets left out.
+    pub(crate) fn counters(&self) -> Result<Vec<(Direction, Reason, Counter)>, GateError> {
+        let mut found = Vec::new();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for &reason in Reason::ALL {
+                let counter = self.counter(counter_slot::of(direction, reason))?;
+                if counter.packets != 0 {
+                    found.push((direction, reason, counter));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The sum over all CPUs of one slot.
+    pub(crate) fn counter(&self, slot: u32) -> Result<Counter, GateError> {
+        let values = self.counters.get(&slot, 0).map_err(|error| access(map_names::COUNTERS, error))?;
+        let add = |sum: Counter, cpu: &Raw<Counter>| Counter {
+            packets: sum.packets + cpu.0.packets,
+            octets: sum.octets + cpu.0.octets,
+        };
+        Ok(values.iter().fold(Counter::default(), add))
+    }
+
+    /// Rows of the flow table, counted: about 0.3 us a row.
+    pub(crate) fn flow_rows(&self) -> u64 {
+        // The walk starts anew where its row vanishes: bounded by the size of the table.
+        self.flows.keys().take(self.limits.flows as usize).flatten().count() as u64
+    }
+
+    fn put(&mut self, row: &Row) -> Result<(), GateError> {
+        let limits = self.limits;
+        let (map, rows_max, result) = match *row {
+            Row::Endpoint(interface, value) => {
+                (map_names::ENDPOINTS, limits.endpoints, self.endpoints.insert(interface, Raw(value), 0))
+            }
+            Row::Address(key, value) => {
+                (map_names::ADDRESSES, limits.addresses, self.addresses.insert(Raw(key), Raw(value), 0))
+            }
+            Row::Cidr(prefix, key, value) => {
+                (map_names::CIDRS, limits.cidrs, self.cidrs.insert(&TrieKey::new(prefix, Raw(key)), Raw(value), 0))
+            }
+            Row::Policy(prefix, key, value) => {
+                let key = TrieKey::new(prefix, Raw(key));
+                (map_names::POLICY, limits.policy_rows, self.policy.insert(&key, Raw(value), 0))
+            }
+            Row::Resolver(address) => {
+                let rows_max = namegate_abi::limits::RESOLVERS_MAX;
+                (map_names::RESOLVERS, rows_max, self.resolvers.insert(Raw(address), 1, 0))
+            }
+        };
+        result.map_err(|error| match os_error(&error) {
+            Some(libc::E2BIG | libc::ENOSPC) => GateError::Full { map, rows_max, setting: setting_of(map) },
+            _ => access(map, error),
+        })
+    }
+
+    fn delete(&mut self, key: &Key) -> Result<(), GateError> {
+        let (map, result) = match *key {
+            Key::Endpoint(interface) => (map_names::ENDPOINTS, self.endpoints.remove(&interface)),
+            Key::Address(key) => (map_names::ADDRESSES, self.addresses.remove(&Raw(key))),
+            Key::Cidr(prefix, key) => (map_names::CIDRS, self.cidrs.remove(&TrieKey::new(prefix, Raw(key)))),
+            Key::Policy(prefix, key) => (map_names::POLICY, self.policy.remove(&TrieKey::new(prefix, Raw(key)))),
+            Key::Resolver(address) => (map_names::RESOLVERS, self.resolvers.remove(&Raw(address))),
+        };
+        match result {
+            Err(error) if !is_absent(&error) => Err(access(map, error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Gate for Tables {
+    fn write(&mut self, op: &MapOp) -> Result<(), GateError> {
+        match op {
+            MapOp::Put(row) => self.put(row),
+            MapOp::Delete(key) => self.delete(key),
+        }
+    }
+
+    fn rows(&self) -> Result<Vec<Row>, GateError> {
+        let mut rows = Vec::new();
+        endpoint_rows(&self.endpoints, &mut rows)?;
+        address_rows(&self.addresses, &mut rows)?;
+        cidr_rows(&self.cidrs, &mut rows)?;
+        policy_rows(&self.policy, &mut rows)?;
+        resolver_rows(&self.resolvers, &mut rows)?;
+        Ok(rows)
+    }
+}
+
+/// What a map held that is about to be replaced by one of another size.
+#[derive(Debug, Default)]
+pub(crate) struct Saved {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) flows: Vec<(FlowKey, FlowValue)>,
+}
+
+impl Saved {
+    /// Reads the pinned map `name`. Maps that refill by themselves give nothing.
+    pub(crate) fn read(name: &'static str, path: &Path) -> Result<Self, GateError> {
+        let data = MapData::from_pin(path).map_err(|error| access(name, error))?;
+        let mut saved = Self::default();
+        let rows = &mut saved.rows;
+        match name {
+            map_names::ENDPOINTS => endpoint_rows(&typed(name, Map::HashMap(data))?, rows)?,
+            map_names::ADDRESSES => address_rows(&typed(name, Map::HashMap(data))?, rows)?,
+            map_names::CIDRS => cidr_rows(&typed(name, Map::LpmTrie(data))?, rows)?,
+            map_names::POLICY => policy_rows(&typed(name, Map::LpmTrie(data))?, rows)?,
+            map_names::RESOLVERS => resolver_rows(&typed(name, Map::HashMap(data))?, rows)?,
+            map_names::FLOWS => {
+                let flows: Flows = typed(name, Map::LruHashMap(data))?;
+                // A flow that goes while it is read is no loss: it gave way to another.
+                saved.flows = flows.iter().filter_map(Result::ok).map(|(key, value)| (key.0, value.0)).collect();
+            }
+            _ => {}
+        }
+        Ok(saved)
+    }
+}
+
+fn typed<M>(name: &'static str, map: Map) -> Result<M, GateError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    M::try_from(map).map_err(|error| access(name, error))
+}
+
+fn endpoint_rows(map: &Endpoints, rows: &mut Vec<Row>) -> Result<(), GateError> {
+    collect(map_names::ENDPOINTS, map.iter(), rows, |key, value| Row::Endpoint(key, value.0))
+}
+
+fn address_rows(map: &Addresses, rows: &mut Vec<Row>) -> Result<(), GateError> {
+    collect(map_names::ADDRESSES, map.iter(), rows, |key, value| Row::Address(key.0, value.0))
+}
+
+fn cidr_rows(map: &Cidrs, rows: &mut Vec<Row>) -> Result<(), GateError> {
+    collect(map_names::CIDRS, map.iter(), rows, |key, value| Row::Cidr(key.prefix_len(), key.data().0, value.0))
+}
+
+fn policy_rows(map: &Policy, rows: &mut Vec<Row>) -> Result<(), GateError> {
+    collect(map_names::POLICY, map.iter(), rows, |key, value| Row::Policy(key.prefix_len(), key.data().0, value.0))
+}
+
+fn resolver_rows(map: &Resolvers, rows: &mut Vec<Row>) -> Result<(), GateError> {
+    collect(map_names::RESOLVERS, map.iter(), rows, |key, _| Row::Resolver(key.0))
+}
+
+/// Reads every row of one map.
+fn collect<K, V>(
+    map: &'static str,
+    found: impl Iterator<Item = Result<(K, V), MapError>>,
+    rows: &mut Vec<Row>,
+    row: impl Fn(K, V) -> Row,
+) -> Result<(), GateError> {
+    for item in found {
+        let (key, value) = item.map_err(|error| access(map, error))?;
+        rows.push(row(key, value));
+    }
+    Ok(())
+}
+
+/// The kernel's error number, if the error is the kernel's.
+fn os_error(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        MapError::IoError(error) => error.raw_os_error(),
+        _ => None,
+    }
+}
+
+fn is_absent(error: &MapError) -> bool {
+    matches!(error, MapError::KeyNotFound | MapError::ElementNotFound) || os_error(error) == Some(libc::ENOENT)
+}
+
+pub(crate) fn access(map: &'static str, error: MapError) -> GateError {
+    let source = match os_error(&error) {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::other(error),
+    };
+    GateError::Access { map, source }
+}

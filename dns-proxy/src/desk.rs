@@ -1,0 +1,34 @@
+//! The door to whoever owns endpoints and maps.
+
+use std::{future::Future, net::IpAddr};
+
+use namegate_engine::{Answer, EndpointId};
+
+/// Answers the proxy's questions about endpoints and resolvers, and takes what it learned.
+///
+/// The first two are asked for every question on the worker's own thread: they must not block.
+pub trait Desk: Clone + Send + Sync + 'static {
+    /// The endpoint that has this address. Without one the question is answered REFUSED and counted.
+    fn endpoint(&self, address: IpAddr) -> Option<EndpointId>;
+
+    /// Whether answers of this resolver may open addresses. Without it a question is forwarded and nothing recorded.
+    fn is_trusted(&self, resolver: IpAddr) -> bool;
+
+    /// Hands over the checked answers of one batch; resolves when the kernel holds them. One result per answer, in
+    /// order. Runs on the worker's tokio runtime and is dropped at `install_timeout`.
+    fn install(&self, answers: Vec<Answer>) -> impl Future<Output = Vec<Result<(), NotInstalled>>> + Send;
+}
+
+/// Why the gate does not hold an answer. The client gets SERVFAIL with these words as extended error (RFC 8914).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotInstalled {
+    /// A map or another bound is full.
+    #[error("the gate has no room for the addresses of this answer")]
+    Full,
+    /// The kernel refused a row.
+    #[error("the gate could not write the addresses of this answer")]
+    Write,
+    /// Nobody owns the maps any more.
+    #[error("the gate is shutting down")]
+    Closed,
+}

@@ -1,0 +1,210 @@
+//! The proxy as its owner sees it: settings in, threads and counters out.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    desk::Desk,
+    socket::Marked,
+    tally::Tallies,
+    transaction::Patience,
+    worker::{self, Listeners},
+};
+
+/// Ports tried where the kernel's choice for UDP is taken for TCP.
+const PORT_TRIES: usize = 16;
+
+/// How the proxy runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Threads, each with sockets of its own; 0 is one per core.
+    pub workers: usize,
+    /// Port on the loopback addresses, UDP and TCP; 0 is the kernel's choice.
+    pub port: u16,
+    /// How long a resolver may take, for each of UDP and TCP. Then the client gets SERVFAIL.
+    pub upstream_timeout: Duration,
+    /// How long the gate may take for an answer. Then the client gets SERVFAIL.
+    pub install_timeout: Duration,
+    /// `SO_MARK` of all sockets, by which the gate knows them; 0 sets none. It must not be a mark that routing rules send
+    /// to this machine, as the mark of redirected packets is.
+    pub mark: u32,
+    /// Who is asked where a question is not redirected but sent to the proxy's own address: the proxy is then a plain
+    /// forwarder with the same checks. None answers such questions not at all.
+    pub fixed_resolver: Option<SocketAddr>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            port: 0,
+            upstream_timeout: Duration::from_secs(5),
+            install_timeout: Duration::from_secs(1),
+            mark: 0,
+            fixed_resolver: None,
+        }
+    }
+}
+
+/// Why the proxy can not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// A listening socket.
+    #[error("listening on {address} for DNS questions (transparent sockets need CAP_NET_ADMIN)")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker's thread or its runtime.
+    #[error("starting DNS worker {worker}")]
+    Worker {
+        /// Its number.
+        worker: usize,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What workers need of [`Config`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) patience: Patience,
+    pub(crate) marked: Marked,
+    fixed_resolver: Option<SocketAddr>,
+    port: u16,
+}
+
+impl Settings {
+    /// Who is to be asked where a client asked `destination`; none where that would be the proxy itself.
+    pub(crate) fn resolver_for(&self, destination: SocketAddr) -> Option<SocketAddr> {
+        let is_own = |address: SocketAddr| address.ip().is_loopback() && address.port() == self.port;
+        let resolver = if is_own(destination) { self.fixed_resolver? } else { destination };
+        (!is_own(resolver)).then_some(resolver)
+    }
+}
+
+/// A running proxy. It ends on drop.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    tallies: Vec<Arc<Tallies>>,
+    /// Closed to end the workers.
+    stop: Option<watch::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Opens all sockets and starts the workers.
+    pub fn start(config: &Config, desk: impl Desk) -> Result<Self, ProxyError> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = if config.workers == 0 { cores() } else { config.workers };
+        let marked = Marked { mark: config.mark, transparency_optional: config.fixed_resolver.is_some() };
+        let (port, listeners) = listen(config.port, workers, marked)?;
+        let settings = Settings {
+            patience: Patience { upstream: config.upstream_timeout, install: config.install_timeout },
+            marked,
+            fixed_resolver: config.fixed_resolver,
+            port,
+        };
+        let desks = std::iter::repeat_n(desk, listeners.len());
+        let (stop, stopped) = watch::channel(());
+        let mut proxy = Self { port, tallies: Vec::new(), stop: Some(stop), threads: Vec::new() };
+        for (worker, (listeners, desk)) in listeners.into_iter().zip(desks).enumerate() {
+            let tallies = Arc::<Tallies>::default();
+            proxy.tallies.push(Arc::clone(&tallies));
+            let failed = |source| ProxyError::Worker { worker, source };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+            let stopped = stopped.clone();
+            let body = move || {
+                if let Err(error) = runtime.block_on(worker::run(listeners, desk, settings, tallies, stopped)) {
+                    tracing::error!(%error, worker, "a DNS worker ended");
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("dns-{worker}"));
+            proxy.threads.push(thread.spawn(body).map_err(failed)?);
+        }
+        Ok(proxy)
+    }
+
+    /// The port on the loopback addresses, UDP and TCP.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What became of questions and answers since the start: every word with its count, always in the same order.
+    pub fn tallies(&self) -> Vec<(&'static str, u64)> {
+        Tallies::sum(&self.tallies.iter().map(Arc::as_ref))
+    }
+
+    /// Ends the workers and waits for them. Questions on their way are dropped.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        drop(self.stop.take());
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a DNS worker panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Opens every worker's sockets on one port.
+fn listen(port: u16, workers: usize, marked: Marked) -> Result<(u16, Vec<Listeners>), ProxyError> {
+    let mut tries = if port == 0 { PORT_TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        match listen_once(port, workers, marked) {
+            Err(ProxyError::Listen { source, .. }) if tries > 0 && source.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
+}
+
+fn listen_once(port: u16, workers: usize, marked: Marked) -> Result<(u16, Vec<Listeners>), ProxyError> {
+    let mut port = port;
+    let mut all = Vec::new();
+    for _ in 0..workers {
+        let mut listeners = Listeners { udp: Vec::new(), tcp: Vec::new() };
+        for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let mut address = SocketAddr::new(ip, port);
+            let failed = |source| ProxyError::Listen { address: SocketAddr::new(ip, port), source };
+            let udp = match marked.udp_listener(address) {
+                Err(error) if ip.is_ipv6() && lacks_ipv6(&error) => continue,
+                result => result.map_err(failed)?,
+            };
+            address = udp.local_addr().map_err(failed)?;
+            let tcp = marked.tcp_listener(address).map_err(failed)?;
+            port = address.port();
+            listeners.udp.push((address, udp));
+            listeners.tcp.push(tcp);
+        }
+        all.push(listeners);
+    }
+    Ok((port, all))
+}
+
+/// The machine has no IPv6, or no loopback address in it.
+fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+}

@@ -1,0 +1,219 @@
+//! Sockets that replies leave from: bound to the resolver's address, so that the client sees the answer of the one it
+//! asked. A listener replies itself to whoever asked it plainly. Where a resolver on this machine has the address for
+//! itself, a raw socket takes its place.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{SocketAddr, UdpSocket},
+    rc::Rc,
+    time::Instant,
+};
+
+use nix::sys::socket::SockaddrStorage;
+
+use crate::{
+    batch::{CLIENT_BATCH, Outbox, SendHeaders, socket_address},
+    raw::push_datagram,
+    slots::{Key, Slots},
+    socket::Marked,
+    tally::{Outcome, Tallies},
+    upstream::RESOLVERS_MAX,
+};
+
+struct Replier {
+    socket: Rc<UdpSocket>,
+    outbox: Outbox<SockaddrStorage>,
+    used: Instant,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Listener,
+    Bound,
+    /// Writes UDP headers itself, from this address.
+    Raw(SocketAddr),
+}
+
+/// The replying sockets of one worker, at most [`RESOLVERS_MAX`] beside the listeners.
+pub(crate) struct Repliers {
+    marked: Marked,
+    sockets: Slots<Replier>,
+    by_address: HashMap<SocketAddr, Key>,
+    /// Sockets with something to send.
+    dirty: Vec<Key>,
+    headers: SendHeaders<SockaddrStorage, CLIENT_BATCH>,
+}
+
+impl Repliers {
+    pub(crate) fn new(marked: Marked) -> Self {
+        Self {
+            marked,
+            sockets: Slots::new(),
+            by_address: HashMap::new(),
+            dirty: Vec::new(),
+            headers: SendHeaders::new(),
+        }
+    }
+
+    pub(crate) fn add_listener(&mut self, address: SocketAddr, socket: Rc<UdpSocket>, now: Instant) {
+        self.add(address, Replier { socket, outbox: Outbox::new(), used: now, kind: Kind::Listener });
+    }
+
+    /// The socket that replies from this address; opened where there is none.
+    pub(crate) fn from(&mut self, address: SocketAddr, now: Instant) -> io::Result<Key> {
+        if let Some(key) = self.by_address.get(&address).copied() {
+            if let Some(replier) = self.sockets.get_mut(key) {
+                replier.used = now;
+            }
+            return Ok(key);
+        }
+        self.make_room();
+        let (socket, kind) = match self.marked.udp_replier(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                (self.marked.raw_replier(address)?, Kind::Raw(address))
+            }
+            socket => (socket?, Kind::Bound),
+        };
+        Ok(self.add(address, Replier { socket: Rc::new(socket), outbox: Outbox::new(), used: now, kind }))
+    }
+
+    /// Adds a reply to what is sent with the next [`Self::flush`]; false where the socket had to make room.
+    pub(crate) fn send(&mut self, key: Key, receiver: SockaddrStorage, octets: &[u8]) -> bool {
+        let Some(replier) = self.sockets.get_mut(key) else { return false };
+        if replier.outbox.is_empty() {
+            self.dirty.push(key);
+        }
+        match (replier.kind, socket_address(&receiver)) {
+            (Kind::Raw(source), Some(client)) => {
+                let portless = SocketAddr::new(client.ip(), 0);
+                replier.outbox.push(Some(portless.into()), |out| push_datagram(out, source, client, octets));
+            }
+            _ => replier.outbox.push(Some(receiver), |out| out.extend_from_slice(octets)),
+        }
+        true
+    }
+
+    pub(crate) fn flush(&mut self, tallies: &Tallies) {
+        for key in self.dirty.drain(..) {
+            let Some(replier) = self.sockets.get_mut(key) else { continue };
+            replier.outbox.flush(&replier.socket, &mut self.headers, |_| tallies.count(Outcome::ReplyUnsent));
+        }
+    }
+
+    fn add(&mut self, address: SocketAddr, replier: Replier) -> Key {
+        let key = self.sockets.insert(replier);
+        self.by_address.insert(address, key);
+        key
+    }
+
+    fn make_room(&mut self) {
+        let sockets = &self.sockets;
+        let candidates = self.by_address.iter().filter_map(|(address, key)| {
+            let replier = sockets.get(*key).filter(|replier| replier.kind != Kind::Listener)?;
+            Some((replier.used, *address))
+        });
+        let (count, oldest) = candidates.fold((0, None), |(count, oldest), candidate| {
+            (count + 1, Some(oldest.map_or(candidate, |oldest: (Instant, SocketAddr)| oldest.min(candidate))))
+        });
+        if count < RESOLVERS_MAX {
+            return;
+        }
+        if let Some(key) = oldest.and_then(|(_, address)| self.by_address.remove(&address)) {
+            self.sockets.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const MARKED: Marked = Marked { mark: 0, transparency_optional: false };
+
+    /// None without the rights, unless they are required.
+    fn repliers(addresses: &[SocketAddr]) -> Option<(Repliers, Vec<Key>)> {
+        let mut repliers = Repliers::new(MARKED);
+        let keys: io::Result<Vec<_>> =
+            addresses.iter().map(|address| repliers.from(*address, Instant::now())).collect();
+        match keys {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let required = std::env::var("NAMEGATE_REQUIRE").is_ok_and(|required| required.contains("root"));
+                assert!(!required, "transparent sockets: {error}");
+                None
+            }
+            keys => Some((repliers, keys.unwrap())),
+        }
+    }
+
+    #[test]
+    fn replies_come_from_the_address_that_was_asked() {
+        for (resolver, client) in [
+            ("10.96.0.10:53".parse().unwrap(), UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()),
+            ("[fd00::53]:53".parse().unwrap(), UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap()),
+        ] {
+            let Some((mut repliers, keys)) = repliers(&[resolver]) else { return };
+            let receiver = SockaddrStorage::from(client.local_addr().unwrap());
+            assert!(repliers.send(keys[0], receiver, b"one") && repliers.send(keys[0], receiver, b"two"));
+            let tallies = Tallies::default();
+            repliers.flush(&tallies);
+            assert_eq!(tallies.of(Outcome::ReplyUnsent), 0);
+            for want in [b"one", b"two"] {
+                let mut octets = [0; 3];
+                assert_eq!(client.recv_from(&mut octets).unwrap(), (3, resolver));
+                assert_eq!(&octets, want);
+            }
+        }
+    }
+
+    #[test]
+    fn a_resolver_on_this_machine_keeps_its_questions() {
+        let resolver = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        resolver.set_reuse_port(true).unwrap();
+        resolver.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, 9), 0)).into()).unwrap();
+        let resolver = UdpSocket::from(resolver);
+        let address = resolver.local_addr().unwrap();
+        let Some(_repliers) = repliers(&[address]) else { return };
+        for _ in 0..50 {
+            let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            client.send_to(b"question", address).unwrap();
+            resolver.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+            assert_eq!(resolver.recv_from(&mut [0; 8]).unwrap(), (8, client.local_addr().unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_resolver_that_shares_its_port_with_nobody_is_answered_for() {
+        for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let [resolver, client] = [(); 2].map(|()| UdpSocket::bind((ip, 0)).unwrap());
+            let address = resolver.local_addr().unwrap();
+            let Some((mut repliers, keys)) = repliers(&[address]) else { return };
+            let receiver = SockaddrStorage::from(client.local_addr().unwrap());
+            let tallies = Tallies::default();
+            for payload in [&b"odd"[..], &[0; 4], &[0xff; 1999]] {
+                assert!(repliers.send(keys[0], receiver, payload));
+                repliers.flush(&tallies);
+                let mut octets = [0; 2000];
+                assert_eq!(client.recv_from(&mut octets).unwrap(), (payload.len(), address));
+                assert_eq!(&octets[..payload.len()], payload);
+            }
+            client.send_to(b"question", address).unwrap();
+            assert_eq!(resolver.recv_from(&mut [0; 8]).unwrap(), (8, client.local_addr().unwrap()));
+            assert_eq!(tallies.of(Outcome::ReplyUnsent), 0);
+        }
+    }
+
+    #[test]
+    fn the_resolver_not_asked_for_longest_makes_room() {
+        let address = |number: usize| SocketAddr::from(([10, 96, 0, u8::try_from(number).unwrap()], 53));
+        let addresses: Vec<_> = (0..=RESOLVERS_MAX).map(address).collect();
+        let Some((mut repliers, keys)) = repliers(&addresses) else { return };
+        let receiver = SockaddrStorage::from(address(0));
+        assert!(!repliers.send(keys[0], receiver, b""));
+        assert!(repliers.send(keys[1], receiver, b""));
+        assert_eq!(repliers.by_address.len(), RESOLVERS_MAX);
+    }
+}

@@ -1,0 +1,275 @@
+//! What one worker does with questions, answers and what the gate says: it moves transactions on and puts octets into
+//! outboxes. It waits for nothing; what takes time is handed over as tasks.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use namegate_engine::Answer;
+use nix::sys::socket::SockaddrStorage;
+use tokio::task::JoinSet;
+
+use crate::{
+    batch::socket_address,
+    desk::{Desk, NotInstalled},
+    exchange::{self, Idle},
+    pending::{Client, Entry, Pending},
+    poller::Poller,
+    proxy::Settings,
+    replier::Repliers,
+    slots::Key,
+    tally::{Outcome, Tallies},
+    tcp::TcpQuestion,
+    transaction::{Failure, Opening, Origin, Step, Transaction, Transport},
+    upstream::Upstreams,
+    wire::number,
+};
+
+/// Questions of one worker that are asked over TCP at a time.
+const RETRIES_MAX: usize = 512;
+/// Buffers kept to be used again.
+const SPARE_MAX: usize = 1024;
+/// A buffer that has grown beyond this many octets is not kept.
+const SPARE_OCTETS_MAX: usize = 4096;
+
+/// What the gate said to one batch.
+pub(crate) type Installed = (Vec<Key>, Vec<Result<(), NotInstalled>>);
+/// What a resolver said over TCP.
+pub(crate) type Retried = (Key, Option<Vec<u8>>);
+
+pub(crate) struct Traffic<D> {
+    desk: D,
+    settings: Settings,
+    tallies: Arc<Tallies>,
+    pub(crate) poller: Poller,
+    pub(crate) pending: Pending,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) repliers: Repliers,
+    /// Answers of this wake-up, and the questions they belong to.
+    batch: (Vec<Key>, Vec<Answer>),
+    pub(crate) installs: JoinSet<Installed>,
+    pub(crate) retries: JoinSet<Retried>,
+    idle: Arc<Idle>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl<D: Desk> Traffic<D> {
+    pub(crate) fn new(desk: D, settings: Settings, tallies: Arc<Tallies>, poller: Poller) -> Self {
+        Self {
+            desk,
+            settings,
+            tallies,
+            poller,
+            pending: Pending::new(),
+            upstreams: Upstreams::new(settings.marked),
+            repliers: Repliers::new(settings.marked),
+            batch: (Vec::new(), Vec::new()),
+            installs: JoinSet::new(),
+            retries: JoinSet::new(),
+            idle: Arc::default(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// A datagram of a client.
+    pub(crate) fn datagram(
+        &mut self,
+        octets: &[u8],
+        source: SockaddrStorage,
+        destination: Option<SocketAddr>,
+        now: Instant,
+    ) {
+        let (Some(client), Some(destination)) = (socket_address(&source), destination) else {
+            return self.tallies.count(Outcome::NoDestination);
+        };
+        let Ok(replier) = self.repliers.from(destination, now) else {
+            return self.tallies.count(Outcome::ReplyUnsent);
+        };
+        let mut message = self.spare.pop().unwrap_or_default();
+        message.extend_from_slice(octets);
+        let client_side = Client::Udp { replier, address: source };
+        self.open(message, client.ip(), destination, Transport::Udp, client_side, now);
+    }
+
+    /// A question of a client's connection.
+    pub(crate) fn connection(&mut self, question: TcpQuestion, now: Instant) {
+        let TcpQuestion { message, client, destination, place } = question;
+        self.open(message, client, destination, Transport::Tcp, Client::Tcp(place), now);
+    }
+
+    /// A datagram at a socket to a resolver.
+    pub(crate) fn response(&mut self, socket: Key, octets: &[u8], now: Instant) {
+        let question = number(octets, 0).ok().and_then(|id| self.upstreams.question(socket, id));
+        let Some((key, entry)) = question.and_then(|key| Some((key, self.pending.get_mut(key)?))) else {
+            return self.tallies.count(Outcome::Mismatch);
+        };
+        let step = entry.transaction.handle_response(octets, now, self.settings.patience, &self.tallies);
+        self.take(key, step, now);
+    }
+
+    /// The resolver behind a socket is away.
+    pub(crate) fn unreachable(&mut self, socket: Key, now: Instant) {
+        for key in self.upstreams.questions(socket) {
+            self.fail(key, Failure::Unreachable, now);
+        }
+    }
+
+    /// The gate has answered for a batch.
+    pub(crate) fn installed(&mut self, (keys, results): Installed, now: Instant) {
+        let results = results.into_iter().chain(std::iter::repeat(Err(NotInstalled::Closed)));
+        for (key, result) in keys.into_iter().zip(results) {
+            let Some(entry) = self.pending.get_mut(key) else { continue };
+            let step = entry.transaction.handle_installed(result, &self.tallies);
+            self.take(key, step, now);
+        }
+    }
+
+    /// A question over TCP has come to its end.
+    pub(crate) fn retried(&mut self, (key, response): Retried, now: Instant) {
+        let Some(response) = response else { return self.fail(key, Failure::Unreachable, now) };
+        let Some(entry) = self.pending.get_mut(key) else { return };
+        let step = entry.transaction.handle_response(&response, now, self.settings.patience, &self.tallies);
+        self.take(key, step, now);
+    }
+
+    /// Ends what has waited long enough.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while let Some(key) = self.pending.due(now) {
+            let Some(entry) = self.pending.get_mut(key) else { continue };
+            let step = entry.transaction.poll_timeout(now, &self.tallies);
+            self.take(key, step, now);
+        }
+    }
+
+    /// Hands over and sends everything that this wake-up brought.
+    pub(crate) fn flush(&mut self, now: Instant) {
+        for socket in self.upstreams.flush() {
+            self.unreachable(socket, now);
+        }
+        self.repliers.flush(&self.tallies);
+        if self.batch.0.is_empty() {
+            return;
+        }
+        let (keys, answers) = std::mem::take(&mut self.batch);
+        let (desk, patience) = (self.desk.clone(), self.settings.patience.install);
+        self.installs.spawn(async move {
+            // At the deadline every transaction of the batch has given up by itself.
+            let results = tokio::time::timeout(patience, desk.install(answers)).await;
+            (keys, results.unwrap_or_default())
+        });
+    }
+
+    fn open(
+        &mut self,
+        message: Vec<u8>,
+        client: IpAddr,
+        destination: SocketAddr,
+        transport: Transport,
+        client_side: Client,
+        now: Instant,
+    ) {
+        let Some(resolver) = self.settings.resolver_for(destination) else {
+            return self.tallies.count(Outcome::NoDestination);
+        };
+        let origin = Origin {
+            endpoint: self.desk.endpoint(client.to_canonical()),
+            is_trusted: self.desk.is_trusted(resolver.ip().to_canonical()),
+            transport,
+        };
+        match Transaction::handle_query(message, origin, now, self.settings.patience, &self.tallies) {
+            Opening::Drop => {}
+            Opening::Reply(octets) => self.send(client_side, octets),
+            Opening::Ask(mut transaction) => match self.pending.room_for(transaction.endpoint()) {
+                Ok(()) => {
+                    let entry = Entry { transaction, client: client_side, resolver, via: None };
+                    let key = self.pending.insert(entry);
+                    self.ask(key, now);
+                }
+                Err(failure) => {
+                    transaction.handle_failure(failure, &self.tallies);
+                    self.send(client_side, transaction.reply());
+                }
+            },
+        }
+    }
+
+    fn ask(&mut self, key: Key, now: Instant) {
+        let Some(entry) = self.pending.get_mut(key) else { return };
+        match self.upstreams.reserve(entry.resolver, key, now, &self.poller) {
+            Ok(via) => {
+                self.tallies.count(Outcome::Asked);
+                entry.via = Some(via);
+                self.upstreams.send(via, |out| entry.transaction.ask(via.id, out));
+            }
+            Err(failure) => self.fail(key, failure, now),
+        }
+    }
+
+    fn fail(&mut self, key: Key, failure: Failure, now: Instant) {
+        let Some(entry) = self.pending.get_mut(key) else { return };
+        let step = entry.transaction.handle_failure(failure, &self.tallies);
+        self.take(key, step, now);
+    }
+
+    /// Does what a transaction wants done.
+    fn take(&mut self, key: Key, step: Step, now: Instant) {
+        if step == Step::Wait {
+            return;
+        }
+        if let Some(via) = self.pending.get_mut(key).and_then(|entry| entry.via.take()) {
+            self.upstreams.release(via);
+        }
+        match step {
+            Step::Wait => {}
+            Step::AskOverTcp => self.ask_over_tcp(key, now),
+            Step::Install(answer) => {
+                self.pending.await_gate(key);
+                self.batch.0.push(key);
+                self.batch.1.push(answer);
+            }
+            Step::Reply => {
+                if let Some(entry) = self.pending.remove(key) {
+                    self.send(entry.client, entry.transaction.reply());
+                }
+            }
+        }
+    }
+
+    fn ask_over_tcp(&mut self, key: Key, now: Instant) {
+        if self.retries.len() >= RETRIES_MAX {
+            return self.fail(key, Failure::RetriesFull, now);
+        }
+        self.pending.await_resolver(key);
+        let id = self.upstreams.random_id();
+        let Some(entry) = self.pending.get_mut(key) else { return };
+        let mut question = Vec::new();
+        entry.transaction.ask(id, &mut question);
+        let (idle, settings, resolver) = (Arc::clone(&self.idle), self.settings, entry.resolver);
+        self.retries.spawn(async move {
+            let answer = exchange::ask(&idle, settings.marked, resolver, &question);
+            match tokio::time::timeout(settings.patience.upstream, answer).await {
+                Ok(answer) => (key, answer.ok()),
+                Err(_) => (key, None),
+            }
+        });
+    }
+
+    fn send(&mut self, client: Client, mut octets: Vec<u8>) {
+        match client {
+            Client::Tcp(place) => {
+                place.send(octets);
+            }
+            Client::Udp { replier, address } => {
+                if !self.repliers.send(replier, address, &octets) {
+                    self.tallies.count(Outcome::ReplyUnsent);
+                }
+                if self.spare.len() < SPARE_MAX && octets.capacity() <= SPARE_OCTETS_MAX {
+                    octets.clear();
+                    self.spare.push(octets);
+                }
+            }
+        }
+    }
+}

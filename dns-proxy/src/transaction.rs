@@ -1,0 +1,498 @@
+//! One question from the client's octets to the reply's: which checks it passes, whom it waits for, and what is due.
+//! It knows no socket and no clock. A reply with addresses can only be written by `handle_installed`.
+
+use std::time::{Duration, Instant};
+
+use namegate_engine::{Answer, EndpointId};
+
+use crate::{
+    answer,
+    desk::NotInstalled,
+    reply::{self, ExtendedError, FORMERR, NOTIMP, REFUSED, SERVFAIL},
+    tally::{Outcome, Tallies},
+    wire::{HEADER_OCTETS, Header, Question, Record, WireError, kind, same_question},
+};
+
+/// A client that says nothing else takes this many octets over UDP (RFC 1035 §4.2.1).
+const UDP_OCTETS: usize = 512;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// Who asks, and whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// None where the address belongs to no endpoint.
+    pub(crate) endpoint: Option<EndpointId>,
+    /// Answers of the resolver may open addresses.
+    pub(crate) is_trusted: bool,
+    /// How the client came.
+    pub(crate) transport: Transport,
+}
+
+/// How long each step may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) upstream: Duration,
+    pub(crate) install: Duration,
+}
+
+/// What a question turned out to be.
+#[derive(Debug)]
+pub(crate) enum Opening {
+    /// It is to be sent over UDP with [`Transaction::ask`].
+    Ask(Transaction),
+    /// These octets go back at once.
+    Reply(Vec<u8>),
+    Drop,
+}
+
+/// What is to be done now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing: the transaction waits on.
+    Wait,
+    /// The question is to be asked again over TCP with [`Transaction::ask`].
+    AskOverTcp,
+    /// The gate is to take this; then comes [`Transaction::handle_installed`].
+    Install(Answer),
+    /// [`Transaction::reply`] holds the octets for the client. The transaction is at its end.
+    Reply,
+}
+
+/// Why a question can not be answered by its resolver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Unreachable,
+    PendingFull,
+    EndpointFull,
+    ResolversFull,
+    RetriesFull,
+}
+
+/// The facts of the client's question that are needed to the end.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    question: Question,
+    has_edns: bool,
+    /// Octets that a reply may have.
+    reply_octets_max: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    AwaitUpstream { id: u16, over: Transport, deadline: Instant },
+    AwaitGate { deadline: Instant },
+    Done,
+}
+
+/// A question on its way.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    endpoint: EndpointId,
+    is_trusted: bool,
+    asked: Asked,
+    /// The client's question until an answer is accepted, then the reply.
+    message: Vec<u8>,
+    state: State,
+}
+
+impl Transaction {
+    /// Reads what a client sent.
+    pub(crate) fn handle_query(
+        mut message: Vec<u8>,
+        origin: Origin,
+        now: Instant,
+        patience: Patience,
+        tallies: &Tallies,
+    ) -> Opening {
+        let Some(header) = Header::read(&message).ok().filter(|header| !header.is_response()) else {
+            tallies.count(Outcome::Dropped);
+            return Opening::Drop;
+        };
+        let asked = match read_query(&message, header, origin.transport) {
+            Ok(asked) => asked,
+            Err(BadQuery { rcode, outcome, question_end }) => {
+                tallies.count(outcome);
+                reply::make_error(&mut message, question_end, false, rcode, None);
+                return Opening::Reply(message);
+            }
+        };
+        let Some(endpoint) = origin.endpoint else {
+            tallies.count(Outcome::UnknownEndpoint);
+            let why = ExtendedError::prohibited("no endpoint has the address that asks");
+            reply::make_error(&mut message, asked.question.end, asked.has_edns, REFUSED, Some(&why));
+            return Opening::Reply(message);
+        };
+        if !origin.is_trusted {
+            tallies.count(Outcome::UntrustedResolver);
+        }
+        let state = State::AwaitUpstream { id: 0, over: Transport::Udp, deadline: now + patience.upstream };
+        Opening::Ask(Self { endpoint, is_trusted: origin.is_trusted, asked, message, state })
+    }
+
+    /// Who asked.
+    pub(crate) fn endpoint(&self) -> EndpointId {
+        self.endpoint
+    }
+
+    /// Writes the question with an ID of the proxy's, which an answer must have from now on.
+    pub(crate) fn ask(&mut self, new_id: u16, out: &mut Vec<u8>) {
+        if let State::AwaitUpstream { id, .. } = &mut self.state {
+            *id = new_id;
+        }
+        let start = out.len();
+        out.extend_from_slice(&self.message);
+        out[start..start + 2].copy_from_slice(&new_id.to_be_bytes());
+    }
+
+    /// Takes what the resolver sent. What does not match the question changes nothing over UDP, where anybody may send;
+    /// over TCP it is the resolver's fault.
+    pub(crate) fn handle_response(
+        &mut self,
+        response: &[u8],
+        now: Instant,
+        patience: Patience,
+        tallies: &Tallies,
+    ) -> Step {
+        let State::AwaitUpstream { id, over, .. } = self.state else { return Step::Wait };
+        let Some(header) = self.matching(response, id) else {
+            tallies.count(Outcome::Mismatch);
+            return if over == Transport::Udp { Step::Wait } else { self.malformed(tallies) };
+        };
+        if header.is_truncated() {
+            if over == Transport::Tcp {
+                return self.malformed(tallies);
+            }
+            tallies.count(Outcome::RetriedOverTcp);
+            self.state = State::AwaitUpstream { id, over: Transport::Tcp, deadline: now + patience.upstream };
+            return Step::AskOverTcp;
+        }
+        let Ok(reading) = answer::read(response, header, self.asked.question) else {
+            return self.malformed(tallies);
+        };
+        tallies.add(Outcome::SpecialAddress, reading.special);
+        self.keep(response);
+        if response.len() > self.asked.reply_octets_max {
+            tallies.count(Outcome::Truncated);
+            reply::make_truncated(&mut self.message, self.asked.question.end, self.asked.has_edns);
+            return self.release(Outcome::Forwarded, tallies);
+        }
+        if !self.is_trusted || reading.addresses.is_empty() {
+            return self.release(Outcome::Forwarded, tallies);
+        }
+        self.state = State::AwaitGate { deadline: now + patience.install };
+        Step::Install(Answer { endpoint: self.endpoint, names: reading.names, addresses: reading.addresses })
+    }
+
+    /// The gate holds every address of the answer, or says why not.
+    pub(crate) fn handle_installed(&mut self, result: Result<(), NotInstalled>, tallies: &Tallies) -> Step {
+        if !matches!(self.state, State::AwaitGate { .. }) {
+            return Step::Wait;
+        }
+        match result {
+            Ok(()) => self.release(Outcome::Installed, tallies),
+            Err(why) => self.fail(Outcome::InstallFailed, &ExtendedError::other(&why), tallies),
+        }
+    }
+
+    /// The question can not be asked, or nobody is there to answer it.
+    pub(crate) fn handle_failure(&mut self, failure: Failure, tallies: &Tallies) -> Step {
+        if !matches!(self.state, State::AwaitUpstream { .. }) {
+            return Step::Wait;
+        }
+        let busy = ExtendedError::other(&"too many questions are pending; ask again later");
+        match failure {
+            Failure::Unreachable => {
+                let why = ExtendedError::network_error("the resolver can not be reached");
+                self.fail(Outcome::UpstreamUnreachable, &why, tallies)
+            }
+            Failure::PendingFull => self.fail(Outcome::PendingFull, &busy, tallies),
+            Failure::EndpointFull => self.fail(Outcome::EndpointFull, &busy, tallies),
+            Failure::ResolversFull => self.fail(Outcome::ResolversFull, &busy, tallies),
+            Failure::RetriesFull => self.fail(Outcome::RetriesFull, &busy, tallies),
+        }
+    }
+
+    /// Ends what has waited long enough.
+    pub(crate) fn poll_timeout(&mut self, now: Instant, tallies: &Tallies) -> Step {
+        match self.state {
+            State::AwaitUpstream { deadline, .. } if deadline <= now => {
+                let why = ExtendedError::no_reachable_authority("the resolver did not answer in time");
+                self.fail(Outcome::UpstreamTimeout, &why, tallies)
+            }
+            State::AwaitGate { deadline } if deadline <= now => {
+                let why = ExtendedError::other(&"the gate did not take the addresses of this answer in time");
+                self.fail(Outcome::InstallTimeout, &why, tallies)
+            }
+            _ => Step::Wait,
+        }
+    }
+
+    /// When [`Self::poll_timeout`] is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::AwaitUpstream { deadline, .. } | State::AwaitGate { deadline } => Some(deadline),
+            State::Done => None,
+        }
+    }
+
+    /// The octets for the client, after [`Step::Reply`].
+    pub(crate) fn reply(self) -> Vec<u8> {
+        self.message
+    }
+
+    /// The header of a response to this question; none where it answers something else.
+    fn matching(&self, response: &[u8], id: u16) -> Option<Header> {
+        let header = Header::read(response).ok()?;
+        let fits = header.is_response() && header.opcode() == 0 && header.questions == 1 && header.id == id;
+        (fits && same_question(response, &self.message, self.asked.question.end)).then_some(header)
+    }
+
+    /// The response becomes the reply: with the client's ID, and its question letter by letter.
+    fn keep(&mut self, response: &[u8]) {
+        let question_end = self.asked.question.end;
+        self.message.truncate(question_end);
+        self.message[2..HEADER_OCTETS].copy_from_slice(&response[2..HEADER_OCTETS]);
+        self.message.extend_from_slice(&response[question_end..]);
+    }
+
+    fn malformed(&mut self, tallies: &Tallies) -> Step {
+        self.fail(
+            Outcome::MalformedAnswer,
+            &ExtendedError::network_error("the resolver's answer is malformed"),
+            tallies,
+        )
+    }
+
+    fn fail(&mut self, outcome: Outcome, why: &ExtendedError, tallies: &Tallies) -> Step {
+        reply::make_error(&mut self.message, self.asked.question.end, self.asked.has_edns, SERVFAIL, Some(why));
+        self.release(outcome, tallies)
+    }
+
+    fn release(&mut self, outcome: Outcome, tallies: &Tallies) -> Step {
+        tallies.count(outcome);
+        self.state = State::Done;
+        Step::Reply
+    }
+}
+
+/// A question that is answered at once; its octets up to `question_end` go back.
+struct BadQuery {
+    rcode: u8,
+    outcome: Outcome,
+    question_end: usize,
+}
+
+impl BadQuery {
+    fn malformed(question_end: usize) -> Self {
+        Self { rcode: FORMERR, outcome: Outcome::BadQuery, question_end }
+    }
+
+    fn not_implemented(question_end: usize) -> Self {
+        Self { rcode: NOTIMP, outcome: Outcome::NotImplemented, question_end }
+    }
+}
+
+fn read_query(message: &[u8], header: Header, transport: Transport) -> Result<Asked, BadQuery> {
+    if header.opcode() != 0 {
+        return Err(BadQuery::not_implemented(HEADER_OCTETS));
+    }
+    let question = Question::read(message).ok().filter(|_| header.questions == 1);
+    let question = question.ok_or(BadQuery::malformed(HEADER_OCTETS))?;
+    // A zone is not one message (RFC 5936 §2.2).
+    if matches!(question.kind, kind::AXFR | kind::IXFR) {
+        return Err(BadQuery::not_implemented(question.end));
+    }
+    let edns_octets = edns_octets(message, header, question.end).map_err(|_| BadQuery::malformed(question.end))?;
+    let reply_octets_max = match transport {
+        Transport::Udp => edns_octets.map_or(UDP_OCTETS, |octets| usize::from(octets).max(UDP_OCTETS)),
+        Transport::Tcp => usize::from(u16::MAX),
+    };
+    Ok(Asked { question, has_edns: edns_octets.is_some(), reply_octets_max })
+}
+
+/// The payload size that the OPT record of a question names (RFC 6891 §6.1.2).
+fn edns_octets(message: &[u8], header: Header, question_end: usize) -> Result<Option<u16>, WireError> {
+    let (mut at, mut octets) = (question_end, None);
+    for _ in 0..u32::from(header.answers) + u32::from(header.authorities) + u32::from(header.additionals) {
+        let record = Record::read(message, at)?;
+        at = record.data.end;
+        if record.kind == kind::OPT {
+            octets = Some(record.class);
+        }
+    }
+    Ok(octets)
+}
+
+#[cfg(test)]
+#[path = "../tests/proxy/cases.rs"]
+mod cases;
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        cases::{answer, cases, query, truncated, with_edns},
+        *,
+    };
+
+    const PATIENCE: Patience = Patience { upstream: Duration::from_secs(5), install: Duration::from_secs(1) };
+    const A: u16 = 1;
+    const NAME: &str = "api.allowed.test.";
+    /// The proxy's ID.
+    const ID: u16 = 0x1234;
+
+    /// A transaction with its clock and counters.
+    struct World {
+        now: Instant,
+        tallies: Tallies,
+        transaction: Transaction,
+    }
+
+    fn origin(transport: Transport) -> Origin {
+        Origin { endpoint: Some(EndpointId(7)), is_trusted: true, transport }
+    }
+
+    impl World {
+        fn asking(query: &[u8], origin: Origin) -> Self {
+            let (now, tallies) = (Instant::now(), Tallies::default());
+            let opening = Transaction::handle_query(query.to_vec(), origin, now, PATIENCE, &tallies);
+            let Opening::Ask(mut transaction) = opening else { panic!("{opening:?}") };
+            let mut sent = Vec::new();
+            transaction.ask(ID, &mut sent);
+            assert_eq!((&sent[..2], &sent[2..]), (&ID.to_be_bytes()[..], &query[2..]));
+            Self { now, tallies, transaction }
+        }
+
+        fn hear(&mut self, mut response: Vec<u8>) -> Step {
+            if response.len() >= 2 {
+                response[..2].copy_from_slice(&ID.to_be_bytes());
+            }
+            self.transaction.handle_response(&response, self.now, PATIENCE, &self.tallies)
+        }
+
+        fn wait(&mut self, time: Duration) -> Step {
+            self.now += time;
+            self.transaction.poll_timeout(self.now, &self.tallies)
+        }
+
+        fn install(&mut self, result: Result<(), NotInstalled>) -> Step {
+            self.transaction.handle_installed(result, &self.tallies)
+        }
+    }
+
+    #[test]
+    fn the_cases_of_the_wire() {
+        for case in cases() {
+            let query = case.query(0x4e47);
+            let mut world = World::asking(&query, origin(Transport::Udp));
+            let (mut opened, mut step) = (Vec::new(), world.hear(case.response()));
+            for _ in 0..3 {
+                step = match step {
+                    Step::Wait => world.wait(PATIENCE.upstream),
+                    Step::AskOverTcp => world.hear(case.response()),
+                    Step::Install(answer) => {
+                        opened = answer.addresses;
+                        world.install(Ok(()))
+                    }
+                    Step::Reply => break,
+                };
+            }
+            assert_eq!(step, Step::Reply, "{}", case.id);
+            assert!(case.may_open(&opened), "{}: opened {opened:?}", case.id);
+            let reply = world.transaction.reply();
+            assert!(case.may_see(&reply, &query), "{}: the client sees {reply:02x?}", case.id);
+        }
+    }
+
+    #[test]
+    fn a_reply_with_addresses_waits_for_the_gate() {
+        let question = query(1, NAME, A);
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        assert_eq!(world.install(Ok(())), Step::Wait);
+        let Step::Install(learned) = world.hear(answer(&question, 2)) else { panic!() };
+        assert_eq!((learned.endpoint, learned.names.len(), learned.addresses.len()), (EndpointId(7), 1, 2));
+        // A second answer, a failure or a late deadline of the question change nothing.
+        assert_eq!(world.hear(answer(&question, 3)), Step::Wait);
+        assert_eq!(world.transaction.handle_failure(Failure::Unreachable, &world.tallies), Step::Wait);
+        assert_eq!(world.wait(PATIENCE.install / 2), Step::Wait);
+        assert_eq!(world.install(Ok(())), Step::Reply);
+        assert_eq!(world.transaction.deadline(), None);
+        assert_eq!(world.transaction.reply(), answer(&question, 2));
+    }
+
+    #[test]
+    fn time_runs_out_for_the_resolver_and_for_the_gate() {
+        let question = query(1, NAME, A);
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        assert_eq!(world.wait(Duration::from_millis(4999)), Step::Wait);
+        assert_eq!(world.wait(Duration::from_millis(1)), Step::Reply);
+        assert_eq!(world.hear(answer(&question, 1)), Step::Wait);
+        assert_eq!(world.tallies.of(Outcome::UpstreamTimeout), 1);
+
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        assert!(matches!(world.hear(answer(&question, 1)), Step::Install(_)));
+        assert_eq!(world.wait(PATIENCE.install), Step::Reply);
+        assert_eq!(world.install(Ok(())), Step::Wait);
+        assert_eq!(world.tallies.of(Outcome::InstallTimeout), 1);
+        assert_eq!(world.transaction.reply()[3] & 0xf, SERVFAIL);
+    }
+
+    #[test]
+    fn a_truncated_answer_counts_only_over_tcp_and_cut_to_fit() {
+        let question = with_edns(query(1, NAME, A), 1232);
+        for (transport, addresses, fits) in
+            [(Transport::Udp, 70, true), (Transport::Udp, 80, false), (Transport::Tcp, 600, true)]
+        {
+            let mut world = World::asking(&question, origin(transport));
+            assert_eq!(world.hear(truncated(&question)), Step::AskOverTcp);
+            assert_eq!(world.wait(PATIENCE.upstream / 2), Step::Wait);
+            let step = world.hear(answer(&question, addresses));
+            assert_eq!(matches!(step, Step::Install(_)), fits, "{addresses}");
+            if !fits {
+                assert_eq!(step, Step::Reply);
+                let reply = world.transaction.reply();
+                assert_eq!((reply[2] & 2, &reply[4..12]), (2, &[0, 1, 0, 0, 0, 0, 0, 1][..]));
+            }
+        }
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        assert_eq!(world.hear(truncated(&question)), Step::AskOverTcp);
+        assert_eq!(world.hear(truncated(&question)), Step::Reply);
+        assert_eq!(world.tallies.of(Outcome::MalformedAnswer), 1);
+    }
+
+    #[test]
+    fn questions_that_are_none_are_answered_or_dropped() {
+        let good = query(1, NAME, A);
+        let changed = |at: usize, octet: u8| {
+            let mut message = good.clone();
+            message[at] = octet;
+            message
+        };
+        for (message, want, outcome) in [
+            (Vec::new(), None, Outcome::Dropped),
+            (good[..11].to_vec(), None, Outcome::Dropped),
+            (changed(2, 0x81), None, Outcome::Dropped),
+            (changed(2, 0x29), Some(NOTIMP), Outcome::NotImplemented),
+            (query(1, NAME, kind::AXFR), Some(NOTIMP), Outcome::NotImplemented),
+            (changed(5, 0), Some(FORMERR), Outcome::BadQuery),
+            (changed(5, 2), Some(FORMERR), Outcome::BadQuery),
+            (changed(11, 1), Some(FORMERR), Outcome::BadQuery),
+            (good[..20].to_vec(), Some(FORMERR), Outcome::BadQuery),
+            (changed(12, 0xc0), Some(FORMERR), Outcome::BadQuery),
+        ] {
+            let tallies = Tallies::default();
+            let opening =
+                Transaction::handle_query(message.clone(), origin(Transport::Udp), Instant::now(), PATIENCE, &tallies);
+            let rcode = match opening {
+                Opening::Reply(reply) => Some(reply[3] & 0xf),
+                Opening::Drop => None,
+                Opening::Ask(_) => panic!("{message:02x?}"),
+            };
+            assert_eq!((rcode, tallies.of(outcome)), (want, 1), "{message:02x?}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The proxy through its sockets, before a resolver on the loopback address.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod behaviour;
+mod cases;
+mod support;
+mod wire;

@@ -1,0 +1,189 @@
+//! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
+
+mod book;
+mod clock;
+mod desk;
+mod files;
+mod flows;
+mod gate;
+mod gatekeeper;
+mod interfaces;
+mod journal;
+mod reload;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use namegate_abi::Settings as KernelSettings;
+use namegate_api::{Instruments, Server, rfc3339};
+use namegate_config::{
+    policy::Features,
+    settings::{self, Settings},
+};
+use namegate_dns_proxy::{Config as DnsConfig, Proxy};
+use namegate_engine::Engine;
+use namegate_loader::{Datapath, Events, MapLimits, Options, routes};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::Outcome;
+
+pub(crate) use files::shown as shown_diagnostic;
+
+use book::Book;
+use desk::{Clients, GateDesk};
+use flows::Flows;
+use gate::{Gate, Running};
+use gatekeeper::Keeper;
+use journal::Journal;
+use reload::Reloader;
+
+/// What of the policy language is enforced: no part that needs a layer 7 proxy.
+pub(crate) const FEATURES: Features = Features { http: false, dns: false, server_names: false };
+/// Mark of packets that go to a local proxy.
+const REDIRECT_MARK: u32 = 0x200;
+/// Mark of what the proxy sends.
+const PROXY_MARK: u32 = 0x400;
+/// Bits of both.
+const MARK_MASK: u32 = 0xf00;
+/// How long the kernel may take for the rows of one answer.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Runs the agent until it is told to end. Mistakes in the settings are drawn, and exit with 2.
+pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
+    let shown = config.display().to_string();
+    let text = std::fs::read_to_string(config)
+        .with_context(|| format!("reading the settings {shown}; name the file with `--config`"))?;
+    let settings = match settings::parse(&shown, &text) {
+        Ok(settings) => beside(config, settings),
+        Err(mistakes) => {
+            for mistake in mistakes {
+                anstream::eprintln!("{:?}", miette::Report::new(mistake));
+            }
+            return Ok(Outcome::Failed);
+        }
+    };
+    log();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(serve(settings))?;
+    Ok(Outcome::Good)
+}
+
+/// Paths in the settings are relative to their file.
+fn beside(config: &Path, mut settings: Settings) -> Settings {
+    let folder = config.parent().unwrap_or(Path::new("."));
+    for path in
+        [&mut settings.policies, &mut settings.endpoints, &mut settings.socket, &mut settings.state, &mut settings.pins]
+    {
+        *path = folder.join(&*path);
+    }
+    settings
+}
+
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NAMEGATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let started = rfc3339(std::time::SystemTime::now());
+    // The socket first: a second agent ends here, before it touches the kernel.
+    let server = Server::bind(&settings.socket)?;
+    let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
+    let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
+    let (gate, events) = open(&settings, &clients, &instruments)?;
+    let door = gate.door();
+    let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
+    let reloader = {
+        let (settings, door, book) = (settings.clone(), door.clone(), Arc::clone(&book));
+        tokio::task::spawn_blocking(move || Reloader::start(&settings, door, book)).await??
+    };
+    let links = tokio::spawn(reload::follow_links(reloader.nudge()));
+    let proxy = Arc::new(Proxy::start(&dns_config(&settings), GateDesk::new(clients, door.clone()))?);
+    let kernel = kernel_settings(proxy.port());
+    door.ask(move |gate| gate.datapath().set(&kernel)).await??;
+    tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
+    let keeper = Keeper { settings, door, book, flows, proxy: Arc::clone(&proxy), instruments, started };
+    server.serve(Arc::new(keeper), end()).await;
+    following.abort();
+    links.abort();
+    stop(reloader, gate, proxy).await
+}
+
+/// Loads or adopts what is in the kernel, and starts the thread that owns it.
+fn open(
+    settings: &Settings,
+    clients: &Arc<ArcSwap<Clients>>,
+    instruments: &Instruments,
+) -> anyhow::Result<(Running, Events)> {
+    let limits = settings.limits;
+    let options = Options {
+        pins: settings.pins.clone(),
+        limits: MapLimits {
+            addresses: limits.addresses,
+            policy_rows: limits.policy_rows,
+            cidrs: limits.cidrs,
+            flows: limits.flows,
+            endpoints: limits.endpoints,
+        },
+        settings: kernel_settings(0),
+    };
+    let mut datapath = Datapath::open(&options).map_err(gate::load_error)?;
+    routes::set_up(&options.settings).context("setting up the route to the proxy")?;
+    let events = datapath.take_events().context("the ring of events was taken already")?;
+    let gate = Gate::new(
+        Engine::new(settings),
+        datapath,
+        Journal::open(&settings.state)?,
+        gate::directions(&settings.directions),
+        Arc::clone(clients),
+        instruments.clone(),
+    )?;
+    Ok((gate.start()?, events))
+}
+
+fn kernel_settings(dns_port: u16) -> KernelSettings {
+    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, spare: 0 }
+}
+
+fn dns_config(settings: &Settings) -> DnsConfig {
+    DnsConfig {
+        workers: settings.dns.workers as usize,
+        port: 0,
+        upstream_timeout: Duration::from_millis(settings.dns.upstream_timeout_ms.into()),
+        install_timeout: INSTALL_TIMEOUT,
+        mark: PROXY_MARK,
+        fixed_resolver: None,
+    }
+}
+
+/// Ready when the agent is asked to end.
+async fn end() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be heard: end the agent with SIGKILL");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("asked to end (SIGTERM); the kernel goes on enforcing"),
+        _ = interrupt.recv() => tracing::info!("asked to end (SIGINT); the kernel goes on enforcing"),
+    }
+}
+
+/// Ends threads in the order in which they need each other.
+async fn stop(reloader: Reloader, gate: Running, proxy: Arc<Proxy>) -> anyhow::Result<()> {
+    tokio::task::spawn_blocking(move || {
+        if let Ok(proxy) = Arc::try_unwrap(proxy) {
+            proxy.stop();
+        }
+        reloader.stop();
+        gate.stop();
+    })
+    .await?;
+    Ok(())
+}

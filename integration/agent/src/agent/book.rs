@@ -1,0 +1,73 @@
+//! What was read from the files and how far the kernel is, for those who ask.
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use namegate_api::view::{Diagnostic, Document, Revision, Unenforced};
+use namegate_config::{
+    endpoints::EndpointsFile,
+    rule::{Direction, Rule},
+};
+
+use super::{files::Reading, interfaces::Interfaces};
+
+/// The state of the files.
+#[derive(Debug, Default)]
+pub(crate) struct Book(RwLock<Page>);
+
+/// One reading, and how far it is carried out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Page {
+    /// How far the kernel is.
+    pub(crate) revision: Revision,
+    /// Policy objects.
+    pub(crate) documents: Vec<Document>,
+    /// Mistakes and warnings.
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// Rules that hold nothing back.
+    pub(crate) not_enforced: Vec<Unenforced>,
+    /// Endpoints in force.
+    pub(crate) endpoints: EndpointsFile,
+    /// Their interfaces.
+    pub(crate) interfaces: Interfaces,
+    /// Rows of the last change that the kernel refused.
+    pub(crate) refused: Vec<String>,
+}
+
+impl Book {
+    /// The page as it is now.
+    pub(crate) fn page(&self) -> RwLockReadGuard<'_, Page> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a reading that the kernel does not hold yet.
+    pub(crate) fn want(&self, reading: &Reading, interfaces: &Interfaces, directions: &[Direction]) {
+        let mut page = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        page.revision.wanted += 1;
+        page.documents.clone_from(&reading.documents);
+        page.diagnostics.clone_from(&reading.diagnostics);
+        page.not_enforced = not_enforced(&reading.rules, directions);
+        page.endpoints.clone_from(&reading.endpoints);
+        page.interfaces.clone_from(interfaces);
+    }
+
+    /// Notes that the kernel holds the last reading, less the rows that it refused.
+    pub(crate) fn enforced(&self, refused: Vec<String>) {
+        let mut page = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        page.revision.enforced = page.revision.wanted;
+        page.refused = refused;
+    }
+}
+
+/// Rules of a direction that the agent does not guard.
+fn not_enforced(rules: &[Rule], directions: &[Direction]) -> Vec<Unenforced> {
+    let word = |direction| match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    };
+    let left_out = rules.iter().filter(|rule| !directions.contains(&rule.direction));
+    let told = left_out.map(|rule| Unenforced {
+        rule: rule.origin.to_string(),
+        reason: format!("the setting `directions` leaves {} out", word(rule.direction)),
+    });
+    told.collect()
+}

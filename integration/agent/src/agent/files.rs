@@ -1,0 +1,231 @@
+//! Policies and endpoints as files: read, kept in their last good form, and told apart from what is refused.
+//!
+//! A file is one unit: with a mistake in it the whole file is refused and its last good form stays in force, also over a
+//! restart (a copy lies in the state directory). A file that goes away takes its rules along.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use namegate_api::view::{self, DocumentState};
+use namegate_config::{
+    diagnostic::Diagnostic,
+    endpoints::{self, EndpointsFile},
+    policy::{self, Catalog, Document},
+    rule::Rule,
+};
+
+/// Endings of policy files.
+const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// The files and their last good forms.
+#[derive(Debug)]
+pub(crate) struct Files {
+    policies: PathBuf,
+    endpoints: PathBuf,
+    /// Copies of accepted files.
+    accepted: PathBuf,
+    /// Last good form by file name.
+    good: BTreeMap<String, Vec<Document>>,
+    good_endpoints: Option<EndpointsFile>,
+}
+
+/// What a reading brought.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Reading {
+    /// Rules in force.
+    pub(crate) rules: Vec<Rule>,
+    /// Endpoints in force.
+    pub(crate) endpoints: EndpointsFile,
+    /// One line for each object.
+    pub(crate) documents: Vec<view::Document>,
+    /// Mistakes and warnings.
+    pub(crate) diagnostics: Vec<view::Diagnostic>,
+}
+
+impl Files {
+    /// Nothing read yet.
+    pub(crate) fn new(policies: PathBuf, endpoints: PathBuf, state: &Path) -> anyhow::Result<Self> {
+        let accepted = state.join("accepted");
+        fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
+        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None })
+    }
+
+    /// Reads everything anew.
+    pub(crate) fn read(&mut self) -> Reading {
+        let mut reading = Reading {
+            rules: Vec::new(),
+            endpoints: EndpointsFile::default(),
+            documents: Vec::new(),
+            diagnostics: Vec::new(),
+        };
+        self.read_policies(&mut reading);
+        self.read_endpoints(&mut reading);
+        let documents: Vec<Document> = self.good.values().flatten().cloned().collect();
+        let translated = policy::translate(&documents, &Catalog::default());
+        reading.diagnostics.extend(translated.diagnostics.iter().map(shown));
+        reading.rules = translated.rules;
+        count_rules(&mut reading);
+        reading
+    }
+
+    fn read_policies(&mut self, reading: &mut Reading) {
+        let files = match list(&self.policies) {
+            Ok(files) => files,
+            Err(error) => {
+                reading.diagnostics.push(unreadable(&self.policies, &error));
+                let names: Vec<String> = self.good.keys().cloned().collect();
+                for name in names {
+                    self.keep_former(&name, &self.policies.join(&name).display().to_string(), reading);
+                }
+                return;
+            }
+        };
+        self.good.retain(|name, _| files.contains_key(name));
+        for (name, path) in files {
+            self.read_policy(&name, &path, reading);
+        }
+    }
+
+    fn read_policy(&mut self, name: &str, path: &Path, reading: &mut Reading) {
+        let shown_name = path.display().to_string();
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            // It went away since the folder was listed: the next reading has it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                reading.diagnostics.push(unreadable(path, &error));
+                return self.keep_former(name, &shown_name, reading);
+            }
+        };
+        let parsed = policy::parse_with(&shown_name, &text, &super::FEATURES);
+        reading.diagnostics.extend(parsed.diagnostics.iter().map(shown));
+        if parsed.diagnostics.iter().any(Diagnostic::is_error) {
+            return self.keep_former(name, &shown_name, reading);
+        }
+        reading.documents.extend(parsed.documents.iter().map(|one| line(&shown_name, one, DocumentState::Accepted)));
+        self.good.insert(name.to_owned(), parsed.documents);
+        self.save(name, &text);
+    }
+
+    fn keep_former(&mut self, name: &str, shown_name: &str, reading: &mut Reading) {
+        if !self.good.contains_key(name)
+            && let Ok(text) = fs::read_to_string(self.accepted.join(name))
+        {
+            self.good.insert(name.to_owned(), policy::parse_with(shown_name, &text, &super::FEATURES).documents);
+        }
+        match self.good.get(name) {
+            Some(former) => {
+                reading.documents.extend(former.iter().map(|one| line(shown_name, one, DocumentState::KeptFormer)))
+            }
+            None => reading.documents.push(view::Document {
+                file: shown_name.to_owned(),
+                kind: None,
+                namespace: None,
+                name: None,
+                state: DocumentState::Refused,
+                rules: 0,
+            }),
+        }
+    }
+
+    fn read_endpoints(&mut self, reading: &mut Reading) {
+        const COPY: &str = "endpoints";
+        let shown_name = self.endpoints.display().to_string();
+        let found = match fs::read_to_string(&self.endpoints) {
+            Ok(text) => match endpoints::parse(&shown_name, &text) {
+                Ok(file) => {
+                    self.save(COPY, &text);
+                    self.good_endpoints = Some(file);
+                    Vec::new()
+                }
+                Err(mistakes) => mistakes.iter().map(shown).collect(),
+            },
+            Err(error) => vec![unreadable(&self.endpoints, &error)],
+        };
+        if self.good_endpoints.is_none() {
+            let former = fs::read_to_string(self.accepted.join(COPY)).ok();
+            self.good_endpoints = former.and_then(|text| endpoints::parse(&shown_name, &text).ok());
+        }
+        reading.diagnostics.extend(found);
+        reading.endpoints = self.good_endpoints.clone().unwrap_or_default();
+    }
+
+    fn save(&self, name: &str, text: &str) {
+        let path = self.accepted.join(name);
+        if fs::read_to_string(&path).is_ok_and(|former| former == text) {
+            return;
+        }
+        let beside = self.accepted.join(format!(".{name}.new"));
+        if let Err(error) = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &path)) {
+            tracing::warn!(%error, file = %path.display(), "the last good form of a file could not be kept");
+        }
+    }
+}
+
+/// Policy files of the folder by name; hidden ones are left out.
+fn list(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_policy = path.extension().and_then(|ending| ending.to_str()).is_some_and(|it| ENDINGS.contains(&it));
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'));
+        if let Some(name) = name.filter(|_| is_policy && path.is_file()) {
+            files.insert(name.to_owned(), path.clone());
+        }
+    }
+    Ok(files)
+}
+
+fn line(file: &str, document: &Document, state: DocumentState) -> view::Document {
+    view::Document {
+        file: file.to_owned(),
+        kind: Some(document.kind.clone()),
+        namespace: document.namespace.clone(),
+        name: Some(document.name.clone()),
+        state,
+        rules: 0,
+    }
+}
+
+fn count_rules(reading: &mut Reading) {
+    for document in &mut reading.documents {
+        let of = |rule: &&Rule| {
+            let origin = &rule.origin;
+            document.kind.as_ref() == Some(&origin.kind)
+                && document.namespace == origin.namespace
+                && document.name.as_ref() == Some(&origin.name)
+        };
+        document.rules = reading.rules.iter().filter(of).count();
+    }
+}
+
+/// A diagnostic as the API shows it.
+pub(crate) fn shown(found: &Diagnostic) -> view::Diagnostic {
+    view::Diagnostic {
+        file: found.file().to_owned(),
+        line: found.line,
+        column: found.column,
+        severity: if found.is_error() { view::Severity::Error } else { view::Severity::Warning },
+        code: found.code.as_str().to_owned(),
+        field: found.field.clone(),
+        message: found.problem.clone(),
+        help: found.help.clone(),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> view::Diagnostic {
+    view::Diagnostic {
+        file: path.display().to_string(),
+        line: 0,
+        column: 0,
+        severity: view::Severity::Error,
+        code: "namegate::unreadable".to_owned(),
+        field: String::new(),
+        message: format!("cannot be read: {error}"),
+        help: Some("make it readable for the agent; the last good form stays in force".to_owned()),
+    }
+}

@@ -1,0 +1,329 @@
+//! The one thread that owns the engine and the kernel's maps: requests come in, writes go out, in order, without a lock.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use namegate_api::{Instruments, Refusal};
+use namegate_config::rule;
+use namegate_dns_proxy::NotInstalled;
+use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, Lookup, MapOp};
+use namegate_loader::{Datapath, Directions, LoadError};
+use tokio::sync::oneshot;
+
+use super::{clock::boot_ns, desk::Clients, journal::Journal};
+
+/// Requests that wait at most; the DNS proxy refuses answers above.
+const REQUESTS_MAX: usize = 4_096;
+/// The longest sleep.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What the gate can be asked.
+enum Request {
+    /// Answers to be installed.
+    Learn { answers: Vec<Answer>, since: Instant, done: oneshot::Sender<Vec<Result<(), NotInstalled>>> },
+    /// Anything else.
+    Ask(Box<dyn FnOnce(&mut Gate) + Send>),
+    /// No more.
+    Stop,
+}
+
+/// Engine, maps, journal.
+pub(crate) struct Gate {
+    engine: Engine,
+    datapath: Datapath,
+    journal: Journal,
+    directions: Directions,
+    clients: Arc<ArcSwap<Clients>>,
+    instruments: Instruments,
+    /// Interfaces whose programs could not be attached.
+    failed: BTreeSet<u32>,
+    /// Writes that the kernel refused, ever.
+    refused_writes: u64,
+}
+
+/// How the gate is reached.
+#[derive(Clone)]
+pub(crate) struct Door(SyncSender<Request>);
+
+/// The running thread.
+pub(crate) struct Running {
+    door: Door,
+    thread: JoinHandle<()>,
+}
+
+impl Gate {
+    /// Puts the parts together. `entries` is what the journal held; the rows in the kernel are adopted.
+    pub(crate) fn new(
+        mut engine: Engine,
+        datapath: Datapath,
+        journal: (Journal, Vec<namegate_engine::LedgerEntry>),
+        directions: Directions,
+        clients: Arc<ArcSwap<Clients>>,
+        instruments: Instruments,
+    ) -> Result<Self, GateError> {
+        let (journal, entries) = journal;
+        engine.restore(entries);
+        engine.adopt(datapath.rows()?);
+        Ok(Self {
+            engine,
+            datapath,
+            journal,
+            directions,
+            clients,
+            instruments,
+            failed: BTreeSet::new(),
+            refused_writes: 0,
+        })
+    }
+
+    /// Starts the thread.
+    pub(crate) fn start(self) -> anyhow::Result<Running> {
+        let (sender, inbox) = sync_channel(REQUESTS_MAX);
+        let thread = std::thread::Builder::new().name("gate".to_owned()).spawn(move || self.serve(&inbox))?;
+        Ok(Running { door: Door(sender), thread })
+    }
+
+    /// What is known.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The kernel's side.
+    pub(crate) fn datapath(&mut self) -> &mut Datapath {
+        &mut self.datapath
+    }
+
+    /// Interfaces whose programs could not be attached.
+    pub(crate) fn failed(&self) -> &BTreeSet<u32> {
+        &self.failed
+    }
+
+    /// Writes that the kernel refused.
+    pub(crate) fn refused_writes(&self) -> u64 {
+        self.refused_writes
+    }
+
+    /// Makes the kernel agree with new rules or endpoints: rows first, then programs on new interfaces, so that no
+    /// packet passes between.
+    pub(crate) fn change(&mut self, change: Change) -> Vec<GateError> {
+        let wanted = change.topology.as_ref().map(|topology| {
+            topology.endpoints.iter().filter_map(|endpoint| endpoint.interface).collect::<BTreeSet<u32>>()
+        });
+        let gone: Vec<u32> = wanted.iter().flat_map(|wanted| self.gone(wanted)).collect();
+        let ops = self.engine.update(change, boot_ns());
+        let errors = self.write(&ops);
+        for interface in gone {
+            if let Err(error) = self.datapath.detach(interface) {
+                tracing::debug!(interface, %error, "detaching");
+            }
+        }
+        for interface in wanted.into_iter().flatten() {
+            self.attach(interface);
+        }
+        self.clients.store(Arc::new(Clients::of(&self.engine)));
+        self.keep();
+        errors
+    }
+
+    /// Attached interfaces that are not wanted any more.
+    fn gone(&self, wanted: &BTreeSet<u32>) -> Vec<u32> {
+        self.datapath.attached().into_iter().filter(|interface| !wanted.contains(interface)).collect()
+    }
+
+    fn attach(&mut self, interface: u32) {
+        match self.datapath.attach(interface, self.directions) {
+            Ok(()) => drop(self.failed.remove(&interface)),
+            Err(error) => {
+                if self.failed.insert(interface) {
+                    tracing::error!(interface, error = %Chain(&error), "programs could not be attached");
+                }
+            }
+        }
+    }
+
+    /// Forgets names and closes their addresses.
+    pub(crate) fn forget(&mut self, wanted: &dyn Fn(&Lookup<'_>) -> bool) -> Forgotten {
+        let (gone, ops) = self.engine.forget(wanted, boot_ns());
+        self.write(&ops);
+        self.keep();
+        gone
+    }
+
+    fn serve(mut self, inbox: &Receiver<Request>) {
+        loop {
+            let sleep = self.engine.next_tick().map_or(IDLE, |at| Duration::from_nanos(at.saturating_sub(boot_ns())));
+            match inbox.recv_timeout(sleep.min(IDLE)) {
+                Ok(Request::Learn { answers, since, done }) => {
+                    let results = self.learn(&answers);
+                    self.instruments.answer_installed(since.elapsed());
+                    // The asker may have timed out: the rows are true all the same.
+                    let _ = done.send(results);
+                }
+                Ok(Request::Ask(question)) => question(&mut self),
+                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let ops = self.engine.tick(boot_ns());
+                    self.write(&ops);
+                    self.keep();
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, answers: &[Answer]) -> Vec<Result<(), NotInstalled>> {
+        let now = boot_ns();
+        let mut ops = Vec::new();
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            ops.clear();
+            self.engine.learn(answer, now, &mut ops);
+            let errors = self.write(&ops);
+            results.push(errors.first().map_or(Ok(()), |error| Err(not_installed(error))));
+        }
+        self.keep();
+        results
+    }
+
+    /// Carries writes out. After a refusal the engine hears what is really there.
+    fn write(&mut self, ops: &[MapOp]) -> Vec<GateError> {
+        let mut errors = Vec::new();
+        for op in ops {
+            if let Err(error) = self.datapath.write(op) {
+                self.refused_writes += 1;
+                if errors.is_empty() {
+                    tracing::error!(error = %Chain(&error), "the kernel refused a row");
+                }
+                errors.push(error);
+            }
+        }
+        if !errors.is_empty() {
+            match self.datapath.rows() {
+                Ok(rows) => self.engine.resync(rows),
+                Err(error) => tracing::error!(error = %Chain(&error), "reading the kernel's rows"),
+            }
+        }
+        errors
+    }
+
+    /// Brings the journal up to date.
+    fn keep(&mut self) {
+        let entries = self.engine.take_ledger();
+        if entries.is_empty() {
+            return;
+        }
+        let kept = match self.journal.append(&entries) {
+            Ok(()) if self.journal.wants_snapshot() => self.journal.replace(&self.engine.snapshot()),
+            other => other,
+        };
+        if let Err(error) = kept {
+            tracing::error!(%error, "the journal could not be written: a restart would forget names");
+        }
+    }
+}
+
+impl Door {
+    /// Hands answers over. A full inbox refuses them all.
+    pub(crate) fn learn(&self, answers: Vec<Answer>) -> oneshot::Receiver<Vec<Result<(), NotInstalled>>> {
+        let (done, result) = oneshot::channel();
+        let count = answers.len();
+        let request = Request::Learn { answers, since: Instant::now(), done };
+        if let Err(TrySendError::Full(Request::Learn { done, .. })) = self.0.try_send(request) {
+            let _ = done.send(vec![Err(NotInstalled::Full); count]);
+        }
+        result
+    }
+
+    /// Runs a function on the gate's thread and waits for what it gives.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Gate) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (done, answer) = oneshot::channel();
+        let request = Request::Ask(Box::new(move |gate| {
+            // The asker may have gone away.
+            let _ = done.send(question(gate));
+        }));
+        self.0.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Unavailable("too many requests wait".to_owned()),
+            TrySendError::Disconnected(_) => Refusal::Unavailable("it has stopped".to_owned()),
+        })?;
+        answer.await.map_err(|_| Refusal::Unavailable("it has stopped".to_owned()))
+    }
+}
+
+impl Door {
+    /// The same for a thread that may block.
+    pub(crate) fn ask_blocking<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Gate) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let stopped = || Refusal::Unavailable("it has stopped".to_owned());
+        let (done, answer) = oneshot::channel();
+        let request = Request::Ask(Box::new(move |gate| {
+            // The asker waits for exactly this.
+            let _ = done.send(question(gate));
+        }));
+        self.0.send(request).map_err(|_| stopped())?;
+        answer.blocking_recv().map_err(|_| stopped())
+    }
+}
+
+impl Running {
+    /// How the gate is reached.
+    pub(crate) fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// Ends the thread after what waits.
+    pub(crate) fn stop(self) {
+        // A thread that has ended already needs no word.
+        let _ = self.door.0.send(Request::Stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the gate's thread panicked; the kernel keeps its rows");
+        }
+    }
+}
+
+/// An error with its causes in one line.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+fn not_installed(error: &GateError) -> NotInstalled {
+    match error {
+        GateError::Full { .. } => NotInstalled::Full,
+        GateError::Access { .. } => NotInstalled::Write,
+    }
+}
+
+/// Which programs a setting asks for.
+pub(crate) fn directions(of: &[rule::Direction]) -> Directions {
+    match of {
+        [rule::Direction::Egress] => Directions::Egress,
+        [rule::Direction::Ingress] => Directions::Ingress,
+        _ => Directions::Both,
+    }
+}
+
+/// Whether an error asks for root or another kernel, for the exit's last line.
+pub(crate) fn load_error(error: LoadError) -> anyhow::Error {
+    anyhow::Error::new(error).context("loading the eBPF programs")
+}

@@ -1,0 +1,102 @@
+//! `namegate policy validate`: mistakes and warnings, each at its line.
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use namegate_api::view;
+use namegate_config::{
+    diagnostic::Diagnostic,
+    policy::{self, Catalog},
+};
+use serde_json::json;
+
+use super::{
+    Outcome,
+    args::{ValidateArgs, ValidateOutput},
+    output, sources, style,
+};
+
+/// Address of the SARIF 2.1.0 schema.
+const SARIF_SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
+
+/// What was found in all sources together.
+struct Found {
+    documents: usize,
+    diagnostics: Vec<Diagnostic>,
+}
+
+pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<Outcome> {
+    let sources = sources::read(&args.files)?;
+    let found = check(&sources);
+    match args.output {
+        ValidateOutput::Text => print(&found)?,
+        ValidateOutput::Json => output::json(&as_json(&found))?,
+        ValidateOutput::Sarif => output::json(&as_sarif(&found))?,
+    }
+    let is_bad = |found: &Diagnostic| found.is_error() || args.strict;
+    Ok(if found.diagnostics.iter().any(is_bad) { Outcome::Bad } else { Outcome::Good })
+}
+
+fn check(sources: &[sources::Source]) -> Found {
+    let mut documents = Vec::new();
+    let mut diagnostics = Vec::new();
+    for source in sources {
+        let parsed = policy::parse_with(&source.name, &source.text, &crate::agent::FEATURES);
+        documents.extend(parsed.documents);
+        diagnostics.extend(parsed.diagnostics);
+    }
+    diagnostics.extend(policy::translate(&documents, &Catalog::default()).diagnostics);
+    Found { documents: documents.len(), diagnostics }
+}
+
+fn print(found: &Found) -> anyhow::Result<()> {
+    let coloured = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
+    let theme = if coloured { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
+    let mut text = String::new();
+    for diagnostic in &found.diagnostics {
+        handler.render_report(&mut text, diagnostic)?;
+        text.push('\n');
+    }
+    let errors = found.diagnostics.iter().filter(|found| found.is_error()).count();
+    let colour = if errors == 0 { style::GOOD } else { style::ERROR };
+    text.push_str(&format!(
+        "{colour}{} documents without a mistake, {errors} errors, {} warnings{}\n",
+        found.documents,
+        found.diagnostics.len() - errors,
+        style::RESET
+    ));
+    output::text(&text)
+}
+
+fn as_json(found: &Found) -> serde_json::Value {
+    let diagnostics: Vec<view::Diagnostic> = found.diagnostics.iter().map(crate::agent::shown_diagnostic).collect();
+    json!({ "documents": found.documents, "diagnostics": diagnostics })
+}
+
+/// Static Analysis Results Interchange Format 2.1.0 (OASIS), for code hosts that show findings beside the line.
+fn as_sarif(found: &Found) -> serde_json::Value {
+    let results: Vec<_> = found
+        .diagnostics
+        .iter()
+        .map(|one| {
+            let help = one.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+            json!({
+                "ruleId": one.code.as_str(),
+                "level": if one.is_error() { "error" } else { "warning" },
+                "message": { "text": format!("{one}{help}") },
+                "locations": [{ "physicalLocation": {
+                    "artifactLocation": { "uri": one.file() },
+                    "region": { "startLine": one.line, "startColumn": one.column,
+                        "byteOffset": one.span().offset(), "byteLength": one.span().len() },
+                }}],
+            })
+        })
+        .collect();
+    json!({
+        "$schema": SARIF_SCHEMA,
+        "version": "2.1.0",
+        "runs": [{
+            "tool": { "driver": { "name": "namegate", "version": env!("CARGO_PKG_VERSION") } },
+            "results": results,
+        }],
+    })
+}

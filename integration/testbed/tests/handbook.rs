@@ -1,0 +1,230 @@
+//! The handbook is true: every example and every YAML block of a page is read, and the table of settings is the code's.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::path::{Path, PathBuf};
+
+use namegate_config::endpoints::{self, Attachment};
+use namegate_config::policy::{self, Catalog};
+use namegate_config::settings::{self, Dns, Limits, PrivateAnswers, Scope, Settings};
+
+/// Pages with YAML blocks or links.
+const PAGES: [&str; 8] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "docs/api.md",
+    "docs/metrics.md",
+    "docs/operations.md",
+    "docs/policy.md",
+    "docs/settings.md",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Reads a policy file as the agent does; nothing may be wrong or doubtful.
+fn read_policy(name: &str, text: &str) -> usize {
+    let parsed = policy::parse(name, text);
+    let translated = policy::translate(&parsed.documents, &Catalog::default());
+    let found: Vec<_> = parsed.diagnostics.iter().chain(&translated.diagnostics).map(ToString::to_string).collect();
+    assert!(found.is_empty(), "{name}: {found:?}");
+    assert!(!translated.rules.is_empty(), "{name} holds no rule");
+    translated.rules.len()
+}
+
+fn read_settings(name: &str, text: &str) -> Settings {
+    settings::parse(name, text).unwrap_or_else(|mistakes| panic!("{name}: {mistakes:#?}"))
+}
+
+fn read_endpoints(name: &str, text: &str) -> endpoints::EndpointsFile {
+    endpoints::parse(name, text).unwrap_or_else(|mistakes| panic!("{name}: {mistakes:#?}"))
+}
+
+#[test]
+fn the_examples_are_read_and_belong_together() {
+    let settings = read_settings("examples/namegate.yaml", &page("examples/namegate.yaml"));
+    let folder = root().join("examples").join(&settings.policies);
+    let endpoints = read_endpoints("examples/endpoints.yaml", &page("examples/endpoints.yaml"));
+    assert_eq!(settings.endpoints, Path::new("endpoints.yaml"));
+    let guarded: Vec<_> = endpoints.endpoints.iter().filter_map(|endpoint| endpoint.attachment.clone()).collect();
+    let want = [Attachment::Interface("veth-web".into()), Attachment::Netns("/run/netns/worker".into())];
+    assert_eq!(guarded, want, "one of each kind");
+
+    let mut rules = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        rules += read_policy(&path.display().to_string(), &std::fs::read_to_string(&path).unwrap());
+    }
+    assert!(rules >= 7, "{rules} rules in all");
+}
+
+/// The blocks of a page that are fenced as YAML: name of the file in the first line, and the text.
+fn yaml_blocks(page: &str) -> impl Iterator<Item = (&str, &str)> {
+    let blocks = page.split("\n```yaml\n").skip(1).map(|rest| rest.split_once("\n```").unwrap().0);
+    blocks.map(|block| {
+        let first = block.lines().next().unwrap();
+        (first.strip_prefix("# ").unwrap_or_else(|| panic!("`{first}` does not name a file")), block)
+    })
+}
+
+#[test]
+fn every_yaml_block_of_a_page_is_read() {
+    let mut count = 0;
+    for name in PAGES {
+        for (file, text) in yaml_blocks(&page(name)) {
+            let label = format!("{name}: {file}");
+            match file {
+                "namegate.yaml" => drop(read_settings(&label, text)),
+                "endpoints.yaml" => drop(read_endpoints(&label, text)),
+                policy if policy.starts_with("policies/") => drop(read_policy(&label, text)),
+                other => panic!("{name}: nobody reads `{other}`"),
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 5, "{count} blocks");
+}
+
+#[test]
+fn every_link_within_the_handbook_leads_somewhere() {
+    for name in PAGES {
+        let folder = root().join(name).parent().unwrap().to_owned();
+        let text = page(name);
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        for target in targets.filter(|target| !target.starts_with("http")) {
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let path = if file.is_empty() { root().join(name) } else { folder.join(file) };
+            assert!(path.exists(), "{name} leads to {target}");
+            if !heading.is_empty() {
+                let text = std::fs::read_to_string(path).unwrap();
+                let mut headings = text.lines().filter(|line| line.starts_with('#')).map(anchor);
+                assert!(headings.any(|anchor| anchor == heading), "{name} leads to {target}");
+            }
+        }
+    }
+}
+
+/// The anchor that code hosts give a heading.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    words.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+/// First column and second column of the table under a heading, without code marks.
+fn table(page: &str, heading: &str) -> Vec<(String, String)> {
+    let (_, rest) = page.split_once(&format!("\n## {heading}\n")).unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `")).map(|line| {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(|cell| cell.trim().replace('`', "")).collect();
+        (cells[0].clone(), cells[1].clone())
+    });
+    rows.collect()
+}
+
+/// Every key of the settings with its default. A new field does not compile until it is listed here, and on the page.
+fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
+    let Settings { policies: _, endpoints: _, socket, state, pins, directions, audit, dns, limits } = settings;
+    let mut rows = vec![
+        ("policies", "required".to_owned()),
+        ("endpoints", "required".to_owned()),
+        ("socket", socket.display().to_string()),
+        ("state", state.display().to_string()),
+        ("pins", pins.display().to_string()),
+        ("directions", format!("{directions:?}").to_lowercase()),
+        ("audit", audit.to_string()),
+    ];
+    rows.extend(defaults_of_dns(dns));
+    let Limits { addresses, policy_rows, cidrs, flows, endpoints } = limits;
+    rows.extend([
+        ("limits.addresses", addresses.to_string()),
+        ("limits.policyRows", policy_rows.to_string()),
+        ("limits.cidrs", cidrs.to_string()),
+        ("limits.flows", flows.to_string()),
+        ("limits.endpoints", endpoints.to_string()),
+    ]);
+    rows
+}
+
+fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
+    let Dns {
+        resolvers,
+        resolver_labels,
+        resolver_namespace,
+        min_ttl_s,
+        max_ttl_s,
+        private_answers,
+        scope,
+        addresses_per_name_max,
+        names_per_endpoint_max,
+        upstream_timeout_ms,
+        workers,
+    } = dns;
+    let labels: Vec<_> = resolver_labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    let private_answers = match private_answers {
+        PrivateAnswers::Allow => "allow",
+        PrivateAnswers::Deny => "deny",
+    };
+    let scope = match scope {
+        Scope::Endpoint => "endpoint",
+        Scope::Node => "node",
+    };
+    vec![
+        ("dns.resolvers", format!("{resolvers:?}")),
+        ("dns.resolverLabels", format!("{{{}}}", labels.join(", "))),
+        ("dns.resolverNamespace", resolver_namespace.clone()),
+        ("dns.minTtl", min_ttl_s.to_string()),
+        ("dns.maxTtl", max_ttl_s.to_string()),
+        ("dns.privateAnswers", private_answers.to_owned()),
+        ("dns.scope", scope.to_owned()),
+        ("dns.addressesPerNameMax", addresses_per_name_max.to_string()),
+        ("dns.namesPerEndpointMax", names_per_endpoint_max.to_string()),
+        ("dns.upstreamTimeoutMs", upstream_timeout_ms.to_string()),
+        ("dns.workers", workers.to_string()),
+    ]
+}
+
+#[test]
+fn the_page_of_settings_has_every_key_with_its_default() {
+    let settings = read_settings("two keys", "policies: p\nendpoints: e.yaml\n");
+    let want: Vec<_> = defaults(&settings).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    assert_eq!(table(&page("docs/settings.md"), "namegate.yaml"), want);
+}
+
+#[test]
+fn the_defaults_of_the_page_are_what_the_file_takes() {
+    for (key, default) in table(&page("docs/settings.md"), "namegate.yaml") {
+        let line = match key.split_once('.') {
+            _ if default == "required" => continue,
+            Some((group, key)) => format!("{group}: {{{key}: {default}}}\n"),
+            None => format!("{key}: {default}\n"),
+        };
+        let bare = "policies: p\nendpoints: e.yaml\n";
+        assert_eq!(read_settings(&key, &format!("{bare}{line}")), read_settings("two keys", bare), "{key}");
+    }
+}
+
+#[test]
+fn the_page_of_settings_has_every_key_of_the_endpoints_file() {
+    let every_key = "
+host: {addresses: [192.0.2.1], labels: {a: b}}
+nodes: [{name: n, addresses: [192.0.2.2], labels: {a: b}}]
+namespaces: [{name: n, labels: {a: b}}]
+endpoints:
+- {name: a, namespace: n, labels: {a: b}, serviceAccount: s, interface: i, addresses: [192.0.2.3],
+   ports: [{name: p, port: 1, protocol: UDP}]}
+- {name: b, namespace: n, netns: /n, addresses: [192.0.2.4]}
+";
+    read_endpoints("every key", every_key);
+    let rows = table(&page("docs/settings.md"), "endpoints.yaml");
+    let last_words: Vec<_> = rows.iter().map(|(key, _)| key.rsplit(['.', ']']).next().unwrap()).collect();
+    let keys = every_key.split(|c: char| !c.is_alphabetic() && c != ':').filter_map(|word| word.strip_suffix(':'));
+    for key in keys.filter(|key| !["a", "host", "nodes", "namespaces", "endpoints", "ports"].contains(key)) {
+        assert!(last_words.contains(&key), "`{key}` is not on the page");
+    }
+    assert_eq!(rows.len(), 17);
+}
