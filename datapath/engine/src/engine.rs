@@ -95,7 +95,7 @@ impl Engine {
             cidrs: HashMap::new(),
             cache: Cache::default(),
             local: BTreeMap::new(),
-            resolvers: settings.dns.resolvers.clone(),
+            resolvers: Vec::new(),
             mirror: Mirror::new(&settings.limits),
             ready: false,
             unsure: false,
@@ -247,7 +247,9 @@ impl Engine {
         }
         if !self.mirror.has_room(&rows) {
             for policy in &users {
-                self.policies.get_mut(policy).into_iter().for_each(|compiled| compiled.dismiss(id));
+                if let Some(compiled) = self.policies.get_mut(policy) {
+                    compiled.dismiss(id);
+                }
             }
             return None;
         }
