@@ -30,7 +30,7 @@ use super::{
 /// Changes that come within this time of each other are read together.
 const QUIET: Duration = Duration::from_millis(3);
 /// Files are read again after this time, even if no change was told of.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 
 /// Why the thread wakes.
 enum Wake {
