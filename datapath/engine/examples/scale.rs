@@ -112,6 +112,7 @@ fn policy(at: usize, peers: usize, port: u16) -> Vec<Rule> {
         default_deny: true,
         peers: Peers::Of(peers),
         ports: ports.clone(),
+        l7: None,
     };
     let name = NamePattern::pattern(&format!("*.service{at}.example")).expect("a pattern");
     vec![rule("egress[0]", (0..10).map(peer).collect()), rule("egress[1]", vec![PeerSelector::Name(name)])]

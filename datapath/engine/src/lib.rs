@@ -28,7 +28,7 @@ mod views;
 
 pub use answer::{Answer, EndpointId};
 pub use cache::LearnedAddress;
-pub use engine::{Change, Engine};
+pub use engine::{Change, Engine, Proxies};
 pub use gate::{Gate, GateError, Key, MapOp, Row};
 pub use learn::{Forgotten, Lookup};
 pub use ledger::LedgerEntry;

@@ -14,11 +14,11 @@ use std::{
 };
 
 use namegate_abi::{Address, AddressKey, AddressValue, CidrKey, CidrValue, Step, identity};
-use namegate_config::{labels::Labels, rule::Rule};
+use namegate_config::{labels::Labels, peer::NamedPort, rule::Rule};
 
 use crate::{
-    Change, EndpointId, Engine, Key, MapOp, Row,
-    compile::Policy,
+    Change, EndpointId, Engine, Key, MapOp, Proxies, Row,
+    compile::{NumberedRule, Policy},
     plan::Plan,
     selectors::{Set, Term, TermId, Terms, set},
     topology::{Peers, Who},
@@ -229,16 +229,7 @@ impl Engine {
             if self.policies.contains_key(&id) {
                 continue;
             }
-            let mut policy = Policy::new(rules, ports, &self.terms);
-            let named = policy.port_names().flat_map(|name| self.terms.ports_named(name));
-            let terms: BTreeSet<TermId> = policy.terms().chain(named).collect();
-            let matched = terms.iter().flat_map(|term| self.identities.matched_by(*term));
-            let identities: BTreeSet<u32> = matched.chain(std::iter::once(identity::WORLD)).collect();
-            for identity in identities {
-                if let Some(set) = self.identities.set_of(identity) {
-                    policy.admit(identity, set, &self.terms);
-                }
-            }
+            let policy = self.compile(rules, ports);
             let rows: Vec<Row> = policy_rows(id, &policy).collect();
             if !self.mirror.has_room(&rows) {
                 continue;
@@ -252,6 +243,43 @@ impl Engine {
             self.policies.insert(id, policy);
         }
         self.list_users();
+    }
+
+    /// Compiles a policy for the identities in use.
+    fn compile(&self, rules: &[NumberedRule], ports: &[NamedPort]) -> Policy {
+        let mut policy = Policy::new(rules, ports, self.proxies, &self.terms);
+        let named = policy.port_names().flat_map(|name| self.terms.ports_named(name));
+        let terms: BTreeSet<TermId> = policy.terms().chain(named).collect();
+        let matched = terms.iter().flat_map(|term| self.identities.matched_by(*term));
+        let identities: BTreeSet<u32> = matched.chain(std::iter::once(identity::WORLD)).collect();
+        for identity in identities {
+            if let Some(set) = self.identities.set_of(identity) {
+                policy.admit(identity, set, &self.terms);
+            }
+        }
+        policy
+    }
+
+    /// Sends requests that rules limit to these proxies from now on. Flows under way stay as they are: call it before the
+    /// first [`Engine::update`] where the ports are known.
+    pub fn set_proxies(&mut self, proxies: Proxies) -> Vec<MapOp> {
+        let mut ops = Vec::new();
+        if self.proxies == proxies {
+            return ops;
+        }
+        self.proxies = proxies;
+        let policies = std::mem::take(&mut self.policies);
+        for (id, old) in policies {
+            let rules: Vec<NumberedRule> = old.rules().cloned().collect();
+            let policy = self.compile(&rules, old.own_ports());
+            for identity in policy.identities().collect::<BTreeSet<u32>>() {
+                self.identities.hold(identity, id);
+            }
+            self.policies.insert(id, policy);
+        }
+        self.unsure = true;
+        self.settle_doubts(&mut ops);
+        ops
     }
 
     fn list_users(&mut self) {

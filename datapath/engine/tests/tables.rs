@@ -9,13 +9,14 @@ use std::sync::Arc;
 use common::{Kernel, SECOND, apply, ip, settings, topology};
 use namegate_abi::{AddressKey, Reason, endpoint_flags};
 use namegate_config::{
+    l7::L7,
     labels::LabelSelector,
     name::NamePattern,
     reference::Flow,
     rule::{Direction, Effect, Entity, Origin, PeerSelector, Peers, Ports, Rule, Subject, Tier},
     settings::{PrivateAnswers, Scope, Settings},
 };
-use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, Row};
+use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, Proxies, Row};
 
 const WEB: Flow = Flow { protocol: 6, port: 443 };
 const OWN: &str = "10.0.0.1";
@@ -30,6 +31,7 @@ fn allow(peers: Vec<PeerSelector>) -> Rule {
         default_deny: true,
         peers: Peers::Of(peers),
         ports: Ports::Any,
+        l7: None,
     }
 }
 
@@ -346,4 +348,26 @@ fn an_endpoint_that_leaves_takes_its_names_and_its_number() {
     assert_eq!(setup.reason(0, "192.0.2.1"), Reason::DefaultDeny);
     assert_eq!(setup.engine.addresses_of_endpoints()[&ip(OWN)], again);
     assert_eq!(setup.engine.peer_key(ip("192.168.0.2")), Some("n2"));
+}
+
+#[test]
+fn limited_rules_need_a_proxy_and_one_free_rule_lifts_the_limits() {
+    let http = || Some(Arc::new(L7::Http(vec![])));
+    let dns = || Some(Arc::new(L7::Dns(vec![])));
+    let world = |l7| Rule { l7, ..allow(vec![PeerSelector::Entity(Entity::World)]) };
+    let proxies = |dns, l7| Proxies { dns, l7 };
+    for (what, rules, proxies, want) in [
+        ("no proxy", vec![world(http())], proxies(0, 0), (Reason::DenyRule, 0)),
+        ("proxy", vec![world(http())], proxies(0, 9_000), (Reason::Rule, 9_000)),
+        ("free rule", vec![world(http()), world(None)], proxies(0, 0), (Reason::Rule, 0)),
+        ("names, observed", vec![world(dns())], proxies(0, 9_000), (Reason::Rule, 0)),
+        ("names, proxy", vec![world(dns())], proxies(53, 9_000), (Reason::Rule, 53)),
+        ("no default", vec![Rule { default_deny: false, ..world(http()) }], proxies(0, 9_000), (Reason::Rule, 0)),
+    ] {
+        let mut setup = Setup::new(&settings(), rules);
+        let ops = setup.engine.set_proxies(proxies);
+        apply(&setup.engine, &mut setup.kernel, &ops);
+        let got = setup.kernel.judge(10, ip(OWN), ip("192.0.2.1"), Direction::Egress, WEB);
+        assert_eq!((got.reason, got.proxy_port), want, "{what}");
+    }
 }
