@@ -77,7 +77,7 @@ fn v4(octets: &[u8], at: usize) -> Result<Packet, Reason> {
     packet.fragment_id = number(&header[4..]).into();
     packet.fragmented = header[6] & 0b0010_0000 != 0;
     packet.transport_at = at + words * 4;
-    if number(&header[6..]) % 0x2000 > 0 {
+    if number(&header[6..]) & 0x1fff > 0 {
         packet.class = Class::Fragment;
         return Ok(packet);
     }

@@ -110,7 +110,9 @@ pub fn selector(data: &[u8]) {
             })
             .collect();
         let mut given = Labels::default();
-        labels.iter().for_each(|(source, key, value)| given.insert(source, key, value));
+        for (source, key, value) in &labels {
+            given.insert(source, key, value);
+        }
         let want = input.place.selects(&all, &labels);
         assert_eq!(read.matches(&given), want, "{} {given}", policy.1);
     }
