@@ -49,3 +49,30 @@ fn every_stored_input_passes() {
     assert!(failed.is_empty(), "{} inputs fail: {failed:#?}", failed.len());
     assert!(octets <= CORPORA_OCTETS_MAX, "{octets} octets: minimise with `cargo xtask fuzz --store`");
 }
+
+fn conformance(file: &str) -> serde_json::Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../conformance").join(file);
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// What the targets began with: each case of other suites, whole, where the stored inputs are minimised.
+#[test]
+fn every_case_of_conformance_passes() {
+    let messages = conformance("dns-wire.json");
+    for case in messages["cases"].as_array().unwrap() {
+        let digits = case["response_hex"].as_str().unwrap().as_bytes();
+        let octet = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+        let message: Vec<u8> = digits.chunks(2).map(octet).collect();
+        namegate_fuzz_targets::dns_wire(&message);
+    }
+    let vectors = conformance("policy-vectors.json");
+    for one in vectors["match"].as_array().unwrap() {
+        let text = |field: &str| one[field].as_str().unwrap().to_owned();
+        namegate_fuzz_targets::pattern(format!("{}\n{}\n", text("pattern"), text("name")).as_bytes());
+    }
+    for kind in ["invalid_policies", "valid_policies", "accepted_surprising"] {
+        for policy in vectors[kind].as_array().unwrap() {
+            namegate_fuzz_targets::policy_yaml(policy["yaml"].as_str().unwrap().as_bytes());
+        }
+    }
+}
