@@ -66,6 +66,8 @@ impl Policy {
         shell::step("building the measurement (release); the first time takes minutes");
         shell::cargo(&["build", "--quiet", "--release", "--package", "namegate-engine", "--example", "scale"])?;
         let program = shell::target().join("release/examples/scale");
+        // Before the measurement is a load itself.
+        let machine = machine();
         let points = points();
         let mut measured: Vec<Vec<Value>> = vec![Vec::new(); points.len()];
         for round in 1..=self.rounds {
@@ -75,7 +77,6 @@ impl Policy {
             }
         }
         let rows: Vec<Value> = measured.iter().map(|rounds| median_of(rounds)).collect();
-        let machine = machine();
         if self.output == "json" {
             let growth: Vec<Value> =
                 SERIES.iter().enumerate().map(|(at, series)| growth_of(at, series, &rows)).collect();
@@ -156,7 +157,8 @@ fn exponent(points: &[&Value], at: &str, size: &str) -> Option<f64> {
     let [small, large] = [before, last].map(|row| number(&row[size]).log10());
     let [low, high] = [before, last].map(|row| figure(row, at).log10());
     let exponent = (high - low) / (large - small);
-    exponent.is_finite().then_some(exponent)
+    // Adding zero takes the sign off a rounded zero.
+    exponent.is_finite().then_some((exponent * 10.0).round() / 10.0 + 0.0)
 }
 
 fn growth_of(at: usize, size: &str, rows: &[Value]) -> Value {
