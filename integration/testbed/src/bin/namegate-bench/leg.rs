@@ -119,8 +119,10 @@ impl<'a> Site<'a> {
         let arguments = match leg {
             Leg::Direct => return Ok(Running::Direct),
             Leg::Namegate => {
-                let options = Options::default().policies(config::POLICY);
-                return Ok(Running::Agent(Box::new(Agent::start(self.world, &options)?)));
+                let agent = Agent::start(self.world, &Options::default())?;
+                let mistakes = agent.apply(config::POLICY)?.mistakes();
+                ensure!(mistakes.is_empty(), "the agent refused the policy: {}", mistakes.join("; "));
+                return Ok(Running::Agent(Box::new(agent)));
             }
             Leg::Dnsdist => config::dnsdist(self.folder, listen, upstream)?,
             Leg::Coredns => config::coredns(self.folder, listen, upstream)?,

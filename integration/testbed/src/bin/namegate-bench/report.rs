@@ -145,7 +145,7 @@ impl Report {
         ));
         for row in &self.rows {
             let Some(spread) = row.rate() else {
-                let why = row.trouble.as_deref().unwrap_or("not measured");
+                let why = row.trouble.as_deref().and_then(|why| why.lines().next()).unwrap_or("not measured");
                 self.line(&format!("{:<10}{YELLOW}{why}{PLAIN}", row.leg.name()));
                 continue;
             };
