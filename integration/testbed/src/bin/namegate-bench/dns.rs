@@ -91,9 +91,8 @@ fn measure(site: &Site<'_>, leg: Leg, questions: &Path, seconds: u64) -> Result<
     let (counted, latency) = ask(pod, target, questions, seconds)?;
     running.check()?;
     let written = running.written(site)?;
-    let due = counted.completed.min(u64::from(names::NAMES));
-    if let Some(count) = written.filter(|count| *count < due) {
-        bail!("{count} addresses in the kernel, not {due}: it did not do its work. {}", running.said());
+    if let Some(written) = written {
+        written.check(counted.completed).with_context(|| format!("it did not do its work; {}", running.said()))?;
     }
     Ok(Measured { counted, latency, written })
 }
