@@ -155,9 +155,11 @@ impl<D: Desk> Traffic<D> {
         let (keys, answers) = std::mem::take(&mut self.batch);
         let (desk, patience) = (self.desk.clone(), self.settings.patience.install);
         self.installs.spawn(async move {
-            // At the deadline every transaction of the batch has given up by itself.
-            let results = tokio::time::timeout(patience, desk.install(answers)).await;
-            (keys, results.unwrap_or_default())
+            match tokio::time::timeout(patience, desk.install(answers)).await {
+                Ok(results) => (keys, results),
+                // Every transaction of the batch has the same deadline, and gives up by itself.
+                Err(_) => (Vec::new(), Vec::new()),
+            }
         });
     }
 

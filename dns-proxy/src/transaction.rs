@@ -425,6 +425,38 @@ mod tests {
     }
 
     #[test]
+    fn the_client_gets_its_own_letters_back() {
+        let question = query(0xabcd, "aPi.Allowed.TEST.", A);
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        let lower = query(0, NAME, A);
+        assert!(matches!(world.hear(answer(&lower, 2)), Step::Install(_)));
+        assert_eq!(world.install(Ok(())), Step::Reply);
+        assert_eq!(world.transaction.reply(), answer(&question, 2));
+    }
+
+    #[test]
+    fn only_a_matching_answer_ends_the_wait() {
+        let question = query(1, NAME, A);
+        let mut world = World::asking(&question, origin(Transport::Udp));
+        let good = answer(&question, 1);
+        let changed = |at: usize, octet: u8| {
+            let mut response = good.clone();
+            response[at] = octet;
+            response
+        };
+        // QR, opcode, number of questions, name, type, class.
+        for response in
+            [changed(2, 1), changed(2, 0xa9), changed(5, 2), changed(13, b'x'), changed(31, 28), changed(33, 3)]
+        {
+            assert_eq!(world.hear(response), Step::Wait);
+        }
+        // The ID, which `hear` puts in.
+        let step = world.transaction.handle_response(&good, world.now, PATIENCE, &world.tallies);
+        assert_eq!((step, world.tallies.of(Outcome::Mismatch)), (Step::Wait, 7));
+        assert!(matches!(world.hear(good), Step::Install(_)));
+    }
+
+    #[test]
     fn time_runs_out_for_the_resolver_and_for_the_gate() {
         let question = query(1, NAME, A);
         let mut world = World::asking(&question, origin(Transport::Udp));

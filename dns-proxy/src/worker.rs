@@ -91,12 +91,14 @@ impl<D: Desk> Worker<D> {
 
     async fn serve(&mut self, mut questions: mpsc::Receiver<TcpQuestion>) -> io::Result<()> {
         let mut alarm = pin!(tokio::time::sleep(std::time::Duration::ZERO));
-        let mut alarm_set = false;
+        let mut alarm_at: Option<Instant> = None;
         let mut words = Vec::new();
         loop {
-            if !alarm_set && let Some(deadline) = self.traffic.pending.next_deadline() {
+            if let Some(deadline) = self.traffic.pending.next_deadline()
+                && alarm_at.is_none_or(|at| deadline < at)
+            {
                 alarm.as_mut().reset(deadline.into());
-                alarm_set = true;
+                alarm_at = Some(deadline);
             }
             tokio::select! {
                 result = self.traffic.poller.ready(&mut words) => {
@@ -111,8 +113,8 @@ impl<D: Desk> Worker<D> {
                     }
                 }
                 Some(question) = questions.recv() => self.connections(question, &mut questions),
-                () = &mut alarm, if alarm_set => {
-                    alarm_set = false;
+                () = &mut alarm, if alarm_at.is_some() => {
+                    alarm_at = None;
                     self.traffic.expire(Instant::now());
                 }
             }
@@ -160,19 +162,15 @@ impl<D: Desk> Worker<D> {
 
     fn installed(&mut self, first: Result<crate::traffic::Installed, tokio::task::JoinError>) {
         let now = Instant::now();
-        let mut next = Some(first);
-        for _ in 0..TURN_MAX {
-            match next {
-                Some(Ok(installed)) => self.traffic.installed(installed, now),
+        let (mut next, mut taken) = (Some(first), 0);
+        while let Some(result) = next {
+            match result {
+                Ok(installed) => self.traffic.installed(installed, now),
                 // The desk panicked: its questions end at their deadline.
-                Some(Err(error)) => tracing::error!(%error, "handing addresses to the gate failed"),
-                None => return,
+                Err(error) => tracing::error!(%error, "handing addresses to the gate failed"),
             }
-            next = self.traffic.installs.try_join_next();
-        }
-        // One more was taken out than served.
-        if let Some(Ok(installed)) = next {
-            self.traffic.installed(installed, now);
+            taken += 1;
+            next = if taken < TURN_MAX { self.traffic.installs.try_join_next() } else { None };
         }
     }
 }

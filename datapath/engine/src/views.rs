@@ -10,7 +10,7 @@ use namegate_config::{
     rule::{Origin, PeerSelector, Peers, Subject},
 };
 
-use crate::{EndpointId, Engine, Lookup, Row};
+use crate::{EndpointId, Engine, Lookup, Row, compile::Policy};
 
 /// An endpoint of this node.
 #[derive(Clone, Debug)]
@@ -75,11 +75,8 @@ impl Engine {
             .filter_map(|(id, interface, who)| {
                 let value = self.local.get(&id)?.value;
                 let policy = self.policies.get(&value.policy);
-                let mut rules: Vec<Arc<Origin>> = policy
-                    .into_iter()
-                    .flat_map(|policy| policy.rules())
-                    .map(|one| Arc::clone(&one.rule.origin))
-                    .collect();
+                let mut rules: Vec<Arc<Origin>> =
+                    policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
                 rules.sort_unstable();
                 rules.dedup();
                 Some(EndpointView {
@@ -104,6 +101,11 @@ impl Engine {
     /// The endpoint of this node that has the address.
     pub fn endpoint_by_address(&self, address: IpAddr) -> Option<EndpointId> {
         self.peers.owner(address.to_canonical().into()).and_then(|who| who.id)
+    }
+
+    /// `namespace/name` of an endpoint of this node.
+    pub fn endpoint_key(&self, endpoint: EndpointId) -> Option<&str> {
+        self.cache.endpoints.get(&endpoint).map(|known| &*known.key)
     }
 
     /// Every address of an endpoint of this node: a table for the DNS proxy.

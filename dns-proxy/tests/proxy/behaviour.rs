@@ -72,6 +72,21 @@ fn without_the_gate_there_is_servfail() {
 }
 
 #[test]
+fn the_gate_has_its_own_deadline() {
+    let resolver = one_address();
+    let config = Config {
+        install_timeout: SHORT,
+        upstream_timeout: PATIENCE,
+        fixed_resolver: Some(resolver.address),
+        ..Config::default()
+    };
+    let proxy = Proxy::start(&config, Recorder::new(Gate::Waits)).unwrap();
+    let start = Instant::now();
+    assert_eq!(error(&UdpClient::new(proxy.port()).ask(&query(1, NAME, A))).0, ResponseCode::ServFail);
+    assert!(start.elapsed() >= SHORT && start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_silent_resolver_ends_in_servfail_and_holds_nobody() {
     let resolver = Resolver::start(|question, _| match question[13] {
         b's' => Vec::new(),

@@ -60,26 +60,38 @@ fn six_hundred_addresses_over_tcp_open_all() {
 }
 
 #[test]
-fn an_answer_cut_short_opens_nothing_and_the_whole_one_does() {
+fn an_answer_cut_short_is_fetched_whole_before_anything_opens() {
     let world = world(&[TIE]);
-    let address = ip("198.51.100.60");
+    let (address, others) = (ip("198.51.100.60"), (0..100).map(|at| IpAddr::from([198, 51, 101, at])));
+    let others: Vec<IpAddr> = others.collect();
     world.zone().script(move |query| {
-        (query.name == "short.allowed.test").then(|| match query.transport {
+        let whole: Vec<IpAddr> = match query.name.as_str() {
+            "short.allowed.test" => vec![address],
+            "long.allowed.test" => others.clone(),
+            _ => return None,
+        };
+        Some(match query.transport {
             Transport::Udp => Reply::truncated(query),
-            Transport::Tcp => Reply::addresses(query, 60, [address]),
+            Transport::Tcp => Reply::addresses(query, 60, whole),
         })
     });
     let agent = Agent::start(&world, &options()).unwrap();
     let tiefighter = world.pod(TIE);
-    let client = tiefighter.client();
-    let cut = tiefighter.run(client, |client| async move {
-        ask(&Question::new(client.resolver, "short.allowed.test", RecordType::A)).await
-    });
-    assert!(Message::from_vec(&cut.unwrap().octets).unwrap().metadata.truncation, "the client is told to use TCP");
-    assert!(cached_names(&agent, "").is_empty());
-    let whole = tiefighter.lookup("short.allowed.test", RecordType::A).unwrap();
-    assert_eq!(whole.transport, Transport::Tcp);
+    let asked = |name: &'static str| {
+        let client = tiefighter.client();
+        let question = Question::new(client.resolver, name, RecordType::A);
+        let answer = tiefighter.run(client, |_| async move { ask(&question).await }).unwrap();
+        Message::from_vec(&answer.octets).unwrap()
+    };
+    let short = asked("short.allowed.test");
+    assert_eq!((short.metadata.truncation, short.answers.len()), (false, 1), "it fits a datagram once it is whole");
     assert!(opens(tiefighter, SocketAddr::new(address, ECHO_PORT)));
+    let long = asked("long.allowed.test");
+    assert!(long.metadata.truncation, "what does not fit is to be asked for over TCP");
+    let whole = tiefighter.lookup("long.allowed.test", RecordType::A).unwrap();
+    assert_eq!((whole.transport, whole.addresses.len()), (Transport::Tcp, 100));
+    assert!(opens(tiefighter, SocketAddr::new(ip("198.51.101.99"), ECHO_PORT)));
+    assert_eq!(cached_names(&agent, "").len(), 2);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use namegate_api::{
 };
 use namegate_engine::{EndpointId, Engine};
 use namegate_loader::Events;
-use tokio::{io::unix::AsyncFd, sync::broadcast};
+use tokio::sync::broadcast;
 
 use super::{clock, gate::Door};
 
@@ -86,8 +86,7 @@ impl Flows {
 
 /// Reads records as they come, until the gate stops.
 pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> anyhow::Result<()> {
-    #[expect(deprecated, reason = "`Events` owns its descriptor and never gives it away; the new door is unsafe")]
-    let mut events = AsyncFd::new(events)?;
+    let mut events = events.into_async()?;
     loop {
         let mut ready = events.readable_mut().await?;
         loop {
@@ -111,16 +110,16 @@ pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> any
 fn explain(engine: &Engine, record: &EventRecord) -> Flow {
     let (source, destination) = (record.source.to_ip(), record.destination.to_ip());
     let direction = namegate_abi::Direction::from_octet(record.direction);
-    let (shown_direction, own, peer) = match direction {
-        namegate_abi::Direction::Ingress => (Direction::Ingress, destination, source),
-        namegate_abi::Direction::Egress => (Direction::Egress, source, destination),
+    let (shown_direction, peer) = match direction {
+        namegate_abi::Direction::Ingress => (Direction::Ingress, source),
+        namegate_abi::Direction::Egress => (Direction::Egress, destination),
     };
     let reason = Reason::from_octet(record.reason);
     Flow {
         time: rfc3339(clock::calendar(record.time_ns)),
         verdict: verdict(namegate_abi::Verdict::from_octet(record.verdict)),
         direction: shown_direction,
-        endpoint: endpoint(engine, record.endpoint, own),
+        endpoint: endpoint(engine, record.endpoint),
         peer: FlowPeer {
             address: peer,
             name: engine.peer_key(peer).map(str::to_owned),
@@ -140,10 +139,9 @@ fn explain(engine: &Engine, record: &EventRecord) -> Flow {
     }
 }
 
-/// The endpoint by its own address; both parts are empty where it is gone.
-fn endpoint(engine: &Engine, id: u32, own: IpAddr) -> FlowEndpoint {
-    let key = engine.peer_key(own).filter(|_| engine.endpoint_by_address(own) == Some(EndpointId(id)));
-    let key = key.unwrap_or_default();
+/// The endpoint; both parts of its name are empty where it is gone.
+fn endpoint(engine: &Engine, id: u32) -> FlowEndpoint {
+    let key = engine.endpoint_key(EndpointId(id)).unwrap_or_default();
     let (namespace, name) = key.split_once('/').unwrap_or(("", key));
     FlowEndpoint { id, namespace: namespace.to_owned(), name: name.to_owned() }
 }

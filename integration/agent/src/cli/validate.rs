@@ -1,5 +1,7 @@
 //! `namegate policy validate`: mistakes and warnings, each at its line.
 
+use std::fmt::Write;
+
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use namegate_api::view;
 use namegate_config::{
@@ -58,12 +60,13 @@ fn print(found: &Found) -> anyhow::Result<()> {
     }
     let errors = found.diagnostics.iter().filter(|found| found.is_error()).count();
     let colour = if errors == 0 { style::GOOD } else { style::ERROR };
-    text.push_str(&format!(
-        "{colour}{} documents without a mistake, {errors} errors, {} warnings{}\n",
+    writeln!(
+        text,
+        "{colour}{} documents without a mistake, {errors} errors, {} warnings{}",
         found.documents,
         found.diagnostics.len() - errors,
         style::RESET
-    ));
+    )?;
     output::text(&text)
 }
 
