@@ -10,6 +10,7 @@ mod gatekeeper;
 mod interfaces;
 mod journal;
 mod reload;
+mod shown;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
