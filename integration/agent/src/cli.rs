@@ -6,6 +6,7 @@ mod client;
 mod monitor;
 mod name_match;
 mod output;
+mod policy_test;
 mod sources;
 mod status;
 mod style;
@@ -47,6 +48,7 @@ fn verb(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.verb {
         Verb::Agent { config } => crate::agent::run(&config),
         Verb::Policy { verb: PolicyVerb::Validate(args) } => validate::run(&args),
+        Verb::Policy { verb: PolicyVerb::Test(args) } => policy_test::run(&args),
         Verb::Fqdn { verb: FqdnVerb::Match { pattern, name } } => name_match::run(&pattern, &name),
         Verb::Fqdn { verb: FqdnVerb::Cache { verb } } => block_on(async {
             match verb {

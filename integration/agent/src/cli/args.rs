@@ -70,6 +70,53 @@ pub(crate) enum PolicyVerb {
         after_help = "Example:\n  namegate policy validate policies/ extra.yaml\n  kubectl get cnp -A -o yaml | namegate policy validate -o sarif -"
     )]
     Validate(ValidateArgs),
+    /// Try policies on a cluster on paper: unit tests, each flow judged by the datapath itself.
+    #[command(
+        after_help = "Example:\n  namegate policy test --cases conformance/cases\n  namegate policy test --cases tests/ --datapath kernel --only web -v\n\nExit codes: 0 every flow is as expected, 1 one is not, 2 a case could not be run."
+    )]
+    Test(TestArgs),
+}
+
+/// Options of `policy test`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Case files, or directories searched for them. Given once or more.
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub(crate) cases: Vec<PathBuf>,
+    /// What judges the flows.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) datapath: DatapathKind,
+    /// Only cases whose name has this text.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
+    /// Every flow, not only those that fail.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: TestOutput,
+}
+
+/// What judges the flows of `policy test`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DatapathKind {
+    /// Compiled rows in memory, under the decision that the kernel's programs take.
+    #[default]
+    Model,
+    /// The programs, loaded into this machine's kernel; needs root.
+    Kernel,
+}
+
+/// Forms of the output of `policy test`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TestOutput {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+    /// For build servers (`JUnit` XML).
+    Junit,
 }
 
 /// Options of `policy validate`.
