@@ -4,6 +4,7 @@
 //! and asks a [`Judge`], so that the same cases try the reference, compiled tables and the kernel.
 
 mod case_file;
+mod from_endpoints;
 mod lookup;
 mod run;
 mod world;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The service that pods look names up at.
-const RESOLVER: &str = "kube-system/kube-dns";
+pub(super) const RESOLVER: &str = "kube-system/kube-dns";
 const RESOLVER_FLOW: Flow = Flow { protocol: 17, port: 53 };
 
 /// Something that decides flows.
@@ -188,7 +188,8 @@ pub fn run_each(case: &Case, world: &World, judge: &mut dyn Judge, see: &mut dyn
         let loaded = judge.load(&world, &translate(&step.documents, &world.catalog()).rules);
         let mut answers: Vec<Answer> = step.answers.clone();
         answers.sort_by_key(|answer| std::cmp::Reverse(answer.at_s));
-        let mut state = State { world: &world, judge, now_s: 0, learned: Vec::new(), to_come: answers, sides: Vec::new() };
+        let mut state =
+            State { world: &world, judge, now_s: 0, learned: Vec::new(), to_come: answers, sides: Vec::new() };
         for check in &step.checks {
             state.sides.clear();
             let got = loaded.clone().and_then(|()| state.outcome(check)).unwrap_or_else(Outcome::NotJudged);

@@ -29,9 +29,11 @@ impl Datapath {
         let mut context = [0; CONTEXT_OCTETS];
         context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
         let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
-        let result = program(&mut self.ebpf, wanted)?
-            .test_run(options)
-            .map_err(|source| LoadError::Trial { program: wanted, interface: ifindex, source: Box::new(source) })?;
+        let result = program(&mut self.ebpf, wanted)?.test_run(options).map_err(|source| LoadError::Trial {
+            program: wanted,
+            interface: ifindex,
+            source: Box::new(source),
+        })?;
         Ok(result.return_value != DROP)
     }
 }

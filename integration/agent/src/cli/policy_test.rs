@@ -1,6 +1,7 @@
 //! `namegate policy test`: unit tests for policies, in the form of `conformance/README.md`.
 
 mod find;
+mod junit;
 mod report;
 
 use std::{
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<Outcome> {
     match args.output {
         TestOutput::Text => output::text(&report.text(args.verbose)?)?,
         TestOutput::Json => output::json(&report.json(args.verbose))?,
-        TestOutput::Junit => output::text(&report.junit())?,
+        TestOutput::Junit => output::text(&junit::xml(&report)?)?,
     }
     Ok(if report.failed() == 0 { Outcome::Good } else { Outcome::Bad })
 }

@@ -1,5 +1,7 @@
 //! `namegate policy validate`: mistakes and warnings, each at its line.
 
+use std::fmt::Write;
+
 use namegate_api::view;
 use namegate_config::{
     diagnostic::Diagnostic,
@@ -50,12 +52,12 @@ fn print(found: &Found) -> anyhow::Result<()> {
     let mut text = output::drawn(&found.diagnostics)?;
     let errors = found.diagnostics.iter().filter(|found| found.is_error()).count();
     let colour = if errors == 0 { style::GOOD } else { style::ERROR };
-    text.push_str(&format!(
-        "{colour}{} documents without a mistake, {errors} errors, {} warnings{}\n",
-        found.documents,
-        found.diagnostics.len() - errors,
+    let (documents, warnings) = (found.documents, found.diagnostics.len() - errors);
+    writeln!(
+        text,
+        "{colour}{documents} documents without a mistake, {errors} errors, {warnings} warnings{}",
         style::RESET
-    ));
+    )?;
     output::text(&text)
 }
 

@@ -205,13 +205,28 @@ impl Trial {
     /// carry none. The look-up ahead of a flow to a name is always judged: without it there is no such flow.
     fn request(&self, question: &Question<'_>, flow: Verdict) -> Result<Verdict, NotJudged> {
         let Some(request) = question.request.filter(|_| flow.allowed) else { return Ok(flow) };
-        if !self.ground.judges_requests() && !question.is_lookup {
-            return Err(NotJudged::Beyond(LAYER_7));
-        }
         let Question { subject, peer, direction, .. } = question;
+        if !self.ground.judges_requests() && !question.is_lookup {
+            // Without limits the flow is all there is to judge.
+            let limited = self.rules.iter().any(|rule| rule.l7.is_some() && is_matching(rule, question));
+            return if limited { Err(NotJudged::Beyond(LAYER_7)) } else { Ok(flow) };
+        }
         let limits = verdict_l7(&self.rules, subject, peer, *direction, question.flow, request);
         Ok(if limits.reason == Reason::L7 { limits } else { flow })
     }
+}
+
+/// Whether a rule is about the subject and matches peer, protocol and port.
+pub(crate) fn is_matching(rule: &Rule, question: &Question<'_>) -> bool {
+    let Question { subject, peer, direction, flow, .. } = question;
+    let named = match direction {
+        rule::Direction::Ingress => subject.named_ports,
+        rule::Direction::Egress => &peer.named_ports,
+    };
+    rule.direction == *direction
+        && subject.is_selected(&rule.subject)
+        && rule.peers.matches(peer)
+        && rule.ports.matches(*flow, named)
 }
 
 impl Judge for Trial {

@@ -26,8 +26,8 @@ pub(super) struct Report {
 
 /// One case.
 pub(super) struct Tested {
-    name: String,
-    file: String,
+    pub(super) name: String,
+    pub(super) file: String,
     /// Where implementations differ: told, and no failure.
     doubtful: bool,
     pub(super) flows: usize,
@@ -87,7 +87,7 @@ impl Tested {
         self.failures.len() + usize::from(!self.refused.is_empty())
     }
 
-    fn failed(&self) -> usize {
+    pub(super) fn failed(&self) -> usize {
         if self.doubtful { 0 } else { self.wrong() }
     }
 }
@@ -97,10 +97,7 @@ impl Line {
         let Seen { step, check, got, sides } = seen;
         let title = case.steps.get(*step).map(|step| step.title.clone()).filter(|title| *title != case.title);
         let how = |how: Option<&str>| how.map(|how| format!(" ({how})")).unwrap_or_default();
-        let expected = match check.allowed {
-            true => "allow".to_owned(),
-            false => format!("deny{}", how(check.how.as_deref())),
-        };
+        let expected = if check.allowed { "allow".to_owned() } else { format!("deny{}", how(check.how.as_deref())) };
         let got_text = match got {
             Outcome::Allowed => "allow".to_owned(),
             Outcome::Denied { how: seen, .. } => format!("deny{}", how(Some(seen))),
@@ -214,50 +211,10 @@ impl Report {
             },
         })
     }
-
-    /// One suite for each folder of names, one test for each case, as build servers read them.
-    pub(super) fn junit(&self) -> String {
-        let mut suites: BTreeMap<&str, Vec<&Tested>> = BTreeMap::new();
-        for case in &self.cases {
-            suites.entry(case.name.rsplit_once('/').map_or("", |(suite, _)| suite)).or_default().push(case);
-        }
-        let counts = |cases: &[&Tested]| {
-            let failed = cases.iter().filter(|case| case.failed() != 0).count();
-            let seconds: f64 = cases.iter().map(|case| case.seconds).sum();
-            format!("tests=\"{}\" failures=\"{failed}\" time=\"{seconds:.3}\"", cases.len())
-        };
-        let all: Vec<&Tested> = self.cases.iter().collect();
-        let mut xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites {}>\n", counts(&all));
-        for (suite, cases) in suites {
-            xml += &format!("  <testsuite name=\"{}\" {}>\n", escaped(suite), counts(&cases));
-            for case in cases {
-                xml += &junit_case(suite, case);
-            }
-            xml += "  </testsuite>\n";
-        }
-        xml + "</testsuites>\n"
-    }
 }
 
-fn junit_case(suite: &str, case: &Tested) -> String {
-    let [suite, name, file] = [suite, &case.name, &case.file].map(escaped);
-    let head = format!(
-        "    <testcase classname=\"{suite}\" name=\"{name}\" file=\"{file}\" time=\"{:.3}\" assertions=\"{}\"",
-        case.seconds, case.flows
-    );
-    if case.failed() == 0 {
-        return head + "/>\n";
-    }
-    let mut told: String = case.refused.iter().map(|found| format!("{}:{}: {found}\n", found.line, found.column)).collect();
-    for line in &case.failures {
-        // Writing to text cannot fail.
-        let _ = write_line(&mut told, line);
-    }
-    let (count, told) = (case.failed(), escaped(&anstream::adapter::strip_str(&told).to_string()));
-    head + &format!(">\n      <failure message=\"{count} failed\">{told}</failure>\n    </testcase>\n")
-}
-
-fn write_line(text: &mut String, line: &Line) -> fmt::Result {
+/// The flow, what was expected, what came out and what each side said.
+pub(super) fn write_line(text: &mut String, line: &Line) -> fmt::Result {
     let (colour, word) = if line.passed { (style::GOOD, "ok") } else { (style::ERROR, "FAILED") };
     write!(text, "  {colour}{word}{} {}", style::RESET, line.flow)?;
     match &*line.title {
@@ -267,20 +224,4 @@ fn write_line(text: &mut String, line: &Line) -> fmt::Result {
     }
     writeln!(text, "\n    expected  {}\n    got       {}", line.expected, line.got)?;
     line.sides.iter().try_for_each(|said| writeln!(text, "    {said}"))
-}
-
-/// Text inside XML 1.0: characters that it does not have (section 2.2) become U+FFFD.
-fn escaped(text: impl AsRef<str>) -> String {
-    let mut xml = String::new();
-    for letter in text.as_ref().chars() {
-        match letter {
-            '<' => xml.push_str("&lt;"),
-            '>' => xml.push_str("&gt;"),
-            '&' => xml.push_str("&amp;"),
-            '"' => xml.push_str("&quot;"),
-            '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'.. => xml.push(letter),
-            _ => xml.push('\u{fffd}'),
-        }
-    }
-    xml
 }
