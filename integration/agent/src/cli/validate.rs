@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use miette::{GraphicalReportHandler, GraphicalTheme};
 use namegate_api::view;
 use namegate_config::{
     diagnostic::Diagnostic,
@@ -50,21 +49,13 @@ fn check(sources: &[sources::Source]) -> Found {
 }
 
 fn print(found: &Found) -> anyhow::Result<()> {
-    let coloured = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
-    let theme = if coloured { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
-    let mut text = String::new();
-    for diagnostic in &found.diagnostics {
-        handler.render_report(&mut text, diagnostic)?;
-        text.push('\n');
-    }
+    let mut text = output::drawn(&found.diagnostics)?;
     let errors = found.diagnostics.iter().filter(|found| found.is_error()).count();
     let colour = if errors == 0 { style::GOOD } else { style::ERROR };
+    let (documents, warnings) = (found.documents, found.diagnostics.len() - errors);
     writeln!(
         text,
-        "{colour}{} documents without a mistake, {errors} errors, {} warnings{}",
-        found.documents,
-        found.diagnostics.len() - errors,
+        "{colour}{documents} documents without a mistake, {errors} errors, {warnings} warnings{}",
         style::RESET
     )?;
     output::text(&text)
