@@ -9,7 +9,7 @@ use namegate_config::{
     rule::{self, Rule, Subject},
     settings::{self, Settings},
 };
-use namegate_engine::{Change, EndpointId, Engine, Gate, MapOp};
+use namegate_engine::{Change, EndpointId, Engine, Gate, MapOp, Proxies};
 
 use super::{frame, topology};
 
@@ -20,6 +20,8 @@ const STEP_NS: u64 = 30 * 86_400 * SECOND_NS;
 const FIRST_INTERFACE: u32 = 10;
 /// Lowest source port of trial packets.
 const FIRST_PORT: u16 = 1_024;
+/// Ports by which flows that go through a proxy are told: nobody listens there.
+const PROXIES: Proxies = Proxies { dns: 1, l7: 1 };
 /// Requests that the judge leaves alone.
 pub(crate) const LAYER_7: &str = "what is asked inside a flow is not judged by this datapath";
 
@@ -118,7 +120,8 @@ impl Trial {
         self.rules = rules.to_vec();
         for pod in world.pods.iter().filter(|pod| !pod.host_network) {
             if !self.nodes.iter().any(|node| node.name == pod.node) {
-                let engine = Engine::new(&self.settings);
+                let mut engine = Engine::new(&self.settings);
+                engine.set_proxies(PROXIES);
                 self.nodes.push(Node { name: pod.node.clone(), engine, endpoints: HashMap::new() });
             }
         }
@@ -181,7 +184,7 @@ impl Trial {
         }
         let by = node.engine.origin(decided.rule).cloned();
         let reason = match decided.reason {
-            Why::Rule if decided.rule != 0 => Reason::Rule,
+            Why::Rule | Why::ProxyAbsent if decided.rule != 0 => Reason::Rule,
             // Policies select the endpoint, and none of them denies by default.
             Why::Rule | Why::NoPolicy => Reason::NoPolicy,
             Why::LocalHost => Reason::LocalHost,
@@ -189,7 +192,8 @@ impl Trial {
             Why::DefaultDeny | Why::NameExpired => Reason::DefaultDeny,
             other => anyhow::bail!("the packet was not judged as the first of a flow: {}", other.text()),
         };
-        Ok(Verdict { allowed: decided.passes, by, reason })
+        // The proxy that a rule hands the flow to is not part of a trial: the flow as such is allowed.
+        Ok(Verdict { allowed: decided.passes || decided.reason == Why::ProxyAbsent, by, reason })
     }
 
     /// Host endpoints are enforced by no datapath. Where rules for nodes are in force the reference answers.
