@@ -68,6 +68,7 @@ pub struct Parsed {
 
 /// Parts of the language that can be switched off; a policy that uses one that is off is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 pub struct Features {
     /// `rules.http`.
     pub http: bool,
@@ -75,12 +76,14 @@ pub struct Features {
     pub dns: bool,
     /// `serverNames`.
     pub server_names: bool,
+    /// `nodeSelector`.
+    pub nodes: bool,
 }
 
 impl Default for Features {
     /// Everything on.
     fn default() -> Self {
-        Self { http: true, dns: true, server_names: true }
+        Self { http: true, dns: true, server_names: true, nodes: true }
     }
 }
 

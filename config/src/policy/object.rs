@@ -57,6 +57,13 @@ impl Context<'_> {
         }
     }
 
+    /// Refuses a part of the language that is switched off.
+    pub(super) fn enforced(&mut self, value: &Value<'_>, on: bool, what: &str) {
+        if !on {
+            self.reader.wrong(value, Code::Unsupported, format!("{what} is not enforced yet"));
+        }
+    }
+
     /// Whether the object is of a kind of the whole cluster.
     pub(super) fn is_cluster_wide(&self) -> bool {
         self.namespace.is_none()

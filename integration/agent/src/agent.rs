@@ -39,8 +39,8 @@ use gatekeeper::Keeper;
 use journal::Journal;
 use reload::Reloader;
 
-/// What of the policy language is enforced: no part that needs a layer 7 proxy.
-pub(crate) const FEATURES: Features = Features { http: false, dns: false, server_names: false };
+/// What of the policy language is enforced: no part that needs a layer 7 proxy, and no policy for nodes.
+pub(crate) const FEATURES: Features = Features { http: false, dns: false, server_names: false, nodes: false };
 /// Mark of packets that go to a local proxy.
 const REDIRECT_MARK: u32 = 0x200;
 /// Mark of what the proxy sends.
