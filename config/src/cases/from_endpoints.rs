@@ -38,7 +38,7 @@ impl World {
         namespaces.extend(file.namespaces.iter().map(|one| (&*one.name, one.labels.clone())));
         world.namespaces = namespaces.into_iter().map(|(name, labels)| namespace(name, labels)).collect();
         world.pods = file.endpoints.iter().map(pod).collect();
-        world.services = resolver(dns).into_iter().collect();
+        world.services = resolver(file, dns).into_iter().collect();
         world
     }
 }
@@ -72,16 +72,22 @@ fn pod(endpoint: &Endpoint) -> Pod {
 }
 
 /// The resolvers as the service that clients ask; nothing where none is known.
-fn resolver(dns: &Dns) -> Option<Service> {
+fn resolver(file: &EndpointsFile, dns: &Dns) -> Option<Service> {
     let (namespace, name) = RESOLVER.split_once('/')?;
     let selector = if dns.resolver_namespace == namespace { dns.resolver_labels.clone() } else { BTreeMap::new() };
     let ports = [Protocol::Udp, Protocol::Tcp].map(|protocol| super::ServicePort::plain(53, protocol));
+    let is_behind = |endpoint: &&Endpoint| {
+        let has = |(key, value): (&String, &String)| endpoint.labels.get(key) == Some(value);
+        endpoint.namespace == namespace && !selector.is_empty() && selector.iter().all(has)
+    };
+    let behind: Vec<_> = file.endpoints.iter().filter(is_behind).flat_map(|endpoint| &endpoint.addresses).collect();
+    let backends = dns.resolvers.iter().filter(|address| !behind.contains(address)).copied().collect();
     (!selector.is_empty() || !dns.resolvers.is_empty()).then(|| Service {
         name: name.to_owned(),
         namespace: namespace.to_owned(),
         selector,
         ports: ports.into(),
-        backends: dns.resolvers.clone(),
+        backends,
         ..Service::default()
     })
 }

@@ -298,12 +298,12 @@ impl State<'_> {
         })
     }
 
-    /// Both sides; a pod reaches itself. A denial stands, whatever is beyond the judge on the other side.
+    /// Both sides; a pod reaches itself. The first denial stands, whatever is beyond the judge on the other side.
     fn pair(&mut self, source: &Side, target: &Side, asked: Asked<'_>) -> Judged {
-        let mut beyond = None;
         if source.place == target.place {
             return Ok(Outcome::Allowed);
         }
+        let (mut denied, mut beyond) = (None, None);
         for (direction, subject, other) in [(Direction::Egress, source, target), (Direction::Ingress, target, source)] {
             if subject.kind == SideKind::World {
                 continue;
@@ -312,13 +312,17 @@ impl State<'_> {
                 Ok(verdict) if verdict.allowed => {}
                 Ok(verdict) => {
                     let how = how(verdict.reason, asked.request);
-                    return Ok(Outcome::Denied { direction, verdict, how });
+                    denied = denied.or(Some(Outcome::Denied { direction, verdict, how }));
                 }
                 Err(NotJudged::Beyond(what)) => beyond = Some(NotJudged::Beyond(what)),
                 Err(broken) => return Err(broken),
             }
         }
-        beyond.map_or(Ok(Outcome::Allowed), Err)
+        match (denied, beyond) {
+            (Some(denied), _) => Ok(denied),
+            (None, Some(beyond)) => Err(beyond),
+            (None, None) => Ok(Outcome::Allowed),
+        }
     }
 
     fn side(
