@@ -27,6 +27,7 @@ mod cluster_policy;
 mod draft;
 mod icmp;
 mod layer7;
+mod lint;
 mod network_policy;
 mod object;
 mod peers;
@@ -35,12 +36,13 @@ mod selector;
 mod translate;
 
 use crate::{
-    diagnostic::{Diagnostic, Source},
+    diagnostic::{Diagnostic, Place, Source},
     document::{Node, read},
     reader::Value,
 };
 
 use draft::Body;
+pub use lint::{Audience, lint};
 pub use translate::{Catalog, CidrGroup, Service, Translated, translate};
 
 /// One object without mistakes; what it refers to is still to be looked up.
@@ -54,6 +56,8 @@ pub struct Document {
     pub namespace: Option<String>,
     /// Name.
     pub name: String,
+    /// Where that stands.
+    place: Place,
     body: Body,
 }
 

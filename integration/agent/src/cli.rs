@@ -3,6 +3,7 @@
 mod args;
 mod cache;
 mod client;
+mod cluster;
 mod monitor;
 mod name_match;
 mod output;

@@ -73,7 +73,7 @@ fn the_model_decides_every_case_as_expected() {
 fn the_kernel_decides_every_flow_as_expected() {
     for (suite, last, not_judged) in [
         ("seed", "7 cases, 73 flows, 0 failed", 8),
-        ("cilium", "91 cases, 414 flows, 0 failed", KERNEL_CILIUM_NOT_JUDGED),
+        ("cilium", "91 cases, 414 flows, 0 failed", 66),
         ("k8s-e2e", "48 cases, 25056 flows, 0 failed", 0),
         ("cnp-api", "29 cases, 317 flows, 0 failed", 0),
     ] {
@@ -85,9 +85,6 @@ fn the_kernel_decides_every_flow_as_expected() {
         assert_eq!(counted.unwrap_or("0"), not_judged.to_string(), "{out}");
     }
 }
-
-/// Flows of the suite `cilium` under layer 7 limits.
-const KERNEL_CILIUM_NOT_JUDGED: usize = 0;
 
 #[test]
 fn the_documented_case_passes_in_both_datapaths() {
@@ -229,4 +226,23 @@ fn what_cannot_be_traced_is_said() {
         assert_eq!((code, &*out), (Some(2), ""), "{arguments:?}: {err}");
         assert!(err.contains(wanted), "{arguments:?}: {err}");
     }
+}
+
+#[test]
+fn validation_tells_rules_about_nobody_where_everybody_is_known() {
+    let folder = traced();
+    let path = folder.path().join("policies/nobody.yaml");
+    let text = fs::read_to_string(folder.path().join("policies/payments.yaml")).unwrap();
+    fs::write(path, text.replace("app: web", "app: gone").replace("name: payments", "name: nobody")).unwrap();
+    for (source, last, code) in [
+        (&["--world", "tests/world-shop.yaml"][..], "4 documents without a mistake, 0 errors, 1 warnings", 0),
+        (&["--config", "namegate.yaml", "--strict"], "4 documents without a mistake, 0 errors, 1 warnings", 1),
+        (&["--strict"], "4 documents without a mistake, 0 errors, 0 warnings", 0),
+    ] {
+        let (got, out, err) = said(&namegate(folder.path(), &[&["policy", "validate", "policies"], source].concat()));
+        assert_eq!((got, last_line(&out)), (Some(code), last), "{source:?}: {out}{err}");
+    }
+    let (_, out, _) =
+        said(&namegate(folder.path(), &["policy", "validate", "policies", "--world", "tests/world-shop.yaml"]));
+    insta::assert_snapshot!("validate", out);
 }

@@ -82,7 +82,7 @@ pub(crate) enum PolicyVerb {
     Test(TestArgs),
     /// Say what becomes of one flow, and which rules say so.
     #[command(
-        after_help = "Example:\n  namegate policy trace --from empire/tiefighter --to docs.cilium.io --port 443/TCP --config namegate.yaml\n  namegate policy trace --from empire/xwing --to empire/deathstar --http 'GET /v1' --world world.yaml --policies policies/\n\nExit codes: 0 the flow is allowed, 1 it is denied, 2 it could not be judged."
+        after_help = "Example:\n  namegate policy trace --from shop/web --to 192.0.2.1 --config namegate.yaml\n  namegate policy trace --from empire/xwing --to empire/deathstar --http 'GET /v1' --world world.yaml --policies policies/\n\nExit codes: 0 the flow is allowed, 1 it is denied, 2 it could not be judged."
     )]
     Trace(TraceArgs),
 }
@@ -194,6 +194,12 @@ pub(crate) struct ValidateArgs {
     /// Warnings count as mistakes.
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Cluster on paper: tells rules that are about nobody.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub(crate) world: Option<PathBuf>,
+    /// The agent's settings file: the same, by its endpoints.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: ValidateOutput,

@@ -1,29 +1,22 @@
 //! `namegate policy trace`: one flow, judged on both sides, with the rules that say so.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
 use anyhow::{Context, bail};
 use namegate_config::{
     cases::{Answer, Case, Changes, Check, Family, Outcome as Became, Place, Records, Step, World, run_each},
     diagnostic::Diagnostic,
-    endpoints,
     l7::Request,
     policy::{self, Document},
     reference::Reason,
     rule::Direction,
-    settings,
 };
 use serde_json::json;
 
 use super::{
     Outcome,
     args::{Output, TraceArgs},
-    output, sources, style,
+    cluster, output, sources, style,
 };
 use crate::trial::{Explained, Model, Tracer, Trial};
 
@@ -35,7 +28,9 @@ const ASSUMED_TTL_S: u64 = 60;
 const RESOLVER: (&str, &str) = ("kube-system", "kube-dns");
 
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<Outcome> {
-    let (mut world, paths) = cluster(args)?;
+    let Some((mut world, paths)) = cluster::read(args.world.as_deref(), args.config.as_deref())? else {
+        bail!("give `--world` or `--config`");
+    };
     let documents = documents(if args.policies.is_empty() { &paths } else { &args.policies })?;
     let check = check(args)?;
     let (step, notes) = step(&mut world, documents, check);
@@ -62,24 +57,6 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<Outcome> {
         Output::Json => output::json(&as_json(args, allowed, &tracer.sides, &notes))?,
     }
     Ok(if allowed { Outcome::Good } else { Outcome::Bad })
-}
-
-/// Who is where, and where the agent's policies are.
-fn cluster(args: &TraceArgs) -> anyhow::Result<(World, Vec<PathBuf>)> {
-    if let Some(path) = &args.world {
-        return Ok((read(path, World::parse)?, Vec::new()));
-    }
-    let Some(path) = &args.config else { bail!("give `--world` or `--config`") };
-    let settings = read(path, settings::parse)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let file = read(&folder.join(&settings.endpoints), endpoints::parse)?;
-    Ok((World::of_agent(&file, &settings.dns), vec![folder.join(&settings.policies)]))
-}
-
-fn read<T>(path: &Path, parse: fn(&str, &str) -> Result<T, Vec<Diagnostic>>) -> anyhow::Result<T> {
-    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let read = parse(&path.display().to_string(), &text);
-    read.or_else(|found| bail!("{} cannot be used:\n{}", path.display(), output::drawn(&found)?))
 }
 
 /// The policies; one that would be refused is an error, since what the others do says little without it.

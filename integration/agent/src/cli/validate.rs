@@ -3,16 +3,13 @@
 use std::fmt::Write;
 
 use namegate_api::view;
-use namegate_config::{
-    diagnostic::Diagnostic,
-    policy::{self, Catalog},
-};
+use namegate_config::{cases::World, diagnostic::Diagnostic, policy};
 use serde_json::json;
 
 use super::{
     Outcome,
     args::{ValidateArgs, ValidateOutput},
-    output, sources, style,
+    cluster, output, sources, style,
 };
 
 /// Address of the SARIF 2.1.0 schema.
@@ -26,7 +23,8 @@ struct Found {
 
 pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<Outcome> {
     let sources = sources::read(&args.files)?;
-    let found = check(&sources);
+    let cluster = cluster::read(args.world.as_deref(), args.config.as_deref())?;
+    let found = check(&sources, cluster.as_ref().map(|(world, _)| world));
     match args.output {
         ValidateOutput::Text => print(&found)?,
         ValidateOutput::Json => output::json(&as_json(&found))?,
@@ -36,7 +34,8 @@ pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<Outcome> {
     Ok(if found.diagnostics.iter().any(is_bad) { Outcome::Bad } else { Outcome::Good })
 }
 
-fn check(sources: &[sources::Source]) -> Found {
+/// Mistakes of each source, then what all of them do together.
+fn check(sources: &[sources::Source], world: Option<&World>) -> Found {
     let mut documents = Vec::new();
     let mut diagnostics = Vec::new();
     for source in sources {
@@ -44,7 +43,9 @@ fn check(sources: &[sources::Source]) -> Found {
         documents.extend(parsed.documents);
         diagnostics.extend(parsed.diagnostics);
     }
-    diagnostics.extend(policy::translate(&documents, &Catalog::default()).diagnostics);
+    let catalog = world.map(World::catalog).unwrap_or_default();
+    diagnostics.extend(policy::translate(&documents, &catalog).diagnostics);
+    diagnostics.extend(policy::lint(&documents, &catalog, world.map(World::audience).as_ref()));
     Found { documents: documents.len(), diagnostics }
 }
 

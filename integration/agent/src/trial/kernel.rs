@@ -1,6 +1,10 @@
 //! The kernel's maps under the loaded programs: each frame is run through them in a network namespace made for it.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use namegate_abi::{AddressKey, AddressValue, Direction, Reason, Verdict};
@@ -13,8 +17,10 @@ use nix::{
 
 use super::judge::{Decided, Ground, Table};
 
-/// Where the maps of trials are pinned, with the number of the process.
-const PINS: &str = "/sys/fs/bpf/namegate-trial";
+/// Where the maps of trials are pinned: a folder for each process.
+const PINS: &str = "/sys/fs/bpf";
+/// Its name, with the number of the process.
+const FOLDER: &str = "namegate-trial-";
 /// Sizes of the maps.
 const LIMITS: MapLimits =
     MapLimits { addresses: 8_192, policy_rows: 65_536, cidrs: 4_096, flows: 65_536, endpoints: 1_024 };
@@ -44,8 +50,20 @@ impl Kernel {
     pub(crate) fn new() -> anyhow::Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET)
             .context("making a network namespace for `--datapath kernel`; it needs root (CAP_SYS_ADMIN)")?;
-        let pins = Pins(format!("{PINS}-{}", std::process::id()).into());
+        remove_left_over();
+        let pins = Pins(Path::new(PINS).join(format!("{FOLDER}{}", std::process::id())));
         Ok(Self { pins, tables: 0, interfaces: None })
+    }
+}
+
+/// Removes pins of trials that were killed.
+fn remove_left_over() {
+    for entry in fs::read_dir(PINS).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(FOLDER)).and_then(|id| id.parse::<u32>().ok());
+        if process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
+            drop(Pins(entry.path()));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use namegate_config::{
-    cases::{Case, Outcome, Seen},
+    cases::{Case, NotJudged, Outcome, Seen},
     diagnostic::Diagnostic,
     reference::Verdict,
     rule::Direction,
@@ -51,7 +51,8 @@ pub(super) struct Line {
     flow: String,
     expected: String,
     got: String,
-    passed: bool,
+    /// `ok`, `skipped` where the datapath does not judge it, or `FAILED`.
+    status: &'static str,
     /// What each side said: a look-up first, egress before ingress.
     sides: Vec<Said>,
 }
@@ -110,7 +111,11 @@ impl Line {
             flow: check.to_string(),
             expected,
             got: got_text,
-            passed: got.is_as_wanted(check),
+            status: match got {
+                Outcome::NotJudged(NotJudged::Beyond(_)) => "skipped",
+                got if got.is_as_wanted(check) => "ok",
+                _ => "FAILED",
+            },
             sides: sides.iter().map(Said::of).collect(),
         }
     }
@@ -215,8 +220,12 @@ impl Report {
 
 /// The flow, what was expected, what came out and what each side said.
 pub(super) fn write_line(text: &mut String, line: &Line) -> fmt::Result {
-    let (colour, word) = if line.passed { (style::GOOD, "ok") } else { (style::ERROR, "FAILED") };
-    write!(text, "  {colour}{word}{} {}", style::RESET, line.flow)?;
+    let colour = match line.status {
+        "ok" => style::GOOD,
+        "skipped" => style::NOTE,
+        _ => style::ERROR,
+    };
+    write!(text, "  {colour}{}{} {}", line.status, style::RESET, line.flow)?;
     match &*line.title {
         "" if line.step == 1 => {}
         "" => write!(text, " (step {})", line.step)?,
