@@ -370,3 +370,539 @@ impl FragmentKey {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use core::net::IpAddr;
+    use std::{collections::BTreeMap, vec, vec::Vec};
+
+    use super::*;
+    use crate::{CidrValue, Step, endpoint_flags, tcp};
+
+    /// Identity, prefix length, protocol, port, verdict.
+    type Rule = (u32, u32, u8, u16, u8);
+    type Change<'a> = &'a dyn Fn(&mut World);
+
+    const ENDPOINT: u32 = 7;
+    const POLICY: u32 = 70;
+    const SCOPE: u32 = 700;
+    const POD: &str = "10.0.0.7";
+    const PEER: &str = "198.51.100.7";
+    const NAMED: u32 = 300;
+
+    /// The maps, as the kernel has them; tries are searched the slow way.
+    #[derive(Default)]
+    struct World {
+        now_ns: u64,
+        addresses: BTreeMap<AddressKey, AddressValue>,
+        cidrs: BTreeMap<(u32, CidrKey), CidrValue>,
+        policy: BTreeMap<(u32, PolicyKey), PolicyValue>,
+        flows: BTreeMap<FlowKey, FlowValue>,
+        fragments: BTreeMap<FragmentKey, FragmentValue>,
+    }
+
+    fn covers(prefix: u32, row: &[u8], asked: &[u8]) -> bool {
+        (0..prefix as usize).all(|bit| (row[bit / 8] ^ asked[bit / 8]) & (0x80 >> (bit % 8)) == 0)
+    }
+
+    fn octets(key: &PolicyKey) -> [u8; 12] {
+        let (policy, identity) = (key.policy.to_ne_bytes(), key.identity.to_ne_bytes());
+        let tail = [key.direction, key.protocol, key.port_be[0], key.port_be[1]];
+        core::array::from_fn(|at| [policy, identity, tail][at / 4][at % 4])
+    }
+
+    impl Tables for World {
+        fn now_ns(&self) -> u64 {
+            self.now_ns
+        }
+
+        fn address(&self, key: &AddressKey) -> Option<&AddressValue> {
+            self.addresses.get(key)
+        }
+
+        fn cidr(&self, key: &CidrKey) -> Option<u32> {
+            let hits = self.cidrs.iter().filter(|((prefix, row), _)| covers(*prefix, &row.address.0, &key.address.0));
+            hits.max_by_key(|((prefix, _), _)| *prefix).map(|(_, value)| value.identity)
+        }
+
+        fn policy(&self, key: &PolicyKey) -> Option<PolicyValue> {
+            let hits = self.policy.iter().filter(|((prefix, row), _)| covers(*prefix, &octets(row), &octets(key)));
+            hits.max_by_key(|((prefix, _), _)| *prefix).map(|(_, value)| *value)
+        }
+
+        fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
+            self.flows.get(key).copied()
+        }
+
+        fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+            self.fragments.get(key).copied()
+        }
+    }
+
+    /// No packet quotes another here, but those of [`Quote`].
+    struct Nothing;
+
+    impl Reader for Nothing {
+        fn load<const N: usize>(&self, _: usize) -> Option<[u8; N]> {
+            None
+        }
+    }
+
+    struct Quote(Vec<u8>);
+
+    impl Reader for Quote {
+        fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+            self.0.get(offset..offset + N)?.try_into().ok()
+        }
+    }
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    /// A second on the clock.
+    const fn at(seconds: u64) -> u64 {
+        seconds * SECOND_NS
+    }
+
+    const ENDPOINT_ROW: EndpointValue = EndpointValue {
+        endpoint: ENDPOINT,
+        policy: POLICY,
+        scope: SCOPE,
+        revision: 1,
+        flags: endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS,
+    };
+
+    fn revision(revision: u32) -> EndpointValue {
+        EndpointValue { revision, ..ENDPOINT_ROW }
+    }
+
+    fn packet(source: &str, destination: &str, protocol: u8, source_port: u16, destination_port: u16) -> Packet {
+        Packet {
+            source: address(source),
+            destination: address(destination),
+            source_port,
+            destination_port,
+            icmp: 0,
+            protocol,
+            tcp_flags: if protocol == protocol::TCP { tcp::ACK } else { 0 },
+            class: Class::Plain,
+            fragmented: false,
+            fragment_id: 0,
+            transport_at: 20,
+        }
+    }
+
+    fn udp_out() -> Packet {
+        packet(POD, PEER, protocol::UDP, 4_000, 53)
+    }
+
+    fn tcp_out(flags: u8) -> Packet {
+        Packet { tcp_flags: flags, ..packet(POD, PEER, protocol::TCP, 4_000, 443) }
+    }
+
+    fn answer_to(packet: &Packet) -> Packet {
+        Packet {
+            source: packet.destination,
+            destination: packet.source,
+            source_port: packet.destination_port,
+            destination_port: packet.source_port,
+            ..*packet
+        }
+    }
+
+    impl World {
+        /// An endpoint at second 1 000, whose peer has a name until second 1 060 that is open on every port.
+        fn new() -> Self {
+            let mut world = Self { now_ns: at(1_000), ..Self::default() };
+            world.node(POD, 256, ENDPOINT);
+            world.learn(PEER, &[(at(1_060), NAMED)]);
+            world.rule(Direction::Egress, NAMED, PolicyKey::PEER_BITS, 0, 0, policy_verdict::ALLOW);
+            world
+        }
+
+        fn node(&mut self, ip: &str, identity: u32, endpoint: u32) -> &mut AddressValue {
+            let key = AddressKey { scope: 0, address: address(ip) };
+            self.addresses.insert(key, AddressValue { steps: steps(&[(0, identity)]), endpoint, flags: 0 });
+            self.addresses.get_mut(&key).unwrap()
+        }
+
+        fn learn(&mut self, ip: &str, given: &[(u64, u32)]) {
+            let key = AddressKey { scope: SCOPE, address: address(ip) };
+            self.addresses.insert(key, AddressValue { steps: steps(given), endpoint: 0, flags: 0 });
+        }
+
+        /// A rule whose cookie is its identity and one.
+        fn rule(&mut self, direction: Direction, identity: u32, prefix: u32, protocol: u8, port: u16, verdict: u8) {
+            let key = PolicyKey::new(POLICY, direction, identity, protocol, port);
+            self.policy.insert((prefix, key), PolicyValue { verdict, spare: 0, proxy_port: 0, rule: identity + 1 });
+        }
+
+        fn judge(&self, endpoint: &EndpointValue, packet: &Packet, direction: Direction) -> Decision {
+            judge(self, &Nothing, endpoint, packet, direction)
+        }
+
+        /// Judges, and writes what the kernel would write.
+        fn pass(&mut self, endpoint: &EndpointValue, packet: &Packet, direction: Direction) -> Decision {
+            let decision = self.judge(endpoint, packet, direction);
+            if let FlowWrite::New(flow) | FlowWrite::Update(flow) = decision.flow {
+                self.flows.insert(FlowKey::of(endpoint.endpoint, packet, direction), flow);
+            }
+            if packet.fragmented && !decision.reason.denies() {
+                let key = FragmentKey::of(endpoint.endpoint, packet, direction);
+                self.fragments.insert(key, FragmentValue::allowed_at(self.now_ns));
+            }
+            decision
+        }
+
+        fn reason(&mut self, packet: &Packet, direction: Direction) -> Reason {
+            self.pass(&ENDPOINT_ROW, packet, direction).reason
+        }
+    }
+
+    fn steps(given: &[(u64, u32)]) -> [Step; 4] {
+        let mut steps = [Step::default(); 4];
+        for (step, (expires_ns, identity)) in steps.iter_mut().zip(given) {
+            *step = Step { expires_ns: *expires_ns, identity: *identity, spare: 0 };
+        }
+        steps
+    }
+
+    #[test]
+    fn a_new_flow_is_judged_once_and_its_packets_both_ways_are_known() {
+        for first in [udp_out(), tcp_out(tcp::SYN)] {
+            let mut world = World::new();
+            let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Egress);
+            assert_eq!((decision.reason, decision.identity, decision.rule), (Reason::Rule, NAMED, NAMED + 1));
+            assert!(matches!(decision.flow, FlowWrite::New(FlowValue { flags: flow_flags::LEARNED, .. })));
+            let answer = Packet { tcp_flags: first.tcp_flags | tcp::ACK, ..answer_to(&first) };
+            assert_eq!(world.reason(&answer, Direction::Ingress), Reason::Reply);
+            let next = Packet { tcp_flags: first.tcp_flags & !tcp::SYN, ..first };
+            assert_eq!(world.reason(&next, Direction::Egress), Reason::Established);
+            assert_eq!(world.judge(&ENDPOINT_ROW, &next, Direction::Egress).flow, FlowWrite::None, "nothing new");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_question_is_judged_by_itself() {
+        let mut world = World::new();
+        assert_eq!(world.reason(&answer_to(&udp_out()), Direction::Ingress), Reason::DefaultDeny);
+    }
+
+    #[test]
+    fn the_narrowest_row_of_the_peer_decides_then_that_of_any_peer() {
+        let (allow, deny) = (policy_verdict::ALLOW, policy_verdict::DENY);
+        let (peer, proto, port) = (PolicyKey::PEER_BITS, PolicyKey::PROTOCOL_BITS, PolicyKey::PROTOCOL_BITS + 16);
+        let tcp = protocol::TCP;
+        let cases: [(&str, &[Rule], Reason); 8] = [
+            ("no row", &[], Reason::DefaultDeny),
+            ("any peer", &[(0, port, tcp, 443, allow)], Reason::Rule),
+            ("another port", &[(0, port, tcp, 80, allow)], Reason::DefaultDeny),
+            ("another protocol", &[(0, proto, protocol::UDP, 0, allow)], Reason::DefaultDeny),
+            ("ports 440 to 447", &[(0, proto + 13, tcp, 440, allow)], Reason::Rule),
+            ("port over peer", &[(256, peer, 0, 0, allow), (256, port, tcp, 443, deny)], Reason::DenyRule),
+            ("peer over any", &[(256, peer, 0, 0, deny), (0, port, tcp, 443, allow)], Reason::DenyRule),
+            ("own rows first", &[(0, port, tcp, 443, deny), (256, peer, 0, 0, allow)], Reason::Rule),
+        ];
+        for (what, rules, want) in cases {
+            let mut world = World::new();
+            world.policy.clear();
+            world.node(PEER, 256, 0);
+            for &(identity, prefix, protocol, port, verdict) in rules {
+                world.rule(Direction::Egress, identity, prefix, protocol, port, verdict);
+            }
+            assert_eq!(world.reason(&tcp_out(tcp::SYN), Direction::Egress), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn who_a_peer_is() {
+        let mut world = World::new();
+        world.node("10.0.0.9", 257, 9);
+        world.learn("10.0.0.9", &[(0, NAMED)]);
+        world.learn("198.51.100.8", &[(at(900), NAMED)]);
+        world.learn("198.51.100.9", &[(at(1_001), 301), (at(1_002), NAMED)]);
+        for (length, prefix, identity) in [(96 + 24, "198.51.100.0", 310), (96 + 30, "198.51.100.8", 311)] {
+            world.cidrs.insert((length, CidrKey { address: address(prefix) }), CidrValue { identity });
+        }
+        let named = |identity, learned, expired| Peer { identity, learned, expired, local_host: false };
+        for (ip, want) in [
+            (PEER, named(NAMED, true, false)),
+            ("10.0.0.9", named(257, false, false)),
+            ("198.51.100.8", named(311, false, true)),
+            ("198.51.100.9", named(301, true, false)),
+            ("198.51.100.77", named(310, false, false)),
+            ("2001:db8::1", named(identity::WORLD, false, false)),
+        ] {
+            assert_eq!(peer(&world, SCOPE, &address(ip)), want, "{ip}");
+        }
+        assert_eq!(peer(&world, SCOPE + 1, &address(PEER)), named(310, false, false), "another endpoint's name");
+    }
+
+    #[test]
+    fn a_connection_outlives_the_ttl_that_opened_it() {
+        let mut world = World::new();
+        world.reason(&tcp_out(tcp::SYN), Direction::Egress);
+        world.now_ns = at(1_060);
+        assert_eq!(world.reason(&tcp_out(tcp::ACK), Direction::Egress), Reason::Established);
+        assert_eq!(world.reason(&tcp_out(tcp::SYN), Direction::Egress), Reason::NameExpired, "a new one does not");
+        let other = Packet { source_port: 4_001, ..tcp_out(tcp::SYN) };
+        assert_eq!(world.reason(&other, Direction::Egress), Reason::NameExpired);
+    }
+
+    #[test]
+    fn another_revision_judges_flows_again() {
+        let keep = |_: &mut World| {};
+        let expire = |world: &mut World| world.now_ns = at(1_060);
+        let deny = |world: &mut World| world.policy.clear();
+        let forget = |world: &mut World| world.addresses.retain(|key, _| key.scope == 0);
+        let pod = |world: &mut World| {
+            world.node(PEER, 257, 0);
+        };
+        let cases: [(&str, Change<'_>, Reason); 5] = [
+            ("the same rules", &keep, Reason::Established),
+            ("the same rules after the TTL", &expire, Reason::Established),
+            ("no rules", &deny, Reason::DefaultDeny),
+            ("the name was taken back", &forget, Reason::DefaultDeny),
+            ("the address is a pod's now", &pod, Reason::DefaultDeny),
+        ];
+        for (what, change, want) in cases {
+            let mut world = World::new();
+            world.reason(&tcp_out(tcp::SYN), Direction::Egress);
+            change(&mut world);
+            let decision = world.pass(&revision(2), &tcp_out(tcp::ACK), Direction::Egress);
+            assert_eq!(decision.reason, want, "{what}");
+            if !want.denies() {
+                assert!(matches!(decision.flow, FlowWrite::Update(FlowValue { revision: 2, .. })), "{what}");
+                let next = world.judge(&revision(2), &tcp_out(tcp::ACK), Direction::Egress);
+                assert_eq!(next.flow, FlowWrite::None, "{what}: judged once");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reply_under_another_revision_is_judged_as_its_flow_was() {
+        let mut world = World::new();
+        world.reason(&tcp_out(tcp::SYN), Direction::Egress);
+        let reply = answer_to(&tcp_out(tcp::ACK));
+        let decision = world.pass(&revision(2), &reply, Direction::Ingress);
+        assert_eq!((decision.reason, decision.rule), (Reason::Reply, NAMED + 1));
+        world.policy.clear();
+        assert_eq!(world.judge(&revision(3), &reply, Direction::Ingress).reason, Reason::DefaultDeny);
+    }
+
+    #[test]
+    fn silence_ends_a_flow() {
+        let minutes = |minutes: u64| minutes * 60 * SECOND_NS;
+        for (what, first, answered, closed, idle_ns) in [
+            ("UDP", udp_out(), true, false, minutes(2)),
+            ("TCP opening", tcp_out(tcp::SYN), false, false, minutes(1)),
+            ("TCP", tcp_out(tcp::SYN), true, false, minutes(360)),
+            ("TCP closing", tcp_out(tcp::SYN), true, true, minutes(4)),
+        ] {
+            let mut world = World::new();
+            world.reason(&first, Direction::Egress);
+            if answered {
+                let answer = Packet { tcp_flags: tcp::ACK, ..answer_to(&first) };
+                world.reason(&answer, Direction::Ingress);
+            }
+            let next = Packet { tcp_flags: first.tcp_flags & !tcp::SYN | tcp::ACK, ..first };
+            if closed {
+                world.reason(&Packet { tcp_flags: tcp::FIN | tcp::ACK, ..next }, Direction::Egress);
+            }
+            world.now_ns += idle_ns;
+            assert_eq!(world.judge(&ENDPOINT_ROW, &next, Direction::Egress).reason, Reason::Established, "{what}");
+            world.now_ns += 1;
+            assert_eq!(world.judge(&ENDPOINT_ROW, &next, Direction::Egress).reason, Reason::NameExpired, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_last_packet_is_noted_once_a_second() {
+        let mut world = World::new();
+        world.reason(&udp_out(), Direction::Egress);
+        for (after_ns, noted) in [(1, false), (SECOND_NS, false), (SECOND_NS + 1, true)] {
+            world.now_ns = at(1_000) + after_ns;
+            let decision = world.judge(&ENDPOINT_ROW, &udp_out(), Direction::Egress);
+            assert_eq!(matches!(decision.flow, FlowWrite::Update(_)), noted, "{after_ns} ns");
+        }
+    }
+
+    /// An IPv4 header and ports.
+    fn quoted(source: [u8; 4], destination: [u8; 4]) -> Quote {
+        let mut octets = vec![0; 28];
+        octets.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, protocol::UDP, 0, 0]);
+        octets.extend(source);
+        octets.extend(destination);
+        octets.extend([4_000_u16.to_be_bytes(), 53_u16.to_be_bytes()].concat());
+        Quote(octets)
+    }
+
+    #[test]
+    fn an_icmp_error_passes_with_the_flow_it_is_about() {
+        let (pod, peer) = ([10, 0, 0, 7], [198, 51, 100, 7]);
+        let error = Packet { icmp: 3 << 8 | 3, class: Class::Error, ..packet("192.0.2.1", POD, protocol::ICMP, 0, 0) };
+        for (what, quote, known, want) in [
+            ("of the flow", quoted(pod, peer), true, Reason::Related),
+            ("of no flow", quoted(pod, peer), false, Reason::DefaultDeny),
+            ("the wrong way round", quoted(peer, pod), true, Reason::DefaultDeny),
+            ("of another", quoted(pod, [198, 51, 100, 8]), true, Reason::DefaultDeny),
+            ("cut short", Quote(vec![0; 40]), true, Reason::DefaultDeny),
+        ] {
+            let mut world = World::new();
+            if known {
+                world.reason(&udp_out(), Direction::Egress);
+            }
+            let decision = judge(&world, &quote, &ENDPOINT_ROW, &error, Direction::Ingress);
+            assert_eq!(decision.reason, want, "{what}");
+        }
+    }
+
+    #[test]
+    fn icmp_is_looked_up_by_type_and_its_reply_is_known() {
+        let mut world = World::new();
+        world.policy.clear();
+        let prefix = PolicyKey::PROTOCOL_BITS + 8;
+        world.rule(Direction::Egress, NAMED, prefix, protocol::ICMP, ECHO_REQUEST, policy_verdict::ALLOW);
+        let echo = Packet { icmp: ECHO_REQUEST, ..packet(POD, PEER, protocol::ICMP, 77, 77) };
+        assert_eq!(world.reason(&echo, Direction::Egress), Reason::Rule);
+        let reply = Packet { icmp: 0, ..answer_to(&echo) };
+        assert_eq!(world.reason(&reply, Direction::Ingress), Reason::Reply);
+        let again = world.pass(&revision(2), &reply, Direction::Ingress);
+        assert_eq!(again.reason, Reason::Reply, "judged again as an echo request");
+        let timestamp = Packet { icmp: 13 << 8, source_port: 0, destination_port: 0, ..echo };
+        assert_eq!(world.reason(&timestamp, Direction::Egress), Reason::DefaultDeny);
+    }
+
+    #[test]
+    fn an_expired_name_is_the_reason_only_where_nothing_else_decides() {
+        for (what, cidr, rule, want) in [
+            ("nothing else", None, None, Reason::NameExpired),
+            ("a prefix that is open", Some(310), Some((310, policy_verdict::ALLOW)), Reason::Rule),
+            ("a prefix that is not", Some(310), None, Reason::NameExpired),
+            ("a deny rule", None, Some((identity::WORLD, policy_verdict::DENY)), Reason::DenyRule),
+        ] {
+            let mut world = World::new();
+            world.now_ns = at(1_060);
+            if let Some(identity) = cidr {
+                world.cidrs.insert((120, CidrKey { address: address("198.51.100.0") }), CidrValue { identity });
+            }
+            if let Some((identity, verdict)) = rule {
+                world.rule(Direction::Egress, identity, PolicyKey::PEER_BITS, 0, 0, verdict);
+            }
+            assert_eq!(world.reason(&udp_out(), Direction::Egress), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_source_must_be_the_endpoints_own() {
+        let mut world = World::new();
+        world.node("10.0.0.8", 257, ENDPOINT + 1);
+        world.learn("10.0.0.9", &[(0, NAMED)]);
+        for (source, want) in [
+            (POD, Reason::Rule),
+            ("10.0.0.8", Reason::SpoofedSource),
+            ("10.0.0.9", Reason::SpoofedSource),
+            ("0.0.0.0", Reason::SpoofedSource),
+            ("::", Reason::SpoofedSource),
+        ] {
+            let packet = Packet { source: address(source), ..udp_out() };
+            assert_eq!(world.reason(&packet, Direction::Egress), want, "{source}");
+            let open = EndpointValue { flags: 0, ..ENDPOINT_ROW };
+            assert_eq!(world.judge(&open, &packet, Direction::Egress).reason.denies(), want.denies(), "{source}");
+        }
+    }
+
+    #[test]
+    fn later_fragments_follow_their_first_for_a_while() {
+        let first = Packet { fragmented: true, fragment_id: 9, ..udp_out() };
+        let later = Packet { class: Class::Fragment, source_port: 0, destination_port: 0, ..first };
+        let mut world = World::new();
+        assert_eq!(world.reason(&later, Direction::Egress), Reason::FragmentAlone, "before its first");
+        world.reason(&first, Direction::Egress);
+        for (what, fragment, want) in [
+            ("of the same packet", later, Reason::Fragment),
+            ("of another", Packet { fragment_id: 10, ..later }, Reason::FragmentAlone),
+            ("of another protocol", Packet { protocol: protocol::TCP, ..later }, Reason::FragmentAlone),
+            ("to another", Packet { destination: address("198.51.100.8"), ..later }, Reason::FragmentAlone),
+        ] {
+            assert_eq!(world.reason(&fragment, Direction::Egress), want, "{what}");
+        }
+        world.now_ns += FragmentValue::LIFE_NS;
+        assert_eq!(world.reason(&later, Direction::Egress), Reason::FragmentAlone, "too late");
+        let open = EndpointValue { flags: 0, ..ENDPOINT_ROW };
+        assert_eq!(world.judge(&open, &later, Direction::Egress).reason, Reason::NoPolicy);
+    }
+
+    #[test]
+    fn the_node_reaches_its_endpoints_unless_a_rule_denies_it() {
+        let from_node = packet("10.0.0.1", POD, protocol::TCP, 4_000, 80);
+        let mut world = World::new();
+        world.node("10.0.0.1", 1, 0).flags = address_flags::LOCAL_HOST;
+        assert_eq!(world.reason(&from_node, Direction::Ingress), Reason::LocalHost);
+        let to_node = Packet { tcp_flags: tcp::SYN, ..packet(POD, "10.0.0.1", protocol::TCP, 4_001, 80) };
+        assert_eq!(world.reason(&to_node, Direction::Egress), Reason::DefaultDeny, "not the other way");
+        let mut world = World::new();
+        world.node("10.0.0.1", 1, 0).flags = address_flags::LOCAL_HOST;
+        world.rule(Direction::Ingress, 1, PolicyKey::PEER_BITS, 0, 0, policy_verdict::DENY);
+        assert_eq!(world.reason(&from_node, Direction::Ingress), Reason::DenyRule);
+    }
+
+    #[test]
+    fn a_proxy_is_remembered_for_what_the_endpoint_sends() {
+        let mut world = World::new();
+        let key = PolicyKey::new(POLICY, Direction::Egress, NAMED, 0, 0);
+        let row = PolicyValue { verdict: policy_verdict::REDIRECT, spare: 0, proxy_port: 10_000, rule: 4 };
+        world.policy.insert((PolicyKey::PEER_BITS, key), row);
+        let mut port = |endpoint: &EndpointValue, packet: &Packet, direction| {
+            let decision = world.pass(endpoint, packet, direction);
+            assert!(!decision.reason.denies());
+            decision.proxy_port
+        };
+        assert_eq!(port(&ENDPOINT_ROW, &tcp_out(tcp::SYN), Direction::Egress), 10_000);
+        assert_eq!(port(&ENDPOINT_ROW, &answer_to(&tcp_out(tcp::ACK)), Direction::Ingress), 0, "from the proxy");
+        assert_eq!(port(&ENDPOINT_ROW, &tcp_out(tcp::ACK), Direction::Egress), 10_000);
+        world.policy.insert((PolicyKey::PEER_BITS, key), PolicyValue { proxy_port: 10_001, ..row });
+        let moved = world.pass(&revision(2), &tcp_out(tcp::ACK), Direction::Egress);
+        assert_eq!((moved.reason, moved.proxy_port), (Reason::Established, 10_001), "the proxy moved");
+    }
+
+    #[test]
+    fn neighbours_and_unenforced_directions_pass() {
+        let mut world = World::new();
+        world.policy.clear();
+        let neighbour = Packet { class: Class::Neighbour, ..packet("fe80::1", "ff02::1", protocol::ICMPV6, 0, 0) };
+        assert_eq!(world.reason(&neighbour, Direction::Egress), Reason::Neighbour);
+        let egress = EndpointValue { flags: endpoint_flags::ENFORCE_EGRESS, ..ENDPOINT_ROW };
+        let incoming = packet(PEER, POD, protocol::UDP, 1, 2);
+        assert_eq!(world.judge(&egress, &incoming, Direction::Ingress).reason, Reason::NoPolicy);
+        assert_eq!(world.judge(&egress, &udp_out(), Direction::Egress).reason, Reason::DefaultDeny);
+    }
+
+    #[test]
+    fn audit_is_for_those_who_act_not_for_the_verdict() {
+        let mut world = World::new();
+        world.policy.clear();
+        let audited = EndpointValue { flags: ENDPOINT_ROW.flags | endpoint_flags::AUDIT, ..ENDPOINT_ROW };
+        let decision = world.judge(&ENDPOINT_ROW, &udp_out(), Direction::Egress);
+        assert_eq!(decision.reason, Reason::DefaultDeny);
+        assert_eq!(world.judge(&audited, &udp_out(), Direction::Egress), decision);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_denial_never_leaves_a_flow(
+            port: u16, source_port: u16, tcp_flags: u8, now_s in 900_u64..1_200, egress: bool, enforced: bool,
+        ) {
+            let mut world = World::new();
+            world.rule(Direction::Egress, NAMED, PolicyKey::PROTOCOL_BITS + 1, protocol::TCP, 0x8000, policy_verdict::DENY);
+            world.now_ns = at(now_s);
+            let packet = Packet { destination_port: port, source_port, tcp_flags, ..tcp_out(0) };
+            let endpoint = EndpointValue { flags: if enforced { ENDPOINT_ROW.flags } else { 0 }, ..ENDPOINT_ROW };
+            let direction = if egress { Direction::Egress } else { Direction::Ingress };
+            let decision = world.pass(&endpoint, &packet, direction);
+            proptest::prop_assert_eq!(world.flows.is_empty(), decision.reason.denies());
+        }
+    }
+}

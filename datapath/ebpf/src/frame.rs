@@ -71,8 +71,7 @@ impl Reader for Frame {
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let mut octets = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: The helper writes `N` octets or fails.
-        let status =
-            unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, octets.as_mut_ptr().cast(), N as u32) };
+        let status = unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, octets.as_mut_ptr().cast(), N as u32) };
         // SAFETY: Written whole where the helper succeeded.
         (status == 0).then(|| unsafe { octets.assume_init() })
     }

@@ -12,8 +12,7 @@ use namegate_abi::{
 use crate::{
     frame::{Frame, LINK_OCTETS},
     maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, Outcome, RESOLVERS, SCRATCH, SETTINGS, Scratch, Write},
-    redirect,
-    report,
+    redirect, report,
 };
 
 /// Port of DNS (RFC 1035 §4.2).

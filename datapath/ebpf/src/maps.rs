@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use namegate_abi::{
-    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Packet, PolicyKey, PolicyValue, Reason, Settings, Tables, counter_slot, limits,
+    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
+    FragmentValue, Packet, PolicyKey, PolicyValue, Reason, Settings, Tables, counter_slot, limits,
 };
 
 #[map]

@@ -1,9 +1,7 @@
 //! Counters and records of what became of a packet.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use namegate_abi::{
-    Direction, EndpointValue, EventRecord, Packet, Reason, Verdict, counter_slot, protocol,
-};
+use namegate_abi::{Direction, EndpointValue, EventRecord, Packet, Reason, Verdict, counter_slot, protocol};
 
 use crate::{
     frame::Frame,

@@ -119,15 +119,14 @@ impl Cache {
         let expires_ns = heard.address.expires_ns;
         let terms = Arc::clone(&name.terms);
         let mut evicted = None;
-        match name.addresses.iter_mut().find(|known| known.address == heard.address.address) {
-            Some(known) => known.expires_ns = known.expires_ns.max(expires_ns),
-            None => {
-                if name.addresses.len() >= addresses_max {
-                    let first = name.addresses.iter().enumerate().min_by_key(|(_, one)| one.expires_ns);
-                    evicted = first.map(|(at, _)| at).map(|at| name.addresses.swap_remove(at));
-                }
-                name.addresses.push(heard.address);
+        if let Some(known) = name.addresses.iter_mut().find(|known| known.address == heard.address.address) {
+            known.expires_ns = known.expires_ns.max(expires_ns);
+        } else {
+            if name.addresses.len() >= addresses_max {
+                let first = name.addresses.iter().enumerate().min_by_key(|(_, one)| one.expires_ns);
+                evicted = first.map(|(at, _)| at).map(|at| name.addresses.swap_remove(at));
             }
+            name.addresses.push(heard.address);
         }
         let at_bound = evicted.is_some();
         if let Some(evicted) = evicted {

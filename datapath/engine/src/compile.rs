@@ -10,12 +10,14 @@ use std::{
 
 use namegate_abi::{PolicyValue, policy_verdict};
 use namegate_config::{
+    l7::L7,
     peer::NamedPort,
     reference::{ICMP, ICMPV6},
     rule::{Direction, Effect, Peers, PortMatch, Ports, Rule, Tier},
 };
 
 use crate::{
+    Proxies,
     ports::{Function, Piece, PortRow},
     selectors::{Term, TermId, Terms},
 };
@@ -57,6 +59,7 @@ struct Side {
     any_named: Vec<usize>,
     /// Names of ports that are looked up at the peer.
     port_names: Vec<String>,
+    proxies: Proxies,
     /// Ports that the subject names: what ingress rules mean.
     own_ports: Vec<NamedPort>,
     /// For peers that no rule selects.
@@ -78,10 +81,10 @@ const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 impl Policy {
     /// Compiles the rules for peers that none of them selects; others follow by [`Policy::admit`].
-    pub(crate) fn new(rules: &[NumberedRule], own_ports: &[NamedPort], terms: &Terms) -> Self {
+    pub(crate) fn new(rules: &[NumberedRule], own_ports: &[NamedPort], proxies: Proxies, terms: &Terms) -> Self {
         let side = |direction| {
             let rules = rules.iter().filter(|numbered| numbered.rule.direction == direction).cloned().collect();
-            Side::new(direction, rules, own_ports, terms)
+            Side::new(direction, rules, own_ports, proxies, terms)
         };
         Self { sides: DIRECTIONS.map(side) }
     }
@@ -89,6 +92,11 @@ impl Policy {
     /// Rules of the policy.
     pub(crate) fn rules(&self) -> impl Iterator<Item = &NumberedRule> {
         self.sides.iter().flat_map(|side| &side.rules)
+    }
+
+    /// Ports of the subject that its ingress rules name.
+    pub(crate) fn own_ports(&self) -> &[NamedPort] {
+        self.sides.iter().find(|side| side.direction == Direction::Ingress).map_or(&[], |side| &side.own_ports)
     }
 
     /// Whether a rule selects the endpoint in this direction.
@@ -150,7 +158,13 @@ impl Policy {
 }
 
 impl Side {
-    fn new(direction: Direction, rules: Vec<NumberedRule>, own_ports: &[NamedPort], terms: &Terms) -> Self {
+    fn new(
+        direction: Direction,
+        rules: Vec<NumberedRule>,
+        own_ports: &[NamedPort],
+        proxies: Proxies,
+        terms: &Terms,
+    ) -> Self {
         let default_deny =
             rules.iter().any(|numbered| numbered.rule.tier == Tier::Normal && numbered.rule.default_deny);
         let none = Template { function: Function::constant(PolicyValue::default()), rows: Vec::new() };
@@ -162,6 +176,7 @@ impl Side {
             by_term: HashMap::new(),
             any_named: Vec::new(),
             port_names: Vec::new(),
+            proxies,
             own_ports: if direction == Direction::Ingress { own_ports.to_vec() } else { Vec::new() },
             rest: Arc::new(none),
             templates: HashMap::new(),
@@ -295,7 +310,8 @@ impl Side {
         if let Some(deny) = normal.clone().find(|numbered| numbered.rule.effect == Effect::Deny) {
             return value_of(deny);
         }
-        if let Some(value) = allowed_by(normal.filter(|numbered| numbered.rule.effect == Effect::Allow)) {
+        let allowing: Vec<&NumberedRule> = normal.filter(|numbered| numbered.rule.effect == Effect::Allow).collect();
+        if let Some(value) = self.allowed_by(&allowing) {
             return value;
         }
         if self.default_deny {
@@ -306,6 +322,23 @@ impl Side {
             _ => None,
         });
         baseline.map_or(PolicyValue { verdict: policy_verdict::ALLOW, ..PolicyValue::default() }, value_of)
+    }
+
+    /// The verdict of the allow rules that match a flow; the first gives its number.
+    ///
+    /// One rule without limits on requests lifts those of the others, and where denial is not the default limits deny
+    /// nothing. Else a proxy reads the requests; without one nothing passes, for nobody would keep to the limits.
+    fn allowed_by(&self, deciders: &[&NumberedRule]) -> Option<PolicyValue> {
+        let plain = value_of(deciders.first()?);
+        let limits: Option<Vec<&L7>> = deciders.iter().map(|numbered| numbered.rule.l7.as_deref()).collect();
+        let Some(limits) = limits.filter(|_| self.default_deny) else { return Some(plain) };
+        if limits.iter().all(|l7| matches!(l7, L7::Dns(_))) && self.proxies.dns == 0 {
+            // Questions to trusted resolvers go through the DNS proxy whatever the row says.
+            return Some(plain);
+        }
+        let proxy_port = if matches!(limits[0], L7::Dns(_)) { self.proxies.dns } else { self.proxies.l7 };
+        let verdict = if proxy_port == 0 { policy_verdict::DENY } else { policy_verdict::REDIRECT };
+        Some(PolicyValue { verdict, proxy_port, ..plain })
     }
 }
 
@@ -327,17 +360,10 @@ fn first_of<'r>(
         .map(|(_, numbered)| numbered)
 }
 
+/// The verdict of a rule that decides alone, whatever requests it names.
 fn value_of(decider: &NumberedRule) -> PolicyValue {
-    match decider.rule.effect {
-        Effect::Allow => allowed_by(std::iter::once(decider)).unwrap_or_default(),
-        Effect::Deny | Effect::Pass => PolicyValue { rule: decider.cookie, ..PolicyValue::default() },
-    }
-}
-
-/// The verdict of the allow rules that decide a cell; the first gives its number.
-fn allowed_by<'r>(mut deciders: impl Iterator<Item = &'r NumberedRule>) -> Option<PolicyValue> {
-    let first = deciders.next()?;
-    Some(PolicyValue { verdict: policy_verdict::ALLOW, rule: first.cookie, ..PolicyValue::default() })
+    let verdict = if decider.rule.effect == Effect::Allow { policy_verdict::ALLOW } else { policy_verdict::DENY };
+    PolicyValue { verdict, rule: decider.cookie, ..PolicyValue::default() }
 }
 
 /// Names of ports in the alternatives.

@@ -156,3 +156,56 @@ fn place(key: &Key) -> usize {
         Key::Endpoint(_) => 4 * PREFIXES + 1,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use namegate_abi::{Address, AddressKey, AddressValue, CidrKey, CidrValue, EndpointValue, PolicyKey, PolicyValue};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rows() -> impl Strategy<Value = HashMap<Key, Row>> {
+        let address = |last| Address::from_v4([192, 0, 2, last]);
+        let row = prop_oneof![
+            (0..4_u32, 0..3_u32)
+                .prop_map(|(at, policy)| Row::Endpoint(at, EndpointValue { policy, ..EndpointValue::default() })),
+            (0..3_u32, 0..4_u8, 0..3_u32).prop_map(move |(scope, last, endpoint)| {
+                let value = AddressValue { endpoint, ..AddressValue::default() };
+                Row::Address(AddressKey { scope, address: address(last) }, value)
+            }),
+            (96..129_u32, 0..3_u32).prop_map(move |(prefix, identity)| Row::Cidr(
+                prefix,
+                CidrKey { address: address(0) },
+                CidrValue { identity }
+            )),
+            (72..97_u32, 0..3_u32, 0..3_u32).prop_map(|(prefix, identity, rule)| {
+                let key = PolicyKey { identity, ..PolicyKey::default() };
+                Row::Policy(prefix, key, PolicyValue { rule, ..PolicyValue::default() })
+            }),
+            (0..4_u8).prop_map(move |last| Row::Resolver(address(last))),
+        ];
+        proptest::collection::vec(row, 0..20).prop_map(|rows| rows.into_iter().map(|row| (row.key(), row)).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn diff_leads_from_old_to_new(old in rows(), new in rows()) {
+            let mut kernel = old.clone();
+            let mut removing = false;
+            for op in diff(&old, &new) {
+                match op {
+                    MapOp::Put(row) => {
+                        prop_assert!(!removing, "additions come first");
+                        prop_assert_ne!(kernel.insert(row.key(), row), Some(row), "no write without need");
+                    }
+                    MapOp::Delete(key) => {
+                        removing = true;
+                        prop_assert!(kernel.remove(&key).is_some());
+                    }
+                }
+            }
+            prop_assert_eq!(kernel, new);
+        }
+    }
+}

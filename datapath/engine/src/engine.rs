@@ -53,12 +53,22 @@ pub struct Engine {
     pub(crate) cache: Cache,
     pub(crate) local: BTreeMap<EndpointId, Local>,
     pub(crate) resolvers: Vec<IpAddr>,
+    pub(crate) proxies: Proxies,
     pub(crate) mirror: Mirror,
     /// The first update is done: before it, what the gate holds is left alone.
     pub(crate) ready: bool,
     /// The gate may hold something else than this engine wrote.
     pub(crate) unsure: bool,
     pub(crate) refused: BTreeMap<&'static str, u64>,
+}
+
+/// Ports on which proxies of this node listen, host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// The proxy for rules that limit DNS names; 0 leaves them to the observation of DNS.
+    pub dns: u16,
+    /// The proxy for rules that limit HTTP requests or TLS server names; 0 denies what these allow.
+    pub l7: u16,
 }
 
 /// An endpoint of this node.
@@ -95,7 +105,8 @@ impl Engine {
             cidrs: HashMap::new(),
             cache: Cache::default(),
             local: BTreeMap::new(),
-            resolvers: settings.dns.resolvers.clone(),
+            resolvers: Vec::new(),
+            proxies: Proxies::default(),
             mirror: Mirror::new(&settings.limits),
             ready: false,
             unsure: false,
@@ -247,7 +258,9 @@ impl Engine {
         }
         if !self.mirror.has_room(&rows) {
             for policy in &users {
-                self.policies.get_mut(policy).into_iter().for_each(|compiled| compiled.dismiss(id));
+                if let Some(compiled) = self.policies.get_mut(policy) {
+                    compiled.dismiss(id);
+                }
             }
             return None;
         }

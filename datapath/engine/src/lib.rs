@@ -18,15 +18,17 @@ mod gate;
 mod identities;
 mod learn;
 mod ledger;
+mod plan;
 mod ports;
 mod selectors;
+mod switch;
 mod topology;
 mod update;
 mod views;
 
 pub use answer::{Answer, EndpointId};
 pub use cache::LearnedAddress;
-pub use engine::{Change, Engine};
+pub use engine::{Change, Engine, Proxies};
 pub use gate::{Gate, GateError, Key, MapOp, Row};
 pub use learn::{Forgotten, Lookup};
 pub use ledger::LedgerEntry;

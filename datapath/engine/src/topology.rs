@@ -1,7 +1,7 @@
 //! Who is where: pods and nodes, their labels, addresses and ports, and which of them this node enforces.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -88,10 +88,10 @@ impl Peers {
                 local_host: node.local,
             });
         }
-        let mut seen = BTreeMap::new();
+        let mut seen = HashSet::new();
         for endpoint in topology.endpoints {
             let key: Arc<str> = endpoint.key.into();
-            if seen.insert(Arc::clone(&key), ()).is_some() {
+            if !seen.insert(Arc::clone(&key)) {
                 peers.conflicts += 1;
                 continue;
             }

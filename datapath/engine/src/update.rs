@@ -9,32 +9,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
-use namegate_abi::{
-    Address, AddressKey, AddressValue, CidrKey, CidrValue, EndpointValue, Step, endpoint_flags, identity,
-};
-use namegate_config::{
-    labels::Labels,
-    rule::{Direction, Rule, Subject},
-};
+use namegate_abi::{Address, AddressKey, AddressValue, CidrKey, CidrValue, Step, identity};
+use namegate_config::{labels::Labels, peer::NamedPort, rule::Rule};
 
 use crate::{
-    Change, EndpointId, Engine, Key, MapOp, Row,
-    compile::{NumberedRule, Policy, names, own_ports, terms_of},
-    engine::Local,
-    ledger::PolicyContent,
-    selectors::{LabelIndex, Set, Term, TermId, Terms, set},
+    Change, EndpointId, Engine, Key, MapOp, Proxies, Row,
+    compile::{NumberedRule, Policy},
+    plan::Plan,
+    selectors::{Set, Term, TermId, Terms, set},
     topology::{Peers, Who},
 };
-
-/// What each endpoint of this node should be judged by.
-#[derive(Debug, Default)]
-struct Plan {
-    endpoints: BTreeMap<EndpointId, (u32, PolicyContent)>,
-    policies: BTreeMap<PolicyContent, (Vec<NumberedRule>, Vec<namegate_config::peer::NamedPort>)>,
-}
 
 impl Engine {
     /// Takes new rules and/or a new topology. After every single write a flow that was allowed before and is allowed
@@ -54,8 +42,8 @@ impl Engine {
         terms.extend(self.terms.all().iter().map(|(id, term)| (*id, term.clone())));
         self.reindex(terms, now, &mut ops);
         let narrowed = moved.map(|peers| self.move_peers(peers, &mut ops)).unwrap_or_default();
-        if let Some(services) = services {
-            self.trust(services, &mut ops);
+        if services.is_some() || !self.ready {
+            self.trust(services.unwrap_or_default(), &mut ops);
         }
         self.install(&plan, &mut ops);
         self.switch(&plan, &narrowed, now, &mut ops);
@@ -102,79 +90,6 @@ impl Engine {
         self.rules = numbered;
     }
 
-    /// Which rules select which endpoint.
-    fn plan(&self, peers: &Peers) -> Plan {
-        let mut subjects = LabelIndex::default();
-        for (at, (_, rule)) in self.rules.iter().enumerate() {
-            // Node subjects are host endpoints: none is enforced.
-            if let Subject::Endpoints(selector) = &rule.subject
-                && self.settings.directions.contains(&rule.direction)
-            {
-                subjects.insert(selector.clone(), at);
-            }
-        }
-        let mut plan = Plan::default();
-        for (id, interface, who) in peers.local() {
-            let mut selecting = Vec::new();
-            subjects.each_match(&who.labels, |at| selecting.push(*at));
-            selecting.sort_unstable();
-            selecting.dedup();
-            let rule = |at: &usize| NumberedRule { cookie: self.rules[*at].0, rule: Arc::clone(&self.rules[*at].1) };
-            let rules: Vec<NumberedRule> = selecting.iter().map(rule).collect();
-            let ports = own_ports(&rules, &who.named_ports);
-            let texts = ports.iter().map(|port| Term::Port(port.clone()).to_string()).collect();
-            let content: PolicyContent = (set(rules.iter().map(|rule| rule.cookie).collect()), texts);
-            if !rules.is_empty() {
-                plan.policies.entry(content.clone()).or_insert((rules, ports));
-            }
-            plan.endpoints.insert(id, (interface, content));
-        }
-        plan
-    }
-
-    /// Selectors of the rules of the plan, and ports of peers that they name.
-    fn terms_wanted(&mut self, plan: &Plan, peers: &Peers) -> BTreeMap<TermId, Term> {
-        let mut terms = BTreeMap::new();
-        let mut port_names = BTreeSet::new();
-        let mut seen = HashSet::new();
-        for numbered in plan.policies.values().flat_map(|(rules, _)| rules) {
-            if !seen.insert(numbered.cookie) {
-                continue;
-            }
-            for term in terms_of(&numbered.rule) {
-                let known = if let Term::Peer(selector) = &term { self.terms.peer(selector) } else { None };
-                let id = known.unwrap_or_else(|| self.ledger.selector(term.to_string()));
-                terms.insert(id, term);
-            }
-            if numbered.rule.direction == Direction::Egress {
-                port_names.extend(names(&numbered.rule.ports).cloned());
-            }
-        }
-        self.add_ports(&mut terms, &port_names, peers);
-        terms
-    }
-
-    fn add_ports(&mut self, terms: &mut BTreeMap<TermId, Term>, names: &BTreeSet<String>, peers: &Peers) {
-        for port in peers.all.iter().flat_map(|who| &who.named_ports).filter(|port| names.contains(&port.name)) {
-            let term = Term::Port(port.clone());
-            let known = self.terms.port_id(port);
-            let id = known.unwrap_or_else(|| self.ledger.selector(term.to_string()));
-            terms.insert(id, term);
-        }
-    }
-
-    /// Selectors that the policies in use look at.
-    fn terms_in_use(&mut self) -> BTreeMap<TermId, Term> {
-        let used: BTreeSet<TermId> = self.policies.values().flat_map(Policy::terms).collect();
-        let names: BTreeSet<String> = self.policies.values().flat_map(Policy::port_names).map(str::to_owned).collect();
-        let all = self.terms.all();
-        let mut terms = used.iter().filter_map(|id| all.get(id).map(|term| (*id, term.clone()))).collect();
-        let peers = std::mem::take(&mut self.peers);
-        self.add_ports(&mut terms, &names, &peers);
-        self.peers = peers;
-        terms
-    }
-
     /// Puts these selectors in force and gives every address and prefix its identity under them.
     fn reindex(&mut self, terms: BTreeMap<TermId, Term>, now: u64, ops: &mut Vec<MapOp>) {
         if self.ready && terms.keys().eq(self.terms.all().keys()) {
@@ -210,12 +125,16 @@ impl Engine {
                 continue;
             }
             self.cidrs.insert((prefix, key), identity);
-            old.into_iter().for_each(|old| self.identities.release(old));
+            if let Some(old) = old {
+                self.identities.release(old);
+            }
         }
         let gone: Vec<(u32, CidrKey)> = self.cidrs.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
         for key in gone {
             self.mirror.delete(Key::Cidr(key.0, key.1), ops);
-            self.cidrs.remove(&key).into_iter().for_each(|old| self.identities.release(old));
+            if let Some(old) = self.cidrs.remove(&key) {
+                self.identities.release(old);
+            }
         }
     }
 
@@ -288,12 +207,12 @@ impl Engine {
     }
 
     /// Trusts the resolvers of the settings, of the topology and at these addresses.
-    fn trust(&mut self, services: Vec<std::net::IpAddr>, ops: &mut Vec<MapOp>) {
+    fn trust(&mut self, services: Vec<IpAddr>, ops: &mut Vec<MapOp>) {
         let selector = self.settings.dns.resolver_selector();
         let is_resolver = |who: &&Who| selector.as_ref().is_some_and(|selector| selector.matches(&who.labels));
         let pods = self.peers.all.iter().filter(is_resolver).flat_map(|who| &who.addresses);
         let all = self.settings.dns.resolvers.iter().chain(pods).copied().chain(services);
-        let wanted: BTreeSet<std::net::IpAddr> = all.map(|address| address.to_canonical()).collect();
+        let wanted: BTreeSet<IpAddr> = all.map(|address| address.to_canonical()).collect();
         let old = std::mem::replace(&mut self.resolvers, wanted.iter().copied().collect());
         for address in &wanted {
             self.mirror.put(Row::Resolver((*address).into()), ops);
@@ -310,16 +229,7 @@ impl Engine {
             if self.policies.contains_key(&id) {
                 continue;
             }
-            let mut policy = Policy::new(rules, ports, &self.terms);
-            let named = policy.port_names().flat_map(|name| self.terms.ports_named(name));
-            let terms: BTreeSet<TermId> = policy.terms().chain(named).collect();
-            let matched = terms.iter().flat_map(|term| self.identities.matched_by(*term));
-            let identities: BTreeSet<u32> = matched.chain(std::iter::once(identity::WORLD)).collect();
-            for identity in identities {
-                if let Some(set) = self.identities.set_of(identity) {
-                    policy.admit(identity, set, &self.terms);
-                }
-            }
+            let policy = self.compile(rules, ports);
             let rows: Vec<Row> = policy_rows(id, &policy).collect();
             if !self.mirror.has_room(&rows) {
                 continue;
@@ -335,6 +245,42 @@ impl Engine {
         self.list_users();
     }
 
+    /// Compiles a policy for the identities in use.
+    fn compile(&self, rules: &[NumberedRule], ports: &[NamedPort]) -> Policy {
+        let mut policy = Policy::new(rules, ports, self.proxies, &self.terms);
+        let named = policy.port_names().flat_map(|name| self.terms.ports_named(name));
+        let terms: BTreeSet<TermId> = policy.terms().chain(named).collect();
+        let matched = terms.iter().flat_map(|term| self.identities.matched_by(*term));
+        let identities: BTreeSet<u32> = matched.chain(std::iter::once(identity::WORLD)).collect();
+        for identity in identities {
+            if let Some(set) = self.identities.set_of(identity) {
+                policy.admit(identity, set, &self.terms);
+            }
+        }
+        policy
+    }
+
+    /// Sends requests that rules limit to these proxies from now on.
+    pub fn set_proxies(&mut self, proxies: Proxies) -> Vec<MapOp> {
+        let mut ops = Vec::new();
+        if self.proxies == proxies {
+            return ops;
+        }
+        self.proxies = proxies;
+        let policies = std::mem::take(&mut self.policies);
+        for (id, old) in policies {
+            let rules: Vec<NumberedRule> = old.rules().cloned().collect();
+            let policy = self.compile(&rules, old.own_ports());
+            for identity in policy.identities().collect::<BTreeSet<u32>>() {
+                self.identities.hold(identity, id);
+            }
+            self.policies.insert(id, policy);
+        }
+        self.unsure = true;
+        self.settle_doubts(&mut ops);
+        ops
+    }
+
     fn list_users(&mut self) {
         self.users.clear();
         self.port_users.clear();
@@ -345,87 +291,6 @@ impl Engine {
             for name in policy.port_names() {
                 self.port_users.entry(name.to_owned()).or_default().push(*id);
             }
-        }
-    }
-
-    /// Moves each endpoint to its policy.
-    fn switch(&mut self, plan: &Plan, narrowed: &HashSet<u32>, now: u64, ops: &mut Vec<MapOp>) {
-        // A gate that another engine filled: flows may have been judged by rows that are no more.
-        let doubtful = self.unsure
-            && ops
-                .iter()
-                .any(|op| matches!(op, MapOp::Put(Row::Address(AddressKey { scope: 0, .. }, _) | Row::Cidr(..))));
-        let mut revision = None;
-        let mut vacated = Vec::new();
-        for (&id, (interface, content)) in &plan.endpoints {
-            let old = self.local.get(&id).map(|local| (local.interface, local.value));
-            let held = match (old, self.mirror.rows().get(&Key::Endpoint(*interface))) {
-                (Some((_, value)), _) => Some(value),
-                (None, Some(Row::Endpoint(_, value))) if value.endpoint == id.0 && !doubtful => Some(*value),
-                _ => None,
-            };
-            let mut value = self.endpoint_value(id, content, old.map(|(_, value)| value));
-            let same = held.filter(|held| held.policy == value.policy && !narrowed.contains(&held.policy));
-            value.revision = match same {
-                Some(held) => held.revision,
-                None => *revision.get_or_insert_with(|| self.ledger.next_revision()),
-            };
-            if self.mirror.put(Row::Endpoint(*interface, value), ops) {
-                self.local.insert(id, Local { interface: *interface, value });
-            }
-            vacated.extend(old.map(|(interface, _)| interface).filter(|old| old != interface));
-        }
-        for (id, _, who) in self.peers.local() {
-            self.cache.open(id, &who.key);
-        }
-        self.leave(plan, vacated, now, ops);
-    }
-
-    /// What should stand for an endpoint; it stays with its old policy where the new one found no room.
-    fn endpoint_value(&mut self, id: EndpointId, content: &PolicyContent, old: Option<EndpointValue>) -> EndpointValue {
-        let mut value = EndpointValue { endpoint: id.0, scope: self.scope(id), ..EndpointValue::default() };
-        if self.settings.audit {
-            value.flags |= endpoint_flags::AUDIT;
-        }
-        if content.0.is_empty() {
-            return value;
-        }
-        let policy = self.ledger.policy(content);
-        let Some(compiled) = self.policies.get(&policy) else {
-            // Nothing to stay with: enforced without rows, which denies everything.
-            let enforced = endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS;
-            value.flags |= enforced | endpoint_flags::OBSERVE_DNS;
-            return old.filter(|old| old.policy != 0).unwrap_or(value);
-        };
-        value.policy = policy;
-        if compiled.enforces(Direction::Ingress) {
-            value.flags |= endpoint_flags::ENFORCE_INGRESS;
-        }
-        if compiled.enforces(Direction::Egress) {
-            value.flags |= endpoint_flags::ENFORCE_EGRESS | endpoint_flags::OBSERVE_DNS;
-        }
-        value
-    }
-
-    /// Lets go of endpoints that are no longer here, and of interfaces that no endpoint has.
-    fn leave(&mut self, plan: &Plan, mut vacated: Vec<u32>, now: u64, ops: &mut Vec<MapOp>) {
-        let gone = self.local.extract_if(.., |id, _| !plan.endpoints.contains_key(id));
-        vacated.extend(gone.map(|(_, local)| local.interface));
-        let interfaces: HashSet<u32> = self.local.values().map(|local| local.interface).collect();
-        for interface in vacated.into_iter().filter(|interface| !interfaces.contains(interface)) {
-            self.mirror.delete(Key::Endpoint(interface), ops);
-        }
-        let forgotten: Vec<EndpointId> =
-            self.cache.endpoints.keys().filter(|id| !plan.endpoints.contains_key(id)).copied().collect();
-        let mut touched = Vec::new();
-        for id in forgotten {
-            if let Some(key) = self.cache.endpoints.get(&id).map(|known| Arc::clone(&known.key)) {
-                self.ledger.endpoint_left(&key);
-            }
-            self.cache.leave(id, self.scope(id), &mut touched);
-        }
-        for row in touched {
-            self.rewrite(row, now, ops);
         }
     }
 

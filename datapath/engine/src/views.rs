@@ -10,7 +10,7 @@ use namegate_config::{
     rule::{Origin, PeerSelector, Peers, Subject},
 };
 
-use crate::{EndpointId, Engine, Lookup, Row};
+use crate::{EndpointId, Engine, Lookup, Row, compile::Policy};
 
 /// An endpoint of this node.
 #[derive(Clone, Debug)]
@@ -75,11 +75,8 @@ impl Engine {
             .filter_map(|(id, interface, who)| {
                 let value = self.local.get(&id)?.value;
                 let policy = self.policies.get(&value.policy);
-                let mut rules: Vec<Arc<Origin>> = policy
-                    .into_iter()
-                    .flat_map(|policy| policy.rules())
-                    .map(|one| Arc::clone(&one.rule.origin))
-                    .collect();
+                let mut rules: Vec<Arc<Origin>> =
+                    policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
                 rules.sort_unstable();
                 rules.dedup();
                 Some(EndpointView {

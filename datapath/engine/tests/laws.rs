@@ -1,5 +1,7 @@
 //! Laws between two ways of knowing: what the kernel would do with the rows, and what the rules mean.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
@@ -7,14 +9,15 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use common::{FLOWS, Kernel, NAMES, OUTSIDE, Pod, SECOND, addresses, apply, ip, pods, rules, settings, topology};
 use namegate_abi::Reason as Kernels;
 use namegate_config::{
+    l7::Request,
     labels::Labels,
     name::Fqdn,
     peer::Peer,
-    reference::{Flow, Reason, SubjectFacts, Verdict, verdict},
+    reference::{Flow, Reason, SubjectFacts, Verdict, verdict, verdict_l7},
     rule::{Direction, Rule},
     settings::Scope,
 };
-use namegate_engine::{Answer, Change, EndpointId, Engine, LedgerEntry, MapOp, Topology};
+use namegate_engine::{Answer, Change, EndpointId, Engine, LedgerEntry, MapOp, Proxies, Topology};
 use proptest::prelude::*;
 
 /// What was heard: who, name, address, end.
@@ -63,6 +66,9 @@ struct World {
     scope: Scope,
 }
 
+/// Where the proxy listens.
+const L7_PORT: u16 = 9_000;
+
 const OWN: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
 
 impl World {
@@ -77,6 +83,7 @@ impl World {
             heard: HashMap::new(),
             scope,
         };
+        assert_eq!(world.engine.set_proxies(Proxies { dns: 0, l7: L7_PORT }), []);
         world.update(Some(rules), Some(topology(pods)));
         world
     }
@@ -122,7 +129,8 @@ impl World {
         self.id(pod).is_some()
     }
 
-    fn reference(&self, probe: &Probe) -> Verdict {
+    /// The verdict about the flow, and about a request in it that no limit lets pass.
+    fn reference(&self, probe: &Probe) -> (Verdict, Verdict) {
         let own = ip(OWN[probe.pod]);
         let subject = self.topology.endpoints.iter().find(|pod| pod.addresses.contains(&own)).unwrap();
         let facts = SubjectFacts { labels: &subject.labels, is_node: false, named_ports: &subject.named_ports };
@@ -138,7 +146,12 @@ impl World {
             names: names.map(|((_, name, _), _)| name.parse::<Fqdn>().unwrap()).collect(),
             named_ports: pod.map(|pod| pod.named_ports.clone()).unwrap_or_default().into(),
         };
-        verdict(&self.rules, &facts, &peer, probe.direction, probe.flow)
+        let request = Request::Dns { name: "x.org".parse().unwrap() };
+        let (direction, flow) = (probe.direction, probe.flow);
+        (
+            verdict(&self.rules, &facts, &peer, direction, flow),
+            verdict_l7(&self.rules, &facts, &peer, direction, flow, &request),
+        )
     }
 
     fn allows(kernel: &Kernel, probe: &Probe) -> bool {
@@ -153,9 +166,11 @@ impl World {
         }
         let interface = 10 + u32::try_from(probe.pod).unwrap();
         let got = self.kernel.judge(interface, ip(OWN[probe.pod]), probe.peer, probe.direction, probe.flow);
-        let want = self.reference(probe);
+        let (want, limited) = self.reference(probe);
         let at = || format!("{probe:?} at {}: {got:?}, wanted {want:?}", self.kernel.now / SECOND);
         assert_eq!(!got.reason.denies(), want.allowed, "{}", at());
+        // A proxy reads the requests exactly where some might not pass.
+        assert_eq!(got.proxy_port, if limited.reason == want.reason { 0 } else { L7_PORT }, "{}", at());
         let reason = match got.reason {
             Kernels::Rule if got.rule == 0 => Reason::NoPolicy,
             Kernels::Rule => Reason::Rule,
@@ -175,7 +190,7 @@ fn scopes() -> impl Strategy<Value = Scope> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 6_000, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Rules, topology and answers, then a change of rules and topology, judged between and after every end of a TTL.
     #[test]
@@ -206,7 +221,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// More than four ends: nothing is open longer than its TTL, and a tick at every end makes it exact.
     #[test]
@@ -288,6 +303,7 @@ proptest! {
         world.kernel.apply(&ops);
         journal.extend(world.engine.take_ledger());
         let mut engine = Engine::new(&settings());
+        engine.set_proxies(Proxies { dns: 0, l7: L7_PORT });
         engine.restore(if whole { journal } else { world.engine.snapshot() });
         engine.adopt(world.kernel.sorted());
         let same = Change { rules: Some(world.rules.clone()), topology: Some(world.topology.clone()) };

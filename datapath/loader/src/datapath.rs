@@ -139,6 +139,8 @@ impl Datapath {
     }
 
     /// Takes the programs off an interface; one without programs, or that is gone, is no error.
+    ///
+    /// The kernel lets go of them a moment later, when no CPU can be in them any more (RCU).
     pub fn detach(&mut self, ifindex: u32) -> Result<(), LoadError> {
         PROGRAMS.iter().try_for_each(|program| self.links.remove(ifindex, program.name))
     }
@@ -174,7 +176,9 @@ impl Datapath {
 
     fn attach_new(&mut self, interface: u32, wanted: &Program) -> Result<(), LoadError> {
         let refused = |source| attach_error(wanted.name, interface, source);
-        let name = if_indextoname(interface).map_err(|_| LoadError::NoInterface { interface })?;
+        // nix gives an empty name where libc gives none.
+        let name = if_indextoname(interface).ok().filter(|name| !name.is_empty());
+        let name = name.ok_or(LoadError::NoInterface { interface })?;
         let path = self.links.path(interface, wanted.name);
         let program = program(&mut self.ebpf, wanted.name)?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());

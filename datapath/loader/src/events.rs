@@ -1,9 +1,12 @@
 //! The ring of records that the programs write.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::maps::{MapData, RingBuf};
 use namegate_abi::EventRecord;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// New and denied flows, in the order in which the kernel met them. Readable when there are records.
 pub struct Events(RingBuf<MapData>);
@@ -11,6 +14,12 @@ pub struct Events(RingBuf<MapData>);
 impl Events {
     pub(crate) const fn new(ring: RingBuf<MapData>) -> Self {
         Self(ring)
+    }
+
+    /// Waits for records on the calling task's runtime.
+    pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: The ring owns its descriptor and keeps it until it is dropped.
+        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
     }
 
     /// The next record, or `None` where all are read.

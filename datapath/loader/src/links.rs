@@ -15,6 +15,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::netlink::{ask, payloads};
 
@@ -128,6 +130,12 @@ impl LinkWatch {
         socket.add_membership(LINK_GROUP)?;
         socket.set_non_blocking(true)?;
         Ok(Self { socket, waiting: VecDeque::new() })
+    }
+
+    /// Waits for changes on the calling task's runtime.
+    pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: The socket owns its descriptor and keeps it until it is dropped.
+        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
     }
 
     /// The next change, or `None` where all are read.

@@ -12,6 +12,7 @@ use namegate_abi::{
     Packet, PolicyKey, PolicyValue, Reader, Tables, judge,
 };
 use namegate_config::{
+    l7::L7,
     labels::{LabelSelector, Labels, Operator, Requirement},
     peer::NamedPort,
     reference::Flow,
@@ -335,8 +336,12 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
     let effect = prop_oneof![4 => Just(Effect::Allow), 2 => Just(Effect::Deny), 1 => Just(Effect::Pass)];
     let direction = prop_oneof![1 => Just(Direction::Ingress), 2 => Just(Direction::Egress)];
     let quiet = proptest::bool::weighted(0.3);
-    let rule = (label_selectors(), direction, tier, effect, quiet, peers, ports(), any::<u32>()).prop_map(
-        |(subject, direction, tier, effect, quiet, peers, ports, name)| Rule {
+    let limits = proptest::option::weighted(
+        0.3,
+        any::<bool>().prop_map(|http| Arc::new(if http { L7::Http(vec![]) } else { L7::ServerNames(vec![]) })),
+    );
+    let rule = (label_selectors(), direction, tier, effect, quiet, peers, ports(), any::<u32>(), limits).prop_map(
+        |(subject, direction, tier, effect, quiet, peers, ports, name, l7)| Rule {
             origin: Arc::new(Origin { kind: "T".into(), namespace: None, name: format!("r{name}"), path: "x".into() }),
             subject: Subject::Endpoints(subject),
             direction,
@@ -345,6 +350,7 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
             default_deny: tier == Tier::Normal && !quiet,
             peers,
             ports,
+            l7: if effect == Effect::Allow { l7 } else { None },
         },
     );
     proptest::collection::vec(rule, count)

@@ -1,0 +1,103 @@
+//! Which rules select which endpoint, and the selectors that must be in force for them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use namegate_config::{
+    peer::NamedPort,
+    rule::{Direction, Subject},
+};
+
+use crate::{
+    EndpointId, Engine,
+    compile::{NumberedRule, Policy, names, own_ports, terms_of},
+    ledger::PolicyContent,
+    selectors::{LabelIndex, Term, TermId, set},
+    topology::Peers,
+};
+
+/// What each endpoint of this node should be judged by.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Interface and policy of each.
+    pub(crate) endpoints: BTreeMap<EndpointId, (u32, PolicyContent)>,
+    /// Rules of each policy, and the ports of the subject that they name.
+    pub(crate) policies: BTreeMap<PolicyContent, (Vec<NumberedRule>, Vec<NamedPort>)>,
+}
+
+impl Engine {
+    /// Which rules select which endpoint.
+    pub(crate) fn plan(&self, peers: &Peers) -> Plan {
+        let mut subjects = LabelIndex::default();
+        for (at, (_, rule)) in self.rules.iter().enumerate() {
+            // Node subjects are host endpoints: none is enforced.
+            if let Subject::Endpoints(selector) = &rule.subject
+                && self.settings.directions.contains(&rule.direction)
+            {
+                subjects.insert(selector.clone(), at);
+            }
+        }
+        let mut plan = Plan::default();
+        for (id, interface, who) in peers.local() {
+            let mut selecting = Vec::new();
+            subjects.each_match(&who.labels, |at| selecting.push(*at));
+            selecting.sort_unstable();
+            selecting.dedup();
+            let rule = |at: &usize| NumberedRule { cookie: self.rules[*at].0, rule: Arc::clone(&self.rules[*at].1) };
+            let rules: Vec<NumberedRule> = selecting.iter().map(rule).collect();
+            let ports = own_ports(&rules, &who.named_ports);
+            let texts = ports.iter().map(|port| Term::Port(port.clone()).to_string()).collect();
+            let content: PolicyContent = (set(rules.iter().map(|rule| rule.cookie).collect()), texts);
+            if !rules.is_empty() {
+                plan.policies.entry(content.clone()).or_insert((rules, ports));
+            }
+            plan.endpoints.insert(id, (interface, content));
+        }
+        plan
+    }
+
+    /// Selectors of the rules of the plan, and ports of peers that they name.
+    pub(crate) fn terms_wanted(&mut self, plan: &Plan, peers: &Peers) -> BTreeMap<TermId, Term> {
+        let mut terms = BTreeMap::new();
+        let mut port_names = BTreeSet::new();
+        let mut seen = HashSet::new();
+        for numbered in plan.policies.values().flat_map(|(rules, _)| rules) {
+            if !seen.insert(numbered.cookie) {
+                continue;
+            }
+            for term in terms_of(&numbered.rule) {
+                let known = if let Term::Peer(selector) = &term { self.terms.peer(selector) } else { None };
+                let id = known.unwrap_or_else(|| self.ledger.selector(term.to_string()));
+                terms.insert(id, term);
+            }
+            if numbered.rule.direction == Direction::Egress {
+                port_names.extend(names(&numbered.rule.ports).cloned());
+            }
+        }
+        self.add_ports(&mut terms, &port_names, peers);
+        terms
+    }
+
+    fn add_ports(&mut self, terms: &mut BTreeMap<TermId, Term>, names: &BTreeSet<String>, peers: &Peers) {
+        for port in peers.all.iter().flat_map(|who| &who.named_ports).filter(|port| names.contains(&port.name)) {
+            let term = Term::Port(port.clone());
+            let known = self.terms.port_id(port);
+            let id = known.unwrap_or_else(|| self.ledger.selector(term.to_string()));
+            terms.insert(id, term);
+        }
+    }
+
+    /// Selectors that the policies in use look at.
+    pub(crate) fn terms_in_use(&mut self) -> BTreeMap<TermId, Term> {
+        let used: BTreeSet<TermId> = self.policies.values().flat_map(Policy::terms).collect();
+        let names: BTreeSet<String> = self.policies.values().flat_map(Policy::port_names).map(str::to_owned).collect();
+        let all = self.terms.all();
+        let mut terms = used.iter().filter_map(|id| all.get(id).map(|term| (*id, term.clone()))).collect();
+        let peers = std::mem::take(&mut self.peers);
+        self.add_ports(&mut terms, &names, &peers);
+        self.peers = peers;
+        terms
+    }
+}

@@ -1,0 +1,91 @@
+//! The rows of `ENDPOINTS`: which policy judges an endpoint, and since which revision.
+
+use std::{collections::HashSet, sync::Arc};
+
+use namegate_abi::{AddressKey, EndpointValue, endpoint_flags};
+use namegate_config::rule::Direction;
+
+use crate::{EndpointId, Engine, Key, MapOp, Row, engine::Local, ledger::PolicyContent, plan::Plan};
+
+impl Engine {
+    /// Moves each endpoint to its policy.
+    pub(crate) fn switch(&mut self, plan: &Plan, narrowed: &HashSet<u32>, now: u64, ops: &mut Vec<MapOp>) {
+        // A gate that another engine filled: flows may have been judged by rows that are no more.
+        let doubtful = self.unsure
+            && ops
+                .iter()
+                .any(|op| matches!(op, MapOp::Put(Row::Address(AddressKey { scope: 0, .. }, _) | Row::Cidr(..))));
+        let mut revision = None;
+        let mut vacated = Vec::new();
+        for (&id, (interface, content)) in &plan.endpoints {
+            let old = self.local.get(&id).map(|local| (local.interface, local.value));
+            let held = match (old, self.mirror.rows().get(&Key::Endpoint(*interface))) {
+                (Some((_, value)), _) => Some(value),
+                (None, Some(Row::Endpoint(_, value))) if value.endpoint == id.0 && !doubtful => Some(*value),
+                _ => None,
+            };
+            let mut value = self.endpoint_value(id, content, old.map(|(_, value)| value));
+            let same = held.filter(|held| held.policy == value.policy && !narrowed.contains(&held.policy));
+            value.revision = match same {
+                Some(held) => held.revision,
+                None => *revision.get_or_insert_with(|| self.ledger.next_revision()),
+            };
+            if self.mirror.put(Row::Endpoint(*interface, value), ops) {
+                self.local.insert(id, Local { interface: *interface, value });
+            }
+            vacated.extend(old.map(|(interface, _)| interface).filter(|old| old != interface));
+        }
+        for (id, _, who) in self.peers.local() {
+            self.cache.open(id, &who.key);
+        }
+        self.leave(plan, vacated, now, ops);
+    }
+
+    /// What should stand for an endpoint; it stays with its old policy where the new one found no room.
+    fn endpoint_value(&mut self, id: EndpointId, content: &PolicyContent, old: Option<EndpointValue>) -> EndpointValue {
+        let mut value = EndpointValue { endpoint: id.0, scope: self.scope(id), ..EndpointValue::default() };
+        if self.settings.audit {
+            value.flags |= endpoint_flags::AUDIT;
+        }
+        if content.0.is_empty() {
+            return value;
+        }
+        let policy = self.ledger.policy(content);
+        let Some(compiled) = self.policies.get(&policy) else {
+            // Nothing to stay with: enforced without rows, which denies everything.
+            let enforced = endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS;
+            value.flags |= enforced | endpoint_flags::OBSERVE_DNS;
+            return old.filter(|old| old.policy != 0).unwrap_or(value);
+        };
+        value.policy = policy;
+        if compiled.enforces(Direction::Ingress) {
+            value.flags |= endpoint_flags::ENFORCE_INGRESS;
+        }
+        if compiled.enforces(Direction::Egress) {
+            value.flags |= endpoint_flags::ENFORCE_EGRESS | endpoint_flags::OBSERVE_DNS;
+        }
+        value
+    }
+
+    /// Lets go of endpoints that are no longer here, and of interfaces that no endpoint has.
+    fn leave(&mut self, plan: &Plan, mut vacated: Vec<u32>, now: u64, ops: &mut Vec<MapOp>) {
+        let gone = self.local.extract_if(.., |id, _| !plan.endpoints.contains_key(id));
+        vacated.extend(gone.map(|(_, local)| local.interface));
+        let interfaces: HashSet<u32> = self.local.values().map(|local| local.interface).collect();
+        for interface in vacated.into_iter().filter(|interface| !interfaces.contains(interface)) {
+            self.mirror.delete(Key::Endpoint(interface), ops);
+        }
+        let forgotten: Vec<EndpointId> =
+            self.cache.endpoints.keys().filter(|id| !plan.endpoints.contains_key(id)).copied().collect();
+        let mut touched = Vec::new();
+        for id in forgotten {
+            if let Some(key) = self.cache.endpoints.get(&id).map(|known| Arc::clone(&known.key)) {
+                self.ledger.endpoint_left(&key);
+            }
+            self.cache.leave(id, self.scope(id), &mut touched);
+        }
+        for row in touched {
+            self.rewrite(row, now, ops);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The programs on a real kernel: a pod, a node and an outside in network namespaces, with rows written by hand.
+//!
+//! Needs root, and fails without.
+#![expect(clippy::unwrap_used, reason = "a step that fails ends the test")]
+
+mod bench;
+mod lifecycle;
+mod node;
+mod redirect;
+mod verdicts;

@@ -1,0 +1,89 @@
+//! Interfaces and routes of the node.
+
+use std::path::Path;
+use std::process::Command;
+
+use namegate_loader::links::{self, LinkChange, LinkWatch};
+use namegate_loader::routes;
+
+use crate::bench::{ANSWERED, SETTINGS, run};
+
+fn ip(arguments: &[&str]) -> String {
+    let output = Command::new("ip").args(arguments).output().unwrap();
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn an_interface_is_found_by_name_and_by_its_pod() {
+    run(|bench| {
+        assert_eq!(links::index_of(&bench.pod().interface).unwrap(), Some(bench.interface));
+        assert_eq!(links::index_of("no-such").unwrap(), None);
+        assert_eq!(links::peer_of_netns(&bench.pod().netns.path()).unwrap(), Some(bench.interface));
+        assert_eq!(links::peer_of_netns(Path::new("/run/netns/no-such")).unwrap(), None);
+        assert!(links::peer_of_netns(Path::new("/dev/null")).is_err(), "not a namespace");
+        ip(&["-n", bench.pod().netns.name(), "route", "delete", "default"]);
+        let six = links::peer_of_netns(&bench.pod().netns.path()).unwrap();
+        assert_eq!(six, Some(bench.interface), "by IPv6");
+        ip(&["-n", bench.pod().netns.name(), "-6", "route", "delete", "default"]);
+        assert_eq!(links::peer_of_netns(&bench.pod().netns.path()).unwrap(), None);
+    });
+}
+
+#[test]
+fn interfaces_that_come_and_go_are_told() {
+    run(|_bench| {
+        let mut watch = LinkWatch::new().unwrap();
+        assert_eq!(watch.next().unwrap(), None);
+        ip(&["link", "add", "ng-a", "type", "veth", "peer", "name", "ng-b"]);
+        let index = links::index_of("ng-a").unwrap().unwrap();
+        ip(&["link", "delete", "ng-a"]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let seen = runtime.block_on(async {
+            let mut watch = watch.into_async().unwrap();
+            let mut seen = Vec::new();
+            let gone = LinkChange::Gone { index, name: "ng-a".to_owned() };
+            while !seen.contains(&gone) {
+                let mut guard = tokio::time::timeout(ANSWERED, watch.readable_mut()).await.unwrap().unwrap();
+                while let Some(change) = guard.get_inner_mut().next().unwrap() {
+                    seen.push(change);
+                }
+                guard.clear_ready();
+            }
+            seen
+        });
+        assert!(seen.contains(&LinkChange::Present { index, name: "ng-a".to_owned() }), "{seen:?}");
+    });
+}
+
+#[test]
+fn routes_are_made_once_and_can_be_removed() {
+    run(|_bench| {
+        let rules =
+            || ["-4", "-6"].map(|family| ip(&[family, "rule"]).matches("fwmark 0x200/0xf00 lookup 2004").count());
+        let routes = || {
+            ["-4", "-6"].map(|family| {
+                let shown = Command::new("ip").args([family, "route", "show", "table", "2004"]).output().unwrap();
+                String::from_utf8(shown.stdout).unwrap().matches("local default dev lo").count()
+            })
+        };
+        assert_eq!((rules(), routes()), ([0, 0], [0, 0]));
+        for time in 1..=2 {
+            routes::set_up(&SETTINGS).unwrap();
+            assert_eq!((rules(), routes()), ([1, 1], [1, 1]), "time {time}");
+        }
+        routes::remove(&SETTINGS).unwrap();
+        assert_eq!((rules(), routes()), ([0, 0], [0, 0]));
+        routes::remove(&SETTINGS).unwrap();
+    });
+}
+
+#[test]
+fn a_route_that_cannot_be_made_says_what_to_do() {
+    run(|_bench| {
+        ip(&["link", "set", "lo", "down"]);
+        let error = routes::set_up(&SETTINGS).unwrap_err();
+        let text = crate::bench::chain(&error);
+        assert!(text.contains("`ip -6 route add local default dev lo table 2004`"), "{text}");
+    });
+}
