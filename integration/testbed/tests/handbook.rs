@@ -8,11 +8,12 @@ use namegate_config::policy::{self, Catalog};
 use namegate_config::settings::{self, Dns, Limits, PrivateAnswers, Scope, Settings};
 
 /// Pages with YAML blocks or links.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/api.md",
+    "docs/layer7.md",
     "docs/metrics.md",
     "docs/operations.md",
     "docs/policy.md",
