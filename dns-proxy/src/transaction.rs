@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use namegate_config::name::Fqdn;
 use namegate_engine::{Answer, EndpointId};
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     desk::NotInstalled,
     reply::{self, ExtendedError, FORMERR, NOTIMP, REFUSED, SERVFAIL},
     tally::{Outcome, Tallies},
-    wire::{HEADER_OCTETS, Header, Question, Record, WireError, kind, same_question},
+    wire::{HEADER_OCTETS, Header, Name, Question, Record, WireError, kind, same_question},
 };
 
 /// A client that says nothing else takes this many octets over UDP (RFC 1035 §4.2.1).
@@ -132,6 +133,19 @@ impl Transaction {
         }
         let state = State::AwaitUpstream { id: 0, over: Transport::Udp, deadline: now + patience.upstream };
         Opening::Ask(Self { endpoint, is_trusted: origin.is_trusted, asked, message, state })
+    }
+
+    /// The name that is asked for, where a pattern can stand for it.
+    pub(crate) fn name(&self) -> Option<Fqdn> {
+        Name::read(&self.message, HEADER_OCTETS).ok().and_then(|(name, _)| name.fqdn())
+    }
+
+    /// The reply to a question that a rule forbids.
+    pub(crate) fn refuse(mut self, rule: &str, tallies: &Tallies) -> Vec<u8> {
+        tallies.count(Outcome::Forbidden);
+        let why = ExtendedError::blocked(rule);
+        reply::make_error(&mut self.message, self.asked.question.end, self.asked.has_edns, REFUSED, Some(&why));
+        self.message
     }
 
     /// Who asked.

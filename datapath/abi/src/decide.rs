@@ -67,8 +67,10 @@ pub struct Decision {
     pub identity: u32,
     /// Cookie of the rule; 0 is the default.
     pub rule: u32,
-    /// Port of the proxy the flow goes through; 0 is none.
+    /// Port of the proxy the packet goes through; 0 is none.
     pub proxy_port: u16,
+    /// The packet answers a connection that a proxy of this node opened: it is for that proxy's socket.
+    pub answers_proxy: bool,
     /// News for the flow table.
     pub flow: FlowWrite,
 }
@@ -77,7 +79,7 @@ impl Decision {
     /// A verdict that needed no rule.
     #[inline(always)]
     pub const fn plain(reason: Reason) -> Self {
-        Self { reason, identity: 0, rule: 0, proxy_port: 0, flow: FlowWrite::None }
+        Self { reason, identity: 0, rule: 0, proxy_port: 0, answers_proxy: false, flow: FlowWrite::None }
     }
 }
 
@@ -235,6 +237,9 @@ fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow
         identity: flow.identity,
         rule: flow.rule,
         proxy_port: if forward { flow.proxy_port } else { 0 },
+        answers_proxy: !forward
+            && matches!(direction, Direction::Egress)
+            && (flow.proxy_port != 0 || flow.flags & flow_flags::PROXIED != 0),
         flow: if news == flow { FlowWrite::None } else { FlowWrite::Update(news) },
     }
 }
@@ -270,15 +275,15 @@ fn judge_again(
         identity: who.identity,
         rule: verdict.rule,
         revision: endpoint.revision,
-        proxy_port: verdict.proxy_port,
+        // A connection with a proxy can not go on past it.
+        proxy_port: if verdict.proxy_port == 0 { flow.proxy_port } else { verdict.proxy_port },
         ..flow
     };
-    match established(tables, packet, direction, news) {
-        Decision { flow: FlowWrite::None, reason, identity, rule, proxy_port } => {
-            Decision { flow: FlowWrite::Update(news), reason, identity, rule, proxy_port }
-        }
-        decision => decision,
+    let mut decision = established(tables, packet, direction, news);
+    if matches!(decision.flow, FlowWrite::None) {
+        decision.flow = FlowWrite::Update(news);
     }
+    decision
 }
 
 #[inline(always)]
@@ -328,10 +333,18 @@ fn verdict(
     let row = decide(tables, endpoint.policy, direction, who.identity, protocol, port);
     decision.rule = row.rule;
     decision.proxy_port = row.proxy_port;
+    let from_host = who.local_host && matches!(direction, Direction::Ingress);
     decision.reason = match row.verdict {
-        policy_verdict::ALLOW | policy_verdict::REDIRECT => Reason::Rule,
+        policy_verdict::ALLOW => Reason::Rule,
+        policy_verdict::REDIRECT if from_host => {
+            // What the node asks its endpoints is not limited.
+            decision.proxy_port = 0;
+            Reason::Rule
+        }
+        policy_verdict::REDIRECT if row.proxy_port != 0 => Reason::Rule,
+        policy_verdict::REDIRECT => Reason::ProxyAbsent,
         _ if row.rule != 0 => Reason::DenyRule,
-        _ if who.local_host && matches!(direction, Direction::Ingress) => Reason::LocalHost,
+        _ if from_host => Reason::LocalHost,
         _ if who.ended != 0 => Reason::NameExpired,
         _ => Reason::DefaultDeny,
     };

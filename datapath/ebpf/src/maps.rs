@@ -48,6 +48,7 @@ pub(crate) struct Outcome {
     pub(crate) identity: u32,
     pub(crate) rule: u32,
     pub(crate) proxy_port: u16,
+    pub(crate) answers_proxy: bool,
     pub(crate) reason: Reason,
     pub(crate) write: Write,
     /// Of no meaning without a write.

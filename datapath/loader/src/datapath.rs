@@ -15,7 +15,7 @@ use nix::net::if_::if_indextoname;
 use crate::pins::{LinkPins, Replaced};
 use crate::spec::{self, MapLimits};
 use crate::tables::{Tables, take};
-use crate::{Events, LoadError, bpffs, object};
+use crate::{Events, LoadError, bpffs, object, routes};
 
 /// A program, and where it is attached on the host-side interface.
 struct Program {
@@ -182,6 +182,7 @@ impl Datapath {
         let path = self.links.path(interface, wanted.name);
         let program = program(&mut self.ebpf, wanted.name)?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        routes::accept_returned(&name.to_string_lossy());
         let id = program.attach_with_options(&name.to_string_lossy(), wanted.hook, order).map_err(refused)?;
         let link = program.take_link(id).map_err(refused)?;
         let link = FdLink::try_from(link).map_err(|error| link_error(wanted.name, interface, error))?;

@@ -161,7 +161,8 @@ fn traced() -> TempDir {
     let folder = documented();
     let case = fs::read_to_string(folder.path().join("tests/payments.yaml")).unwrap();
     let policies = case.split("policies:\n").nth(1).unwrap().split("expect:").next().unwrap();
-    let policies: String = policies.lines().map(|line| format!("{}\n", line.get(2..).unwrap_or_default())).collect();
+    let policies: Vec<&str> = policies.lines().map(|line| line.get(2..).unwrap_or_default()).collect();
+    let policies = policies.join("\n") + "\n";
     let deny = "apiVersion: cilium.io/v2
 kind: CiliumClusterwideNetworkPolicy
 metadata: {name: no-elsewhere}

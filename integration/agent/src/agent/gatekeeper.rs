@@ -19,6 +19,7 @@ use super::{
     flows::Flows,
     gate::{Door, Gate},
     interfaces,
+    requests::RequestDesk,
     shown::{Figures, Known, interface, selectors, shown_lookup, waiting},
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct Keeper {
     pub(crate) book: Arc<Book>,
     pub(crate) flows: Arc<Flows>,
     pub(crate) proxy: Arc<Proxy>,
+    pub(crate) l7: Arc<namegate_l7_proxy::Proxy>,
+    pub(crate) requests: RequestDesk,
     pub(crate) instruments: Instruments,
     /// RFC 3339.
     pub(crate) started: String,
@@ -119,6 +122,8 @@ impl Keeper {
         let count = |state| endpoints.iter().filter(|endpoint| endpoint.state == state).count();
         let page = self.book.page();
         let dns = self.proxy.tallies();
+        let mut requests = self.l7.tallies();
+        requests.push(("records_lost", self.requests.lost()));
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started.clone(),
@@ -135,6 +140,7 @@ impl Keeper {
             maps: figures.maps,
             refused: figures.refused,
             dns: dns.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
+            requests: requests.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
             denials: self.flows.denials(DENIALS_SHOWN),
             flows: self.flows.tallies(),
             flows_lost: figures.flows_lost,
