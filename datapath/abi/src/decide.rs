@@ -47,15 +47,16 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
 }
 
-/// What the caller should do about the flow table.
+/// What the caller should do with [`Decision::flow`].
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowWrite {
     /// Nothing.
-    None,
+    None = 0,
     /// A new flow: write it and tell of it.
-    New(FlowValue),
-    /// A known flow has news.
-    Update(FlowValue),
+    New = 1,
+    /// A known flow has news: write it.
+    Update = 2,
 }
 
 /// A verdict and how it came about.
@@ -71,15 +72,28 @@ pub struct Decision {
     pub proxy_port: u16,
     /// The packet answers a connection that a proxy of this node opened: it is for that proxy's socket.
     pub answers_proxy: bool,
-    /// News for the flow table.
-    pub flow: FlowWrite,
+    /// What to do with `flow`.
+    pub write: FlowWrite,
+    /// Row of the flow table; zeros where nothing is to be written. Always set: the verifier wants every part of a
+    /// verdict to have a value on every path.
+    pub flow: FlowValue,
 }
 
 impl Decision {
     /// A verdict that needed no rule.
     #[inline(always)]
     pub const fn plain(reason: Reason) -> Self {
-        Self { reason, identity: 0, rule: 0, proxy_port: 0, answers_proxy: false, flow: FlowWrite::None }
+        const NO_FLOW: FlowValue =
+            FlowValue { last_seen_ns: 0, identity: 0, rule: 0, revision: 0, direction: 0, flags: 0, proxy_port: 0 };
+        Self {
+            reason,
+            identity: 0,
+            rule: 0,
+            proxy_port: 0,
+            answers_proxy: false,
+            write: FlowWrite::None,
+            flow: NO_FLOW,
+        }
     }
 }
 
@@ -240,7 +254,8 @@ fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow
         answers_proxy: !forward
             && matches!(direction, Direction::Egress)
             && (flow.proxy_port != 0 || flow.flags & flow_flags::PROXIED != 0),
-        flow: if news == flow { FlowWrite::None } else { FlowWrite::Update(news) },
+        write: if news == flow { FlowWrite::None } else { FlowWrite::Update },
+        flow: news,
     }
 }
 
@@ -280,9 +295,7 @@ fn judge_again(
         ..flow
     };
     let mut decision = established(tables, packet, direction, news);
-    if matches!(decision.flow, FlowWrite::None) {
-        decision.flow = FlowWrite::Update(news);
-    }
+    decision.write = FlowWrite::Update;
     decision
 }
 
@@ -314,7 +327,7 @@ fn judge_new(
         flags: if who.learned { flow_flags::LEARNED } else { 0 },
         proxy_port: verdict.proxy_port,
     };
-    Decision { flow: FlowWrite::New(flow), ..verdict }
+    Decision { write: FlowWrite::New, flow, ..verdict }
 }
 
 #[inline(always)]
@@ -560,8 +573,8 @@ mod tests {
         /// Judges, and writes what the kernel would write.
         fn pass(&mut self, endpoint: &EndpointValue, packet: &Packet, direction: Direction) -> Decision {
             let decision = self.judge(endpoint, packet, direction);
-            if let FlowWrite::New(flow) | FlowWrite::Update(flow) = decision.flow {
-                self.flows.insert(FlowKey::of(endpoint.endpoint, packet, direction), flow);
+            if decision.write != FlowWrite::None {
+                self.flows.insert(FlowKey::of(endpoint.endpoint, packet, direction), decision.flow);
             }
             if packet.fragmented && !decision.reason.denies() {
                 let key = FragmentKey::of(endpoint.endpoint, packet, direction);
@@ -589,12 +602,12 @@ mod tests {
             let mut world = World::new();
             let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Egress);
             assert_eq!((decision.reason, decision.identity, decision.rule), (Reason::Rule, NAMED, NAMED + 1));
-            assert!(matches!(decision.flow, FlowWrite::New(FlowValue { flags: flow_flags::LEARNED, .. })));
+            assert_eq!((decision.write, decision.flow.flags), (FlowWrite::New, flow_flags::LEARNED));
             let answer = Packet { tcp_flags: first.tcp_flags | tcp::ACK, ..answer_to(&first) };
             assert_eq!(world.reason(&answer, Direction::Ingress), Reason::Reply);
             let next = Packet { tcp_flags: first.tcp_flags & !tcp::SYN, ..first };
             assert_eq!(world.reason(&next, Direction::Egress), Reason::Established);
-            assert_eq!(world.judge(&ENDPOINT_ROW, &next, Direction::Egress).flow, FlowWrite::None, "nothing new");
+            assert_eq!(world.judge(&ENDPOINT_ROW, &next, Direction::Egress).write, FlowWrite::None, "nothing new");
         }
     }
 
@@ -688,9 +701,9 @@ mod tests {
             let decision = world.pass(&revision(2), &tcp_out(tcp::ACK), Direction::Egress);
             assert_eq!(decision.reason, want, "{what}");
             if !want.denies() {
-                assert!(matches!(decision.flow, FlowWrite::Update(FlowValue { revision: 2, .. })), "{what}");
+                assert_eq!((decision.write, decision.flow.revision), (FlowWrite::Update, 2), "{what}");
                 let next = world.judge(&revision(2), &tcp_out(tcp::ACK), Direction::Egress);
-                assert_eq!(next.flow, FlowWrite::None, "{what}: judged once");
+                assert_eq!(next.write, FlowWrite::None, "{what}: judged once");
             }
         }
     }
@@ -762,7 +775,7 @@ mod tests {
         for (after_ns, noted) in [(1, false), (SECOND_NS, false), (SECOND_NS + 1, true)] {
             world.now_ns = at(1_000) + after_ns;
             let decision = world.judge(&ENDPOINT_ROW, &udp_out(), Direction::Egress);
-            assert_eq!(matches!(decision.flow, FlowWrite::Update(_)), noted, "{after_ns} ns");
+            assert_eq!(decision.write == FlowWrite::Update, noted, "{after_ns} ns");
         }
     }
 

@@ -5,13 +5,13 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use namegate_abi::{
-    Class, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet, Reason, Settings, Tables,
-    Verdict, endpoint_flags, flow_flags, judge_quoting, parse, parse_inner, protocol,
+    Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet, Reason,
+    Settings, Tables, Verdict, endpoint_flags, flow_flags, judge_quoting, parse, parse_inner, protocol,
 };
 
 use crate::{
     frame::{Frame, LINK_OCTETS},
-    maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, Outcome, RESOLVERS, SCRATCH, SETTINGS, Scratch, Write},
+    maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, RESOLVERS, SCRATCH, SETTINGS, Scratch},
     redirect, report,
 };
 
@@ -69,7 +69,7 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         return action;
     }
     remember(endpoint, packet, direction, outcome);
-    if matches!(outcome.write, Write::New) {
+    if matches!(outcome.write, FlowWrite::New) {
         let verdict = if matches!(way, Way::On) { Verdict::Allowed } else { Verdict::Redirected };
         report::tell(frame, endpoint, direction, packet, outcome, verdict);
     }
@@ -147,32 +147,15 @@ fn decide(
     packet: &Packet,
     quoted: Option<&Packet>,
     direction: Direction,
-    outcome: &mut Outcome,
+    outcome: &mut Decision,
 ) {
-    let decision = judge_quoting(&Kernel::now(), endpoint, packet, quoted, direction);
-    outcome.reason = decision.reason;
-    outcome.identity = decision.identity;
-    outcome.rule = decision.rule;
-    outcome.proxy_port = decision.proxy_port;
-    outcome.answers_proxy = decision.answers_proxy;
-    outcome.write = Write::None;
-    match decision.flow {
-        FlowWrite::None => {}
-        FlowWrite::New(flow) => {
-            outcome.write = Write::New;
-            outcome.flow = flow;
-        }
-        FlowWrite::Update(flow) => {
-            outcome.write = Write::Update;
-            outcome.flow = flow;
-        }
-    }
+    *outcome = judge_quoting(&Kernel::now(), endpoint, packet, quoted, direction);
 }
 
 /// Writes what later packets are judged by. A row that cannot be written now is written for the next packet.
 #[inline(never)]
-fn remember(endpoint: &EndpointValue, packet: &Packet, direction: Direction, outcome: &Outcome) {
-    if !matches!(outcome.write, Write::None) {
+fn remember(endpoint: &EndpointValue, packet: &Packet, direction: Direction, outcome: &Decision) {
+    if !matches!(outcome.write, FlowWrite::None) {
         let _ = FLOWS.insert(FlowKey::of(endpoint.endpoint, packet, direction), outcome.flow, 0);
     }
     if packet.fragmented && !matches!(packet.class, Class::Fragment) {
@@ -192,7 +175,7 @@ fn refused(endpoint: &EndpointValue) -> (Verdict, i32) {
 /// A rule's proxy that is absent is a denial, written to `outcome`. An absent DNS proxy is not: names go on being resolved
 /// while the agent restarts, and nothing is learned from them.
 #[inline(always)]
-fn leave(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &Packet, outcome: &mut Outcome) -> Way {
+fn leave(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &Packet, outcome: &mut Decision) -> Way {
     if outcome.proxy_port != 0 || outcome.answers_proxy {
         // A reply has no port here: it is for the connection it belongs to, and for no listener.
         if redirect::to_proxy(frame, settings, packet, outcome.proxy_port) {
@@ -213,10 +196,10 @@ fn leave(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &P
 /// Sends what is about to reach an endpoint, and belongs to a rule's proxy, back to get its socket. What the proxy itself
 /// sends goes on, and its replies will be the proxy's.
 #[inline(always)]
-fn arrive(frame: Frame, settings: &Settings, packet: &Packet, outcome: &mut Outcome) -> Way {
+fn arrive(frame: Frame, settings: &Settings, packet: &Packet, outcome: &mut Decision) -> Way {
     if redirect::is_from_proxy(frame, settings) {
         // What it sends over UDP has the node's own address: replies need no help.
-        if packet.protocol == protocol::TCP && matches!(outcome.write, Write::New) {
+        if packet.protocol == protocol::TCP && matches!(outcome.write, FlowWrite::New) {
             outcome.flow.flags |= flow_flags::PROXIED;
         }
         return Way::On;
