@@ -150,9 +150,8 @@ fn peers_cover(wide: &Peers, narrow: &Peers) -> bool {
 
 fn peer_covers(wide: &PeerSelector, narrow: &PeerSelector) -> bool {
     match (wide, narrow) {
-        (PeerSelector::Entity(Entity::All), _) => true,
         // Names and prefixes of Cilium select nobody inside the cluster.
-        (PeerSelector::Entity(Entity::World), PeerSelector::Name(_)) => true,
+        (PeerSelector::Entity(Entity::All), _) | (PeerSelector::Entity(Entity::World), PeerSelector::Name(_)) => true,
         (PeerSelector::Entity(Entity::World), PeerSelector::Cidr(cidr)) => cidr.reach == CidrReach::OutsideCluster,
         (PeerSelector::Labels(wide), PeerSelector::Labels(narrow)) => selector_covers(wide, narrow),
         (PeerSelector::Cidr(wide), PeerSelector::Cidr(narrow)) => cidr_covers(wide, narrow),

@@ -162,7 +162,6 @@ fn traced() -> TempDir {
     let case = fs::read_to_string(folder.path().join("tests/payments.yaml")).unwrap();
     let policies = case.split("policies:\n").nth(1).unwrap().split("expect:").next().unwrap();
     let policies: Vec<&str> = policies.lines().map(|line| line.get(2..).unwrap_or_default()).collect();
-    let policies = policies.join("\n") + "\n";
     let deny = "apiVersion: cilium.io/v2
 kind: CiliumClusterwideNetworkPolicy
 metadata: {name: no-elsewhere}
@@ -181,7 +180,7 @@ spec:
 ";
     let path = |name: &str| folder.path().join(name);
     fs::create_dir(path("policies")).unwrap();
-    fs::write(path("policies/payments.yaml"), policies).unwrap();
+    fs::write(path("policies/payments.yaml"), policies.join("\n")).unwrap();
     fs::write(path("policies/deny.yaml"), deny).unwrap();
     fs::write(path("namegate.yaml"), "policies: policies\nendpoints: endpoints.yaml\ndns: {resolvers: [10.20.0.53]}\n")
         .unwrap();
