@@ -4,13 +4,13 @@
 //! denial beats an allowance; then, where no Normal rule made denial the default, the Baseline rules in order.
 //! It knows no time: the names of a [`Peer`] are those whose TTL has not ended.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use crate::{
     l7::{L7, Request},
     labels::Labels,
     peer::{NamedPort, Peer},
-    rule::{Direction, Effect, Origin, PortMatch, Ports, Rule, Subject, Tier},
+    rule::{Direction, Effect, Origin, PortMatch, Ports, Rule, Subject, Tier, Transport},
 };
 
 /// The endpoint whose rules are asked.
@@ -31,6 +31,21 @@ pub struct Flow {
     pub protocol: u8,
     /// Destination port; for ICMP and ICMPv6 `type << 8 | code`; 0 for protocols without either.
     pub port: u16,
+}
+
+/// `443/TCP`, `ICMP type 8`, `protocol 47`.
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, port } = self;
+        if let Some(transport) = Transport::ALL.into_iter().find(|transport| transport.number() == *protocol) {
+            return write!(f, "{port}/{}", transport.as_str());
+        }
+        match *protocol {
+            ICMP => write!(f, "ICMP type {}", port >> 8),
+            ICMPV6 => write!(f, "ICMPv6 type {}", port >> 8),
+            _ => write!(f, "protocol {protocol}"),
+        }
+    }
 }
 
 /// IANA protocol number of ICMP.
@@ -264,7 +279,7 @@ mod tests {
     use super::*;
     use crate::{
         labels::{LabelSelector, Requirement},
-        rule::{Entity, PeerSelector, Peers, RangeInclusive16, Transport},
+        rule::{Entity, PeerSelector, Peers, RangeInclusive16},
     };
 
     const WEB: Flow = Flow { protocol: 6, port: 80 };

@@ -45,34 +45,68 @@ struct Toolchain {
     versions: String,
 }
 
+/// How the committed object compares with its source.
+pub(crate) enum Compared {
+    /// Octet for octet what the source gives.
+    Same,
+    /// Other versions built it, so octets say nothing; a freshly built object lies here.
+    OtherVersions(PathBuf),
+    /// The same versions give other octets; they lie here.
+    Different(PathBuf),
+}
+
 /// Builds the object; with `check`, compares it with the one that is committed.
 pub(crate) fn run(check: bool) -> Result<ExitCode> {
+    if !check {
+        return write();
+    }
+    match compare()? {
+        Compared::Same => {
+            println!("{OBJECT} is what its source gives");
+            Ok(ExitCode::SUCCESS)
+        }
+        Compared::OtherVersions(built) => {
+            println!("{}", built.display());
+            eprintln!("next step: `NAMEGATE_BPF_OBJECT={} sudo -E cargo xtask test`", built.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Compared::Different(built) => {
+            eprintln!("{OBJECT} is not what its source gives: {}", built.display());
+            eprintln!("next step: `cargo xtask ebpf`, then commit the object");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn write() -> Result<ExitCode> {
+    let (toolchain, built) = build()?;
+    let (object, recorded) = (shell::root().join(OBJECT), shell::root().join(TOOLCHAIN));
+    fs::create_dir_all(object.parent().context("the object lies in a folder")?)?;
+    fs::copy(&built, &object).with_context(|| format!("writing {OBJECT}"))?;
+    fs::write(&recorded, &toolchain.versions).with_context(|| format!("writing {TOOLCHAIN}"))?;
+    println!("wrote {OBJECT} and {TOOLCHAIN}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the object anew and compares it with the committed one.
+pub(crate) fn compare() -> Result<Compared> {
+    let (toolchain, built) = build()?;
+    let (object, recorded) = (shell::root().join(OBJECT), shell::root().join(TOOLCHAIN));
+    let recorded = fs::read_to_string(&recorded).with_context(|| format!("reading {TOOLCHAIN}"))?;
+    if recorded != toolchain.versions {
+        eprintln!("the committed object was built with other versions:\n{recorded}octets are not compared");
+        return Ok(Compared::OtherVersions(built));
+    }
+    let committed = fs::read(&object).with_context(|| format!("reading {OBJECT}"))?;
+    Ok(if fs::read(&built)? == committed { Compared::Same } else { Compared::Different(built) })
+}
+
+fn build() -> Result<(Toolchain, PathBuf)> {
     let toolchain = Toolchain::find()?;
     shell::step("building the eBPF object with");
     eprint!("{}", toolchain.versions);
     let built = toolchain.build()?;
-    let (object, recorded) = (shell::root().join(OBJECT), shell::root().join(TOOLCHAIN));
-    if !check {
-        fs::create_dir_all(object.parent().context("the object lies in a folder")?)?;
-        fs::copy(&built, &object).with_context(|| format!("writing {OBJECT}"))?;
-        fs::write(&recorded, &toolchain.versions).with_context(|| format!("writing {TOOLCHAIN}"))?;
-        println!("wrote {OBJECT} and {TOOLCHAIN}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let recorded = fs::read_to_string(&recorded).with_context(|| format!("reading {TOOLCHAIN}"))?;
-    if recorded != toolchain.versions {
-        eprintln!("the committed object was built with other versions:\n{recorded}octets are not compared");
-        println!("{}", built.display());
-        eprintln!("next step: `NAMEGATE_BPF_OBJECT={} sudo -E cargo xtask test`", built.display());
-        return Ok(ExitCode::SUCCESS);
-    }
-    if fs::read(&built)? == fs::read(&object).with_context(|| format!("reading {OBJECT}"))? {
-        println!("{OBJECT} is what its source gives");
-        return Ok(ExitCode::SUCCESS);
-    }
-    eprintln!("{OBJECT} is not what its source gives: {}", built.display());
-    eprintln!("next step: `cargo xtask ebpf`, then commit the object");
-    Ok(ExitCode::FAILURE)
+    Ok((toolchain, built))
 }
 
 impl Toolchain {

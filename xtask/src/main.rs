@@ -1,5 +1,6 @@
 //! Developer commands. Each installs what it needs and is missing, says so, and then does its work.
 
+mod bench;
 mod ebpf;
 mod shell;
 mod test;
@@ -41,6 +42,11 @@ enum Verb {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Measures Namegate beside other programs, in one run on this machine.
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
     /// Builds the eBPF object that the agent carries. Building the agent itself needs stable Rust alone.
     #[command(
         after_help = "Examples:\n  sudo -E cargo xtask ebpf           # write datapath/loader/ebpf/namegate.bpf.o\n  sudo -E cargo xtask ebpf --check   # compare with the committed one\n\nExit status: 0 if the object is what its source gives or was built with other versions, 1 if not."
@@ -57,6 +63,7 @@ fn main() -> Result<ExitCode> {
         return result;
     }
     match Arguments::parse().verb {
+        Verb::Bench { what } => bench::run(&what),
         Verb::Ebpf { check } => ebpf::run(check),
         Verb::Demo { output } => demo(&output),
         Verb::Test { arguments } => test::run(&arguments),

@@ -4,9 +4,13 @@ use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
+use crate::ebpf::{self, Compared};
 use crate::shell;
+
+/// Names another eBPF object than the committed one, for the agent and for every test.
+const OBJECT_VARIABLE: &str = "NAMEGATE_BPF_OBJECT";
 
 /// Runs all of it; stops at the first check that fails.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
@@ -23,11 +27,25 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     } else {
         shell::step("cargo deny is not installed: licences and bans are not checked");
     }
+    let object = match ebpf::compare()? {
+        Compared::Same => None,
+        Compared::OtherVersions(built) => Some(built),
+        Compared::Different(built) => {
+            bail!(
+                "the committed eBPF object is not what its source gives ({}); run `cargo xtask ebpf`",
+                built.display()
+            )
+        }
+    };
     shell::step("building the agent");
     shell::cargo(&["build", "--quiet", "--package", "namegate"])?;
     shell::step(&format!("cargo test --workspace (checks took {} s)", started.elapsed().as_secs()));
     let mut test = Command::new(shell::cargo_program());
     test.args(["test", "--workspace", "--no-fail-fast"]).env("NAMEGATE_BIN", shell::target().join("debug/namegate"));
+    if let Some(object) = object {
+        shell::step(&format!("tests load the object that was built now: {}", object.display()));
+        test.env(OBJECT_VARIABLE, object);
+    }
     if !arguments.is_empty() {
         test.arg("--").args(arguments);
     }

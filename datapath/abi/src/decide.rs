@@ -90,8 +90,8 @@ pub struct Peer {
     pub identity: u32,
     /// It came from a name that the endpoint resolved.
     pub learned: bool,
-    /// There was such a name, and its TTL has ended.
-    pub expired: bool,
+    /// Where there was such a name and its TTL has ended, the identity it gave; else 0.
+    pub ended: u32,
     /// It is an address of this node.
     pub local_host: bool,
 }
@@ -104,21 +104,21 @@ pub fn peer(tables: &impl Tables, scope: u32, address: &Address) -> Peer {
     if let Some(row) = tables.address(&key) {
         let local_host = row.flags & address_flags::LOCAL_HOST != 0;
         if let NameRow::Live(identity) = row.at(tables.now_ns()) {
-            return Peer { identity, learned: false, expired: false, local_host };
+            return Peer { identity, learned: false, ended: 0, local_host };
         }
     }
     key.scope = scope;
-    let mut expired = false;
+    let mut ended = 0;
     if let Some(row) = tables.address(&key) {
         match row.at(tables.now_ns()) {
             NameRow::Live(identity) => {
-                return Peer { identity, learned: true, expired: false, local_host: false };
+                return Peer { identity, learned: true, ended: 0, local_host: false };
             }
-            NameRow::Expired => expired = true,
+            NameRow::Expired(last) => ended = last,
         }
     }
     let identity = tables.cidr(&CidrKey { address: *address }).unwrap_or(identity::WORLD);
-    Peer { identity, learned: false, expired, local_host: false }
+    Peer { identity, learned: false, ended, local_host: false }
 }
 
 /// Looks up the rows of one policy for a peer: its identity first, then any peer. No row is the default denial.
@@ -220,7 +220,8 @@ fn live_flow(tables: &impl Tables, key: &FlowKey, packet: &Packet) -> Option<Flo
 fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow: FlowValue) -> Decision {
     let forward = flow.direction == direction as u8;
     let mut news = flow;
-    if !forward {
+    // Where only one direction is judged, the opener's own acknowledgement shows that the other side has spoken.
+    if !forward || packet.acknowledges() {
         news.flags |= flow_flags::REPLIED;
     }
     if packet.closes() {
@@ -243,8 +244,8 @@ fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow
     }
 }
 
-/// Judges a flow that was allowed under an earlier revision: its own direction, port and, where a name opened it, the
-/// identity it had then.
+/// Judges a flow that was allowed under an earlier revision: its own direction and port and, where a name opened it that
+/// has ended since, as if it had not.
 #[inline(always)]
 fn judge_again(
     tables: &impl Tables,
@@ -256,8 +257,8 @@ fn judge_again(
 ) -> Decision {
     let opened = Direction::from_octet(flow.direction);
     let mut who = peer(tables, endpoint.scope, &key.remote);
-    if flow.flags & flow_flags::LEARNED != 0 && who.expired {
-        who = Peer { identity: flow.identity, learned: true, ..who };
+    if flow.flags & flow_flags::LEARNED != 0 && who.ended != 0 {
+        who = Peer { identity: who.ended, learned: true, ..who };
     }
     let port = match (opened, key.protocol) {
         (_, protocol::ICMP | protocol::ICMPV6) if opened as u8 == direction as u8 => packet.icmp,
@@ -344,7 +345,7 @@ fn verdict(
         policy_verdict::REDIRECT => Reason::ProxyAbsent,
         _ if row.rule != 0 => Reason::DenyRule,
         _ if from_host => Reason::LocalHost,
-        _ if who.expired => Reason::NameExpired,
+        _ if who.ended != 0 => Reason::NameExpired,
         _ => Reason::DefaultDeny,
     };
     decision
@@ -709,18 +710,18 @@ mod tests {
         for (length, prefix, identity) in [(96 + 24, "198.51.100.0", 310), (96 + 30, "198.51.100.8", 311)] {
             world.cidrs.insert((length, CidrKey { address: address(prefix) }), CidrValue { identity });
         }
-        let named = |identity, learned, expired| Peer { identity, learned, expired, local_host: false };
+        let named = |identity, learned, ended| Peer { identity, learned, ended, local_host: false };
         for (ip, want) in [
-            (PEER, named(NAMED, true, false)),
-            ("10.0.0.9", named(257, false, false)),
-            ("198.51.100.8", named(311, false, true)),
-            ("198.51.100.9", named(301, true, false)),
-            ("198.51.100.77", named(310, false, false)),
-            ("2001:db8::1", named(identity::WORLD, false, false)),
+            (PEER, named(NAMED, true, 0)),
+            ("10.0.0.9", named(257, false, 0)),
+            ("198.51.100.8", named(311, false, NAMED)),
+            ("198.51.100.9", named(301, true, 0)),
+            ("198.51.100.77", named(310, false, 0)),
+            ("2001:db8::1", named(identity::WORLD, false, 0)),
         ] {
             assert_eq!(peer(&world, SCOPE, &address(ip)), want, "{ip}");
         }
-        assert_eq!(peer(&world, SCOPE + 1, &address(PEER)), named(310, false, false), "another endpoint's name");
+        assert_eq!(peer(&world, SCOPE + 1, &address(PEER)), named(310, false, 0), "another endpoint's name");
     }
 
     #[test]
@@ -799,6 +800,29 @@ mod tests {
             world.now_ns += 1;
             assert_eq!(world.judge(&ENDPOINT_ROW, &next, Direction::Egress).reason, Reason::NameExpired, "{what}");
         }
+    }
+
+    #[test]
+    fn a_connection_whose_answers_are_not_seen_is_known_by_its_acknowledgements() {
+        let mut world = World::new();
+        world.reason(&tcp_out(tcp::SYN), Direction::Egress);
+        world.reason(&tcp_out(tcp::ACK), Direction::Egress);
+        world.now_ns += 5 * 3_600 * SECOND_NS;
+        assert_eq!(world.reason(&tcp_out(tcp::ACK), Direction::Egress), Reason::Established);
+    }
+
+    #[test]
+    fn a_flow_of_an_ended_name_is_judged_by_what_the_name_means_now() {
+        let mut world = World::new();
+        world.reason(&tcp_out(tcp::SYN), Direction::Egress);
+        // Another rule selects the name too: its identity has another number, and the old one no rows.
+        world.policy.clear();
+        world.learn(PEER, &[(at(1_030), 301)]);
+        world.rule(Direction::Egress, 301, PolicyKey::PEER_BITS, 0, 0, policy_verdict::ALLOW);
+        world.now_ns = at(1_031);
+        let decision = world.pass(&revision(2), &tcp_out(tcp::ACK), Direction::Egress);
+        assert_eq!((decision.reason, decision.identity), (Reason::Established, 301));
+        assert_eq!(world.reason(&tcp_out(tcp::SYN), Direction::Egress), Reason::NameExpired, "a new one is not");
     }
 
     #[test]

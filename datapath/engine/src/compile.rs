@@ -12,13 +12,12 @@ use namegate_abi::{PolicyValue, policy_verdict};
 use namegate_config::{
     l7::L7,
     peer::NamedPort,
-    reference::{ICMP, ICMPV6},
-    rule::{Direction, Effect, Peers, PortMatch, Ports, Rule, Tier},
+    rule::{Direction, Effect, Peers, Ports, Rule, Tier},
 };
 
 use crate::{
     Proxies,
-    ports::{Function, Piece, PortRow},
+    ports::{Function, Piece, PortRow, names, spans_of},
     selectors::{Term, TermId, Terms},
 };
 
@@ -363,34 +362,6 @@ fn first_of<'r>(
 fn value_of(decider: &NumberedRule) -> PolicyValue {
     let verdict = if decider.rule.effect == Effect::Allow { policy_verdict::ALLOW } else { policy_verdict::DENY };
     PolicyValue { verdict, rule: decider.cookie, ..PolicyValue::default() }
-}
-
-/// Names of ports in the alternatives.
-pub(crate) fn names(ports: &Ports) -> impl Iterator<Item = &String> {
-    let alternatives = match ports {
-        Ports::Any => &[][..],
-        Ports::Of(alternatives) => alternatives,
-    };
-    alternatives.iter().filter_map(|alternative| match alternative {
-        PortMatch::Named { name, .. } => Some(name),
-        _ => None,
-    })
-}
-
-/// Protocol, first and last port of what an alternative matches; `named` are the ports that the destination names.
-fn spans_of(alternative: &PortMatch, named: &[NamedPort]) -> Vec<(u8, u16, u16)> {
-    match alternative {
-        PortMatch::Numbers { protocol, ports } => vec![(protocol.number(), ports.start, ports.end)],
-        PortMatch::Icmp { v6, kind } => {
-            let first = u16::from(*kind) << 8;
-            vec![(if *v6 { ICMPV6 } else { ICMP }, first, first | 0xff)]
-        }
-        PortMatch::Named { protocol, name } => named
-            .iter()
-            .filter(|port| port.name == *name && protocol.is_none_or(|protocol| protocol == port.protocol))
-            .map(|port| (port.protocol.number(), port.port, port.port))
-            .collect(),
-    }
 }
 
 /// The ports of an endpoint that its ingress rules name: part of what makes its policy.

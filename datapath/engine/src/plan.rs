@@ -12,8 +12,9 @@ use namegate_config::{
 
 use crate::{
     EndpointId, Engine,
-    compile::{NumberedRule, Policy, names, own_ports, terms_of},
+    compile::{NumberedRule, Policy, own_ports, terms_of},
     ledger::PolicyContent,
+    ports::names,
     selectors::{LabelIndex, Term, TermId, set},
     topology::Peers,
 };

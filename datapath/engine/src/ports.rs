@@ -6,7 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use namegate_abi::{PolicyKey, PolicyValue, policy_verdict};
-use namegate_config::rule::Direction;
+use namegate_config::{
+    peer::NamedPort,
+    reference::{ICMP, ICMPV6},
+    rule::{Direction, PortMatch, Ports},
+};
 
 use crate::Row;
 
@@ -186,6 +190,34 @@ impl Tree {
                 half.write(protocol, Place { from, bits }, inherited, rows);
             }
         }
+    }
+}
+
+/// Names of ports in the alternatives.
+pub(crate) fn names(ports: &Ports) -> impl Iterator<Item = &String> {
+    let alternatives = match ports {
+        Ports::Any => &[][..],
+        Ports::Of(alternatives) => alternatives,
+    };
+    alternatives.iter().filter_map(|alternative| match alternative {
+        PortMatch::Named { name, .. } => Some(name),
+        _ => None,
+    })
+}
+
+/// Protocol, first and last port of what an alternative matches; `named` are the ports that the destination names.
+pub(crate) fn spans_of(alternative: &PortMatch, named: &[NamedPort]) -> Vec<(u8, u16, u16)> {
+    match alternative {
+        PortMatch::Numbers { protocol, ports } => vec![(protocol.number(), ports.start, ports.end)],
+        PortMatch::Icmp { v6, kind } => {
+            let first = u16::from(*kind) << 8;
+            vec![(if *v6 { ICMPV6 } else { ICMP }, first, first | 0xff)]
+        }
+        PortMatch::Named { protocol, name } => named
+            .iter()
+            .filter(|port| port.name == *name && protocol.is_none_or(|protocol| protocol == port.protocol))
+            .map(|port| (port.protocol.number(), port.port, port.port))
+            .collect(),
     }
 }
 

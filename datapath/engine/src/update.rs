@@ -260,7 +260,8 @@ impl Engine {
         policy
     }
 
-    /// Sends requests that rules limit to these proxies from now on.
+    /// Sends requests that rules limit to these proxies from now on. Flows under way stay as they are: call it before the
+    /// first [`Engine::update`] where the ports are known.
     pub fn set_proxies(&mut self, proxies: Proxies) -> Vec<MapOp> {
         let mut ops = Vec::new();
         if self.proxies == proxies {

@@ -65,7 +65,7 @@ impl Directions {
 
 /// The kernel's half of the gate. Maps and links stay when it is dropped.
 pub struct Datapath {
-    ebpf: Ebpf,
+    pub(crate) ebpf: Ebpf,
     tables: Tables,
     events: Option<Events>,
     links: LinkPins,
@@ -215,6 +215,11 @@ impl Datapath {
         self.tables.flow_rows()
     }
 
+    /// Forgets every flow: packets that follow are judged anew.
+    pub fn forget_flows(&mut self) -> Result<(), GateError> {
+        self.tables.forget_flows()
+    }
+
     /// The stream of records, once.
     pub fn take_events(&mut self) -> Option<Events> {
         self.events.take()
@@ -231,7 +236,15 @@ impl Gate for Datapath {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+/// The name of the program that judges a direction.
+pub(crate) fn program_of(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => PROGRAMS[0].name,
+        Direction::Ingress => PROGRAMS[1].name,
+    }
+}
+
+pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
     program.try_into().map_err(|_| LoadError::Missing(name))
 }

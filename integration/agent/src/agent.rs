@@ -11,6 +11,7 @@ mod interfaces;
 mod journal;
 mod reload;
 mod requests;
+mod shown;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -42,8 +43,8 @@ use journal::Journal;
 use reload::Reloader;
 use requests::RequestDesk;
 
-/// What of the policy language is enforced where both directions are guarded.
-pub(crate) const FEATURES: Features = Features { http: true, dns: true, server_names: true };
+/// What of the policy language is enforced where both directions are guarded: no policy for nodes.
+pub(crate) const FEATURES: Features = Features { http: true, dns: true, server_names: true, nodes: false };
 /// Mark of packets that go to a local proxy.
 const REDIRECT_MARK: u32 = 0x200;
 /// Mark of what the proxy sends.

@@ -100,6 +100,9 @@ pub struct PodSpec {
     /// Ports that it serves.
     #[serde(default)]
     pub ports: Vec<PortSpec>,
+    /// Whether its servers are the caller's to start: the world starts none, no resolver either.
+    #[serde(default)]
+    pub bare: bool,
 }
 
 /// A port that a pod serves.
@@ -284,6 +287,13 @@ impl PodSpec {
     #[must_use]
     pub fn serves(mut self, protocol: Protocol, port: u16) -> Self {
         self.ports.push(PortSpec { port, protocol, name: None });
+        self
+    }
+
+    /// Leaves its servers to the caller.
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
         self
     }
 

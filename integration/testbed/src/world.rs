@@ -76,7 +76,7 @@ impl World {
         let interfaces = network::interface_names(&spec.pods);
         let built = spec.pods.iter().cloned().zip(pod_namespaces).zip(interfaces);
         let pods: Vec<Pod> = built.map(|((pod, netns), link)| Pod::new(pod, netns, link, client.clone())).collect();
-        for pod in &pods {
+        for pod in pods.iter().filter(|pod| !pod.spec.bare) {
             let host = Host { name: pod.spec.name.clone(), log: pod.log.clone(), tls: Some(tls.acceptor.clone()) };
             serve_pod(pod, host, zone.clone())?;
         }

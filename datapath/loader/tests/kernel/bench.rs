@@ -6,7 +6,7 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use namegate_abi::{
     AddressKey, AddressValue, CidrKey, CidrValue, Direction, EndpointValue, EventRecord, PolicyKey, PolicyValue,
@@ -138,6 +138,16 @@ impl Bench {
         std::iter::from_fn(|| self.events.borrow_mut().next()).collect()
     }
 
+    /// Waits for records after a packet that nobody answers: the kernel may take its time.
+    pub(crate) fn hear(&self) -> Vec<EventRecord> {
+        let mut told = Vec::new();
+        eventually("a record", || {
+            told = self.told();
+            !told.is_empty()
+        });
+        told
+    }
+
     /// The records of one reason since the last call.
     pub(crate) fn told_of(&self, reason: Reason) -> Vec<EventRecord> {
         self.told().into_iter().filter(|record| record.reason == reason as u8).collect()
@@ -199,6 +209,15 @@ pub(crate) fn now_ns() -> u64 {
 pub(crate) fn wait_until(moment_ns: u64) {
     while let Some(left) = moment_ns.checked_sub(now_ns()) {
         thread::sleep(Duration::from_nanos(left + 1));
+    }
+}
+
+/// Waits until something holds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < ANSWERED, "{what}");
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use namegate_abi::{
@@ -13,7 +13,7 @@ use namegate_engine::{Gate, GateError, MapOp, Row};
 use namegate_loader::{Datapath, Directions, LoadError, MapLimits, Options};
 
 use crate::bench::{
-    ANSWERED, Bench, DROPPED, ECHO, ENFORCED, LIMITS, TCP, UDP, address, chain, run, steps, wait_until,
+    ANSWERED, Bench, DROPPED, ECHO, ENFORCED, LIMITS, TCP, UDP, address, chain, eventually, run, steps, wait_until,
 };
 
 /// More than the ring has room for.
@@ -33,11 +33,8 @@ fn open_two(bench: &Bench) {
 
 /// Waits until the kernel has let go of the program on one side of the pod's interface.
 fn wait_until_off(bench: &Bench, hook: TcAttachType) {
-    let started = Instant::now();
-    while !SchedClassifier::query_tcx(&bench.pod().interface, hook).unwrap().1.is_empty() {
-        assert!(started.elapsed() < ANSWERED, "the program stays on");
-        std::thread::yield_now();
-    }
+    let programs = || SchedClassifier::query_tcx(&bench.pod().interface, hook).unwrap().1;
+    eventually("the program is off", || programs().is_empty());
 }
 
 fn rows(datapath: &Datapath) -> Vec<Row> {
@@ -249,8 +246,7 @@ fn records_that_find_no_room_are_counted() {
                 socket.send(&[0; 8]).unwrap();
             }
         });
-        let judged = bench.packets(Direction::Egress, Reason::DefaultDeny);
-        assert_eq!(judged, PACKETS);
+        eventually("every packet was judged", || bench.packets(Direction::Egress, Reason::DefaultDeny) == PACKETS);
         let lost = bench.datapath.borrow().events_lost().unwrap();
         assert!(lost > 0, "the ring is too large for this test");
         assert_eq!(bench.told().len() as u64 + lost, PACKETS);

@@ -195,7 +195,7 @@ fn a_source_that_is_not_the_endpoints_own_is_dropped() {
             for (source, reason) in [(spoofed, Reason::SpoofedSource), (own, Reason::Rule)] {
                 let (from, to) = (socket(address(source), 0), to.parse::<SocketAddr>().unwrap());
                 bench.pod().netns.call(move || UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap());
-                let told = bench.told();
+                let told = bench.hear();
                 assert_eq!(told.len(), 1, "{source}: {told:?}");
                 assert_eq!((told[0].reason, told[0].source.to_ip()), (reason as u8, address(source)));
             }

@@ -120,7 +120,7 @@ impl Files {
         }
         match self.good.get(name) {
             Some(former) => {
-                reading.documents.extend(former.iter().map(|one| line(shown_name, one, DocumentState::KeptFormer)))
+                reading.documents.extend(former.iter().map(|one| line(shown_name, one, DocumentState::KeptFormer)));
             }
             None => reading.documents.push(view::Document {
                 file: shown_name.to_owned(),

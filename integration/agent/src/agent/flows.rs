@@ -13,7 +13,7 @@ use namegate_api::{
 };
 use namegate_engine::{EndpointId, Engine};
 use namegate_loader::Events;
-use tokio::{io::unix::AsyncFd, sync::broadcast};
+use tokio::sync::broadcast;
 
 use super::{clock, gate::Door};
 
@@ -87,8 +87,7 @@ impl Flows {
 
 /// Reads records as they come, until the gate stops.
 pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> anyhow::Result<()> {
-    #[expect(deprecated, reason = "`Events` owns its descriptor and never gives it away; the new door is unsafe")]
-    let mut events = AsyncFd::new(events)?;
+    let mut events = events.into_async()?;
     loop {
         let mut ready = events.readable_mut().await?;
         loop {

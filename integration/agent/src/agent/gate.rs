@@ -24,7 +24,7 @@ use super::{clock::boot_ns, desk::Clients, journal::Journal};
 /// Requests that wait at most; the DNS proxy refuses answers above.
 const REQUESTS_MAX: usize = 4_096;
 /// The longest sleep.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// What the gate can be asked.
 enum Request {

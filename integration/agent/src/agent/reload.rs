@@ -18,7 +18,6 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
 };
-use tokio::io::unix::AsyncFd;
 
 use super::{
     book::Book,
@@ -30,7 +29,7 @@ use super::{
 /// Changes that come within this time of each other are read together.
 const QUIET: Duration = Duration::from_millis(3);
 /// Files are read again after this time, even if no change was told of.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 
 /// Why the thread wakes.
 enum Wake {
@@ -171,8 +170,7 @@ fn is_change(event: &Event, policies: &Path, endpoints: &Path) -> bool {
 /// Calls `nudge` whenever an interface comes or goes.
 pub(crate) async fn follow_links(nudge: impl Fn()) -> anyhow::Result<()> {
     let watch = LinkWatch::new().context("watching interfaces")?;
-    #[expect(deprecated, reason = "`LinkWatch` owns its descriptor and never gives it away; the new door is unsafe")]
-    let mut watch = AsyncFd::new(watch)?;
+    let mut watch = watch.into_async()?;
     loop {
         let mut ready = watch.readable_mut().await?;
         let mut seen = false;

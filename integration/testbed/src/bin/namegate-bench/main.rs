@@ -1,0 +1,83 @@
+//! Measurements side by side on this machine: one world, one load, one leg after the other.
+#![forbid(unsafe_code)]
+
+mod config;
+mod daemon;
+mod dns;
+mod leg;
+mod load;
+mod machine;
+mod names;
+mod probe;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use leg::Leg;
+
+/// Measures Namegate beside other programs.
+#[derive(Parser)]
+#[command(
+    after_help = "Examples:\n  sudo -E cargo xtask bench dns\n  sudo -E cargo xtask bench dns --peers namegate,coredns --rounds 5 -o json"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Questions a second and latency through DNS proxies in front of one authoritative server.
+    Dns(Dns),
+}
+
+/// How to measure DNS.
+#[derive(Args)]
+pub(crate) struct Dns {
+    /// Length of each measurement, seconds.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=60))]
+    seconds: u64,
+    /// How often each leg is measured; every other round goes through the legs backwards.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Legs besides the direct one.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "dnsdist,coredns,dnsmasq,unbound,namegate")]
+    peers: Vec<Leg>,
+    /// CoreDNS's program, if it is not on the path.
+    #[arg(long, value_name = "FILE")]
+    coredns: Option<PathBuf>,
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people; coloured on a terminal.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let Arguments { verb: Verb::Dns(arguments) } = Arguments::parse();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("\x1b[31merror:\x1b[0m {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Dns) -> Result<ExitCode> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "network namespaces need root; next step: `sudo -E cargo xtask bench dns`"
+    );
+    dns::run(arguments)
+}

@@ -1,0 +1,154 @@
+//! `cargo xtask bench`: installs or builds the programs that Namegate is measured beside, then measures.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+
+use crate::shell::{self, Tool};
+
+/// What is built, and where it is kept: `<the user's cache>/namegate/coredns-<version>/coredns`.
+const COREDNS_VERSION: &str = "1.14.7";
+/// The oldest Go that fetches the newer one which CoreDNS asks for by itself.
+const GO_MINOR_MIN: u32 = 21;
+/// The peers of the DNS measurement, Namegate's own leg among them.
+const PEERS: [&str; 5] = ["dnsdist", "coredns", "dnsmasq", "unbound", "namegate"];
+/// What every DNS measurement is made with: the authoritative server and the load.
+const DNS_TOOLS: [Tool; 2] = [Tool { program: "nsd", package: "nsd" }, Tool { program: "dnsperf", package: "dnsperf" }];
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum What {
+    /// Questions a second and latency: nsd alone, dnsdist, CoreDNS, dnsmasq with nftables sets, unbound, Namegate.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask bench dns\n  sudo -E cargo xtask bench dns --peers namegate,coredns --rounds 5\n  sudo -E cargo xtask bench dns -o json > dns.json\n\nExit status: 0 if each leg was measured or skipped, 1 if one failed, 2 if nothing could be measured."
+    )]
+    Dns(Dns),
+}
+
+/// Handed on to `namegate-bench dns`.
+#[derive(Args)]
+pub(crate) struct Dns {
+    /// Length of each measurement, seconds.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=60))]
+    seconds: u64,
+    /// How often each leg is measured.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Legs besides the direct one.
+    #[arg(long, value_delimiter = ',', default_values = PEERS, value_parser = PEERS)]
+    peers: Vec<String>,
+    /// Form of the output.
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    output: String,
+}
+
+/// Measures.
+pub(crate) fn run(what: &What) -> Result<ExitCode> {
+    let What::Dns(dns) = what;
+    dns.run()
+}
+
+impl Dns {
+    fn run(&self) -> Result<ExitCode> {
+        shell::need_root("network namespaces and eBPF", "cargo xtask bench dns")?;
+        shell::install_missing(&shell::TOOLS)?;
+        shell::install_missing(&DNS_TOOLS)?;
+        for peer in &self.peers {
+            shell::install_missing(&packaged(peer))?;
+        }
+        let coredns = if self.has("coredns") { coredns_or_say_why() } else { None };
+        shell::step("building the measurement (release); the first time takes minutes");
+        let mut packages = vec!["build", "--release", "--bins", "--package", "namegate-testbed"];
+        if self.has("namegate") {
+            packages.extend(["--package", "namegate"]);
+        }
+        shell::cargo(&packages)?;
+        let folder = shell::target().join("release");
+        let mut bench = Command::new(folder.join("namegate-bench"));
+        bench.args(["dns", "--seconds", &self.seconds.to_string(), "--rounds", &self.rounds.to_string()]);
+        bench.args(["--peers", &self.peers.join(","), "--output", &self.output]);
+        if let Some(program) = coredns {
+            bench.arg("--coredns").arg(program);
+        }
+        let status = shell::run(bench.env("NAMEGATE_BIN", folder.join("namegate")))?;
+        Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)))
+    }
+
+    fn has(&self, peer: &str) -> bool {
+        self.peers.iter().any(|given| given == peer)
+    }
+}
+
+/// Programs of a peer that Debian has.
+fn packaged(peer: &str) -> Vec<Tool> {
+    match peer {
+        "dnsdist" => vec![Tool { program: "dnsdist", package: "dnsdist" }],
+        "unbound" => vec![Tool { program: "unbound", package: "unbound" }],
+        "dnsmasq" => {
+            vec![Tool { program: "dnsmasq", package: "dnsmasq-base" }, Tool { program: "nft", package: "nftables" }]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// CoreDNS's program. Without it its leg is skipped, unless there is one on the path.
+fn coredns_or_say_why() -> Option<PathBuf> {
+    coredns()
+        .inspect_err(|error| {
+            shell::step(&format!("CoreDNS {COREDNS_VERSION} can't be built, its leg is skipped: {error:#}"));
+        })
+        .ok()
+}
+
+fn coredns() -> Result<PathBuf> {
+    let folder = cache()?.join(format!("coredns-{COREDNS_VERSION}"));
+    let program = folder.join("coredns");
+    if program.is_file() {
+        return Ok(program);
+    }
+    shell::install_missing(&[Tool { program: "go", package: "golang-go" }])?;
+    ensure!(go_minor()? >= GO_MINOR_MIN, "it needs Go 1.{GO_MINOR_MIN} or newer; next step: install one from go.dev");
+    shell::step(&format!("building CoreDNS {COREDNS_VERSION} with Go, once; this takes minutes"));
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let mut go = Command::new("go");
+    go.args(["install", &format!("github.com/coredns/coredns@v{COREDNS_VERSION}")]).env("GOBIN", &folder);
+    ensure!(shell::run(&mut go)?.success(), "`go install` failed");
+    ensure!(program.is_file(), "`go install` left no {}", program.display());
+    Ok(program)
+}
+
+/// The user's cache folder (XDG Base Directory Specification), with Namegate's own part of it.
+fn cache() -> Result<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || absolute("HOME").map(|home| home.join(".cache"));
+    Ok(absolute("XDG_CACHE_HOME").or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?.join("namegate"))
+}
+
+fn go_minor() -> Result<u32> {
+    let output = Command::new("go").args(["env", "GOVERSION"]).current_dir(Path::new("/")).output();
+    let said = output.context("running `go env GOVERSION`")?.stdout;
+    let said = String::from_utf8_lossy(&said);
+    minor_of(&said).with_context(|| format!("`go env GOVERSION` says `{}`", said.trim()))
+}
+
+/// 26 of `go1.26.4`.
+fn minor_of(version: &str) -> Option<u32> {
+    let digits = version.trim().strip_prefix("go1.")?;
+    digits.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_go_is_read() {
+        for (said, want) in
+            [("go1.26.4\n", Some(26)), ("go1.19", Some(19)), ("go1.27rc1", Some(27)), ("devel +abc", None), ("", None)]
+        {
+            assert_eq!(minor_of(said), want, "{said:?}");
+        }
+    }
+}
