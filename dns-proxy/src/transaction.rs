@@ -399,6 +399,18 @@ mod tests {
     }
 
     #[test]
+    fn a_forbidden_question_is_refused_with_the_rule() {
+        let question = with_edns(query(0x4e47, NAME, A), 1232);
+        let world = World::asking(&question, origin(Transport::Udp));
+        assert_eq!(world.transaction.name().unwrap().as_str(), NAME.trim_end_matches('.'));
+        let reply = world.transaction.refuse("shop/names egress[0]", &world.tallies);
+        assert_eq!((reply[3] & 0xf, world.tallies.of(Outcome::Forbidden)), (REFUSED, 1));
+        // Option 15, its length, and error 15: blocked (RFC 8914 §4.16).
+        let option = [&[0, 15, 0, 22, 0, 15][..], b"shop/names egress[0]"].concat();
+        assert!(reply.ends_with(&option), "{reply:02x?}");
+    }
+
+    #[test]
     fn the_cases_of_the_wire() {
         for case in cases() {
             let query = case.query(0x4e47);

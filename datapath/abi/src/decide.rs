@@ -611,6 +611,80 @@ mod tests {
         }
     }
 
+    /// Requests towards the endpoint's port 80 go to a proxy on `proxy_port`.
+    fn limited(proxy_port: u16) -> World {
+        let mut world = World::new();
+        world.node(PEER, 256, 0);
+        let key = PolicyKey::new(POLICY, Direction::Ingress, 256, protocol::TCP, 80);
+        let value = PolicyValue { verdict: policy_verdict::REDIRECT, spare: 0, proxy_port, rule: 4 };
+        world.policy.insert((PolicyKey::PROTOCOL_BITS + 16, key), value);
+        world
+    }
+
+    #[test]
+    fn a_redirect_to_nowhere_is_a_denial_and_the_node_is_not_read() {
+        let first = Packet { tcp_flags: tcp::SYN, ..packet(PEER, POD, protocol::TCP, 4_000, 80) };
+        let mut world = limited(0);
+        let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+        assert_eq!((decision.reason, decision.rule), (Reason::ProxyAbsent, 4));
+        let mut world = limited(9_000);
+        let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+        assert_eq!((decision.reason, decision.proxy_port), (Reason::Rule, 9_000));
+        world.node(PEER, 256, 0).flags = address_flags::LOCAL_HOST;
+        let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+        assert_eq!((decision.reason, decision.proxy_port), (Reason::Rule, 0));
+    }
+
+    #[test]
+    fn what_answers_a_proxy_is_for_the_proxy() {
+        let first = Packet { tcp_flags: tcp::SYN, ..packet(PEER, POD, protocol::TCP, 4_000, 80) };
+        let answer = Packet { tcp_flags: tcp::SYN | tcp::ACK, ..answer_to(&first) };
+        for (what, proxy_port, flags, want) in [
+            ("an unlimited flow", 0, 0, false),
+            ("a limited flow", 9_000, 0, true),
+            ("an unlimited flow that a proxy opened", 0, flow_flags::PROXIED, true),
+        ] {
+            let mut world = limited(9_000);
+            world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+            let flow = world.flows.values_mut().next().unwrap();
+            (flow.proxy_port, flow.flags) = (proxy_port, flags);
+            let decision = world.judge(&ENDPOINT_ROW, &answer, Direction::Egress);
+            assert_eq!(
+                (decision.reason, decision.answers_proxy, decision.proxy_port),
+                (Reason::Reply, want, 0),
+                "{what}"
+            );
+        }
+        // The endpoint's own limited flow: replies come from the proxy, and are the endpoint's.
+        let mut world = World::new();
+        let key = PolicyKey::new(POLICY, Direction::Egress, NAMED, protocol::TCP, 443);
+        let value = PolicyValue { verdict: policy_verdict::REDIRECT, spare: 0, proxy_port: 9_000, rule: 4 };
+        world.policy.insert((PolicyKey::PROTOCOL_BITS + 16, key), value);
+        let first = tcp_out(tcp::SYN);
+        assert_eq!(world.pass(&ENDPOINT_ROW, &first, Direction::Egress).proxy_port, 9_000);
+        let decision = world.judge(&ENDPOINT_ROW, &answer_to(&tcp_out(tcp::ACK)), Direction::Ingress);
+        assert_eq!((decision.reason, decision.answers_proxy, decision.proxy_port), (Reason::Reply, false, 0));
+    }
+
+    #[test]
+    fn a_connection_with_a_proxy_stays_with_it_under_new_rules() {
+        let first = Packet { tcp_flags: tcp::SYN, ..packet(PEER, POD, protocol::TCP, 4_000, 80) };
+        let next = Packet { tcp_flags: tcp::ACK, ..first };
+        for (what, verdict, proxy_port, want) in [
+            ("lifted", policy_verdict::ALLOW, 0, (Reason::Established, 9_000)),
+            ("another proxy", policy_verdict::REDIRECT, 9_001, (Reason::Established, 9_001)),
+            ("denied", policy_verdict::DENY, 0, (Reason::DenyRule, 0)),
+        ] {
+            let mut world = limited(9_000);
+            world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+            for row in world.policy.values_mut().filter(|row| row.rule == 4) {
+                (row.verdict, row.proxy_port) = (verdict, proxy_port);
+            }
+            let decision = world.pass(&revision(2), &next, Direction::Ingress);
+            assert_eq!((decision.reason, decision.proxy_port), want, "{what}");
+        }
+    }
+
     #[test]
     fn an_answer_without_a_question_is_judged_by_itself() {
         let mut world = World::new();

@@ -43,7 +43,7 @@ use journal::Journal;
 use reload::Reloader;
 use requests::RequestDesk;
 
-/// What of the policy language is enforced where both directions are guarded: no policies for nodes.
+/// What of the policy language is enforced where both directions are guarded: no policy for nodes.
 pub(crate) const FEATURES: Features = Features { http: true, dns: true, server_names: true, nodes: false };
 /// Mark of packets that go to a local proxy.
 const REDIRECT_MARK: u32 = 0x200;

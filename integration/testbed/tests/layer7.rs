@@ -6,7 +6,7 @@ mod common;
 
 use std::net::SocketAddr;
 
-use common::{TIE, WITHIN, XWING, document, echo, egress, flow, ip, opens, text, world};
+use common::{SILENT, TIE, WITHIN, XWING, document, echo, egress, flow, ip, opens, text, world};
 use hyper::Method;
 use namegate_testbed::seed::{self, CHAPTERS, NAMESPACE};
 use namegate_testbed::{Agent, Failure, Options, Pod, Visit, client};
@@ -179,6 +179,70 @@ fn a_change_ends_what_it_denies() {
     assert_eq!(get(prometheus, &url).status(), Some(403));
     agent.apply(&seed::kubectl_create(NAMESPACE, CHAPTERS[1].policy)).unwrap();
     assert!(get(prometheus, &url).timed_out());
+}
+
+/// Whoever calls, from wherever: outside of the node, and the node itself, which no rule limits.
+#[test]
+fn callers_from_outside_are_read_and_the_node_is_not() {
+    let world = world(&[DEATHSTAR, TIE]);
+    let spec = "  endpointSelector: {}\n  ingress:\n  - fromEntities: [world]\n    toPorts:\n    - ports: [{port: '80', protocol: \
+                TCP}]\n      rules: {http: [{path: /v1}]}\n";
+    let _agent = start(&world, &document("outside", spec));
+    let deathstar = world.pod(DEATHSTAR);
+    for address in [deathstar.ipv4(), deathstar.ipv6()] {
+        let host = SocketAddr::new(address, 80);
+        let ask = |netns: &namegate_testbed::Netns, path: &str| {
+            let (mut client, url) = (world.pod(TIE).client(), format!("http://{host}{path}"));
+            client.within = WITHIN;
+            netns.run(async move { client.get(&url).await })
+        };
+        for (path, want) in [("/v1", 200), ("/version", 403)] {
+            let visit = ask(world.outside(), path);
+            assert_eq!(visit.status(), Some(want), "{host} {path}: {:?}", visit.outcome);
+        }
+        let seen = deathstar.log.all().last().unwrap().peer.ip();
+        assert!(!world.spec().nodes[0].ips.contains(&seen), "the server sees the caller, not the node: {seen}");
+        assert_eq!(ask(world.node(), "/version").status(), Some(200), "the node itself");
+    }
+}
+
+#[test]
+fn a_connection_that_is_denied_later_ends() {
+    let world = world(&[DEATHSTAR, PROMETHEUS]);
+    let agent = start(&world, &metrics_policy());
+    let to = SocketAddr::new(world.pod(DEATHSTAR).ipv4(), 8080);
+    let ask = "GET /metrics HTTP/1.1\r\nHost: deathstar\r\n\r\n";
+    let prometheus = world.pod(PROMETHEUS);
+    let stream = prometheus.netns.run(async move {
+        let mut stream = client::connect(to, WITHIN).await.unwrap();
+        let heard = exchange(&mut stream, ask).await;
+        assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+        stream
+    });
+    agent.apply(&metrics_policy().replace("\"/metrics\"", "\"/other\"")).unwrap();
+    let stream = prometheus.netns.run(async move {
+        let mut stream = stream;
+        let heard = exchange(&mut stream, ask).await;
+        assert!(heard.starts_with("HTTP/1.1 403"), "the connection stays, the request does not pass: {heard}");
+        stream
+    });
+    agent.apply(&seed::kubectl_create(NAMESPACE, CHAPTERS[1].policy)).unwrap();
+    let heard = prometheus.netns.run(async move {
+        let mut stream = stream;
+        exchange(&mut stream, ask).await
+    });
+    assert_eq!(heard, "", "a flow that no rule allows");
+    assert_eq!(world.pod(DEATHSTAR).log.all().len(), 1);
+}
+
+/// Sends a request and gives the first octets of the answer, where any come.
+async fn exchange(stream: &mut tokio::net::TcpStream, octets: &str) -> String {
+    stream.write_all(octets.as_bytes()).await.unwrap();
+    let mut heard = [0; 4_096];
+    match tokio::time::timeout(SILENT, stream.read(&mut heard)).await {
+        Ok(Ok(count)) => String::from_utf8_lossy(&heard[..count]).into_owned(),
+        _ => String::new(),
+    }
 }
 
 #[test]
