@@ -636,7 +636,11 @@ mod tests {
             let flow = world.flows.values_mut().next().unwrap();
             (flow.proxy_port, flow.flags) = (proxy_port, flags);
             let decision = world.judge(&ENDPOINT_ROW, &answer, Direction::Egress);
-            assert_eq!((decision.reason, decision.answers_proxy, decision.proxy_port), (Reason::Reply, want, 0), "{what}");
+            assert_eq!(
+                (decision.reason, decision.answers_proxy, decision.proxy_port),
+                (Reason::Reply, want, 0),
+                "{what}"
+            );
         }
         // The endpoint's own limited flow: replies come from the proxy, and are the endpoint's.
         let mut world = World::new();
