@@ -51,7 +51,14 @@ pub(crate) struct Shared<D> {
     pub(crate) mark: u32,
     port: u16,
     fixed_server: Option<SocketAddr>,
-    seats: Mutex<HashMap<IpAddr, usize>>,
+    seats: Mutex<Seats>,
+}
+
+/// Connections at the moment.
+#[derive(Debug, Default)]
+struct Seats {
+    all: usize,
+    by_client: HashMap<IpAddr, usize>,
 }
 
 impl<D> Shared<D> {
@@ -67,11 +74,12 @@ impl<D> Shared<D> {
 
     fn seat(self: &Arc<Self>, client: IpAddr) -> Option<Seat<D>> {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = seats.get(&client).copied().unwrap_or(0);
-        if own >= CONNECTIONS_PER_CLIENT_MAX || Arc::strong_count(self) > CONNECTIONS_MAX {
+        let own = seats.by_client.get(&client).copied().unwrap_or(0);
+        if own >= CONNECTIONS_PER_CLIENT_MAX || seats.all >= CONNECTIONS_MAX {
             return None;
         }
-        seats.insert(client, own + 1);
+        seats.all += 1;
+        seats.by_client.insert(client, own + 1);
         Some(Seat { shared: Arc::clone(self), client })
     }
 }
@@ -85,10 +93,11 @@ struct Seat<D> {
 impl<D> Drop for Seat<D> {
     fn drop(&mut self) {
         let mut seats = self.shared.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = seats.get_mut(&self.client) {
+        seats.all -= 1;
+        if let Some(count) = seats.by_client.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
-                seats.remove(&self.client);
+                seats.by_client.remove(&self.client);
             }
         }
     }
