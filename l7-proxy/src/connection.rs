@@ -32,7 +32,7 @@ const CONNECTIONS_MAX: usize = 16_384;
 /// Connections of one client at a time.
 const CONNECTIONS_PER_CLIENT_MAX: usize = 8_192;
 /// How long a client may say nothing, or take for the head of a request.
-pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_MAX: Duration = Duration::from_mins(1);
 /// How long the first octets may take once they have begun.
 const FIRST_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failure to accept: most often there are no descriptors.

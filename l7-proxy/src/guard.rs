@@ -161,15 +161,13 @@ impl Guard {
             match side {
                 Side::Free => {}
                 Side::Closed(rule) => return Judgement { allowed: false, direction, rule: rule.clone() },
-                Side::Rules(rules) => match rules.iter().find(|(_, limits)| limits.allows(asked)) {
-                    Some((origin, _)) => {
-                        passed = Judgement { allowed: true, direction, rule: Some(Arc::clone(origin)) };
-                    }
-                    None => {
+                Side::Rules(rules) => {
+                    let Some((origin, _)) = rules.iter().find(|(_, limits)| limits.allows(asked)) else {
                         let rule = rules.first().map(|(origin, _)| Arc::clone(origin));
                         return Judgement { allowed: false, direction, rule };
-                    }
-                },
+                    };
+                    passed = Judgement { allowed: true, direction, rule: Some(Arc::clone(origin)) };
+                }
             }
         }
         passed

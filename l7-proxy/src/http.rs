@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Octets of the head of a request.
-const HEAD_OCTETS_MAX: usize = 64 << 10;
+const HEAD_OCTETS_MAX: u32 = 64 << 10;
 /// Header fields of a request.
 const FIELDS_MAX: usize = 128;
 /// Requests of one HTTP/2 connection at a time.
@@ -76,7 +76,7 @@ pub(crate) async fn serve<D: Desk>(
     let ended = if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
-        builder.max_header_list_size(HEAD_OCTETS_MAX as u32).keep_alive_interval(IDLE_MAX);
+        builder.max_header_list_size(HEAD_OCTETS_MAX).keep_alive_interval(IDLE_MAX);
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => ended,
@@ -88,7 +88,7 @@ pub(crate) async fn serve<D: Desk>(
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(IDLE_MAX).max_headers(FIELDS_MAX);
-        builder.max_buf_size(HEAD_OCTETS_MAX).preserve_header_case(true).half_close(true);
+        builder.max_buf_size(HEAD_OCTETS_MAX as usize).preserve_header_case(true).half_close(true);
         let mut connection = pin!(builder.serve_connection(stream, service).with_upgrades());
         tokio::select! {
             ended = connection.as_mut() => ended,

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use crate::socket;
 
 /// Octets of the head of a response.
-const HEAD_OCTETS_MAX: usize = 256 << 10;
+const HEAD_OCTETS_MAX: u32 = 256 << 10;
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ impl Upstream {
         let stream = TokioIo::new(stream);
         if self.is_http2 {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .max_header_list_size(HEAD_OCTETS_MAX as u32)
+                .max_header_list_size(HEAD_OCTETS_MAX)
                 .handshake(stream)
                 .await
                 .map_err(UpstreamError::Talk)?;
@@ -115,7 +115,7 @@ impl Upstream {
             return Ok(Sender::Two(sender));
         }
         let (sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_OCTETS_MAX)
+            .max_buf_size(HEAD_OCTETS_MAX as usize)
             .preserve_header_case(true)
             .handshake(stream)
             .await

@@ -140,6 +140,7 @@ fn codes(heard: &str) -> Vec<&str> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn what_can_be_read_in_two_ways_is_refused_or_made_one() {
     let bench = Bench::new(open(), OK);
     let long = format!("GET /open HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(70_000));
@@ -290,8 +291,8 @@ fn a_body_waits_for_the_verdict() {
         stream.write_all(head.as_bytes()).unwrap();
         let mut octets = [0; 512];
         let count = stream.read(&mut octets).unwrap();
-        let heard = String::from_utf8_lossy(&octets[..count]).into_owned();
-        assert!(heard.starts_with(want), "{path}: {heard}");
+        let answer = String::from_utf8_lossy(&octets[..count]).into_owned();
+        assert!(answer.starts_with(want), "{path}: {answer}");
     }
 }
 
@@ -344,7 +345,7 @@ fn http2_requests_are_judged_one_by_one() {
     assert_eq!(bench.seen(), "");
 }
 
-/// A ClientHello for a name, as one record.
+/// A `ClientHello` for a name, as one record.
 fn hello(name: &str) -> Vec<u8> {
     let vector = |octets: &[u8]| [&u16::try_from(octets.len()).unwrap().to_be_bytes()[..], octets].concat();
     let sni = [&[0, 0][..], &vector(&vector(&[&[0][..], &vector(name.as_bytes())].concat()))].concat();
