@@ -229,6 +229,7 @@ fn outgoing(
 ) -> Result<Request<Incoming>, &'static str> {
     let takes_trailers = parts.headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let upgrade = parts.headers.get(UPGRADE).cloned();
+    let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
     strip(&mut parts.headers);
     // The proxy has said "100 Continue" itself when the body is read.
     parts.headers.remove(EXPECT);
@@ -244,6 +245,10 @@ fn outgoing(
         parts.headers.remove(HOST);
         if !facts.host.is_empty() {
             parts.headers.insert(HOST, HeaderValue::from_str(&facts.host).map_err(|_| "Host is no authority")?);
+        }
+        if is_chunked {
+            // Told, hyper passes trailers on too.
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         if let Some(upgrade) = upgrade {
             parts.headers.insert(UPGRADE, upgrade);

@@ -313,6 +313,26 @@ fn a_body_waits_for_the_verdict() {
 }
 
 #[test]
+fn a_body_is_passed_on_as_it_comes_with_its_trailers() {
+    // A server that answers ahead of the body's end would end the reading of it.
+    let bench = Bench::new(open(), b"");
+    let mut stream = bench.connect();
+    let wait = |text: &str| {
+        let started = std::time::Instant::now();
+        while !bench.seen().to_ascii_lowercase().contains(text) {
+            assert!(started.elapsed() < WITHIN, "no `{text}`: {}", bench.seen());
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    stream.write_all(b"POST /open HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n").unwrap();
+    stream.write_all(b"5\r\nhello\r\n").unwrap();
+    wait("hello");
+    stream.write_all(b"5\r\nworld\r\n0\r\nX-T: 1\r\n\r\n").unwrap();
+    wait("world");
+    wait("x-t: 1");
+}
+
+#[test]
 fn new_rules_hold_for_the_next_request() {
     let bench = Bench::new(open(), OK);
     let mut stream = bench.connect();
