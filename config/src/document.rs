@@ -87,7 +87,8 @@ fn syntax(source: &Source, part: Span, error: &serde_saphyr::Error) -> Diagnosti
         let place = span_of(&location).unwrap_or_else(|| {
             let text = Source::new("", &source.text()[part.offset..part.offset + part.len]);
             let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-            Span { offset: text.offset(count(location.line()), count(location.column())), len: 1 }
+            let offset = text.offset(count(location.line()), count(location.column()));
+            Span { offset, len: text.text()[offset..].chars().next().map_or(0, char::len_utf8) }
         });
         span = Span { offset: part.offset + place.offset, ..place };
     }
@@ -299,6 +300,14 @@ mod tests {
                 "{text:?} {got:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_wide_character_is_marked_whole() {
+        let text = "a: 1\n\u{feff}b: 2\n";
+        let found = read(&Source::new("x.yaml", text)).remove(0).unwrap_err();
+        let (start, end) = (found.span().offset(), found.span().offset() + found.span().len());
+        assert_eq!((start, &text[start..end]), (5, "\u{feff}"));
     }
 
     #[test]

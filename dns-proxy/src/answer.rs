@@ -20,13 +20,22 @@ const IPV6HINT: u16 = 6;
 
 /// What was read out of one answer.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reading {
+pub struct Reading {
     /// The asked name, then the aliases. Names that no pattern can name are left out.
-    pub(crate) names: Vec<Fqdn>,
+    pub names: Vec<Fqdn>,
     /// Sorted, each once, with the smallest TTL on the way to it, in seconds.
-    pub(crate) addresses: Vec<(IpAddr, u32)>,
+    pub addresses: Vec<(IpAddr, u32)>,
     /// Addresses refused because they are special.
-    pub(crate) special: u64,
+    pub special: u64,
+}
+
+/// Reads a message as the answer to the question in it: what it may open. The proxy itself checks first that the
+/// question is the one that was asked.
+///
+/// # Errors
+/// The message is one that no client should see.
+pub fn read_answer(message: &[u8]) -> Result<Reading, WireError> {
+    read(message, Header::read(message)?, Question::read(message)?)
 }
 
 /// Reads an answer whose header and question fit. An error is a message that no client should see.
@@ -217,10 +226,6 @@ mod tests {
         text.split('.').flat_map(label).chain([0]).collect()
     }
 
-    fn read_message(message: &[u8]) -> Result<Reading, WireError> {
-        read(message, Header::read(message)?, Question::read(message)?)
-    }
-
     fn names(reading: &Reading) -> Vec<&str> {
         reading.names.iter().map(Fqdn::as_str).collect()
     }
@@ -233,7 +238,7 @@ mod tests {
             record(&name("other.test"), kind::A, 5, &[198, 51, 100, 9]),
             record(&name("A.test"), kind::CNAME, 40, &name("B.test")),
         ];
-        let reading = read_message(&message(kind::A, &records)).unwrap();
+        let reading = read_answer(&message(kind::A, &records)).unwrap();
         assert_eq!(names(&reading), ["a.test", "b.test", "c.test"]);
         assert_eq!(reading.addresses, [("198.51.100.1".parse().unwrap(), 20)]);
     }
@@ -245,7 +250,7 @@ mod tests {
             let mut records: Vec<_> =
                 (0..links).map(|link| record(&alias(link), kind::CNAME, 60, &alias(link + 1))).collect();
             records.push(record(&alias(links), kind::A, 60, &[198, 51, 100, 1]));
-            let reading = read_message(&message(kind::A, &records)).unwrap();
+            let reading = read_answer(&message(kind::A, &records)).unwrap();
             assert_eq!(!reading.addresses.is_empty(), opens, "{links} links");
         }
     }
@@ -254,17 +259,17 @@ mod tests {
     fn names_that_no_pattern_can_name_open_nothing_or_are_left_out() {
         let odd = [&[3][..], b"a.b", &name("test")].concat();
         let records = [record(&name("a.test"), kind::CNAME, 60, &odd), record(&odd, kind::A, 60, &[198, 51, 100, 1])];
-        let reading = read_message(&message(kind::A, &records)).unwrap();
+        let reading = read_answer(&message(kind::A, &records)).unwrap();
         assert_eq!((names(&reading), reading.addresses.len()), (vec!["a.test"], 1));
         let mut asked_oddly = message(kind::A, &[record(&[0xc0, 12], kind::A, 60, &[198, 51, 100, 1])]);
         asked_oddly[13] = b'.';
-        assert_eq!(read_message(&asked_oddly).unwrap(), Reading::default());
+        assert_eq!(read_answer(&asked_oddly).unwrap(), Reading::default());
     }
 
     #[test]
     fn the_smallest_ttl_of_one_address_holds() {
         let records = [9, 4, 7].map(|ttl| record(&[0xc0, 12], kind::A, ttl, &[198, 51, 100, 1]));
-        let reading = read_message(&message(kind::A, &records)).unwrap();
+        let reading = read_answer(&message(kind::A, &records)).unwrap();
         assert_eq!(reading.addresses, [("198.51.100.1".parse().unwrap(), 4)]);
     }
 
@@ -283,7 +288,7 @@ mod tests {
             (vec![0, 1], Err(WireError::Data)),
             (vec![0], Err(WireError::Short)),
         ] {
-            let got = read_message(&message(kind::HTTPS, &[record(&[0xc0, 12], kind::HTTPS, 60, &data)]));
+            let got = read_answer(&message(kind::HTTPS, &[record(&[0xc0, 12], kind::HTTPS, 60, &data)]));
             assert_eq!(got.map(|reading| (reading.addresses.len(), reading.special)), want, "{data:?}");
         }
     }
@@ -293,9 +298,9 @@ mod tests {
         let mut refused = message(kind::A, &[record(&[0xc0, 12], kind::A, 60, &[198, 51, 100, 1])]);
         refused[11] = 1;
         refused.extend([0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
-        assert_eq!(read_message(&refused).unwrap(), Reading::default());
+        assert_eq!(read_answer(&refused).unwrap(), Reading::default());
         let length = refused.len();
         refused[length - 6] = 0;
-        assert_eq!(read_message(&refused).unwrap().addresses.len(), 1);
+        assert_eq!(read_answer(&refused).unwrap().addresses.len(), 1);
     }
 }

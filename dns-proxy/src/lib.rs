@@ -30,7 +30,6 @@
 
 mod answer;
 mod batch;
-
 mod desk;
 mod exchange;
 mod pending;
@@ -50,5 +49,7 @@ mod upstream;
 mod wire;
 mod worker;
 
+pub use answer::{Reading, read_answer};
 pub use desk::{Desk, NotInstalled};
 pub use proxy::{Config, Proxy, ProxyError};
+pub use wire::WireError;

@@ -29,15 +29,20 @@ pub(crate) const CLASS_IN: u16 = 1;
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum WireError {
+pub enum WireError {
+    /// It ends too early.
     #[error("the message ends inside a field")]
     Short,
+    /// A pointer that no encoder writes.
     #[error("a compression pointer leads nowhere, forward or in a circle")]
     Pointer,
+    /// Neither a label nor a pointer.
     #[error("a label has a reserved type")]
     Label,
+    /// More than RFC 1035 allows.
     #[error("a name is longer than {NAME_WIRE_OCTETS_MAX} octets")]
     Long,
+    /// An address of another length, an alias that ends early or late, service parameters that are cut off.
     #[error("a record's data does not fit its type")]
     Data,
 }

@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: installs or builds the programs that Namegate is measured beside, then measures.
 
+mod chart;
+mod policy;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -25,6 +28,11 @@ pub(crate) enum What {
         after_help = "Examples:\n  sudo -E cargo xtask bench dns\n  sudo -E cargo xtask bench dns --peers namegate,coredns --rounds 5\n  sudo -E cargo xtask bench dns -o json > dns.json\n\nExit status: 0 if each leg was measured or skipped, 1 if one failed, 2 if nothing could be measured."
     )]
     Dns(Dns),
+    /// How policies grow: time from text to rows, one change, rows of the kernel and memory.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench policy\n  cargo xtask bench policy --rounds 5 --write\n  cargo xtask bench policy -o json > policy.json"
+    )]
+    Policy(policy::Policy),
 }
 
 /// Handed on to `namegate-bench dns`.
@@ -46,8 +54,10 @@ pub(crate) struct Dns {
 
 /// Measures.
 pub(crate) fn run(what: &What) -> Result<ExitCode> {
-    let What::Dns(dns) = what;
-    dns.run()
+    match what {
+        What::Dns(dns) => dns.run(),
+        What::Policy(policy) => policy.run(),
+    }
 }
 
 impl Dns {
@@ -103,7 +113,7 @@ fn coredns_or_say_why() -> Option<PathBuf> {
 }
 
 fn coredns() -> Result<PathBuf> {
-    let folder = cache()?.join(format!("coredns-{COREDNS_VERSION}"));
+    let folder = shell::cache()?.join(format!("coredns-{COREDNS_VERSION}"));
     let program = folder.join("coredns");
     if program.is_file() {
         return Ok(program);
@@ -117,13 +127,6 @@ fn coredns() -> Result<PathBuf> {
     ensure!(shell::run(&mut go)?.success(), "`go install` failed");
     ensure!(program.is_file(), "`go install` left no {}", program.display());
     Ok(program)
-}
-
-/// The user's cache folder (XDG Base Directory Specification), with Namegate's own part of it.
-fn cache() -> Result<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || absolute("HOME").map(|home| home.join(".cache"));
-    Ok(absolute("XDG_CACHE_HOME").or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?.join("namegate"))
 }
 
 fn go_minor() -> Result<u32> {

@@ -247,7 +247,7 @@ fn install_llvm(llvm: &str) -> Result<()> {
 
 /// Builds `bpf-linker` once for each version and LLVM; gives its folder.
 fn install_linker(llvm: &str) -> Result<PathBuf> {
-    let folder = cache()?.join(format!("bpf-linker-{BPF_LINKER_VERSION}-llvm-{llvm}"));
+    let folder = shell::cache()?.join(format!("bpf-linker-{BPF_LINKER_VERSION}-llvm-{llvm}"));
     if folder.join("bin/bpf-linker").exists() {
         return Ok(folder);
     }
@@ -262,13 +262,6 @@ fn install_linker(llvm: &str) -> Result<PathBuf> {
         .env(format!("LLVM_SYS_{llvm}1_PREFIX"), llvm_folder(llvm));
     ensure!(shell::run(&mut install)?.success(), "building bpf-linker for LLVM {llvm} failed");
     Ok(folder)
-}
-
-/// The user's folder for what can be made again.
-fn cache() -> Result<PathBuf> {
-    let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    Ok(given.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?.join("namegate"))
 }
 
 fn output(command: &mut Command) -> Result<String> {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod ebpf;
+mod fuzz;
 mod shell;
 mod test;
 
@@ -47,6 +48,11 @@ enum Verb {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Feeds made-up input to the readers of policies, settings, DNS messages and packets.
+    #[command(
+        after_help = "Examples:\n  cargo xtask fuzz                          # everything, 10 minutes each\n  cargo xtask fuzz policy_yaml --seconds 60\n  cargo xtask fuzz --store                  # keep what is new below fuzz/corpus\n\nExit status: 0 if nothing was found, 1 if a target failed."
+    )]
+    Fuzz(fuzz::Fuzz),
     /// Builds the eBPF object that the agent carries. Building the agent itself needs stable Rust alone.
     #[command(
         after_help = "Examples:\n  sudo -E cargo xtask ebpf           # write datapath/loader/ebpf/namegate.bpf.o\n  sudo -E cargo xtask ebpf --check   # compare with the committed one\n\nExit status: 0 if the object is what its source gives or was built with other versions, 1 if not."
@@ -64,6 +70,7 @@ fn main() -> Result<ExitCode> {
     }
     match Arguments::parse().verb {
         Verb::Bench { what } => bench::run(&what),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ebpf { check } => ebpf::run(check),
         Verb::Demo { output } => demo(&output),
         Verb::Test { arguments } => test::run(&arguments),

@@ -26,6 +26,13 @@ pub(crate) fn target() -> PathBuf {
     given.map_or_else(|| root().join("target"), |target| root().join(target))
 }
 
+/// The user's folder for what can be made again (XDG Base Directory Specification).
+pub(crate) fn cache() -> Result<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || absolute("HOME").map(|home| home.join(".cache"));
+    Ok(absolute("XDG_CACHE_HOME").or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?.join("namegate"))
+}
+
 /// Says on standard error what comes next.
 pub(crate) fn step(text: &str) {
     eprintln!("==> {text}");

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::ebpf::{self, Compared};
-use crate::shell;
+use crate::{fuzz, shell};
 
 /// Names another eBPF object than the committed one, for the agent and for every test.
 const OBJECT_VARIABLE: &str = "NAMEGATE_BPF_OBJECT";
@@ -37,6 +37,9 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
             )
         }
     };
+    if arguments.is_empty() {
+        fuzz::short()?;
+    }
     shell::step("building the agent");
     shell::cargo(&["build", "--quiet", "--package", "namegate"])?;
     shell::step(&format!("cargo test --workspace (checks took {} s)", started.elapsed().as_secs()));

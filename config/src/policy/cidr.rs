@@ -1,5 +1,7 @@
 //! Prefixes: `address/length` texts, holes, groups.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::{
@@ -18,8 +20,8 @@ use crate::{
 pub(super) fn prefix(context: &mut Context<'_>, value: &Value<'_>, bare: bool) -> Option<IpNet> {
     let text = context.reader.filled_text(value)?;
     let place = value.at_value();
-    let net = match (text.parse::<IpNet>(), text.parse::<std::net::IpAddr>()) {
-        (Ok(net), _) => net,
+    let net = match (strictly(text), text.parse::<IpAddr>()) {
+        (Some(net), _) => net,
         (_, Ok(address)) if bare => address.into(),
         (_, Ok(address)) => {
             let found = context.reader.wrong(&place, Code::BadValue, format!("`{text}` has no prefix length"));
@@ -44,12 +46,25 @@ pub(super) fn prefix(context: &mut Context<'_>, value: &Value<'_>, bare: bool) -
     Some(net.trunc())
 }
 
+/// `address/length`. No number may start with a zero: some would read it as octal.
+fn strictly(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let bits: u8 = length.parse().ok().filter(|bits: &u8| bits.to_string() == length)?;
+    IpNet::new(address.parse().ok()?, bits).ok()
+}
+
 fn prefix_help(text: &str) -> &'static str {
     match text.split_once('/') {
+        Some((address, length)) if has_leading_zero(address, length) => "write numbers without leading zeros",
         Some((_, length)) if length.contains('.') => "write the mask as a length, `10.0.0.0/8`",
         Some(_) => "IPv4 prefixes have a length of 0 to 32, IPv6 prefixes of 0 to 128",
         None => "write an address and a length, `10.0.0.0/8` or `2001:db8::/32`",
     }
+}
+
+fn has_leading_zero(address: &str, length: &str) -> bool {
+    let starts_with_zero = |number: &str| number.len() > 1 && number.starts_with('0');
+    starts_with_zero(length) || (!address.contains(':') && address.split('.').any(starts_with_zero))
 }
 
 /// Prefixes that each must lie inside `net`, where that is known.

@@ -341,6 +341,8 @@ fn what_would_open_too_much_is_refused() {
         ("egress: [{toEndpoints: null}]", "a list is wanted here, this is null"),
         ("egress: [{toEntities: [cluster-mesh]}]", "`cluster-mesh`: Namegate knows one cluster only"),
         ("egress: [{toEndpoints: [{matchLabels: {'cidr:a': b}}]}]", "labels of source `cidr` cannot be selected"),
+        ("egress: [{toCIDR: [010.0.0.0/8]}]", "`010.0.0.0/8` is not a prefix"),
+        ("egress: [{toCIDRSet: [{cidr: 10.0.0.0/08}]}]", "`10.0.0.0/08` is not a prefix"),
         ("egress: [{toEndpoints: [{matchLabels: {'reserved:wrld': ''}}]}]", "there is no reserved label `wrld`"),
         ("egress: [{toServices: [{}]}]", "`k8sService` or `k8sServiceSelector` must be given"),
         (

@@ -1,59 +1,98 @@
-//! How long compiling takes and how many rows come out: policies x endpoints x identities, then one policy changed, then
-//! answers learned. Run with `--release`.
+//! One point of the policy benchmark: how long policies take from their text to rows, how many rows come out, and what
+//! memory it takes. Prints one JSON object. Built with `--release` and run by `cargo xtask bench policy`:
+//! `scale POLICIES ENDPOINTS IDENTITIES`.
 
 use std::{
+    fmt::Write,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
 use namegate_config::{
-    labels::{LabelSelector, Labels, Requirement},
-    name::{Fqdn, NamePattern},
-    rule::{
-        Direction, Effect, Origin, PeerSelector, Peers, PortMatch, Ports, RangeInclusive16, Rule, Subject, Tier,
-        Transport,
-    },
-    settings,
+    labels::Labels,
+    name::Fqdn,
+    policy::{Catalog, parse, translate},
+    rule::Rule,
+    settings::{self, Settings},
 };
 use namegate_engine::{Answer, Change, Engine, Topology, TopologyEndpoint};
 
-const POLICIES: usize = 1_000;
-const ENDPOINTS: usize = 1_000;
 const SECOND_NS: u64 = 1_000_000_000;
+/// Peers that a policy names, each by labels of its own.
+const PEERS: usize = 10;
+/// How often one policy is changed; the median counts.
+const CHANGES: usize = 3;
+/// Answers of the look-up measurement, each of a name of its own.
+const ANSWERS: usize = 1_000;
+const PORTS: [u16; 2] = [443, 8443];
 
-fn main() {
-    let settings = settings::parse("namegate.yaml", "policies: p\nendpoints: e.yaml\n").expect("two keys are enough");
-    println!(
-        "{POLICIES} policies, {ENDPOINTS} endpoints; each policy selects one endpoint in {POLICIES} and names 10 peers, a name and a port"
-    );
-    println!(
-        "{:>10} {:>12} {:>10} {:>10} {:>14} {:>12} {:>10}",
-        "peers", "compile", "identities", "rows", "one policy", "its writes", "learn"
-    );
-    for peers in [10, 100, 1_000, 10_000] {
-        let mut engine = Engine::new(&settings);
-        let mut rules: Vec<Rule> = (0..POLICIES).flat_map(|at| policy(at, peers, 443)).collect();
-        let topology = topology(peers);
-        let change = Change { rules: Some(rules.clone()), topology: Some(topology) };
-        let (compile, first) = timed(|| engine.update(change, SECOND_NS));
-        let rows = engine.rows().len();
-        assert_eq!(first.len(), rows, "the first update writes each row once");
-        let identities = engine.identity_count();
-        rules.splice(0..2, policy(0, peers, 8443));
-        let (update, writes) = timed(|| engine.update(Change { rules: Some(rules), topology: None }, SECOND_NS));
-        let learn = learn(&mut engine);
-        println!(
-            "{peers:>10} {:>12} {identities:>10} {rows:>10} {:>14} {:>12} {:>10}",
-            format!("{compile:.1?}"),
-            format!("{update:.1?}"),
-            writes.len(),
-            format!("{learn:.1?}")
-        );
-        for (what, count) in engine.refused() {
-            println!("  refused: {what} {count}");
-        }
+/// Sizes of one point.
+#[derive(Clone, Copy)]
+struct Point {
+    policies: usize,
+    endpoints: usize,
+    identities: usize,
+}
+
+fn main() -> ExitCode {
+    let numbers: Vec<usize> =
+        std::env::args().skip(1).filter_map(|text| text.parse().ok()).filter(|number| *number > 0).collect();
+    let &[policies, endpoints, identities] = &numbers[..] else {
+        eprintln!("usage: scale POLICIES ENDPOINTS IDENTITIES");
+        return ExitCode::from(2);
+    };
+    println!("{}", measure(Point { policies, endpoints, identities }));
+    ExitCode::SUCCESS
+}
+
+fn measure(point: Point) -> String {
+    let mut texts: Vec<String> = (0..point.policies).map(|at| point.policy(at, PORTS[0])).collect();
+    let topology = point.topology();
+    let (reading, rules) = timed(|| read(&texts));
+    let mut engine = Engine::new(&settings());
+    let change = Change { rules: Some(rules), topology: Some(topology) };
+    let (compiling, writes) = timed(|| engine.update(change, SECOND_NS));
+    engine.take_ledger();
+    let rows: Vec<String> =
+        engine.row_counts().iter().map(|count| format!("\"{}\": {}", count.map, count.rows)).collect();
+    let first_writes = writes.len();
+    drop(writes);
+    let mut changes = Vec::new();
+    let mut changed_writes = 0;
+    for round in 0..CHANGES {
+        // The agent reads every file again; of that only the engine's share is counted here.
+        texts[0] = point.policy(0, PORTS[(round + 1) % PORTS.len()]);
+        let change = Change { rules: Some(read(&texts)), topology: None };
+        let (spent, writes) = timed(|| engine.update(change, SECOND_NS));
+        engine.take_ledger();
+        changes.push(spent);
+        changed_writes = writes.len();
     }
+    changes.sort_unstable();
+    let learning = learn(&mut engine);
+    let refused = engine.refused();
+    assert!(refused.is_empty(), "the settings leave room for everything: {refused:?}");
+    let mut line = String::new();
+    let seconds = |spent: Duration| spent.as_secs_f64();
+    write!(
+        line,
+        "{{\"policies\": {}, \"endpoints\": {}, \"identities\": {}, \"identities_in_use\": {}, \"read_s\": {}, \
+         \"compile_s\": {}, \"writes\": {first_writes}, \"change_s\": {}, \"change_writes\": {changed_writes}, \
+         \"learn_s\": {}, \"rows\": {{{}}}, \"peak_octets\": {}}}",
+        point.policies,
+        point.endpoints,
+        point.identities,
+        engine.identity_count(),
+        seconds(reading),
+        seconds(compiling),
+        seconds(changes[CHANGES / 2]),
+        seconds(learning),
+        rows.join(", "),
+        peak_octets(),
+    )
+    .expect("text takes text");
+    line
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
@@ -62,15 +101,40 @@ fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     (start.elapsed(), result)
 }
 
+/// The most memory that this process has had.
+fn peak_octets() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibi = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kibi.unwrap_or(0) * 1_024
+}
+
+fn settings() -> Settings {
+    let limits = "{addresses: 1048576, policyRows: 16777216, endpoints: 65536}";
+    let text = format!("policies: p\nendpoints: e.yaml\nlimits: {limits}\n");
+    settings::parse("namegate.yaml", &text).expect("these are settings")
+}
+
+/// The rules of every policy.
+fn read(texts: &[String]) -> Vec<Rule> {
+    let rules = |text: &String| {
+        let parsed = parse("policy.yaml", text);
+        assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+        translate(&parsed.documents, &Catalog::default()).rules
+    };
+    texts.iter().flat_map(rules).collect()
+}
+
 /// Time of one answer whose name is known.
 fn learn(engine: &mut Engine) -> Duration {
     const ROUNDS: u32 = 20;
-    let names: Vec<Fqdn> = (0..1_000).filter_map(|at| format!("www{at}.service0.example").parse().ok()).collect();
     let endpoint = engine.endpoints()[0].id;
-    let answers: Vec<Answer> = (0..1_000_u32)
-        .zip(names)
-        .map(|(at, name)| Answer { endpoint, names: vec![name], addresses: vec![(outside(at), 60)] })
-        .collect();
+    let answer = |at: u32| -> Option<Answer> {
+        let name: Fqdn = format!("www{at}.service0.example").parse().ok()?;
+        let address = IpAddr::V4(Ipv4Addr::from_bits(0xc612_0000 + at));
+        Some(Answer { endpoint, names: vec![name], addresses: vec![(address, 60)] })
+    };
+    let answers: Vec<Answer> = (0..).take(ANSWERS).filter_map(answer).collect();
     let mut ops = Vec::new();
     for answer in &answers {
         engine.learn(answer, SECOND_NS, &mut ops);
@@ -80,63 +144,54 @@ fn learn(engine: &mut Engine) -> Duration {
             for answer in &answers {
                 engine.learn(answer, SECOND_NS * u64::from(round + 2), &mut ops);
             }
+            ops.clear();
             engine.take_ledger();
         }
     });
-    spent / (ROUNDS * 1_000)
+    spent / ROUNDS / u32::try_from(answers.len()).unwrap_or(u32::MAX)
 }
 
-fn outside(at: u32) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::from_bits(0xc612_0000 + at))
-}
+impl Point {
+    /// Kinds of endpoints: each policy selects one of them.
+    fn classes(self) -> usize {
+        self.policies.min(self.endpoints)
+    }
 
-/// Two rules: ten peers on a port, and a name.
-fn policy(at: usize, peers: usize, port: u16) -> Vec<Rule> {
-    let selector = |key: &str, value: String| LabelSelector::new([Requirement::equals(key, &value)]);
-    let peer = |step: usize| PeerSelector::Labels(selector("app", format!("app{}", (at * 10 + step) % peers)));
-    let ports = Ports::Of(vec![PortMatch::Numbers {
-        protocol: Transport::Tcp,
-        ports: RangeInclusive16 { start: port, end: port },
-    }]);
-    let rule = |path: &str, peers: Vec<PeerSelector>| Rule {
-        origin: Arc::new(Origin {
-            kind: "CiliumNetworkPolicy".into(),
-            namespace: Some("empire".into()),
-            name: format!("policy{at}"),
-            path: path.into(),
-        }),
-        subject: Subject::Endpoints(selector("class", format!("class{at}"))),
-        direction: Direction::Egress,
-        tier: Tier::Normal,
-        effect: Effect::Allow,
-        default_deny: true,
-        peers: Peers::Of(peers),
-        ports: ports.clone(),
-        l7: None,
-    };
-    let name = NamePattern::pattern(&format!("*.service{at}.example")).expect("a pattern");
-    vec![rule("egress[0]", (0..10).map(peer).collect()), rule("egress[1]", vec![PeerSelector::Name(name)])]
-}
+    /// Peers on a port, and a name.
+    fn policy(self, at: usize, port: u16) -> String {
+        let class = at % self.classes();
+        let mut text = format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: policy{at}, namespace: empire}}\n\
+             spec:\n  endpointSelector:\n    matchLabels: {{class: class{class}}}\n  egress:\n  - toEndpoints:\n"
+        );
+        for step in 0..PEERS {
+            let peer = (at * PEERS + step) % self.identities;
+            text.push_str("    - matchLabels: {app: app");
+            text.push_str(&peer.to_string());
+            text.push_str("}\n");
+        }
+        let rest = format!(
+            "    toPorts: [{{ports: [{{port: '{port}', protocol: TCP}}]}}]\n  - toFQDNs: [{{matchPattern: '*.service{at}.example'}}]\n"
+        );
+        text + &rest
+    }
 
-/// Endpoints of this node, and pods elsewhere of which each has labels of its own.
-fn topology(peers: usize) -> Topology {
-    let pod = |key: String, label: (&str, String), address: u32, interface| TopologyEndpoint {
-        key,
-        labels: Labels::pod("empire", [(label.0, &*label.1)], [], None),
-        addresses: vec![IpAddr::V4(Ipv4Addr::from_bits(address))],
-        named_ports: vec![],
-        interface,
-    };
-    let local = (0..ENDPOINTS).zip(1_u32..).map(|(at, number)| {
-        pod(
-            format!("empire/local{at}"),
-            ("class", format!("class{}", at % POLICIES)),
-            0x0a00_0000 + number,
-            Some(number),
-        )
-    });
-    let remote = (0..peers)
-        .zip(1_u32..)
-        .map(|(at, number)| pod(format!("empire/peer{at}"), ("app", format!("app{at}")), 0x0a80_0000 + number, None));
-    Topology { endpoints: local.chain(remote).collect(), ..Topology::default() }
+    /// Endpoints of this node, and pods elsewhere of which each has labels of its own.
+    fn topology(self) -> Topology {
+        let pod = |key: String, label: (&str, String), address: u32, interface| TopologyEndpoint {
+            key,
+            labels: Labels::pod("empire", [(label.0, &*label.1)], [], None),
+            addresses: vec![IpAddr::V4(Ipv4Addr::from_bits(address))],
+            named_ports: vec![],
+            interface,
+        };
+        let local = (0..self.endpoints).zip(1_u32..).map(|(at, number)| {
+            let class = format!("class{}", at % self.classes());
+            pod(format!("empire/local{at}"), ("class", class), 0x0a00_0000 + number, Some(number))
+        });
+        let remote = (0..self.identities).zip(1_u32..).map(|(at, number)| {
+            pod(format!("empire/peer{at}"), ("app", format!("app{at}")), 0x0a80_0000 + number, None)
+        });
+        Topology { endpoints: local.chain(remote).collect(), ..Topology::default() }
+    }
 }

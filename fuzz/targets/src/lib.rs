@@ -1,0 +1,50 @@
+//! What fuzzing checks: one function a target, from octets to a panic or nothing.
+//!
+//! A target does not only ask whether the code survives. Beside the code stands a slow and obvious reading of the same
+//! rules, and both must come to the same end. Inputs that were found once are stored below `fuzz/corpus`; `cargo test`
+//! checks them all, without a fuzzer.
+//!
+//! ```
+//! namegate_fuzz_targets::pattern(b"*.cilium.io\ndocs.cilium.io\n");
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod cidr;
+mod dns_wire;
+mod endpoints;
+mod packet;
+mod pattern;
+mod policy_yaml;
+mod selector;
+mod settings;
+
+pub use cidr::cidr;
+pub use dns_wire::dns_wire;
+pub use endpoints::endpoints;
+pub use packet::packet;
+pub use pattern::pattern;
+pub use policy_yaml::policy_yaml;
+pub use selector::selector;
+pub use settings::settings;
+
+/// One target.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Name of its program below `fuzz/fuzz_targets` and of its folder below `fuzz/corpus`.
+    pub name: &'static str,
+    /// Panics where the code is wrong.
+    pub check: fn(&[u8]),
+}
+
+/// Every target.
+pub const TARGETS: [Target; 8] = [
+    Target { name: "cidr", check: cidr },
+    Target { name: "dns_wire", check: dns_wire },
+    Target { name: "endpoints", check: endpoints },
+    Target { name: "packet", check: packet },
+    Target { name: "pattern", check: pattern },
+    Target { name: "policy_yaml", check: policy_yaml },
+    Target { name: "selector", check: selector },
+    Target { name: "settings", check: settings },
+];

@@ -1,0 +1,63 @@
+//! The settings file.
+
+use namegate_config::{
+    rule::Direction,
+    settings::{PrivateAnswers, Scope, Settings, parse},
+};
+use serde_json::{Value, json};
+
+/// A settings file.
+///
+/// # Panics
+/// Settings that were read cannot be written down and read again as the same; reading twice gives different mistakes; or
+/// a mistake stands outside the text.
+pub fn settings(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    match (parse("namegate.yaml", text), parse("namegate.yaml", text)) {
+        (Ok(settings), Ok(same)) => {
+            assert_eq!(settings, same);
+            let written = written(&settings).to_string();
+            let again = parse("namegate.json", &written);
+            assert_eq!(again.as_ref().ok(), Some(&settings), "{written}: {:?}", again.as_ref().err());
+        }
+        (Err(found), Err(same)) => crate::endpoints::check_mistakes(&found, &same, text),
+        (one, other) => panic!("read as {one:?}, then as {other:?}"),
+    }
+}
+
+fn written(settings: &Settings) -> Value {
+    let Settings { policies, endpoints, socket, state, pins, directions, audit, dns, limits, .. } = settings;
+    let direction = |direction: &Direction| match direction {
+        Direction::Egress => "egress",
+        Direction::Ingress => "ingress",
+    };
+    json!({
+        "policies": policies,
+        "endpoints": endpoints,
+        "socket": socket,
+        "state": state,
+        "pins": pins,
+        "directions": directions.iter().map(direction).collect::<Vec<_>>(),
+        "audit": audit,
+        "dns": {
+            "resolvers": dns.resolvers,
+            "resolverLabels": dns.resolver_labels,
+            "resolverNamespace": dns.resolver_namespace,
+            "minTtl": dns.min_ttl_s,
+            "maxTtl": dns.max_ttl_s,
+            "privateAnswers": if dns.private_answers == PrivateAnswers::Allow { "allow" } else { "deny" },
+            "scope": if dns.scope == Scope::Endpoint { "endpoint" } else { "node" },
+            "addressesPerNameMax": dns.addresses_per_name_max,
+            "namesPerEndpointMax": dns.names_per_endpoint_max,
+            "upstreamTimeoutMs": dns.upstream_timeout_ms,
+            "workers": dns.workers,
+        },
+        "limits": {
+            "addresses": limits.addresses,
+            "policyRows": limits.policy_rows,
+            "cidrs": limits.cidrs,
+            "flows": limits.flows,
+            "endpoints": limits.endpoints,
+        },
+    })
+}
