@@ -207,13 +207,17 @@ fn reached(log: &str) -> String {
     format!("{places} places on {ways} ways")
 }
 
-/// Stores the fewest inputs that reach as much as all of them.
+/// Stores the fewest inputs that reach every place that all of them reach.
 fn store(target: &str) -> Result<()> {
     let (stored, fewest) = (stored(target), target_folder().join("fewest").join(target));
     remove(&fewest)?;
     fs::create_dir_all(&fewest).with_context(|| format!("making {}", fewest.display()))?;
     let mut merge = Command::new(program(target));
-    merge.arg("-set_cover_merge=1").args([&fewest, &stored, &found(target)]).stderr(Stdio::null());
+    // How often a place is reached counts while fuzzing, and would store many more inputs.
+    merge
+        .args(["-set_cover_merge=1", "-use_counters=0"])
+        .args([&fewest, &stored, &found(target)])
+        .stderr(Stdio::null());
     ensure!(shell::run(&mut merge)?.success(), "minimising the inputs of {target} failed");
     remove(&stored)?;
     fs::create_dir_all(&stored).with_context(|| format!("making {}", stored.display()))?;

@@ -164,8 +164,10 @@ impl Point {
             "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: policy{at}, namespace: empire}}\n\
              spec:\n  endpointSelector:\n    matchLabels: {{class: class{class}}}\n  egress:\n  - toEndpoints:\n"
         );
+        // Policies of one class name different peers.
+        let first = (class + at / self.classes()) * PEERS;
         for step in 0..PEERS {
-            let peer = (at * PEERS + step) % self.identities;
+            let peer = (first + step) % self.identities;
             text.push_str("    - matchLabels: {app: app");
             text.push_str(&peer.to_string());
             text.push_str("}\n");

@@ -31,7 +31,7 @@ const CORPORA_OCTETS_MAX: u64 = 2 << 20;
 
 #[test]
 fn every_stored_input_passes() {
-    let mut octets = 0;
+    let (mut octets, mut failed) = (0, Vec::new());
     for target in TARGETS {
         let corpus = folder("corpus").join(target.name);
         let mut files: Vec<PathBuf> = fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -40,10 +40,39 @@ fn every_stored_input_passes() {
         for file in &files {
             let input = fs::read(file).unwrap();
             octets += input.len() as u64;
-            let passed = std::panic::catch_unwind(|| (target.check)(&input));
-            assert!(passed.is_ok(), "{} fails on {}", target.name, file.display());
+            if std::panic::catch_unwind(|| (target.check)(&input)).is_err() {
+                failed.push(format!("{}: {}", target.name, file.display()));
+            }
         }
         println!("{}: {} inputs", target.name, files.len());
     }
+    assert!(failed.is_empty(), "{} inputs fail: {failed:#?}", failed.len());
     assert!(octets <= CORPORA_OCTETS_MAX, "{octets} octets: minimise with `cargo xtask fuzz --store`");
+}
+
+fn conformance(file: &str) -> serde_json::Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../conformance").join(file);
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// What the targets began with: each case of other suites, whole, where the stored inputs are minimised.
+#[test]
+fn every_case_of_conformance_passes() {
+    let messages = conformance("dns-wire.json");
+    for case in messages["cases"].as_array().unwrap() {
+        let digits = case["response_hex"].as_str().unwrap().as_bytes();
+        let octet = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+        let message: Vec<u8> = digits.chunks(2).map(octet).collect();
+        namegate_fuzz_targets::dns_wire(&message);
+    }
+    let vectors = conformance("policy-vectors.json");
+    for one in vectors["match"].as_array().unwrap() {
+        let text = |field: &str| one[field].as_str().unwrap().to_owned();
+        namegate_fuzz_targets::pattern(format!("{}\n{}\n", text("pattern"), text("name")).as_bytes());
+    }
+    for kind in ["invalid_policies", "valid_policies", "accepted_surprising"] {
+        for policy in vectors[kind].as_array().unwrap() {
+            namegate_fuzz_targets::policy_yaml(policy["yaml"].as_str().unwrap().as_bytes());
+        }
+    }
 }
