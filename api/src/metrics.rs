@@ -153,6 +153,7 @@ mod tests {
             maps: vec![Fill { map: "POLICY".into(), rows: 4, rows_max: 10, setting: String::new() }],
             refused: vec![Refused { bound: "names".into(), count: 2, setting: String::new() }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
+            requests: vec![Tally { what: "denied".into(), count: 3 }],
             denials: vec![],
             flows: vec![Tally { what: "denied".into(), count: 11 }],
             flows_lost: 1,

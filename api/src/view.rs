@@ -7,7 +7,7 @@ mod policy;
 mod status;
 
 pub use endpoint::{Endpoint, EndpointState, Enforcement};
-pub use flow::{Direction, Flow, FlowEndpoint, FlowPeer, Lost, Verdict};
+pub use flow::{Direction, Flow, FlowEndpoint, FlowPeer, HttpRequest, Lost, Verdict};
 pub use fqdn::{Forgotten, FqdnLookup, FqdnNames, FqdnSelector, LookupSource, SelectedName};
 pub use policy::{Diagnostic, Document, DocumentState, Policy, Revision, Severity, Unenforced};
 pub use status::{Counter, EndpointCounts, Fill, Health, NameCounts, Refused, Status, Tally};

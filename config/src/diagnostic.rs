@@ -72,6 +72,8 @@ codes! {
     BadValue = "bad-value", "this value";
     /// Fields that exclude each other.
     Conflict = "conflict", "excluded by another field";
+    /// An object that stands somewhere else too.
+    DuplicateObject = "duplicate-object", "second time";
     /// Part of the language that Namegate does not enforce.
     Unsupported = "unsupported", "not supported";
     /// Something referred to does not exist.
@@ -147,6 +149,26 @@ pub(crate) struct Span {
     pub(crate) len: usize,
 }
 
+/// Where something stands, for what is found out about it later.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    source: Source,
+    span: Span,
+    field: String,
+}
+
+impl Place {
+    /// A warning there.
+    pub(crate) fn warning(&self, code: Code, problem: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Warning, ..self.source.error(self.span, code, &self.field, problem) }
+    }
+
+    /// File and line, for people.
+    pub(crate) fn file_and_line(&self) -> (String, usize) {
+        (self.source.0.name().to_owned(), self.source.line_and_column(self.span.offset).0)
+    }
+}
+
 /// A file being read.
 #[derive(Clone, Debug)]
 pub(crate) struct Source(Arc<NamedSource<String>>);
@@ -175,6 +197,11 @@ impl Source {
             source: Arc::clone(&self.0),
             span: (start, span.len.min(self.text().len() - start)).into(),
         }
+    }
+
+    /// A place of this file.
+    pub(crate) fn place(&self, span: Span, field: &str) -> Place {
+        Place { source: self.clone(), span, field: field.to_owned() }
     }
 
     /// Both from 1; the column in characters.

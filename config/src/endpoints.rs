@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Label that Kubernetes gives every namespace.
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+pub(crate) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// Longest name of an interface in octets (`IFNAMSIZ` less the final zero).
 const INTERFACE_OCTETS_MAX: usize = 15;
 

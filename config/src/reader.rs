@@ -1,7 +1,7 @@
 //! Reads fields out of a document, and collects what is wrong with them instead of stopping at the first mistake.
 
 use crate::{
-    diagnostic::{Code, Diagnostic, Severity, Source, Span},
+    diagnostic::{Code, Diagnostic, Place, Severity, Source, Span},
     document::{Kind, Node},
 };
 
@@ -78,6 +78,11 @@ impl<'s> Reader<'s> {
         let mut found = self.source.error(value.at_value().mark, code, &value.path, problem);
         found.severity = severity;
         found
+    }
+
+    /// Where a value stands.
+    pub(crate) fn place(&self, value: &Value<'_>) -> Place {
+        self.source.place(value.mark, &value.path)
     }
 
     fn wrong_type(&mut self, value: &Value<'_>, wanted: &str) -> &mut Diagnostic {

@@ -4,13 +4,13 @@
 //! denial beats an allowance; then, where no Normal rule made denial the default, the Baseline rules in order.
 //! It knows no time: the names of a [`Peer`] are those whose TTL has not ended.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use crate::{
     l7::{L7, Request},
     labels::Labels,
     peer::{NamedPort, Peer},
-    rule::{Direction, Effect, Origin, PortMatch, Ports, Rule, Subject, Tier},
+    rule::{Direction, Effect, Origin, PortMatch, Ports, Rule, Subject, Tier, Transport},
 };
 
 /// The endpoint whose rules are asked.
@@ -31,6 +31,21 @@ pub struct Flow {
     pub protocol: u8,
     /// Destination port; for ICMP and ICMPv6 `type << 8 | code`; 0 for protocols without either.
     pub port: u16,
+}
+
+/// `443/TCP`, `ICMP type 8`, `protocol 47`.
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, port } = self;
+        if let Some(transport) = Transport::ALL.into_iter().find(|transport| transport.number() == *protocol) {
+            return write!(f, "{port}/{}", transport.as_str());
+        }
+        match *protocol {
+            ICMP => write!(f, "ICMP type {}", port >> 8),
+            ICMPV6 => write!(f, "ICMPv6 type {}", port >> 8),
+            _ => write!(f, "protocol {protocol}"),
+        }
+    }
 }
 
 /// IANA protocol number of ICMP.
@@ -94,7 +109,7 @@ impl Verdict {
 
 /// Judges one new flow of the subject in one direction. Layer 7 limits are not looked at.
 pub fn verdict(rules: &[Rule], subject: &SubjectFacts<'_>, peer: &Peer, direction: Direction, flow: Flow) -> Verdict {
-    decide(rules, subject, peer, direction, flow, &|_| true)
+    decide(&rules.iter().collect::<Vec<_>>(), subject, peer, direction, flow, &|_| true)
 }
 
 /// Judges a request inside a flow: as [`verdict`], and then the layer 7 limits of the rules that allow the flow.
@@ -109,29 +124,71 @@ pub fn verdict_l7(
     flow: Flow,
     request: &Request,
 ) -> Verdict {
-    decide(rules, subject, peer, direction, flow, &|l7| l7.allows(request))
+    decide(&rules.iter().collect::<Vec<_>>(), subject, peer, direction, flow, &|l7| l7.allows(request))
+}
+
+/// What is asked of the requests inside a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Limits {
+    /// Nothing: each may pass.
+    Free,
+    /// One of these rules must allow the request. Each has limits.
+    Rules(Vec<Arc<Rule>>),
+    /// The flow itself may not pass; a rule that says so, where one does.
+    Closed(Option<Arc<Origin>>),
+}
+
+/// The layer 7 limits on one flow of the subject, for whoever reads its requests: [`verdict_l7`] for every request.
+pub fn limits(
+    rules: &[Arc<Rule>],
+    subject: &SubjectFacts<'_>,
+    peer: &Peer,
+    direction: Direction,
+    flow: Flow,
+) -> Limits {
+    let all: Vec<&Rule> = rules.iter().map(|rule| &**rule).collect();
+    let verdict = |passes| decide(&all, subject, peer, direction, flow, &move |_| passes);
+    let flow_alone = verdict(true);
+    if !flow_alone.allowed {
+        return Limits::Closed(flow_alone.by);
+    }
+    if verdict(false).allowed {
+        return Limits::Free;
+    }
+    let limiting = |rule: &&Arc<Rule>| {
+        rule.tier == Tier::Normal
+            && rule.effect == Effect::Allow
+            && rule.l7.is_some()
+            && is_matching(rule, subject, peer, direction, flow)
+    };
+    Limits::Rules(rules.iter().filter(limiting).cloned().collect())
+}
+
+/// Whether the rule is about this flow of the subject.
+fn is_matching(rule: &Rule, subject: &SubjectFacts<'_>, peer: &Peer, direction: Direction, flow: Flow) -> bool {
+    let named_ports = match direction {
+        Direction::Ingress => subject.named_ports,
+        Direction::Egress => &peer.named_ports,
+    };
+    rule.direction == direction
+        && subject.is_selected(&rule.subject)
+        && rule.peers.matches(peer)
+        && rule.ports.matches(flow, named_ports)
 }
 
 /// `passes` says whether limits let the request pass.
 fn decide(
-    rules: &[Rule],
+    rules: &[&Rule],
     subject: &SubjectFacts<'_>,
     peer: &Peer,
     direction: Direction,
     flow: Flow,
     passes: &dyn Fn(&L7) -> bool,
 ) -> Verdict {
-    let selecting: Vec<&Rule> =
-        rules.iter().filter(|rule| rule.direction == direction && subject.is_selected(&rule.subject)).collect();
-    let named_ports = match direction {
-        Direction::Ingress => subject.named_ports,
-        Direction::Egress => &peer.named_ports,
-    };
-    let matching: Vec<&Rule> = selecting
-        .iter()
-        .copied()
-        .filter(|rule| rule.peers.matches(peer) && rule.ports.matches(flow, named_ports))
-        .collect();
+    let is_selecting = |rule: &&Rule| rule.direction == direction && subject.is_selected(&rule.subject);
+    let selecting: Vec<&Rule> = rules.iter().copied().filter(is_selecting).collect();
+    let is_matching = |rule: &&Rule| is_matching(rule, subject, peer, direction, flow);
+    let matching: Vec<&Rule> = selecting.iter().copied().filter(is_matching).collect();
 
     let admin = first(&matching, |tier| if let Tier::Admin(number) = tier { Some(number) } else { None });
     if let Some(rule) = admin.filter(|rule| rule.effect != Effect::Pass) {
@@ -222,7 +279,7 @@ mod tests {
     use super::*;
     use crate::{
         labels::{LabelSelector, Requirement},
-        rule::{Entity, PeerSelector, Peers, RangeInclusive16, Transport},
+        rule::{Entity, PeerSelector, Peers, RangeInclusive16},
     };
 
     const WEB: Flow = Flow { protocol: 6, port: 80 };
@@ -380,6 +437,13 @@ mod tests {
         ] {
             let request = Request::Dns { name: "b.io".parse().unwrap() };
             let got = verdict_l7(&rules, &subject, &world(), Direction::Egress, flow, &request);
+            let shared: Vec<Arc<Rule>> = rules.iter().cloned().map(Arc::new).collect();
+            let passes = match limits(&shared, &subject, &world(), Direction::Egress, flow) {
+                Limits::Free => true,
+                Limits::Rules(rules) => rules.iter().any(|rule| rule.l7.as_ref().unwrap().allows(&request)),
+                Limits::Closed(_) => false,
+            };
+            assert_eq!(passes, got.allowed, "{rules:#?}");
             assert_eq!((got.reason, got.allowed), (want, !matches!(want, Reason::L7 | Reason::DenyRule)), "{rules:#?}");
         }
         let host = Peer { labels: Arc::new(Labels::node(true, [])), ..world() };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use namegate_config::{
-    cases::{Case, Judge, Question, Reference, Report, World, run},
+    cases::{Answer, Case, Judge, NotJudged, Question, Reference, Report, World, run},
     reference::{Reason, Verdict},
     rule::Rule,
 };
@@ -55,7 +55,7 @@ fn the_reference_decides_as_the_cases_say() {
             continue;
         }
         assert!(errors.is_empty(), "{}: {errors:#?}", case.name);
-        let Report { checked: asked, failures } = run(&case, &worlds[&case.world], &mut Reference::default());
+        let Report { checked: asked, failures, .. } = run(&case, &worlds[&case.world], &mut Reference::default());
         assert_eq!(asked, case.checks().count(), "{}", case.name);
         checked += asked;
         for failure in failures {
@@ -73,11 +73,17 @@ fn the_reference_decides_as_the_cases_say() {
 struct Always(bool);
 
 impl Judge for Always {
-    fn load(&mut self, _: &[Rule]) {}
+    fn load(&mut self, _: &World, _: &[Rule]) -> Result<(), NotJudged> {
+        Ok(())
+    }
 
-    fn verdict(&mut self, _: &Question<'_>) -> Verdict {
+    fn hear(&mut self, _: &Answer, _: u64) -> Result<(), NotJudged> {
+        Ok(())
+    }
+
+    fn verdict(&mut self, _: &Question<'_>) -> Result<Verdict, NotJudged> {
         let reason = if self.0 { Reason::NoPolicy } else { Reason::DefaultDeny };
-        Verdict { allowed: self.0, by: None, reason }
+        Ok(Verdict { allowed: self.0, by: None, reason })
     }
 }
 

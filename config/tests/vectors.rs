@@ -85,9 +85,6 @@ fn patterns_select_the_names_of_the_documentation() {
     }
 }
 
-/// Namegate knows the labels of nodes, so `toNodes` is no mistake here.
-const VALID_HERE: &str = "tonodes-without-flag";
-
 #[test]
 fn invalid_policies_are_refused_at_the_field() {
     let vectors = vectors().invalid_policies;
@@ -96,10 +93,6 @@ fn invalid_policies_are_refused_at_the_field() {
     for vector in vectors {
         let parsed = parse(&vector.name, &vector.yaml);
         let errors: Vec<_> = parsed.diagnostics.iter().filter(|found| found.is_error()).collect();
-        if vector.name == VALID_HERE {
-            assert!(errors.is_empty() && parsed.documents.len() == 1, "{}", vector.name);
-            continue;
-        }
         assert!(!errors.is_empty() && parsed.documents.is_empty(), "{} is accepted", vector.name);
         for error in errors {
             lines.push(format!("{}: {}:{} {} {error}", vector.name, error.line, error.column, error.code.as_str()));

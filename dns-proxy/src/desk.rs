@@ -1,18 +1,35 @@
 //! The door to whoever owns endpoints and maps.
 
-use std::{future::Future, net::IpAddr};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+};
 
+use namegate_config::name::Fqdn;
 use namegate_engine::{Answer, EndpointId};
 
 /// Answers the proxy's questions about endpoints and resolvers, and takes what it learned.
 ///
-/// The first two are asked for every question on the worker's own thread: they must not block.
+/// The questions are asked for every question on the worker's own thread: they must not block.
 pub trait Desk: Clone + Send + Sync + 'static {
     /// The endpoint that has this address. Without one the question is answered REFUSED and counted.
     fn endpoint(&self, address: IpAddr) -> Option<EndpointId>;
 
     /// Whether answers of this resolver may open addresses. Without it a question is forwarded and nothing recorded.
     fn is_trusted(&self, resolver: IpAddr) -> bool;
+
+    /// The rule that keeps a client from asking `resolver` for the name; `None` where it may. A name that no pattern can
+    /// stand for is none. The client gets REFUSED with the rule as extended error (RFC 8914).
+    fn forbids(&self, client: IpAddr, resolver: SocketAddr, over_tcp: bool, name: Option<&Fqdn>) -> Option<String> {
+        let _ = (client, resolver, over_tcp, name);
+        None
+    }
+
+    /// Whether [`Desk::forbids`] is to be asked for this client.
+    fn limits(&self, client: IpAddr) -> bool {
+        let _ = client;
+        false
+    }
 
     /// Hands over the checked answers of one batch; resolves when the kernel holds them. One result per answer, in
     /// order. Runs on the worker's tokio runtime and is dropped at `install_timeout`.

@@ -26,6 +26,10 @@ impl ExtendedError {
         Self { code: 0, text: text.to_string() }
     }
 
+    pub(crate) fn blocked(text: &str) -> Self {
+        Self { code: 15, text: text.to_owned() }
+    }
+
     pub(crate) fn prohibited(text: &str) -> Self {
         Self { code: 18, text: text.to_owned() }
     }

@@ -34,6 +34,8 @@ outcomes! {
     NotImplemented = "not_implemented",
     /// A question from an address of no endpoint was answered REFUSED.
     UnknownEndpoint = "unknown_endpoint",
+    /// A question that a rule keeps the endpoint from asking was answered REFUSED.
+    Forbidden = "forbidden",
     /// A question to a resolver that is not trusted: forwarded, and its answer opens nothing.
     UntrustedResolver = "untrusted_resolver",
     /// The original destination of a question is not known, or is the proxy itself.

@@ -183,17 +183,30 @@ impl<D: Desk> Traffic<D> {
         match Transaction::handle_query(message, origin, now, self.settings.patience, &self.tallies) {
             Opening::Drop => {}
             Opening::Reply(octets) => self.send(client_side, octets),
-            Opening::Ask(mut transaction) => match self.pending.room_for(transaction.endpoint()) {
-                Ok(()) => {
-                    let entry = Entry { transaction, client: client_side, resolver, via: None };
-                    let key = self.pending.insert(entry);
-                    self.ask(key, now);
+            Opening::Ask(transaction) if self.desk.limits(client.to_canonical()) => {
+                let name = transaction.name();
+                let over_tcp = transport == Transport::Tcp;
+                match self.desk.forbids(client.to_canonical(), resolver, over_tcp, name.as_ref()) {
+                    Some(rule) => self.send(client_side, transaction.refuse(&rule, &self.tallies)),
+                    None => self.begin(transaction, client_side, resolver, now),
                 }
-                Err(failure) => {
-                    transaction.handle_failure(failure, &self.tallies);
-                    self.send(client_side, transaction.reply());
-                }
-            },
+            }
+            Opening::Ask(transaction) => self.begin(transaction, client_side, resolver, now),
+        }
+    }
+
+    /// Asks what the client may ask, where there is room.
+    fn begin(&mut self, mut transaction: Transaction, client_side: Client, resolver: SocketAddr, now: Instant) {
+        match self.pending.room_for(transaction.endpoint()) {
+            Ok(()) => {
+                let entry = Entry { transaction, client: client_side, resolver, via: None };
+                let key = self.pending.insert(entry);
+                self.ask(key, now);
+            }
+            Err(failure) => {
+                transaction.handle_failure(failure, &self.tallies);
+                self.send(client_side, transaction.reply());
+            }
         }
     }
 

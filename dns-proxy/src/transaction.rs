@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use namegate_config::name::Fqdn;
 use namegate_engine::{Answer, EndpointId};
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     desk::NotInstalled,
     reply::{self, ExtendedError, FORMERR, NOTIMP, REFUSED, SERVFAIL},
     tally::{Outcome, Tallies},
-    wire::{HEADER_OCTETS, Header, Question, Record, WireError, kind, same_question},
+    wire::{HEADER_OCTETS, Header, Name, Question, Record, WireError, kind, same_question},
 };
 
 /// A client that says nothing else takes this many octets over UDP (RFC 1035 §4.2.1).
@@ -132,6 +133,19 @@ impl Transaction {
         }
         let state = State::AwaitUpstream { id: 0, over: Transport::Udp, deadline: now + patience.upstream };
         Opening::Ask(Self { endpoint, is_trusted: origin.is_trusted, asked, message, state })
+    }
+
+    /// The name that is asked for, where a pattern can stand for it.
+    pub(crate) fn name(&self) -> Option<Fqdn> {
+        Name::read(&self.message, HEADER_OCTETS).ok().and_then(|(name, _)| name.fqdn())
+    }
+
+    /// The reply to a question that a rule forbids.
+    pub(crate) fn refuse(mut self, rule: &str, tallies: &Tallies) -> Vec<u8> {
+        tallies.count(Outcome::Forbidden);
+        let why = ExtendedError::blocked(rule);
+        reply::make_error(&mut self.message, self.asked.question.end, self.asked.has_edns, REFUSED, Some(&why));
+        self.message
     }
 
     /// Who asked.
@@ -382,6 +396,18 @@ mod tests {
         fn install(&mut self, result: Result<(), NotInstalled>) -> Step {
             self.transaction.handle_installed(result, &self.tallies)
         }
+    }
+
+    #[test]
+    fn a_forbidden_question_is_refused_with_the_rule() {
+        let question = with_edns(query(0x4e47, NAME, A), 1232);
+        let world = World::asking(&question, origin(Transport::Udp));
+        assert_eq!(world.transaction.name().unwrap().as_str(), NAME.trim_end_matches('.'));
+        let reply = world.transaction.refuse("shop/names egress[0]", &world.tallies);
+        assert_eq!((reply[3] & 0xf, world.tallies.of(Outcome::Forbidden)), (REFUSED, 1));
+        // Option 15, its length, and error 15: blocked (RFC 8914 §4.16).
+        let option = [&[0, 15, 0, 22, 0, 15][..], b"shop/names egress[0]"].concat();
+        assert!(reply.ends_with(&option), "{reply:02x?}");
     }
 
     #[test]

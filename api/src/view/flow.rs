@@ -43,7 +43,32 @@ pub struct Flow {
     pub tcp_flags: u8,
     /// Octets of the first packet, link header included.
     pub length: u32,
+    /// The HTTP request, where a proxy read one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpRequest>,
+    /// The server name that a TLS connection asked for, where a proxy read one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
 }
+
+/// The HTTP request of a [`Flow`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct HttpRequest {
+    /// Method.
+    pub method: String,
+    /// Path as rules see it, and query.
+    pub path: String,
+    /// Host, with the port where one was sent.
+    pub host: String,
+    /// Status that the client got.
+    pub code: u16,
+    /// Milliseconds from the request's head to that of the response.
+    pub latency_ms: f64,
+}
+
+/// The latency is a finite number.
+impl Eq for HttpRequest {}
 
 /// The endpoint of a [`Flow`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

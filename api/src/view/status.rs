@@ -32,6 +32,9 @@ pub struct Status {
     pub refused: Vec<Refused>,
     /// DNS messages by outcome.
     pub dns: Vec<Tally>,
+    /// Connections and requests of the layer 7 proxy by outcome.
+    #[serde(default)]
+    pub requests: Vec<Tally>,
     /// Last denials, newest first.
     pub denials: Vec<Flow>,
     /// Flows told by verdict.

@@ -77,6 +77,8 @@ pub(crate) fn flow(endpoint: &str, verdict: Verdict) -> Flow {
         reason_text: "no rule allows it".into(),
         tcp_flags: 2,
         length: 74,
+        http: None,
+        server_name: None,
     }
 }
 
@@ -162,6 +164,7 @@ impl Gatekeeper for StandIn {
                 maps: vec![],
                 refused: vec![],
                 dns: vec![],
+                requests: vec![],
                 denials: vec![],
                 flows: vec![],
                 flows_lost: 0,

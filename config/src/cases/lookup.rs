@@ -9,6 +9,7 @@ use super::{
 use crate::{
     labels::{Labels, NODE, RESERVED},
     name::Fqdn,
+    policy::Audience,
 };
 
 impl World {
@@ -41,6 +42,19 @@ impl World {
         }
         let apiserver = self.external.iter().any(|external| external.apiserver && external.ips.contains(&address));
         world_side(Place::Address(address), address, apiserver)
+    }
+
+    /// Everybody whom policies can be about.
+    pub fn audience(&self) -> Audience {
+        let labels = |place: Place| {
+            let side = self.side(&place, Family::V4).or_else(|| self.side(&place, Family::V6))?;
+            Some(side.labels_from(None))
+        };
+        let pods = self.pods.iter().filter(|pod| !pod.host_network);
+        Audience {
+            endpoints: pods.filter_map(|pod| labels(Place::Pod(pod.key()))).collect(),
+            nodes: self.nodes.iter().filter_map(|node| labels(Place::Host(node.name.clone()))).collect(),
+        }
     }
 
     fn pod(&self, pod: &Pod, family: Family) -> Option<Side> {

@@ -4,13 +4,14 @@
 //! and asks a [`Judge`], so that the same cases try the reference, compiled tables and the kernel.
 
 mod case_file;
+mod from_endpoints;
 mod lookup;
 mod run;
 mod world;
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-pub use run::{Failure, Judge, Outcome, Question, Reference, Report, run};
+pub use run::{Failure, Judge, NotJudged, Outcome, Question, Reference, Report, Seen, run, run_each};
 pub use world::{
     Changes, External, Namespace, NewLabels, Node, Pod, Port, Protocol, Records, Resolved, Service, ServicePort, Side,
     SideKind, TargetPort, World,
@@ -166,7 +167,7 @@ impl Case {
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {} protocol {} port {}", self.from, self.to, self.flow.protocol, self.flow.port)?;
+        write!(f, "{} -> {} {}", self.from, self.to, self.flow)?;
         if self.family == Family::V6 {
             f.write_str(" IPv6")?;
         }

@@ -26,8 +26,13 @@ pub(super) const CLUSTER_TTL_S: u64 = 30;
 /// Service account of pods that name none.
 pub(super) const ACCOUNT: &str = "default";
 
+/// Name of the node that an agent runs on, where its files say no other.
+pub(super) const HOST: &str = "host";
+/// Suffix of the names of services, where none is given.
+pub(super) const CLUSTER_DOMAIN: &str = "cluster.local";
+
 /// A cluster.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct World {
     /// Its name: cases refer to it.
@@ -60,7 +65,7 @@ pub struct World {
 }
 
 fn cluster_domain() -> String {
-    "cluster.local".to_owned()
+    CLUSTER_DOMAIN.to_owned()
 }
 
 /// A node.
@@ -156,7 +161,7 @@ impl Protocol {
 }
 
 /// A service.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Service {
     /// Its name.
@@ -197,6 +202,13 @@ pub struct ServicePort {
     /// Port of the pods behind it; its own number where left out.
     #[serde(default)]
     pub target_port: Option<TargetPort>,
+}
+
+impl ServicePort {
+    /// A port with the same number at the pods.
+    pub(super) const fn plain(port: u16, protocol: Protocol) -> Self {
+        Self { _name: IgnoredAny, port, protocol, target_port: None }
+    }
 }
 
 /// Port of the pods behind a service.

@@ -104,6 +104,7 @@ fn spec_rules(context: &mut Context<'_>, value: &Value<'_>, drafts: &mut Vec<Dra
                     peers,
                     ports: ports.ports,
                     l7: ports.l7,
+                    place: context.reader.place(item),
                 });
             }
         }
@@ -128,7 +129,11 @@ fn subject(context: &mut Context<'_>, value: &Value<'_>, spec: &Object<'_>) -> O
             context.reader.wrong(&nodes, Code::Conflict, "`endpointSelector` and `nodeSelector` exclude each other");
             None
         }
-        (None, Some(nodes)) => selector::plain(context, &nodes, Keys::Node).map(Subject::Nodes),
+        (None, Some(nodes)) => {
+            let on = context.features.nodes;
+            context.enforced(&nodes, on, "`nodeSelector`");
+            selector::plain(context, &nodes, Keys::Node).map(Subject::Nodes)
+        }
         (Some(endpoints), None) => {
             let conditions = selector::conditions(context, &endpoints, Keys::Endpoint)?;
             Some(Subject::Endpoints(endpoints_of(context, conditions)))

@@ -67,6 +67,7 @@ pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec
                 peers: DraftPeers::Of(peers),
                 ports,
                 l7: None,
+                place: context.reader.place(item),
             });
         }
     }

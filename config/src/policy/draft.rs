@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::CidrGroup;
 use crate::{
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, Place},
     l7::L7,
     labels::LabelSelector,
     rule::{Direction, Effect, Origin, PeerSelector, Ports, Subject, Tier},
@@ -31,6 +31,8 @@ pub(super) struct Draft {
     pub(super) peers: DraftPeers,
     pub(super) ports: Ports,
     pub(super) l7: Option<Arc<L7>>,
+    /// Where it stands in its file.
+    pub(super) place: Place,
 }
 
 #[derive(Clone, Debug)]

@@ -61,13 +61,6 @@ fn rules(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>]
     }
 }
 
-/// Refuses a part of the language that is switched off.
-fn enforced(context: &mut Context<'_>, value: &Value<'_>, on: bool, what: &str) {
-    if !on {
-        context.reader.wrong(value, Code::Unsupported, format!("{what} is not enforced yet"));
-    }
-}
-
 /// The elements of a list of limits; an empty one sets no limit.
 fn alternatives<'n>(context: &mut Context<'_>, value: &Value<'n>) -> Option<Vec<Value<'n>>> {
     let items = context.reader.list(value)?;
@@ -92,7 +85,7 @@ fn check_ports(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntr
 
 fn http(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>], section: Section) -> Option<L7> {
     let on = context.features.http;
-    enforced(context, value, on, "`rules.http`");
+    context.enforced(value, on, "`rules.http`");
     if section.of_node {
         context.reader.wrong(value, Code::Conflict, "a policy for nodes takes no `http` rules, only `dns`");
     }
@@ -175,7 +168,7 @@ fn header_name(context: &mut Context<'_>, place: &Value<'_>, name: &str) -> Opti
 
 fn dns(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>], section: Section) -> Option<L7> {
     let on = context.features.dns;
-    enforced(context, value, on, "`rules.dns`");
+    context.enforced(value, on, "`rules.dns`");
     if section.direction == Direction::Ingress {
         context.reader.wrong(value, Code::Conflict, "`dns` rules limit what is asked: they stand under `egress` only");
     }
@@ -199,7 +192,7 @@ fn server_names(
     section: Section,
 ) -> Option<L7> {
     let on = context.features.server_names;
-    enforced(context, value, on, "`serverNames`");
+    context.enforced(value, on, "`serverNames`");
     if section.of_node {
         context.reader.wrong(value, Code::Conflict, "a policy for nodes takes no `serverNames`");
     }

@@ -27,6 +27,7 @@ mod cluster_policy;
 mod draft;
 mod icmp;
 mod layer7;
+mod lint;
 mod network_policy;
 mod object;
 mod peers;
@@ -35,12 +36,13 @@ mod selector;
 mod translate;
 
 use crate::{
-    diagnostic::{Diagnostic, Source},
+    diagnostic::{Diagnostic, Place, Source},
     document::{Node, read},
     reader::Value,
 };
 
 use draft::Body;
+pub use lint::{Audience, lint};
 pub use translate::{Catalog, CidrGroup, Service, Translated, translate};
 
 /// One object without mistakes; what it refers to is still to be looked up.
@@ -54,6 +56,8 @@ pub struct Document {
     pub namespace: Option<String>,
     /// Name.
     pub name: String,
+    /// Where that stands.
+    place: Place,
     body: Body,
 }
 
@@ -68,6 +72,7 @@ pub struct Parsed {
 
 /// Parts of the language that can be switched off; a policy that uses one that is off is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 pub struct Features {
     /// `rules.http`.
     pub http: bool,
@@ -75,12 +80,14 @@ pub struct Features {
     pub dns: bool,
     /// `serverNames`.
     pub server_names: bool,
+    /// `nodeSelector`.
+    pub nodes: bool,
 }
 
 impl Default for Features {
     /// Everything on.
     fn default() -> Self {
-        Self { http: true, dns: true, server_names: true }
+        Self { http: true, dns: true, server_names: true, nodes: true }
     }
 }
 

@@ -38,12 +38,13 @@ pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec
         let before = drafts.len();
         for item in &items {
             let (peers, ports) = element(context, item, direction);
-            drafts.push(draft(context, &item.path, &subject, direction, peers, ports));
+            drafts.push(draft(context, item, &subject, direction, peers, ports));
         }
         if types.contains(&direction) {
             if drafts.len() == before {
-                let path = section.map_or_else(|| format!("{}.{key}", value.path), |section| section.path);
-                drafts.push(draft(context, &path, &subject, direction, DraftPeers::Of(Vec::new()), Ports::Any));
+                let absent = || Value { path: format!("{}.{key}", value.path), ..value.clone() };
+                let place = section.unwrap_or_else(absent);
+                drafts.push(draft(context, &place, &subject, direction, DraftPeers::Of(Vec::new()), Ports::Any));
             }
         } else if let Some(section) = section {
             drafts.truncate(before);
@@ -65,14 +66,14 @@ pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec
 
 fn draft(
     context: &Context<'_>,
-    path: &str,
+    place: &Value<'_>,
     subject: &Subject,
     direction: Direction,
     peers: DraftPeers,
     ports: Ports,
 ) -> Draft {
     Draft {
-        origin: Arc::new(context.origin(path)),
+        origin: Arc::new(context.origin(&place.path)),
         subject: subject.clone(),
         direction,
         tier: Tier::Normal,
@@ -81,6 +82,7 @@ fn draft(
         peers,
         ports,
         l7: None,
+        place: context.reader.place(place),
     }
 }
 

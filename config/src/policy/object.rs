@@ -6,7 +6,7 @@ use super::{
     network_policy,
 };
 use crate::{
-    diagnostic::{Code, Source},
+    diagnostic::{Code, Place, Source},
     label_syntax::name_problem,
     reader::{Object, Reader, Value},
     rule::Origin,
@@ -54,6 +54,13 @@ impl Context<'_> {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             path: path.strip_prefix(&self.base).unwrap_or(path).to_owned(),
+        }
+    }
+
+    /// Refuses a part of the language that is switched off.
+    pub(super) fn enforced(&mut self, value: &Value<'_>, on: bool, what: &str) {
+        if !on {
+            self.reader.wrong(value, Code::Unsupported, format!("{what} is not enforced yet"));
         }
     }
 
@@ -135,8 +142,19 @@ fn document(context: &mut Context<'_>, value: &Value<'_>) -> Option<Document> {
         api_version: version?,
         namespace: context.namespace.clone(),
         name: metadata.name?,
+        place: name_place(context, &object, value),
         body,
     })
+}
+
+/// Where the object says its name.
+fn name_place(context: &Context<'_>, object: &Object<'_>, value: &Value<'_>) -> Place {
+    let metadata = object.get("metadata");
+    let name = metadata.as_ref().and_then(|metadata| Some((metadata.path.clone(), metadata.node.field("name")?)));
+    match name {
+        Some((path, node)) => context.reader.place(&Value { path: format!("{path}.name"), mark: node.mark(), node }),
+        None => context.reader.place(value),
+    }
 }
 
 fn with_spec(

@@ -1,4 +1,4 @@
-//! The other side in elements of Cilium's policies: endpoints, entities, prefixes, names, services, nodes.
+//! The other side in elements of Cilium's policies: endpoints, entities, prefixes, names, services.
 
 use super::{
     cidr,
@@ -18,13 +18,9 @@ use crate::{
 /// Keys that name peers in a section.
 pub(super) fn members(section: Section) -> &'static [&'static str] {
     match (section.direction, section.effect) {
-        (Direction::Ingress, _) => &["fromEndpoints", "fromEntities", "fromCIDR", "fromCIDRSet", "fromNodes"],
-        (Direction::Egress, Effect::Deny) => {
-            &["toEndpoints", "toEntities", "toCIDR", "toCIDRSet", "toNodes", "toServices"]
-        }
-        (Direction::Egress, _) => {
-            &["toEndpoints", "toEntities", "toCIDR", "toCIDRSet", "toNodes", "toServices", "toFQDNs"]
-        }
+        (Direction::Ingress, _) => &["fromEndpoints", "fromEntities", "fromCIDR", "fromCIDRSet"],
+        (Direction::Egress, Effect::Deny) => &["toEndpoints", "toEntities", "toCIDR", "toCIDRSet", "toServices"],
+        (Direction::Egress, _) => &["toEndpoints", "toEntities", "toCIDR", "toCIDRSet", "toServices", "toFQDNs"],
     }
 }
 
@@ -33,8 +29,16 @@ pub(super) fn unsupported(section: Section) -> Vec<(&'static str, &'static str)>
     const GROUPS: &str = "groups of cloud providers are not supported: Namegate asks no cloud provider";
     const REQUIRES: &str =
         "this field is gone since Cilium 1.19; put its labels into the selectors of the other elements";
-    let mut keys =
-        vec![("fromGroups", GROUPS), ("toGroups", GROUPS), ("fromRequires", REQUIRES), ("toRequires", REQUIRES)];
+    const NODES: &str = "nodes are not selected by their labels (nor in Cilium, unless a flag is set): name them by \
+        the entity `remote-node` or by their prefixes";
+    let mut keys = vec![
+        ("fromGroups", GROUPS),
+        ("toGroups", GROUPS),
+        ("fromRequires", REQUIRES),
+        ("toRequires", REQUIRES),
+        ("fromNodes", NODES),
+        ("toNodes", NODES),
+    ];
     match (section.direction, section.effect) {
         (Direction::Ingress, _) => {
             keys.push(("fromFQDNs", "names select destinations only: a client cannot be known by a DNS name"));
@@ -86,7 +90,6 @@ fn member(context: &mut Context<'_>, key: &str, item: &Value<'_>) -> Vec<DraftPe
             ready(net.map(|net| PeerSelector::Cidr(CidrSelector::new(net, [], CidrReach::OutsideCluster))))
         }
         "fromCIDRSet" | "toCIDRSet" => cidr::set(context, item).into_iter().collect(),
-        "fromNodes" | "toNodes" => ready(nodes(context, item)),
         "toFQDNs" => ready(name(context, item).map(PeerSelector::Name)),
         _ => service(context, item).into_iter().collect(),
     }
@@ -107,13 +110,6 @@ fn endpoints(context: &mut Context<'_>, value: &Value<'_>) -> Option<LabelSelect
         None => selector.require(selector::is_pod()),
     }
     Some(selector)
-}
-
-/// Other nodes.
-fn nodes(context: &mut Context<'_>, value: &Value<'_>) -> Option<PeerSelector> {
-    let mut selector = selector::plain(context, value, Keys::Node)?;
-    selector.require(selector::exists(RESERVED, Entity::RemoteNode.as_str()));
-    Some(PeerSelector::Labels(selector))
 }
 
 fn entity(context: &mut Context<'_>, value: &Value<'_>) -> Option<PeerSelector> {

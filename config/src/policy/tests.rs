@@ -310,6 +310,20 @@ fn parts_that_are_switched_off_are_refused_by_name() {
 }
 
 #[test]
+fn policies_for_nodes_can_be_switched_off() {
+    let text = "apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: p}
+spec: {nodeSelector: {}, ingress: [{}]}
+";
+    assert_eq!(parse("p.yaml", text).documents.len(), 1);
+    let parsed = parse_with("p.yaml", text, &Features { nodes: false, ..Features::default() });
+    let found: Vec<String> = parsed.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["`spec.nodeSelector`: `nodeSelector` is not enforced yet"]);
+    assert!(parsed.documents.is_empty());
+}
+
+#[test]
 fn what_would_open_too_much_is_refused() {
     for (element, want) in [
         ("egress: [{toPorts: [{ports: [{port: '90', endPort: 80}]}]}]", "the range ends at 80, below its start 90"),

@@ -72,14 +72,15 @@ pub struct Step {
 pub enum NameRow {
     /// The identity in force.
     Live(u32),
-    /// All steps are over.
-    Expired,
+    /// All steps are over; the identity of the last one, 0 where there was none.
+    Expired(u32),
 }
 
 /// The step in force at `now_ns`; steps stand in the order of their end.
 #[inline(always)]
 pub(crate) fn step_at(steps: &[Step; STEPS_MAX], now_ns: u64) -> NameRow {
     let mut at = 0;
+    let mut last = 0;
     while at < STEPS_MAX {
         let step = steps[at];
         if step.identity == 0 {
@@ -88,9 +89,10 @@ pub(crate) fn step_at(steps: &[Step; STEPS_MAX], now_ns: u64) -> NameRow {
         if step.expires_ns == 0 || step.expires_ns > now_ns {
             return NameRow::Live(step.identity);
         }
+        last = step.identity;
         at += 1;
     }
-    NameRow::Expired
+    NameRow::Expired(last)
 }
 
 #[cfg(test)]
@@ -117,7 +119,7 @@ mod tests {
             (9, NameRow::Live(300)),
             (10, NameRow::Live(301)),
             (59, NameRow::Live(301)),
-            (60, NameRow::Expired),
+            (60, NameRow::Expired(301)),
         ] {
             assert_eq!(step_at(&steps, now), want, "at {now}");
         }

@@ -47,15 +47,16 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
 }
 
-/// What the caller should do about the flow table.
+/// What the caller should do with [`Decision::flow`].
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowWrite {
     /// Nothing.
-    None,
+    None = 0,
     /// A new flow: write it and tell of it.
-    New(FlowValue),
-    /// A known flow has news.
-    Update(FlowValue),
+    New = 1,
+    /// A known flow has news: write it.
+    Update = 2,
 }
 
 /// A verdict and how it came about.
@@ -67,17 +68,32 @@ pub struct Decision {
     pub identity: u32,
     /// Cookie of the rule; 0 is the default.
     pub rule: u32,
-    /// Port of the proxy the flow goes through; 0 is none.
+    /// Port of the proxy the packet goes through; 0 is none.
     pub proxy_port: u16,
-    /// News for the flow table.
-    pub flow: FlowWrite,
+    /// The packet answers a connection that a proxy of this node opened: it is for that proxy's socket.
+    pub answers_proxy: bool,
+    /// What to do with `flow`.
+    pub write: FlowWrite,
+    /// Row of the flow table; zeros where nothing is to be written. Always set: the verifier wants every part of a
+    /// verdict to have a value on every path.
+    pub flow: FlowValue,
 }
 
 impl Decision {
     /// A verdict that needed no rule.
     #[inline(always)]
     pub const fn plain(reason: Reason) -> Self {
-        Self { reason, identity: 0, rule: 0, proxy_port: 0, flow: FlowWrite::None }
+        const NO_FLOW: FlowValue =
+            FlowValue { last_seen_ns: 0, identity: 0, rule: 0, revision: 0, direction: 0, flags: 0, proxy_port: 0 };
+        Self {
+            reason,
+            identity: 0,
+            rule: 0,
+            proxy_port: 0,
+            answers_proxy: false,
+            write: FlowWrite::None,
+            flow: NO_FLOW,
+        }
     }
 }
 
@@ -88,8 +104,8 @@ pub struct Peer {
     pub identity: u32,
     /// It came from a name that the endpoint resolved.
     pub learned: bool,
-    /// There was such a name, and its TTL has ended.
-    pub expired: bool,
+    /// Where there was such a name and its TTL has ended, the identity it gave; else 0.
+    pub ended: u32,
     /// It is an address of this node.
     pub local_host: bool,
 }
@@ -102,21 +118,21 @@ pub fn peer(tables: &impl Tables, scope: u32, address: &Address) -> Peer {
     if let Some(row) = tables.address(&key) {
         let local_host = row.flags & address_flags::LOCAL_HOST != 0;
         if let NameRow::Live(identity) = row.at(tables.now_ns()) {
-            return Peer { identity, learned: false, expired: false, local_host };
+            return Peer { identity, learned: false, ended: 0, local_host };
         }
     }
     key.scope = scope;
-    let mut expired = false;
+    let mut ended = 0;
     if let Some(row) = tables.address(&key) {
         match row.at(tables.now_ns()) {
             NameRow::Live(identity) => {
-                return Peer { identity, learned: true, expired: false, local_host: false };
+                return Peer { identity, learned: true, ended: 0, local_host: false };
             }
-            NameRow::Expired => expired = true,
+            NameRow::Expired(last) => ended = last,
         }
     }
     let identity = tables.cidr(&CidrKey { address: *address }).unwrap_or(identity::WORLD);
-    Peer { identity, learned: false, expired, local_host: false }
+    Peer { identity, learned: false, ended, local_host: false }
 }
 
 /// Looks up the rows of one policy for a peer: its identity first, then any peer. No row is the default denial.
@@ -218,7 +234,8 @@ fn live_flow(tables: &impl Tables, key: &FlowKey, packet: &Packet) -> Option<Flo
 fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow: FlowValue) -> Decision {
     let forward = flow.direction == direction as u8;
     let mut news = flow;
-    if !forward {
+    // Where only one direction is judged, the opener's own acknowledgement shows that the other side has spoken.
+    if !forward || packet.acknowledges() {
         news.flags |= flow_flags::REPLIED;
     }
     if packet.closes() {
@@ -234,12 +251,16 @@ fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow
         identity: flow.identity,
         rule: flow.rule,
         proxy_port: if forward { flow.proxy_port } else { 0 },
-        flow: if news == flow { FlowWrite::None } else { FlowWrite::Update(news) },
+        answers_proxy: !forward
+            && matches!(direction, Direction::Egress)
+            && (flow.proxy_port != 0 || flow.flags & flow_flags::PROXIED != 0),
+        write: if news == flow { FlowWrite::None } else { FlowWrite::Update },
+        flow: news,
     }
 }
 
-/// Judges a flow that was allowed under an earlier revision: its own direction, port and, where a name opened it, the
-/// identity it had then.
+/// Judges a flow that was allowed under an earlier revision: its own direction and port and, where a name opened it that
+/// has ended since, as if it had not.
 #[inline(always)]
 fn judge_again(
     tables: &impl Tables,
@@ -251,8 +272,8 @@ fn judge_again(
 ) -> Decision {
     let opened = Direction::from_octet(flow.direction);
     let mut who = peer(tables, endpoint.scope, &key.remote);
-    if flow.flags & flow_flags::LEARNED != 0 && who.expired {
-        who = Peer { identity: flow.identity, learned: true, ..who };
+    if flow.flags & flow_flags::LEARNED != 0 && who.ended != 0 {
+        who = Peer { identity: who.ended, learned: true, ..who };
     }
     let port = match (opened, key.protocol) {
         (_, protocol::ICMP | protocol::ICMPV6) if opened as u8 == direction as u8 => packet.icmp,
@@ -269,15 +290,13 @@ fn judge_again(
         identity: who.identity,
         rule: verdict.rule,
         revision: endpoint.revision,
-        proxy_port: verdict.proxy_port,
+        // A connection with a proxy can not go on past it.
+        proxy_port: if verdict.proxy_port == 0 { flow.proxy_port } else { verdict.proxy_port },
         ..flow
     };
-    match established(tables, packet, direction, news) {
-        Decision { flow: FlowWrite::None, reason, identity, rule, proxy_port } => {
-            Decision { flow: FlowWrite::Update(news), reason, identity, rule, proxy_port }
-        }
-        decision => decision,
-    }
+    let mut decision = established(tables, packet, direction, news);
+    decision.write = FlowWrite::Update;
+    decision
 }
 
 #[inline(always)]
@@ -308,7 +327,7 @@ fn judge_new(
         flags: if who.learned { flow_flags::LEARNED } else { 0 },
         proxy_port: verdict.proxy_port,
     };
-    Decision { flow: FlowWrite::New(flow), ..verdict }
+    Decision { write: FlowWrite::New, flow, ..verdict }
 }
 
 #[inline(always)]
@@ -327,11 +346,19 @@ fn verdict(
     let row = decide(tables, endpoint.policy, direction, who.identity, protocol, port);
     decision.rule = row.rule;
     decision.proxy_port = row.proxy_port;
+    let from_host = who.local_host && matches!(direction, Direction::Ingress);
     decision.reason = match row.verdict {
-        policy_verdict::ALLOW | policy_verdict::REDIRECT => Reason::Rule,
+        policy_verdict::ALLOW => Reason::Rule,
+        policy_verdict::REDIRECT if from_host => {
+            // What the node asks its endpoints is not limited.
+            decision.proxy_port = 0;
+            Reason::Rule
+        }
+        policy_verdict::REDIRECT if row.proxy_port != 0 => Reason::Rule,
+        policy_verdict::REDIRECT => Reason::ProxyAbsent,
         _ if row.rule != 0 => Reason::DenyRule,
-        _ if who.local_host && matches!(direction, Direction::Ingress) => Reason::LocalHost,
-        _ if who.expired => Reason::NameExpired,
+        _ if from_host => Reason::LocalHost,
+        _ if who.ended != 0 => Reason::NameExpired,
         _ => Reason::DefaultDeny,
     };
     decision
@@ -546,8 +573,8 @@ mod tests {
         /// Judges, and writes what the kernel would write.
         fn pass(&mut self, endpoint: &EndpointValue, packet: &Packet, direction: Direction) -> Decision {
             let decision = self.judge(endpoint, packet, direction);
-            if let FlowWrite::New(flow) | FlowWrite::Update(flow) = decision.flow {
-                self.flows.insert(FlowKey::of(endpoint.endpoint, packet, direction), flow);
+            if decision.write != FlowWrite::None {
+                self.flows.insert(FlowKey::of(endpoint.endpoint, packet, direction), decision.flow);
             }
             if packet.fragmented && !decision.reason.denies() {
                 let key = FragmentKey::of(endpoint.endpoint, packet, direction);
@@ -575,12 +602,86 @@ mod tests {
             let mut world = World::new();
             let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Egress);
             assert_eq!((decision.reason, decision.identity, decision.rule), (Reason::Rule, NAMED, NAMED + 1));
-            assert!(matches!(decision.flow, FlowWrite::New(FlowValue { flags: flow_flags::LEARNED, .. })));
+            assert_eq!((decision.write, decision.flow.flags), (FlowWrite::New, flow_flags::LEARNED));
             let answer = Packet { tcp_flags: first.tcp_flags | tcp::ACK, ..answer_to(&first) };
             assert_eq!(world.reason(&answer, Direction::Ingress), Reason::Reply);
             let next = Packet { tcp_flags: first.tcp_flags & !tcp::SYN, ..first };
             assert_eq!(world.reason(&next, Direction::Egress), Reason::Established);
-            assert_eq!(world.judge(&ENDPOINT_ROW, &next, Direction::Egress).flow, FlowWrite::None, "nothing new");
+            assert_eq!(world.judge(&ENDPOINT_ROW, &next, Direction::Egress).write, FlowWrite::None, "nothing new");
+        }
+    }
+
+    /// Requests towards the endpoint's port 80 go to a proxy on `proxy_port`.
+    fn limited(proxy_port: u16) -> World {
+        let mut world = World::new();
+        world.node(PEER, 256, 0);
+        let key = PolicyKey::new(POLICY, Direction::Ingress, 256, protocol::TCP, 80);
+        let value = PolicyValue { verdict: policy_verdict::REDIRECT, spare: 0, proxy_port, rule: 4 };
+        world.policy.insert((PolicyKey::PROTOCOL_BITS + 16, key), value);
+        world
+    }
+
+    #[test]
+    fn a_redirect_to_nowhere_is_a_denial_and_the_node_is_not_read() {
+        let first = Packet { tcp_flags: tcp::SYN, ..packet(PEER, POD, protocol::TCP, 4_000, 80) };
+        let mut world = limited(0);
+        let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+        assert_eq!((decision.reason, decision.rule), (Reason::ProxyAbsent, 4));
+        let mut world = limited(9_000);
+        let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+        assert_eq!((decision.reason, decision.proxy_port), (Reason::Rule, 9_000));
+        world.node(PEER, 256, 0).flags = address_flags::LOCAL_HOST;
+        let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+        assert_eq!((decision.reason, decision.proxy_port), (Reason::Rule, 0));
+    }
+
+    #[test]
+    fn what_answers_a_proxy_is_for_the_proxy() {
+        let first = Packet { tcp_flags: tcp::SYN, ..packet(PEER, POD, protocol::TCP, 4_000, 80) };
+        let answer = Packet { tcp_flags: tcp::SYN | tcp::ACK, ..answer_to(&first) };
+        for (what, proxy_port, flags, want) in [
+            ("an unlimited flow", 0, 0, false),
+            ("a limited flow", 9_000, 0, true),
+            ("an unlimited flow that a proxy opened", 0, flow_flags::PROXIED, true),
+        ] {
+            let mut world = limited(9_000);
+            world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+            let flow = world.flows.values_mut().next().unwrap();
+            (flow.proxy_port, flow.flags) = (proxy_port, flags);
+            let decision = world.judge(&ENDPOINT_ROW, &answer, Direction::Egress);
+            assert_eq!(
+                (decision.reason, decision.answers_proxy, decision.proxy_port),
+                (Reason::Reply, want, 0),
+                "{what}"
+            );
+        }
+        // The endpoint's own limited flow: replies come from the proxy, and are the endpoint's.
+        let mut world = World::new();
+        let key = PolicyKey::new(POLICY, Direction::Egress, NAMED, protocol::TCP, 443);
+        let value = PolicyValue { verdict: policy_verdict::REDIRECT, spare: 0, proxy_port: 9_000, rule: 4 };
+        world.policy.insert((PolicyKey::PROTOCOL_BITS + 16, key), value);
+        let first = tcp_out(tcp::SYN);
+        assert_eq!(world.pass(&ENDPOINT_ROW, &first, Direction::Egress).proxy_port, 9_000);
+        let decision = world.judge(&ENDPOINT_ROW, &answer_to(&tcp_out(tcp::ACK)), Direction::Ingress);
+        assert_eq!((decision.reason, decision.answers_proxy, decision.proxy_port), (Reason::Reply, false, 0));
+    }
+
+    #[test]
+    fn a_connection_with_a_proxy_stays_with_it_under_new_rules() {
+        let first = Packet { tcp_flags: tcp::SYN, ..packet(PEER, POD, protocol::TCP, 4_000, 80) };
+        let next = Packet { tcp_flags: tcp::ACK, ..first };
+        for (what, verdict, proxy_port, want) in [
+            ("lifted", policy_verdict::ALLOW, 0, (Reason::Established, 9_000)),
+            ("another proxy", policy_verdict::REDIRECT, 9_001, (Reason::Established, 9_001)),
+            ("denied", policy_verdict::DENY, 0, (Reason::DenyRule, 0)),
+        ] {
+            let mut world = limited(9_000);
+            world.pass(&ENDPOINT_ROW, &first, Direction::Ingress);
+            for row in world.policy.values_mut().filter(|row| row.rule == 4) {
+                (row.verdict, row.proxy_port) = (verdict, proxy_port);
+            }
+            let decision = world.pass(&revision(2), &next, Direction::Ingress);
+            assert_eq!((decision.reason, decision.proxy_port), want, "{what}");
         }
     }
 
@@ -626,18 +727,18 @@ mod tests {
         for (length, prefix, identity) in [(96 + 24, "198.51.100.0", 310), (96 + 30, "198.51.100.8", 311)] {
             world.cidrs.insert((length, CidrKey { address: address(prefix) }), CidrValue { identity });
         }
-        let named = |identity, learned, expired| Peer { identity, learned, expired, local_host: false };
+        let named = |identity, learned, ended| Peer { identity, learned, ended, local_host: false };
         for (ip, want) in [
-            (PEER, named(NAMED, true, false)),
-            ("10.0.0.9", named(257, false, false)),
-            ("198.51.100.8", named(311, false, true)),
-            ("198.51.100.9", named(301, true, false)),
-            ("198.51.100.77", named(310, false, false)),
-            ("2001:db8::1", named(identity::WORLD, false, false)),
+            (PEER, named(NAMED, true, 0)),
+            ("10.0.0.9", named(257, false, 0)),
+            ("198.51.100.8", named(311, false, NAMED)),
+            ("198.51.100.9", named(301, true, 0)),
+            ("198.51.100.77", named(310, false, 0)),
+            ("2001:db8::1", named(identity::WORLD, false, 0)),
         ] {
             assert_eq!(peer(&world, SCOPE, &address(ip)), want, "{ip}");
         }
-        assert_eq!(peer(&world, SCOPE + 1, &address(PEER)), named(310, false, false), "another endpoint's name");
+        assert_eq!(peer(&world, SCOPE + 1, &address(PEER)), named(310, false, 0), "another endpoint's name");
     }
 
     #[test]
@@ -674,9 +775,9 @@ mod tests {
             let decision = world.pass(&revision(2), &tcp_out(tcp::ACK), Direction::Egress);
             assert_eq!(decision.reason, want, "{what}");
             if !want.denies() {
-                assert!(matches!(decision.flow, FlowWrite::Update(FlowValue { revision: 2, .. })), "{what}");
+                assert_eq!((decision.write, decision.flow.revision), (FlowWrite::Update, 2), "{what}");
                 let next = world.judge(&revision(2), &tcp_out(tcp::ACK), Direction::Egress);
-                assert_eq!(next.flow, FlowWrite::None, "{what}: judged once");
+                assert_eq!(next.write, FlowWrite::None, "{what}: judged once");
             }
         }
     }
@@ -719,13 +820,36 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_whose_answers_are_not_seen_is_known_by_its_acknowledgements() {
+        let mut world = World::new();
+        world.reason(&tcp_out(tcp::SYN), Direction::Egress);
+        world.reason(&tcp_out(tcp::ACK), Direction::Egress);
+        world.now_ns += 5 * 3_600 * SECOND_NS;
+        assert_eq!(world.reason(&tcp_out(tcp::ACK), Direction::Egress), Reason::Established);
+    }
+
+    #[test]
+    fn a_flow_of_an_ended_name_is_judged_by_what_the_name_means_now() {
+        let mut world = World::new();
+        world.reason(&tcp_out(tcp::SYN), Direction::Egress);
+        // Another rule selects the name too: its identity has another number, and the old one no rows.
+        world.policy.clear();
+        world.learn(PEER, &[(at(1_030), 301)]);
+        world.rule(Direction::Egress, 301, PolicyKey::PEER_BITS, 0, 0, policy_verdict::ALLOW);
+        world.now_ns = at(1_031);
+        let decision = world.pass(&revision(2), &tcp_out(tcp::ACK), Direction::Egress);
+        assert_eq!((decision.reason, decision.identity), (Reason::Established, 301));
+        assert_eq!(world.reason(&tcp_out(tcp::SYN), Direction::Egress), Reason::NameExpired, "a new one is not");
+    }
+
+    #[test]
     fn the_last_packet_is_noted_once_a_second() {
         let mut world = World::new();
         world.reason(&udp_out(), Direction::Egress);
         for (after_ns, noted) in [(1, false), (SECOND_NS, false), (SECOND_NS + 1, true)] {
             world.now_ns = at(1_000) + after_ns;
             let decision = world.judge(&ENDPOINT_ROW, &udp_out(), Direction::Egress);
-            assert_eq!(matches!(decision.flow, FlowWrite::Update(_)), noted, "{after_ns} ns");
+            assert_eq!(decision.write == FlowWrite::Update, noted, "{after_ns} ns");
         }
     }
 

@@ -86,6 +86,8 @@ pub mod flow_flags {
     pub const REPLIED: u8 = 2;
     /// FIN or RST was seen.
     pub const CLOSING: u8 = 4;
+    /// A proxy of this node opened it in its client's name: replies are for the proxy's socket.
+    pub const PROXIED: u8 = 8;
 }
 
 /// Values of [`PolicyValue::verdict`].
@@ -222,7 +224,7 @@ pub struct PolicyValue {
     pub verdict: u8,
     /// Zero.
     pub spare: u8,
-    /// Where the proxy listens, host order; 0 without redirect.
+    /// Where the proxy listens, host order; 0 without redirect. A redirect to 0 is a denial: the proxy is absent.
     pub proxy_port: u16,
     /// Cookie of the rule that decided; 0 is the default.
     pub rule: u32,

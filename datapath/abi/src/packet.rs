@@ -103,6 +103,12 @@ impl Packet {
         self.protocol == protocol::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
+    /// Whether the packet goes on with a TCP connection that the other side has answered.
+    #[inline(always)]
+    pub const fn acknowledges(&self) -> bool {
+        self.protocol == protocol::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::ACK
+    }
+
     /// Whether the packet ends a TCP connection.
     #[inline(always)]
     pub const fn closes(&self) -> bool {

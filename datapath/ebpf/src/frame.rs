@@ -58,11 +58,18 @@ impl Frame {
         unsafe { (*self.0).ifindex }
     }
 
-    /// Changes the bits of the mark that `mask` has.
+    /// The mark that somebody on this node set: what comes from another namespace has none.
     #[inline(always)]
-    pub(crate) fn mark(&self, mark: u32, mask: u32) {
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { (*self.0).mark }
+    }
+
+    /// Sets the mark.
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
         // SAFETY: As above; the kernel lets a classifier write the mark.
-        unsafe { (*self.0).mark = ((*self.0).mark & !mask) | (mark & mask) }
+        unsafe { (*self.0).mark = mark }
     }
 }
 

@@ -5,13 +5,13 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use namegate_abi::{
-    Class, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet, Reason, Tables, Verdict,
-    endpoint_flags, judge_quoting, parse, parse_inner, protocol,
+    Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet, Reason,
+    Settings, Tables, Verdict, endpoint_flags, flow_flags, judge_quoting, parse, parse_inner, protocol,
 };
 
 use crate::{
     frame::{Frame, LINK_OCTETS},
-    maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, Outcome, RESOLVERS, SCRATCH, SETTINGS, Scratch, Write},
+    maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, RESOLVERS, SCRATCH, SETTINGS, Scratch},
     redirect, report,
 };
 
@@ -31,8 +31,17 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return TCX_DROP; // The map has this one row: never.
     };
+    let Some(settings) = SETTINGS.get(0) else {
+        return TCX_DROP; // As above.
+    };
     // SAFETY: The row is this CPU's own. Its parts are plain numbers, and are written before they are read.
     let Scratch { packet, quoted, outcome } = unsafe { &mut *scratch };
+    if matches!(direction, Direction::Egress) {
+        let port = redirect::sent_back(frame, settings);
+        if port != 0 {
+            return come_back(frame, settings, packet, port);
+        }
+    }
     let status = read(frame, packet);
     if status != READ {
         return unreadable(frame, endpoint, direction, status);
@@ -46,11 +55,11 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
     } else {
         decide(endpoint, packet, None, direction, outcome);
     }
-    let mut redirected = false;
+    let mut way = Way::On;
     if !outcome.reason.denies() {
-        match redirect(frame, endpoint, packet, direction, outcome.proxy_port) {
-            Ok(done) => redirected = done,
-            Err(reason) => outcome.reason = reason,
+        match direction {
+            Direction::Egress => way = leave(frame, settings, endpoint, packet, outcome),
+            Direction::Ingress => way = arrive(frame, settings, packet, outcome),
         }
     }
     report::count(frame, direction, outcome.reason);
@@ -60,12 +69,27 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         return action;
     }
     remember(endpoint, packet, direction, outcome);
-    if matches!(outcome.write, Write::New) {
-        let verdict = if redirected { Verdict::Redirected } else { Verdict::Allowed };
+    if matches!(outcome.write, FlowWrite::New) {
+        let verdict = if matches!(way, Way::On) { Verdict::Allowed } else { Verdict::Redirected };
         report::tell(frame, endpoint, direction, packet, outcome, verdict);
     }
-    // A packet that has its socket is for no other program.
-    if redirected { TCX_PASS } else { TCX_NEXT }
+    match way {
+        Way::On => TCX_NEXT,
+        // A packet that has its socket is for no other program.
+        Way::Socket => TCX_PASS,
+        Way::Back => redirect::back(frame, settings, outcome.proxy_port),
+    }
+}
+
+/// Where an allowed packet goes.
+#[derive(Clone, Copy)]
+enum Way {
+    /// To whom it was sent.
+    On,
+    /// To a socket of this node.
+    Socket,
+    /// Back in by the same interface, for a socket.
+    Back,
 }
 
 /// The headers were read.
@@ -123,31 +147,15 @@ fn decide(
     packet: &Packet,
     quoted: Option<&Packet>,
     direction: Direction,
-    outcome: &mut Outcome,
+    outcome: &mut Decision,
 ) {
-    let decision = judge_quoting(&Kernel::now(), endpoint, packet, quoted, direction);
-    outcome.reason = decision.reason;
-    outcome.identity = decision.identity;
-    outcome.rule = decision.rule;
-    outcome.proxy_port = decision.proxy_port;
-    outcome.write = Write::None;
-    match decision.flow {
-        FlowWrite::None => {}
-        FlowWrite::New(flow) => {
-            outcome.write = Write::New;
-            outcome.flow = flow;
-        }
-        FlowWrite::Update(flow) => {
-            outcome.write = Write::Update;
-            outcome.flow = flow;
-        }
-    }
+    *outcome = judge_quoting(&Kernel::now(), endpoint, packet, quoted, direction);
 }
 
 /// Writes what later packets are judged by. A row that cannot be written now is written for the next packet.
 #[inline(never)]
-fn remember(endpoint: &EndpointValue, packet: &Packet, direction: Direction, outcome: &Outcome) {
-    if !matches!(outcome.write, Write::None) {
+fn remember(endpoint: &EndpointValue, packet: &Packet, direction: Direction, outcome: &Decision) {
+    if !matches!(outcome.write, FlowWrite::None) {
         let _ = FLOWS.insert(FlowKey::of(endpoint.endpoint, packet, direction), outcome.flow, 0);
     }
     if packet.fragmented && !matches!(packet.class, Class::Fragment) {
@@ -162,35 +170,63 @@ fn refused(endpoint: &EndpointValue) -> (Verdict, i32) {
     if endpoint.flags & endpoint_flags::AUDIT != 0 { (Verdict::Audited, TCX_NEXT) } else { (Verdict::Denied, TCX_DROP) }
 }
 
-/// Hands the packet to a proxy where a rule or the observation of DNS asks for it; says whether that was done.
+/// Hands what an endpoint sent to a proxy: where a rule or the observation of DNS asks for it, and where it answers one.
 ///
-/// A rule's proxy that is absent is a denial. An absent DNS proxy is not: names go on being resolved while the agent
-/// restarts, and nothing is learned from them. Sockets can be given to what an endpoint sends alone.
+/// A rule's proxy that is absent is a denial, written to `outcome`. An absent DNS proxy is not: names go on being resolved
+/// while the agent restarts, and nothing is learned from them.
 #[inline(always)]
-fn redirect(
-    frame: Frame,
-    endpoint: &EndpointValue,
-    packet: &Packet,
-    direction: Direction,
-    proxy_port: u16,
-) -> Result<bool, Reason> {
-    if matches!(direction, Direction::Ingress) {
-        return if proxy_port == 0 { Ok(false) } else { Err(Reason::ProxyAbsent) };
+fn leave(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &Packet, outcome: &mut Decision) -> Way {
+    if outcome.proxy_port != 0 || outcome.answers_proxy {
+        // A reply has no port here: it is for the connection it belongs to, and for no listener.
+        if redirect::to_proxy(frame, settings, packet, outcome.proxy_port) {
+            return Way::Socket;
+        }
+        outcome.reason = Reason::ProxyAbsent;
+        return Way::On;
     }
-    let observed = proxy_port == 0 && is_question(endpoint, packet);
-    if proxy_port == 0 && !observed {
-        return Ok(false);
+    if settings.dns_port != 0
+        && is_question(endpoint, packet)
+        && redirect::to_proxy(frame, settings, packet, settings.dns_port)
+    {
+        return Way::Socket;
     }
-    let Some(settings) = SETTINGS.get(0) else {
-        return if observed { Ok(false) } else { Err(Reason::ProxyAbsent) };
-    };
-    let port = if observed { settings.dns_port } else { proxy_port };
-    let done = port != 0 && redirect::to_proxy(frame, settings, packet, port);
-    if done || observed { Ok(done) } else { Err(Reason::ProxyAbsent) }
+    Way::On
+}
+
+/// Sends what is about to reach an endpoint, and belongs to a rule's proxy, back to get its socket. What the proxy itself
+/// sends goes on, and its replies will be the proxy's.
+#[inline(always)]
+fn arrive(frame: Frame, settings: &Settings, packet: &Packet, outcome: &mut Decision) -> Way {
+    if redirect::is_from_proxy(frame, settings) {
+        // What it sends over UDP has the node's own address: replies need no help.
+        if packet.protocol == protocol::TCP && matches!(outcome.write, FlowWrite::New) {
+            outcome.flow.flags |= flow_flags::PROXIED;
+        }
+        return Way::On;
+    }
+    if outcome.proxy_port == 0 {
+        return Way::On;
+    }
+    if packet.protocol == protocol::TCP && redirect::has_proxy(frame, packet, outcome.proxy_port) {
+        return Way::Back;
+    }
+    outcome.reason = Reason::ProxyAbsent;
+    Way::On
+}
+
+/// Gives a packet that was sent back its socket. It was judged, counted and told of when it was about to leave.
+#[inline(always)]
+fn come_back(frame: Frame, settings: &Settings, packet: &mut Packet, port: u16) -> i32 {
+    if read(frame, packet) == READ && redirect::to_proxy(frame, settings, packet, port) {
+        redirect::let_in(frame);
+        return TCX_PASS;
+    }
+    report::count(frame, Direction::Ingress, Reason::ProxyAbsent);
+    TCX_DROP
 }
 
 /// Whether the packet goes to a resolver whose answers are heard.
-#[inline(always)]
+#[inline(never)]
 fn is_question(endpoint: &EndpointValue, packet: &Packet) -> bool {
     endpoint.flags & endpoint_flags::OBSERVE_DNS != 0
         && packet.destination_port == DNS_PORT

@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use namegate_abi::{
-    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, Packet, PolicyKey, PolicyValue, Reason, Settings, Tables, counter_slot, limits,
+    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowValue,
+    FragmentKey, FragmentValue, Packet, PolicyKey, PolicyValue, Settings, Tables, counter_slot, limits,
 };
 
 #[map]
@@ -40,27 +40,7 @@ pub(crate) struct Scratch {
     /// Those of the packet that it quotes.
     pub(crate) quoted: Packet,
     /// What was decided.
-    pub(crate) outcome: Outcome,
-}
-
-/// A [`namegate_abi::Decision`] in which no field is without a value.
-pub(crate) struct Outcome {
-    pub(crate) identity: u32,
-    pub(crate) rule: u32,
-    pub(crate) proxy_port: u16,
-    pub(crate) reason: Reason,
-    pub(crate) write: Write,
-    /// Of no meaning without a write.
-    pub(crate) flow: FlowValue,
-}
-
-/// What to do with [`Outcome::flow`].
-#[derive(Clone, Copy)]
-#[repr(u8)]
-pub(crate) enum Write {
-    None = 0,
-    New = 1,
-    Update = 2,
+    pub(crate) outcome: Decision,
 }
 
 /// One for each CPU, where packets are judged one after the other.

@@ -2,10 +2,16 @@
 //!
 //! The sockets are looked up in the namespace of the interface. See the kernel's
 //! `tools/testing/selftests/bpf/progs/test_sk_assign.c`.
+//!
+//! A socket can be given to what comes in from an interface alone. So a packet that is about to leave towards an endpoint
+//! and belongs to a proxy is sent back: it comes in again by the interface it was to leave by, with the proxy's port in
+//! the upper half of its mark, and gets its socket there.
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, bpf_sock},
-    helpers::{bpf_sk_assign, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    bindings::{BPF_F_CURRENT_NETNS, BPF_F_INGRESS, bpf_sock},
+    helpers::{
+        bpf_redirect, bpf_sk_assign, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_type, bpf_skc_lookup_tcp,
+    },
 };
 use namegate_abi::{Address, Packet, Settings, protocol};
 
@@ -13,6 +19,10 @@ use crate::frame::Frame;
 
 /// `BPF_TCP_LISTEN`.
 const LISTEN: u32 = 10;
+/// `PACKET_HOST`: the packet's link address is this node's.
+const TO_HOST: u32 = 0;
+/// Bits of a mark below a port in it.
+const PORT_SHIFT: u32 = 16;
 /// `127.0.0.1`.
 const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
 /// `::1`.
@@ -28,9 +38,55 @@ struct Tuple<const N: usize> {
 }
 
 /// Hands the packet to its connection with the proxy, or to the proxy's socket on the loopback address of the packet's
-/// family and `port`. Says whether there is one.
+/// family and `port`, where that is not 0. Says whether there is one.
 #[inline(always)]
 pub(crate) fn to_proxy(frame: Frame, settings: &Settings, packet: &Packet, port: u16) -> bool {
+    if !serve(frame, packet, port, true) {
+        return false;
+    }
+    let mark = frame.mark() & !settings.mark_mask & ((1 << PORT_SHIFT) - 1);
+    frame.set_mark(mark | settings.redirect_mark);
+    true
+}
+
+/// Whether there is a socket for the packet: see [`to_proxy`].
+#[inline(always)]
+pub(crate) fn has_proxy(frame: Frame, packet: &Packet, port: u16) -> bool {
+    serve(frame, packet, port, false)
+}
+
+/// Sends a packet that is about to leave by its interface back in by the same; gives the program's verdict.
+#[inline(always)]
+pub(crate) fn back(frame: Frame, settings: &Settings, port: u16) -> i32 {
+    frame.set_mark((u32::from(port) << PORT_SHIFT) | settings.redirect_mark);
+    // SAFETY: The helper takes numbers.
+    unsafe { bpf_redirect(frame.interface(), u64::from(BPF_F_INGRESS)) as i32 }
+}
+
+/// The port of the proxy that a packet was sent back for; 0 is none.
+#[inline(always)]
+pub(crate) fn sent_back(frame: Frame, settings: &Settings) -> u16 {
+    let mark = frame.mark();
+    if mark & settings.mark_mask == settings.redirect_mark { (mark >> PORT_SHIFT) as u16 } else { 0 }
+}
+
+/// Lets a packet in whose link address is the endpoint's.
+#[inline(always)]
+pub(crate) fn let_in(frame: Frame) {
+    // SAFETY: The helper takes the running program's context. It can not fail for these types of packet.
+    unsafe { bpf_skb_change_type(frame.raw().cast(), TO_HOST) };
+}
+
+/// Whether a proxy of this node sent the packet.
+#[inline(always)]
+pub(crate) fn is_from_proxy(frame: Frame, settings: &Settings) -> bool {
+    let mark = frame.mark() & settings.mark_mask;
+    mark != 0 && mark == settings.proxy_mark
+}
+
+/// Looks the socket for the packet up, and gives it the packet where `assign` says so.
+#[inline(never)]
+fn serve(frame: Frame, packet: &Packet, port: u16, assign: bool) -> bool {
     let socket = if packet.destination.is_v4() {
         find(frame, packet, last_four(&packet.source), last_four(&packet.destination), LOOPBACK_V4, port)
     } else {
@@ -39,15 +95,14 @@ pub(crate) fn to_proxy(frame: Frame, settings: &Settings, packet: &Packet, port:
     if socket.is_null() {
         return false;
     }
-    // SAFETY: The socket is held by a reference from the look-up.
-    let status = unsafe { bpf_sk_assign(frame.raw().cast(), socket.cast(), 0) };
+    let mut status = 0;
+    if assign {
+        // SAFETY: The socket is held by a reference from the look-up.
+        status = unsafe { bpf_sk_assign(frame.raw().cast(), socket.cast(), 0) };
+    }
     // SAFETY: As above; the reference ends here.
     unsafe { bpf_sk_release(socket.cast()) };
-    if status != 0 {
-        return false;
-    }
-    frame.mark(settings.redirect_mark, settings.mark_mask);
-    true
+    status == 0
 }
 
 #[inline(always)]
@@ -86,6 +141,9 @@ fn find<const N: usize>(
         }
         // SAFETY: The reference is from the look-up and is not used after.
         unsafe { bpf_sk_release(own.cast()) };
+    }
+    if port == 0 {
+        return core::ptr::null_mut();
     }
     tuple.destination = loopback;
     tuple.destination_port = port.to_be_bytes();

@@ -1,11 +1,11 @@
 //! Counters and records of what became of a packet.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use namegate_abi::{Direction, EndpointValue, EventRecord, Packet, Reason, Verdict, counter_slot, protocol};
+use namegate_abi::{Decision, Direction, EndpointValue, EventRecord, Packet, Reason, Verdict, counter_slot, protocol};
 
 use crate::{
     frame::Frame,
-    maps::{COUNTERS, EVENTS, Outcome},
+    maps::{COUNTERS, EVENTS},
 };
 
 /// Counts a packet under its reason.
@@ -32,7 +32,7 @@ pub(crate) fn tell(
     endpoint: &EndpointValue,
     direction: Direction,
     packet: &Packet,
-    outcome: &Outcome,
+    outcome: &Decision,
     verdict: Verdict,
 ) {
     let (source_port, destination_port) = ports(packet);

@@ -336,8 +336,7 @@ impl Side {
             return Some(plain);
         }
         let proxy_port = if matches!(limits[0], L7::Dns(_)) { self.proxies.dns } else { self.proxies.l7 };
-        let verdict = if proxy_port == 0 { policy_verdict::DENY } else { policy_verdict::REDIRECT };
-        Some(PolicyValue { verdict, proxy_port, ..plain })
+        Some(PolicyValue { verdict: policy_verdict::REDIRECT, proxy_port, ..plain })
     }
 }
 

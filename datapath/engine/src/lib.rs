@@ -10,6 +10,7 @@
 //! ```
 
 mod answer;
+mod askers;
 mod cache;
 mod compile;
 mod diff;
@@ -20,6 +21,7 @@ mod learn;
 mod ledger;
 mod plan;
 mod ports;
+mod requests;
 mod selectors;
 mod switch;
 mod topology;
@@ -27,6 +29,7 @@ mod update;
 mod views;
 
 pub use answer::{Answer, EndpointId};
+pub use askers::Askers;
 pub use cache::LearnedAddress;
 pub use engine::{Change, Engine, Proxies};
 pub use gate::{Gate, GateError, Key, MapOp, Row};

@@ -13,7 +13,7 @@ use namegate_config::{
     labels::Labels,
     name::Fqdn,
     peer::Peer,
-    reference::{Flow, Reason, SubjectFacts, Verdict, verdict, verdict_l7},
+    reference::{Flow, Limits, Reason, SubjectFacts, Verdict, verdict, verdict_l7},
     rule::{Direction, Rule},
     settings::Scope,
 };
@@ -170,7 +170,10 @@ impl World {
         let at = || format!("{probe:?} at {}: {got:?}, wanted {want:?}", self.kernel.now / SECOND);
         assert_eq!(!got.reason.denies(), want.allowed, "{}", at());
         // A proxy reads the requests exactly where some might not pass.
-        assert_eq!(got.proxy_port, if limited.reason == want.reason { 0 } else { L7_PORT }, "{}", at());
+        let asked = self.engine.limits(ip(OWN[probe.pod]), probe.peer, probe.direction, probe.flow, self.kernel.now);
+        let asks = matches!(asked, Limits::Rules(_));
+        assert!(got.reason.denies() || (got.proxy_port != 0) == asks, "{}: {asked:?}", at());
+        assert_eq!(got.proxy_port, if limited.allowed || !want.allowed { 0 } else { L7_PORT }, "{}", at());
         let reason = match got.reason {
             Kernels::Rule if got.rule == 0 => Reason::NoPolicy,
             Kernels::Rule => Reason::Rule,

@@ -357,7 +357,7 @@ fn limited_rules_need_a_proxy_and_one_free_rule_lifts_the_limits() {
     let world = |l7| Rule { l7, ..allow(vec![PeerSelector::Entity(Entity::World)]) };
     let proxies = |dns, l7| Proxies { dns, l7 };
     for (what, rules, proxies, want) in [
-        ("no proxy", vec![world(http())], proxies(0, 0), (Reason::DenyRule, 0)),
+        ("no proxy", vec![world(http())], proxies(0, 0), (Reason::ProxyAbsent, 0)),
         ("proxy", vec![world(http())], proxies(0, 9_000), (Reason::Rule, 9_000)),
         ("free rule", vec![world(http()), world(None)], proxies(0, 0), (Reason::Rule, 0)),
         ("names, observed", vec![world(dns())], proxies(0, 9_000), (Reason::Rule, 0)),

@@ -15,7 +15,7 @@ use nix::net::if_::if_indextoname;
 use crate::pins::{LinkPins, Replaced};
 use crate::spec::{self, MapLimits};
 use crate::tables::{Tables, take};
-use crate::{Events, LoadError, bpffs, object};
+use crate::{Events, LoadError, bpffs, object, routes};
 
 /// A program, and where it is attached on the host-side interface.
 struct Program {
@@ -65,7 +65,7 @@ impl Directions {
 
 /// The kernel's half of the gate. Maps and links stay when it is dropped.
 pub struct Datapath {
-    ebpf: Ebpf,
+    pub(crate) ebpf: Ebpf,
     tables: Tables,
     events: Option<Events>,
     links: LinkPins,
@@ -182,6 +182,7 @@ impl Datapath {
         let path = self.links.path(interface, wanted.name);
         let program = program(&mut self.ebpf, wanted.name)?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        routes::accept_returned(&name.to_string_lossy());
         let id = program.attach_with_options(&name.to_string_lossy(), wanted.hook, order).map_err(refused)?;
         let link = program.take_link(id).map_err(refused)?;
         let link = FdLink::try_from(link).map_err(|error| link_error(wanted.name, interface, error))?;
@@ -214,6 +215,11 @@ impl Datapath {
         self.tables.flow_rows()
     }
 
+    /// Forgets every flow: packets that follow are judged anew.
+    pub fn forget_flows(&mut self) -> Result<(), GateError> {
+        self.tables.forget_flows()
+    }
+
     /// The stream of records, once.
     pub fn take_events(&mut self) -> Option<Events> {
         self.events.take()
@@ -230,7 +236,15 @@ impl Gate for Datapath {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+/// The name of the program that judges a direction.
+pub(crate) fn program_of(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => PROGRAMS[0].name,
+        Direction::Ingress => PROGRAMS[1].name,
+    }
+}
+
+pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
     program.try_into().map_err(|_| LoadError::Missing(name))
 }

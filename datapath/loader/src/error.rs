@@ -95,6 +95,17 @@ pub enum LoadError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// A program could not be run over a packet.
+    #[error("running `{program}` over a packet on the interface with index {interface}")]
+    Trial {
+        /// Name of the program.
+        program: &'static str,
+        /// Index of the interface.
+        interface: u32,
+        /// The kernel's error.
+        #[source]
+        source: Box<ProgramError>,
+    },
     /// A link could not be read.
     #[error("reading the link of `{program}` on the interface with index {interface}")]
     Link {

@@ -24,6 +24,7 @@ mod pins;
 pub mod routes;
 mod spec;
 mod tables;
+pub mod trial;
 
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;

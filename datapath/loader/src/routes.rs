@@ -3,7 +3,7 @@
 //!
 //! They stay when the agent ends: so does enforcement, and a packet is marked only where the proxy's socket was found.
 
-use std::io;
+use std::{fs, io};
 
 use namegate_abi::Settings;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -70,6 +70,30 @@ pub fn remove(settings: &Settings) -> Result<(), RouteError> {
         }
     }
     Ok(())
+}
+
+/// Whether the kernel looks for the socket of a packet before it routes it.
+const EARLY_DEMUX: &str = "/proc/sys/net/ipv4/tcp_early_demux";
+
+/// Lets packets of a connection between others, whose socket a proxy of this node has, be forwarded as far as the program
+/// that sends them back: the kernel drops them on the way where it has found the socket before (`ip_forward`).
+pub fn forward_proxied() -> io::Result<()> {
+    if fs::read_to_string(EARLY_DEMUX)?.trim() == "0" {
+        return Ok(());
+    }
+    fs::write(EARLY_DEMUX, "0")
+}
+
+/// Lets a packet that was about to leave by an interface come in by it again: strict checking of sources (`rp_filter` 1,
+/// RFC 3704) becomes loose there. A machine where that is not to be set keeps it, and such packets are dropped.
+pub(crate) fn accept_returned(interface: &str) {
+    let file = |interface: &str| format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+    let value = |interface: &str| fs::read_to_string(file(interface)).unwrap_or_default();
+    if [interface, "all"].map(value).iter().any(|value| value.trim() == "1")
+        && let Err(error) = fs::write(file(interface), "2")
+    {
+        tracing::warn!(%error, interface, "strict checking of sources stays: limits on requests to it drop them");
+    }
 }
 
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];

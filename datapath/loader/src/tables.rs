@@ -83,6 +83,19 @@ impl Tables {
         })
     }
 
+    /// Removes every flow.
+    pub(crate) fn forget_flows(&mut self) -> Result<(), GateError> {
+        let keys: Vec<Raw<FlowKey>> = self.flows.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            match self.flows.remove(&key) {
+                // It gave way to another meanwhile.
+                Err(error) if !is_absent(&error) => return Err(access(map_names::FLOWS, error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn set(&mut self, settings: &Settings) -> Result<(), GateError> {
         self.settings.set(0, Raw(*settings), 0).map_err(|error| access(map_names::SETTINGS, error))
     }

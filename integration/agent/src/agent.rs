@@ -10,6 +10,8 @@ mod gatekeeper;
 mod interfaces;
 mod journal;
 mod reload;
+mod requests;
+mod shown;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -19,10 +21,12 @@ use namegate_abi::Settings as KernelSettings;
 use namegate_api::{Instruments, Server, rfc3339};
 use namegate_config::{
     policy::Features,
+    rule::Direction,
     settings::{self, Settings},
 };
 use namegate_dns_proxy::{Config as DnsConfig, Proxy};
-use namegate_engine::Engine;
+use namegate_engine::{Engine, Proxies};
+use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
 use namegate_loader::{Datapath, Events, MapLimits, Options, routes};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,9 +41,10 @@ use gate::{Gate, Running};
 use gatekeeper::Keeper;
 use journal::Journal;
 use reload::Reloader;
+use requests::RequestDesk;
 
-/// What of the policy language is enforced: no part that needs a layer 7 proxy.
-pub(crate) const FEATURES: Features = Features { http: false, dns: false, server_names: false };
+/// What of the policy language is enforced where both directions are guarded: no policy for nodes.
+pub(crate) const FEATURES: Features = Features { http: true, dns: true, server_names: true, nodes: false };
 /// Mark of packets that go to a local proxy.
 const REDIRECT_MARK: u32 = 0x200;
 /// Mark of what the proxy sends.
@@ -90,6 +95,13 @@ fn log() {
         .init();
 }
 
+/// What of the policy language is enforced with these directions: a proxy gets its servers' answers from the programs of
+/// both.
+fn features(directions: &[Direction]) -> Features {
+    let both = [Direction::Ingress, Direction::Egress].iter().all(|direction| directions.contains(direction));
+    Features { http: both && FEATURES.http, server_names: both && FEATURES.server_names, ..FEATURES }
+}
+
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let started = rfc3339(std::time::SystemTime::now());
     // The socket first: a second agent ends here, before it touches the kernel.
@@ -99,20 +111,29 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (gate, events) = open(&settings, &clients, &instruments)?;
     let door = gate.door();
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
+    let (requests, records) = RequestDesk::new(door.clone(), gate.changes());
+    let l7 = Arc::new(L7Proxy::start(&l7_config(), requests.clone())?);
+    let telling = tokio::spawn(requests::follow(records, door.clone(), Arc::clone(&flows)));
+    let dns_desk = GateDesk::new(clients, door.clone(), settings.audit);
+    let proxy = Arc::new(Proxy::start(&dns_config(&settings), dns_desk)?);
+    // Before the rules: those that need a proxy find it.
+    let proxies = Proxies { dns: proxy.port(), l7: l7.port() };
+    door.ask(move |gate| gate.set_proxies(proxies)).await?;
     let reloader = {
         let (settings, door, book) = (settings.clone(), door.clone(), Arc::clone(&book));
         tokio::task::spawn_blocking(move || Reloader::start(&settings, door, book)).await??
     };
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
-    let proxy = Arc::new(Proxy::start(&dns_config(&settings), GateDesk::new(clients, door.clone()))?);
     let kernel = kernel_settings(proxy.port());
     door.ask(move |gate| gate.datapath().set(&kernel)).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
-    let keeper = Keeper { settings, door, book, flows, proxy: Arc::clone(&proxy), instruments, started };
+    let (dns, reads) = (Arc::clone(&proxy), Arc::clone(&l7));
+    let keeper = Keeper { settings, door, book, flows, proxy: dns, l7: reads, requests, instruments, started };
     server.serve(Arc::new(keeper), end()).await;
-    following.abort();
-    links.abort();
-    stop(reloader, gate, proxy).await
+    for task in [following.abort_handle(), links.abort_handle(), telling.abort_handle()] {
+        task.abort();
+    }
+    stop(reloader, gate, proxy, l7).await
 }
 
 /// Loads or adopts what is in the kernel, and starts the thread that owns it.
@@ -135,6 +156,11 @@ fn open(
     };
     let mut datapath = Datapath::open(&options).map_err(gate::load_error)?;
     routes::set_up(&options.settings).context("setting up the route to the proxy")?;
+    if features(&settings.directions).http
+        && let Err(error) = routes::forward_proxied()
+    {
+        tracing::error!(%error, "net.ipv4.tcp_early_demux stays: limits on requests to endpoints drop them; set it to 0");
+    }
     let events = datapath.take_events().context("the ring of events was taken already")?;
     let gate = Gate::new(
         Engine::new(settings),
@@ -143,6 +169,7 @@ fn open(
         gate::directions(&settings.directions),
         Arc::clone(clients),
         instruments.clone(),
+        settings.audit,
     )?;
     Ok((gate.start()?, events))
 }
@@ -162,6 +189,10 @@ fn dns_config(settings: &Settings) -> DnsConfig {
     }
 }
 
+fn l7_config() -> L7Config {
+    L7Config { workers: 2, port: 0, mark: PROXY_MARK, fixed_server: None }
+}
+
 /// Ready when the agent is asked to end.
 async fn end() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -176,8 +207,11 @@ async fn end() {
 }
 
 /// Ends threads in the order in which they need each other.
-async fn stop(reloader: Reloader, gate: Running, proxy: Arc<Proxy>) -> anyhow::Result<()> {
+async fn stop(reloader: Reloader, gate: Running, proxy: Arc<Proxy>, l7: Arc<L7Proxy>) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || {
+        if let Ok(l7) = Arc::try_unwrap(l7) {
+            l7.stop();
+        }
         if let Ok(proxy) = Arc::try_unwrap(proxy) {
             proxy.stop();
         }

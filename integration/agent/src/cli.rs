@@ -3,9 +3,12 @@
 mod args;
 mod cache;
 mod client;
+mod cluster;
 mod monitor;
 mod name_match;
 mod output;
+mod policy_test;
+mod policy_trace;
 mod sources;
 mod status;
 mod style;
@@ -47,6 +50,8 @@ fn verb(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.verb {
         Verb::Agent { config } => crate::agent::run(&config),
         Verb::Policy { verb: PolicyVerb::Validate(args) } => validate::run(&args),
+        Verb::Policy { verb: PolicyVerb::Test(args) } => policy_test::run(&args),
+        Verb::Policy { verb: PolicyVerb::Trace(args) } => policy_trace::run(&args),
         Verb::Fqdn { verb: FqdnVerb::Match { pattern, name } } => name_match::run(&pattern, &name),
         Verb::Fqdn { verb: FqdnVerb::Cache { verb } } => block_on(async {
             match verb {

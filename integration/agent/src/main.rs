@@ -3,6 +3,7 @@
 
 mod agent;
 mod cli;
+mod trial;
 
 use std::process::ExitCode;
 

@@ -64,6 +64,10 @@ fn wrong_usage_exits_2() {
 fn help_of_every_verb_ends_well_and_has_an_example() {
     for verb in [
         &[][..],
+        &["policy"],
+        &["policy", "validate"],
+        &["policy", "test"],
+        &["policy", "trace"],
         &["fqdn"],
         &["fqdn", "match"],
         &["fqdn", "cache"],

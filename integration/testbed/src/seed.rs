@@ -44,8 +44,6 @@ pub struct Test {
     pub url: &'static str,
     /// Whether the article sees an answer.
     pub allowed: bool,
-    /// Whether a rule on HTTP requests decides it.
-    pub layer7: bool,
 }
 
 /// What a test showed.
@@ -70,12 +68,10 @@ pub enum Verdict {
     AsSaid,
     /// Not as the article says.
     Differs,
-    /// Waits for the layer 7 proxy: the policy that allows it is refused by name until then.
-    Layer7,
 }
 
 const fn test(command: &'static str, pod: &'static str, url: &'static str, allowed: bool) -> Test {
-    Test { command, pod, url, allowed, layer7: false }
+    Test { command, pod, url, allowed }
 }
 
 /// The article's policies and tests, in its order.
@@ -126,13 +122,12 @@ pub const CHAPTERS: [Chapter; 4] = [
         title: "Allowing select ingress from other namespaces",
         policy: include_str!("../data/seed/3-prometheus-metrics.yaml"),
         tests: &[
-            Test {
-                command: "kubectl exec -it prometheus-core -n monitoring -- wget -O metrics deathstar.empire.svc.cluster.local:8080/metrics",
-                pod: PROMETHEUS,
-                url: "http://deathstar.empire.svc.cluster.local:8080/metrics",
-                allowed: true,
-                layer7: true,
-            },
+            test(
+                "kubectl exec -it prometheus-core -n monitoring -- wget -O metrics deathstar.empire.svc.cluster.local:8080/metrics",
+                PROMETHEUS,
+                "http://deathstar.empire.svc.cluster.local:8080/metrics",
+                true,
+            ),
             test(
                 "kubectl exec -it prometheus-core -n monitoring -- wget -O random_get deathstar.empire.svc.cluster.local:80/v1",
                 PROMETHEUS,
@@ -185,12 +180,11 @@ pub fn act(world: &World, test: &Test) -> Visit {
     pod.run(client, move |client| async move { client.get(url).await })
 }
 
-/// Runs a test and compares. `accepted` says whether the agent took the chapter's policy.
-pub fn run(world: &World, agent: &Agent<'_>, test: &Test, accepted: bool) -> Result<Row> {
+/// Runs a test and compares.
+pub fn run(world: &World, agent: &Agent<'_>, test: &Test) -> Result<Row> {
     let (started, before) = (Instant::now(), agent.flows("")?.len());
     let visit = act(world, test);
     let verdict = match visit.status() {
-        _ if test.layer7 && !accepted => Verdict::Layer7,
         Some(200) if test.allowed => Verdict::AsSaid,
         None if !test.allowed && dropped(&visit) => Verdict::AsSaid,
         _ => Verdict::Differs,

@@ -8,11 +8,14 @@ use namegate_config::policy::{self, Catalog};
 use namegate_config::settings::{self, Dns, Limits, PrivateAnswers, Scope, Settings};
 
 /// Pages with YAML blocks or links.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/api.md",
+    "docs/benchmarks.md",
+    "docs/compatibility.md",
+    "docs/layer7.md",
     "docs/metrics.md",
     "docs/operations.md",
     "docs/policy.md",

@@ -14,7 +14,7 @@ use namegate_api::view::{self, DocumentState};
 use namegate_config::{
     diagnostic::Diagnostic,
     endpoints::{self, EndpointsFile},
-    policy::{self, Catalog, Document},
+    policy::{self, Catalog, Document, Features},
     rule::Rule,
 };
 
@@ -31,6 +31,7 @@ pub(crate) struct Files {
     /// Last good form by file name.
     good: BTreeMap<String, Vec<Document>>,
     good_endpoints: Option<EndpointsFile>,
+    features: Features,
 }
 
 /// What a reading brought.
@@ -48,10 +49,10 @@ pub(crate) struct Reading {
 
 impl Files {
     /// Nothing read yet.
-    pub(crate) fn new(policies: PathBuf, endpoints: PathBuf, state: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(policies: PathBuf, endpoints: PathBuf, state: &Path, features: Features) -> anyhow::Result<Self> {
         let accepted = state.join("accepted");
         fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None })
+        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features })
     }
 
     /// Reads everything anew.
@@ -101,7 +102,7 @@ impl Files {
                 return self.keep_former(name, &shown_name, reading);
             }
         };
-        let parsed = policy::parse_with(&shown_name, &text, &super::FEATURES);
+        let parsed = policy::parse_with(&shown_name, &text, &self.features);
         reading.diagnostics.extend(parsed.diagnostics.iter().map(shown));
         if parsed.diagnostics.iter().any(Diagnostic::is_error) {
             return self.keep_former(name, &shown_name, reading);
@@ -115,7 +116,7 @@ impl Files {
         if !self.good.contains_key(name)
             && let Ok(text) = fs::read_to_string(self.accepted.join(name))
         {
-            self.good.insert(name.to_owned(), policy::parse_with(shown_name, &text, &super::FEATURES).documents);
+            self.good.insert(name.to_owned(), policy::parse_with(shown_name, &text, &self.features).documents);
         }
         match self.good.get(name) {
             Some(former) => {

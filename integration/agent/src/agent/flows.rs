@@ -13,7 +13,7 @@ use namegate_api::{
 };
 use namegate_engine::{EndpointId, Engine};
 use namegate_loader::Events;
-use tokio::{io::unix::AsyncFd, sync::broadcast};
+use tokio::sync::broadcast;
 
 use super::{clock, gate::Door};
 
@@ -66,7 +66,8 @@ impl Flows {
         Verdict::ALL.iter().map(|verdict| Tally { what: verdict.text().to_owned(), count: count(verdict) }).collect()
     }
 
-    fn tell(&self, flows: Vec<Flow>) {
+    /// Keeps flows for those who ask later, and tells those who listen.
+    pub(crate) fn tell(&self, flows: Vec<Flow>) {
         let mut recent = self.recent();
         for flow in flows.into_iter().map(Arc::new) {
             *recent.tallies.entry(flow.verdict.text()).or_default() += 1;
@@ -86,8 +87,7 @@ impl Flows {
 
 /// Reads records as they come, until the gate stops.
 pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> anyhow::Result<()> {
-    #[expect(deprecated, reason = "`Events` owns its descriptor and never gives it away; the new door is unsafe")]
-    let mut events = AsyncFd::new(events)?;
+    let mut events = events.into_async()?;
     loop {
         let mut ready = events.readable_mut().await?;
         loop {
@@ -137,11 +137,13 @@ fn explain(engine: &Engine, record: &EventRecord) -> Flow {
         reason_text: reason.map_or("a reason this version does not know", Reason::text).to_owned(),
         tcp_flags: record.tcp_flags,
         length: record.length,
+        http: None,
+        server_name: None,
     }
 }
 
 /// The endpoint; both parts of its name are empty where it is gone.
-fn endpoint(engine: &Engine, id: u32) -> FlowEndpoint {
+pub(crate) fn endpoint(engine: &Engine, id: u32) -> FlowEndpoint {
     let key = engine.endpoint_key(EndpointId(id)).unwrap_or_default();
     let (namespace, name) = key.split_once('/').unwrap_or(("", key));
     FlowEndpoint { id, namespace: namespace.to_owned(), name: name.to_owned() }

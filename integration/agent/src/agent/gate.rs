@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -14,7 +15,7 @@ use arc_swap::ArcSwap;
 use namegate_api::{Instruments, Refusal};
 use namegate_config::rule;
 use namegate_dns_proxy::NotInstalled;
-use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, Lookup, MapOp};
+use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, Lookup, MapOp, Proxies};
 use namegate_loader::{Datapath, Directions, LoadError};
 use tokio::sync::oneshot;
 
@@ -43,6 +44,10 @@ pub(crate) struct Gate {
     directions: Directions,
     clients: Arc<ArcSwap<Clients>>,
     instruments: Instruments,
+    /// Denials are recorded only.
+    audit: bool,
+    /// Changes of rules or endpoints so far.
+    changes: Arc<AtomicU64>,
     /// Interfaces whose programs could not be attached.
     failed: BTreeSet<u32>,
     /// Writes that the kernel refused, ever.
@@ -56,6 +61,7 @@ pub(crate) struct Door(SyncSender<Request>);
 /// The running thread.
 pub(crate) struct Running {
     door: Door,
+    changes: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
@@ -68,6 +74,7 @@ impl Gate {
         directions: Directions,
         clients: Arc<ArcSwap<Clients>>,
         instruments: Instruments,
+        audit: bool,
     ) -> Result<Self, GateError> {
         let (journal, entries) = journal;
         engine.restore(entries);
@@ -79,6 +86,8 @@ impl Gate {
             directions,
             clients,
             instruments,
+            audit,
+            changes: Arc::default(),
             failed: BTreeSet::new(),
             refused_writes: 0,
         })
@@ -87,8 +96,9 @@ impl Gate {
     /// Starts the thread.
     pub(crate) fn start(self) -> anyhow::Result<Running> {
         let (sender, inbox) = sync_channel(REQUESTS_MAX);
+        let changes = Arc::clone(&self.changes);
         let thread = std::thread::Builder::new().name("gate".to_owned()).spawn(move || self.serve(&inbox))?;
-        Ok(Running { door: Door(sender), thread })
+        Ok(Running { door: Door(sender), changes, thread })
     }
 
     /// What is known.
@@ -129,8 +139,20 @@ impl Gate {
             self.attach(interface);
         }
         self.clients.store(Arc::new(Clients::of(&self.engine)));
+        self.changes.fetch_add(1, Ordering::Release);
         self.keep();
         errors
+    }
+
+    /// Sends what rules limit to these proxies from now on.
+    pub(crate) fn set_proxies(&mut self, proxies: Proxies) -> Vec<GateError> {
+        let ops = self.engine.set_proxies(proxies);
+        self.write(&ops)
+    }
+
+    /// Whether denials are recorded only.
+    pub(crate) fn audits(&self) -> bool {
+        self.audit
     }
 
     /// Attached interfaces that are not wanted any more.
@@ -277,6 +299,11 @@ impl Door {
 }
 
 impl Running {
+    /// Grows with each change of rules or endpoints.
+    pub(crate) fn changes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.changes)
+    }
+
     /// How the gate is reached.
     pub(crate) fn door(&self) -> Door {
         self.door.clone()

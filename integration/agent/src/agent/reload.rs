@@ -18,7 +18,6 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
 };
-use tokio::io::unix::AsyncFd;
 
 use super::{
     book::Book,
@@ -59,7 +58,8 @@ struct Work {
 impl Reloader {
     /// Reads everything once, waits until the kernel holds it, then goes on by itself.
     pub(crate) fn start(settings: &Settings, door: Door, book: Arc<Book>) -> anyhow::Result<Self> {
-        let files = Files::new(settings.policies.clone(), settings.endpoints.clone(), &settings.state)?;
+        let features = super::features(&settings.directions);
+        let files = Files::new(settings.policies.clone(), settings.endpoints.clone(), &settings.state, features)?;
         let mut work = Work { files, door, book, directions: settings.directions.clone(), last: None };
         let (wake, woken) = channel();
         // Watched before the first reading: no change falls between.
@@ -170,8 +170,7 @@ fn is_change(event: &Event, policies: &Path, endpoints: &Path) -> bool {
 /// Calls `nudge` whenever an interface comes or goes.
 pub(crate) async fn follow_links(nudge: impl Fn()) -> anyhow::Result<()> {
     let watch = LinkWatch::new().context("watching interfaces")?;
-    #[expect(deprecated, reason = "`LinkWatch` owns its descriptor and never gives it away; the new door is unsafe")]
-    let mut watch = AsyncFd::new(watch)?;
+    let mut watch = watch.into_async()?;
     loop {
         let mut ready = watch.readable_mut().await?;
         let mut seen = false;

@@ -1,9 +1,14 @@
 //! Verbs, options and their help. Every verb has an example, and a test runs the parser over each.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use namegate_config::{
+    cases::Place,
+    reference::{Flow, ICMP, ICMPV6},
+    rule::Transport,
+};
 
 /// Where the agent's API is, unless its settings say otherwise.
 pub(crate) const SOCKET: &str = "/run/namegate/namegate.sock";
@@ -70,6 +75,114 @@ pub(crate) enum PolicyVerb {
         after_help = "Example:\n  namegate policy validate policies/ extra.yaml\n  kubectl get cnp -A -o yaml | namegate policy validate -o sarif -"
     )]
     Validate(ValidateArgs),
+    /// Try policies on a cluster on paper: unit tests, each flow judged by the datapath itself.
+    #[command(
+        after_help = "Example:\n  namegate policy test --cases conformance/cases\n  namegate policy test --cases tests/ --datapath kernel --only web -v\n\nExit codes: 0 every flow is as expected, 1 one is not, 2 a case could not be run."
+    )]
+    Test(TestArgs),
+    /// Say what becomes of one flow, and which rules say so.
+    #[command(
+        after_help = "Example:\n  namegate policy trace --from shop/web --to 192.0.2.1 --config namegate.yaml\n  namegate policy trace --from empire/xwing --to empire/deathstar --http 'GET /v1' --world world.yaml --policies policies/\n\nExit codes: 0 the flow is allowed, 1 it is denied, 2 it could not be judged."
+    )]
+    Trace(TraceArgs),
+}
+
+/// Options of `policy trace`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Who starts the flow: `namespace/name` of an endpoint, or `host:NODE`.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) from: Place,
+    /// Where it goes: `namespace/name`, an address, a name, or `svc:namespace/name`.
+    #[arg(long, value_name = "PLACE", value_parser = destination)]
+    pub(crate) to: Place,
+    /// Port and protocol, as in `443/TCP`; for ICMP the type, as in `8/ICMP`.
+    #[arg(long, value_name = "PORT/PROTOCOL", default_value = "80/TCP", value_parser = flow)]
+    pub(crate) port: Flow,
+    /// A request inside the flow, as in `GET /path`.
+    #[arg(long, value_name = "REQUEST")]
+    pub(crate) http: Option<String>,
+    /// Use IPv6 addresses where both ends have them.
+    #[arg(short = '6', long)]
+    pub(crate) ipv6: bool,
+    /// Cluster on paper, in the form of `conformance/README.md`.
+    #[arg(long, value_name = "FILE", conflicts_with = "config", required_unless_present = "config")]
+    pub(crate) world: Option<PathBuf>,
+    /// The agent's settings file: its endpoints, and its policies unless others are given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Policy files or directories.
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "config")]
+    pub(crate) policies: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) form: OutputArgs,
+}
+
+/// Reads an address, a name, or a place as cases write it.
+fn destination(text: &str) -> Result<Place, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(Place::Address(address));
+    }
+    if text.contains(['/', ':']) {
+        return text.parse();
+    }
+    text.parse().map(Place::Name).map_err(|error| format!("`{text}` is no place: {error}"))
+}
+
+/// Reads `443/TCP`, `443`, `8/ICMP` or `128/ICMPv6`.
+fn flow(text: &str) -> Result<Flow, String> {
+    let (number, word) = text.split_once('/').unwrap_or((text, "TCP"));
+    let port: u16 = number.parse().map_err(|error| format!("`{number}`: {error}"))?;
+    let transport = Transport::ALL.into_iter().find(|transport| transport.as_str().eq_ignore_ascii_case(word));
+    let icmp = [("ICMP", ICMP), ("ICMPv6", ICMPV6)].into_iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
+    match (transport, icmp) {
+        (Some(transport), _) => Ok(Flow { protocol: transport.number(), port }),
+        (None, Some((_, protocol))) if port <= 255 => Ok(Flow { protocol, port: port << 8 }),
+        (None, Some(_)) => Err(format!("{port} is no type of ICMP: 0 to 255")),
+        (None, None) => Err(format!("`{word}` is none of TCP, UDP, SCTP, ICMP, ICMPv6")),
+    }
+}
+
+/// Options of `policy test`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Case files, or directories searched for them. Given once or more.
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub(crate) cases: Vec<PathBuf>,
+    /// What judges the flows.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) datapath: DatapathKind,
+    /// Only cases whose name has this text.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
+    /// Every flow, not only those that fail.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: TestOutput,
+}
+
+/// What judges the flows of `policy test`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DatapathKind {
+    /// Compiled rows in memory, under the decision that the kernel's programs take.
+    #[default]
+    Model,
+    /// The programs, loaded into this machine's kernel; needs root.
+    Kernel,
+}
+
+/// Forms of the output of `policy test`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TestOutput {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+    /// For build servers (`JUnit` XML).
+    Junit,
 }
 
 /// Options of `policy validate`.
@@ -81,6 +194,12 @@ pub(crate) struct ValidateArgs {
     /// Warnings count as mistakes.
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Cluster on paper: tells rules that are about nobody.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub(crate) world: Option<PathBuf>,
+    /// The agent's settings file: the same, by its endpoints.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: ValidateOutput,

@@ -49,15 +49,25 @@ pub(crate) fn flow_line(flow: &Flow) -> String {
     };
     let rule = flow.rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
     format!(
-        "{} {colour}{:<10}{} {} {arrow} {} {}: {}{rule}",
+        "{} {colour}{:<10}{} {} {arrow} {} {}{}: {}{rule}",
         clock(&flow.time),
         flow.verdict.text(),
         style::RESET,
         endpoint(flow),
         peer(flow),
         port(flow),
+        request(flow),
         flow.reason_text,
     )
+}
+
+/// The request in the flow, where one was read.
+fn request(flow: &Flow) -> String {
+    match (&flow.http, &flow.server_name) {
+        (Some(http), _) => format!(" {} {}{} {}", http.method, http.host, http.path, http.code),
+        (None, Some(name)) => format!(" TLS {name}"),
+        (None, None) => String::new(),
+    }
 }
 
 /// `12:00:00.123` of an RFC 3339 moment.
@@ -92,7 +102,7 @@ fn port(flow: &Flow) -> String {
 
 #[cfg(test)]
 mod tests {
-    use namegate_api::view::{FlowEndpoint, FlowPeer};
+    use namegate_api::view::{FlowEndpoint, FlowPeer, HttpRequest};
 
     use super::*;
 
@@ -118,6 +128,8 @@ mod tests {
             reason_text: "no rule allows it".into(),
             tcp_flags: 2,
             length: 74,
+            http: None,
+            server_name: None,
         }
     }
 
@@ -136,6 +148,8 @@ mod tests {
             reason_text: "a rule allows it".into(),
             ..flow()
         };
+        let asked =
+            HttpRequest { method: "GET".into(), path: "/x".into(), host: "a.io".into(), code: 403, latency_ms: 0.5 };
         let ping = Flow {
             protocol: "ICMP".into(),
             destination_port: 8 << 8,
@@ -152,6 +166,11 @@ mod tests {
                 by_rule,
                 "12:00:00.123 allowed    empire/tiefighter <- monitoring/prometheus (142.250.1.1) 443/TCP: \
                  a rule allows it (empire/prometheus ingress[0])",
+            ),
+            (
+                Flow { http: Some(asked), ..flow() },
+                "12:00:00.123 denied     empire/tiefighter -> google.com (142.250.1.1) 443/TCP GET a.io/x 403: \
+                 no rule allows it",
             ),
             (ping, "12:00:00.123 denied     endpoint 9 -> 142.250.1.1 ICMP type 8 code 0: no rule allows it"),
         ] {

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use namegate_config::diagnostic::Diagnostic;
 use serde::Serialize;
 
 /// Prints the value as indented JSON.
@@ -18,6 +20,19 @@ pub(crate) fn text(text: &str) -> anyhow::Result<()> {
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(())
+}
+
+/// Diagnostics as drawings, each at its lines; coloured where standard output is.
+pub(crate) fn drawn<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) -> anyhow::Result<String> {
+    let coloured = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
+    let theme = if coloured { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
+    let mut text = String::new();
+    for diagnostic in diagnostics {
+        handler.render_report(&mut text, diagnostic)?;
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 /// Columns of words below their headings; the headings alone where there is no row.

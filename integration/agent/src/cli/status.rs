@@ -30,6 +30,10 @@ fn page(status: &Status) -> Result<String, std::fmt::Error> {
         let rows = status.dns.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
         section(&mut page, "DNS", &output::table(&["OUTCOME", "MESSAGES"], rows))?;
     }
+    if status.requests.iter().any(|tally| tally.count > 0) {
+        let rows = status.requests.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
+        section(&mut page, "Requests", &output::table(&["OUTCOME", "COUNT"], rows))?;
+    }
     section(&mut page, "Last denials", &denials(status))?;
     if !status.diagnostics.is_empty() {
         section(&mut page, "Mistakes and warnings", &diagnostics(status))?;
@@ -145,6 +149,7 @@ mod tests {
             maps: vec![Fill { map: "POLICY".into(), rows: 50, rows_max: 200, setting: "limits.policyRows".into() }],
             refused: vec![Refused { bound: "names-per-endpoint".into(), count: 2, setting: "dns.n".into() }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
+            requests: vec![],
             denials: vec![],
             flows: vec![],
             flows_lost: 4,

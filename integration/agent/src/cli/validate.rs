@@ -2,18 +2,14 @@
 
 use std::fmt::Write;
 
-use miette::{GraphicalReportHandler, GraphicalTheme};
 use namegate_api::view;
-use namegate_config::{
-    diagnostic::Diagnostic,
-    policy::{self, Catalog},
-};
+use namegate_config::{cases::World, diagnostic::Diagnostic, policy};
 use serde_json::json;
 
 use super::{
     Outcome,
     args::{ValidateArgs, ValidateOutput},
-    output, sources, style,
+    cluster, output, sources, style,
 };
 
 /// Address of the SARIF 2.1.0 schema.
@@ -27,7 +23,8 @@ struct Found {
 
 pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<Outcome> {
     let sources = sources::read(&args.files)?;
-    let found = check(&sources);
+    let cluster = cluster::read(args.world.as_deref(), args.config.as_deref())?;
+    let found = check(&sources, cluster.as_ref().map(|(world, _)| world));
     match args.output {
         ValidateOutput::Text => print(&found)?,
         ValidateOutput::Json => output::json(&as_json(&found))?,
@@ -37,7 +34,8 @@ pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<Outcome> {
     Ok(if found.diagnostics.iter().any(is_bad) { Outcome::Bad } else { Outcome::Good })
 }
 
-fn check(sources: &[sources::Source]) -> Found {
+/// Mistakes of each source, then what all of them do together.
+fn check(sources: &[sources::Source], world: Option<&World>) -> Found {
     let mut documents = Vec::new();
     let mut diagnostics = Vec::new();
     for source in sources {
@@ -45,26 +43,20 @@ fn check(sources: &[sources::Source]) -> Found {
         documents.extend(parsed.documents);
         diagnostics.extend(parsed.diagnostics);
     }
-    diagnostics.extend(policy::translate(&documents, &Catalog::default()).diagnostics);
+    let catalog = world.map(World::catalog).unwrap_or_default();
+    diagnostics.extend(policy::translate(&documents, &catalog).diagnostics);
+    diagnostics.extend(policy::lint(&documents, &catalog, world.map(World::audience).as_ref()));
     Found { documents: documents.len(), diagnostics }
 }
 
 fn print(found: &Found) -> anyhow::Result<()> {
-    let coloured = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
-    let theme = if coloured { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
-    let mut text = String::new();
-    for diagnostic in &found.diagnostics {
-        handler.render_report(&mut text, diagnostic)?;
-        text.push('\n');
-    }
+    let mut text = output::drawn(&found.diagnostics)?;
     let errors = found.diagnostics.iter().filter(|found| found.is_error()).count();
     let colour = if errors == 0 { style::GOOD } else { style::ERROR };
+    let (documents, warnings) = (found.documents, found.diagnostics.len() - errors);
     writeln!(
         text,
-        "{colour}{} documents without a mistake, {errors} errors, {} warnings{}",
-        found.documents,
-        found.diagnostics.len() - errors,
+        "{colour}{documents} documents without a mistake, {errors} errors, {warnings} warnings{}",
         style::RESET
     )?;
     output::text(&text)

@@ -91,6 +91,9 @@ fn measure(site: &Site<'_>, leg: Leg, questions: &Path, seconds: u64) -> Result<
     let (counted, latency) = ask(pod, target, questions, seconds)?;
     running.check()?;
     let written = running.written(site)?;
+    if let Some(written) = written {
+        written.check(counted.completed).with_context(|| format!("it did not do its work; {}", running.said()))?;
+    }
     Ok(Measured { counted, latency, written })
 }
 

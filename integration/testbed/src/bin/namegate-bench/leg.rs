@@ -7,10 +7,12 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use namegate_testbed::{Agent, Netns, Options, World};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::{self, NFT_SET, WORKERS};
 use crate::daemon::{Daemon, find};
+use crate::names;
 
 /// Who answers the questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -91,6 +93,16 @@ pub(crate) struct Site<'a> {
     pub(crate) coredns: Option<PathBuf>,
 }
 
+/// What a leg wrote to the kernel.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Written {
+    /// Addresses that are there after the measurement.
+    pub(crate) addresses: u64,
+    /// Answers since the leg's start whose addresses were written first, where that is counted.
+    pub(crate) answers: Option<u64>,
+}
+
 /// A leg that answers.
 pub(crate) enum Running<'a> {
     Direct,
@@ -119,8 +131,10 @@ impl<'a> Site<'a> {
         let arguments = match leg {
             Leg::Direct => return Ok(Running::Direct),
             Leg::Namegate => {
-                let options = Options::default().policies(config::POLICY);
-                return Ok(Running::Agent(Box::new(Agent::start(self.world, &options)?)));
+                let agent = Agent::start(self.world, &Options::default())?;
+                let mistakes = agent.apply(config::POLICY)?.mistakes();
+                ensure!(mistakes.is_empty(), "the agent refused the policy: {}", mistakes.join("; "));
+                return Ok(Running::Agent(Box::new(agent)));
             }
             Leg::Dnsdist => config::dnsdist(self.folder, listen, upstream)?,
             Leg::Coredns => config::coredns(self.folder, listen, upstream)?,
@@ -177,24 +191,42 @@ impl Running<'_> {
         }
     }
 
-    /// Addresses that the leg wrote to the kernel, for those that do.
-    pub(crate) fn written(&self, site: &Site<'_>) -> Result<Option<u64>> {
+    /// What the leg wrote to the kernel, for those that do.
+    pub(crate) fn written(&self, site: &Site<'_>) -> Result<Option<Written>> {
         match self {
             Self::Program(Leg::Dnsmasq, _) => {
                 let [family, table, set] = NFT_SET;
                 let listed = run(site.world.node(), "nft", &["--json", "list", "set", family, table, set])?;
                 let listed: Value = serde_json::from_slice(&listed.stdout).context("reading the nftables set")?;
-                Ok(Some(elements(&listed)))
+                Ok(Some(Written { addresses: elements(&listed), answers: None }))
             }
             Self::Agent(agent) => {
                 let metrics = agent.get("/metrics")?.text();
-                let value = metrics.lines().find_map(|line| line.strip_prefix("namegate_fqdn_addresses "));
-                let value = value.context("the agent has no metric `namegate_fqdn_addresses`")?;
-                Ok(Some(value.trim().parse().context("reading `namegate_fqdn_addresses`")?))
+                let addresses = metric(&metrics, "namegate_fqdn_addresses")?;
+                let answers = metric(&metrics, "namegate_dns_messages_total{outcome=\"installed\"}")?;
+                Ok(Some(Written { addresses, answers: Some(answers) }))
             }
             Self::Direct | Self::Program(..) => Ok(None),
         }
     }
+}
+
+impl Written {
+    /// Refuses figures of a leg that did not do its work for each of so many answers.
+    pub(crate) fn check(&self, answers: u64) -> Result<()> {
+        let addresses = answers.min(u64::from(names::NAMES));
+        ensure!(self.addresses >= addresses, "{} addresses in the kernel, not {addresses}", self.addresses);
+        let installed = self.answers.unwrap_or(answers);
+        ensure!(installed >= answers, "{installed} answers were installed, not {answers}");
+        Ok(())
+    }
+}
+
+/// The value of a metric without a unit.
+fn metric(metrics: &str, name: &str) -> Result<u64> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = value.with_context(|| format!("the agent has no metric `{name}`"))?;
+    value.trim().parse().with_context(|| format!("reading `{name}`"))
 }
 
 /// Runs a program in a namespace and waits for it.
@@ -239,6 +271,29 @@ mod tests {
         ] {
             assert_eq!(version_in(said).as_deref(), want, "{said}");
         }
+    }
+
+    #[test]
+    fn a_leg_that_left_work_out_is_found_out() {
+        let all = u64::from(names::NAMES);
+        for (addresses, answers, asked, want) in [
+            (all, None, 9 * all, true),
+            (all - 1, None, 9 * all, false),
+            (all, Some(9 * all), 9 * all, true),
+            (all, Some(9 * all - 1), 9 * all, false),
+            (10, Some(10), 10, true),
+            (0, Some(0), 10, false),
+        ] {
+            let checked = Written { addresses, answers }.check(asked);
+            assert_eq!(checked.is_ok(), want, "{addresses} {answers:?} of {asked}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_read_by_their_whole_name() {
+        let text = "# TYPE a gauge\na_max 7\na 5\nb{c=\"d\"} 6\n";
+        assert_eq!([metric(text, "a").unwrap(), metric(text, "b{c=\"d\"}").unwrap()], [5, 6]);
+        assert!(metric(text, "b").is_err());
     }
 
     #[test]

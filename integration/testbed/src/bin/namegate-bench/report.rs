@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::config::WORKERS;
-use crate::leg::Leg;
+use crate::leg::{Leg, Written};
 use crate::load::{CLIENTS, Counted, OUTSTANDING, THREADS, TIMEOUT_S};
 use crate::machine::Machine;
 use crate::names::{NAMES, TTL_S};
@@ -29,8 +29,8 @@ pub(crate) struct Measured {
     pub(crate) counted: Counted,
     /// What the probe saw.
     pub(crate) latency: Latency,
-    /// Addresses in the kernel afterwards, for legs that write them.
-    pub(crate) written: Option<u64>,
+    /// What is in the kernel afterwards, for legs that write to it.
+    pub(crate) written: Option<Written>,
 }
 
 struct Row {
@@ -105,7 +105,7 @@ impl Report {
 
     pub(crate) fn measured(&mut self, round: u32, leg: Leg, measured: Measured) {
         let Measured { counted, latency, written } = measured;
-        let written = written.map(|count| format!(", {count} addresses in the kernel")).unwrap_or_default();
+        let written = written.map(|it| format!(", {} addresses in the kernel", it.addresses)).unwrap_or_default();
         self.line(&format!(
             "{DIM}  round {round}  {:<10}{:>9.0} queries/s, {} lost, {} refused, p50 {} p99 {} ({} lost){written}{PLAIN}",
             leg.name(),
@@ -145,7 +145,7 @@ impl Report {
         ));
         for row in &self.rows {
             let Some(spread) = row.rate() else {
-                let why = row.trouble.as_deref().unwrap_or("not measured");
+                let why = row.trouble.as_deref().and_then(|why| why.lines().next()).unwrap_or("not measured");
                 self.line(&format!("{:<10}{YELLOW}{why}{PLAIN}", row.leg.name()));
                 continue;
             };
@@ -185,7 +185,7 @@ impl Report {
         let rounds = row
             .rounds
             .iter()
-            .map(|round| json!({"load": round.counted, "probe": round.latency, "addresses-written": round.written}));
+            .map(|round| json!({"load": round.counted, "probe": round.latency, "written": round.written}));
         let rate =
             row.rate().map(|spread| json!({"median": spread.median, "least": spread.least, "most": spread.most}));
         let measured = rate.is_some();

@@ -12,7 +12,6 @@ const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
-const YELLOW: &str = "\x1b[33m";
 const PLAIN: &str = "\x1b[0m";
 
 /// Collects what happened and shows it on the way.
@@ -23,13 +22,12 @@ pub(crate) struct Report {
     rows: Vec<Value>,
     policies: Vec<Value>,
     failed: usize,
-    waiting: usize,
 }
 
 impl Report {
     pub(crate) fn new(json: bool) -> Self {
         let live = !json && std::io::stdout().is_terminal();
-        Self { json, live, started: Instant::now(), rows: Vec::new(), policies: Vec::new(), failed: 0, waiting: 0 }
+        Self { json, live, started: Instant::now(), rows: Vec::new(), policies: Vec::new(), failed: 0 }
     }
 
     pub(crate) fn world(&self, pods: usize, took: Duration) {
@@ -51,22 +49,15 @@ impl Report {
     }
 
     pub(crate) fn policy(&mut self, number: usize, chapter: &Chapter, applied: &Applied) {
-        let mistakes = applied.mistakes();
         self.line(&format!("\n{BOLD}Policy {number} of 4{PLAIN}  {}", chapter.title));
-        if mistakes.is_empty() {
-            self.line(&format!(
-                "  {DIM}enforced {} after it was written, revision {}{PLAIN}",
-                ms(applied.took),
-                applied.revision
-            ));
-        }
-        for mistake in &mistakes {
-            self.line(&format!("  {YELLOW}refused as a whole{PLAIN}, policy {} stays in force: {mistake}", number - 1));
-        }
-        let enforced_ms = mistakes.is_empty().then(|| milliseconds(applied.took));
+        self.line(&format!(
+            "  {DIM}enforced {} after it was written, revision {}{PLAIN}",
+            ms(applied.took),
+            applied.revision
+        ));
         self.policies.push(json!({
             "policy": number, "title": chapter.title, "revision": applied.revision,
-            "enforced-ms": enforced_ms, "refused": mistakes,
+            "enforced-ms": milliseconds(applied.took),
         }));
     }
 
@@ -84,18 +75,13 @@ impl Report {
         let (mark, word) = match row.verdict {
             Verdict::AsSaid => (format!("{GREEN}✓{PLAIN}"), "as-said"),
             Verdict::Differs => (format!("{RED}✗{PLAIN}"), "differs"),
-            Verdict::Layer7 => (format!("{YELLOW}○{PLAIN}"), "layer-7"),
         };
-        self.waiting += usize::from(row.verdict == Verdict::Layer7);
         if self.live {
             anstream::print!("\r\x1b[2K");
         }
         self.line(&format!("  {mark} {BOLD}{}{PLAIN}", row.test.command));
         let mut parts = vec![format!("expected {expected}"), format!("seen {}", row.seen), why.clone()];
         parts.extend(row.answer_to_enforced.map(|took| format!("open {} after the DNS answer", ms(took))));
-        if row.verdict == Verdict::Layer7 {
-            parts.push(format!("{YELLOW}layer 7: waits for the HTTP proxy{PLAIN}"));
-        }
         self.line(&format!("    {}", parts.join(&format!("{DIM} · {PLAIN}"))));
         self.rows.push(json!({
             "policy": policy, "command": row.test.command, "expected": expected, "seen": row.seen, "verdict": word,
@@ -109,20 +95,19 @@ impl Report {
 
     /// The last line, and the exit status.
     pub(crate) fn finish(self) -> ExitCode {
-        let (rows, failed, waiting) = (self.rows.len(), self.failed, self.waiting);
+        let (rows, failed) = (self.rows.len(), self.failed);
         if self.json {
             let summary = json!({
-                "policies": self.policies, "rows": self.rows, "failed": failed, "layer-7": waiting,
+                "policies": self.policies, "rows": self.rows, "failed": failed,
                 "seconds": self.started.elapsed().as_secs_f64(),
             });
             anstream::println!("{summary:#}");
         } else {
             let colour = if failed == 0 { GREEN } else { RED };
-            let layer7 = if waiting == 0 { String::new() } else { format!(", {waiting} waits for layer 7") };
-            let good = rows - failed - waiting;
+            let good = rows - failed;
             let took = self.started.elapsed().as_secs_f64();
             self.line(&format!(
-                "\n{colour}{BOLD}{rows} rows: {good} as the article says, {failed} not{layer7}{PLAIN} {DIM}({took:.1} s){PLAIN}"
+                "\n{colour}{BOLD}{rows} rows: {good} as the article says, {failed} not{PLAIN} {DIM}({took:.1} s){PLAIN}"
             ));
         }
         if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,0 +1,93 @@
+//! A cluster on paper from the files of an agent: what the agent would enforce can be asked without it.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Namespace, Node, Pod, Port, Protocol, Service, World,
+    run::RESOLVER,
+    world::{CLUSTER_DOMAIN, HOST},
+};
+use crate::{
+    endpoints::{Attachment, Endpoint, EndpointsFile, NAMESPACE_NAME},
+    rule::Transport,
+    settings::Dns,
+};
+
+impl World {
+    /// Everybody in the endpoints file, and the resolvers of the settings as the cluster's. Endpoints without an
+    /// interface or network namespace are on no node.
+    pub fn of_agent(file: &EndpointsFile, dns: &Dns) -> Self {
+        let mut world = Self::default();
+        HOST.clone_into(&mut world.name);
+        CLUSTER_DOMAIN.clone_into(&mut world.cluster_domain);
+        let host = Node {
+            name: HOST.to_owned(),
+            ips: file.host.addresses.clone(),
+            labels: file.host.labels.clone(),
+            apiserver: false,
+        };
+        let others = file.nodes.iter().map(|node| Node {
+            name: node.name.clone(),
+            ips: node.addresses.clone(),
+            labels: node.labels.clone(),
+            apiserver: false,
+        });
+        world.nodes = std::iter::once(host).chain(others).collect();
+        let mut namespaces: BTreeMap<&str, BTreeMap<String, String>> =
+            file.endpoints.iter().map(|endpoint| (&*endpoint.namespace, BTreeMap::new())).collect();
+        namespaces.extend(file.namespaces.iter().map(|one| (&*one.name, one.labels.clone())));
+        world.namespaces = namespaces.into_iter().map(|(name, labels)| namespace(name, labels)).collect();
+        world.pods = file.endpoints.iter().map(pod).collect();
+        world.services = resolver(file, dns).into_iter().collect();
+        world
+    }
+}
+
+fn namespace(name: &str, mut labels: BTreeMap<String, String>) -> Namespace {
+    labels.insert(NAMESPACE_NAME.to_owned(), name.to_owned());
+    Namespace { name: name.to_owned(), labels }
+}
+
+fn pod(endpoint: &Endpoint) -> Pod {
+    let port = |port: &crate::peer::NamedPort| Port {
+        port: port.port,
+        protocol: match port.protocol {
+            Transport::Tcp => Protocol::Tcp,
+            Transport::Udp => Protocol::Udp,
+            Transport::Sctp => Protocol::Sctp,
+        },
+        name: Some(port.name.clone()),
+    };
+    let is_here = matches!(endpoint.attachment, Some(Attachment::Interface(_) | Attachment::Netns(_)));
+    Pod {
+        name: endpoint.name.clone(),
+        namespace: endpoint.namespace.clone(),
+        labels: endpoint.labels.clone(),
+        service_account: Some(endpoint.service_account.clone().unwrap_or_default()),
+        node: is_here.then(|| HOST.to_owned()),
+        host_network: false,
+        ips: endpoint.addresses.clone(),
+        ports: endpoint.named_ports.iter().map(port).collect(),
+    }
+}
+
+/// The resolvers as the service that clients ask; nothing where none is known.
+fn resolver(file: &EndpointsFile, dns: &Dns) -> Option<Service> {
+    let (namespace, name) = RESOLVER.split_once('/')?;
+    let selector = if dns.resolver_namespace == namespace { dns.resolver_labels.clone() } else { BTreeMap::new() };
+    let ports = [Protocol::Udp, Protocol::Tcp].map(|protocol| super::ServicePort::plain(53, protocol));
+    let is_behind = |endpoint: &&Endpoint| {
+        let has = |(key, value): (&String, &String)| endpoint.labels.get(key) == Some(value);
+        endpoint.namespace == namespace && !selector.is_empty() && selector.iter().all(has)
+    };
+    let behind: Vec<_> = file.endpoints.iter().filter(is_behind).flat_map(|endpoint| &endpoint.addresses).collect();
+    let backends = dns.resolvers.iter().filter(|address| !behind.contains(address)).copied().collect();
+    (!selector.is_empty() || !dns.resolvers.is_empty()).then(|| Service {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        selector,
+        ports: ports.into(),
+        backends,
+        ..Service::default()
+    })
+}

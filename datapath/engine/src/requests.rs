@@ -1,0 +1,45 @@
+//! What a proxy that reads requests asks: which limits the rules set on those of one connection.
+
+use std::{net::IpAddr, sync::Arc};
+
+use namegate_config::{
+    labels::Labels,
+    peer::Peer,
+    reference::{Flow, Limits, SubjectFacts, limits},
+    rule::{Direction, Rule},
+};
+
+use crate::{Engine, topology::Who};
+
+impl Engine {
+    /// The limits on requests inside a flow between an endpoint of this node, which has the address `own`, and `peer`;
+    /// [`Limits::Free`] where no policy holds, or where nobody here has the address.
+    ///
+    /// Whether the flow may begin is the kernel's to say. Connections outlive the TTL of a name: where nothing else allows
+    /// the flow, names count here for an hour longer.
+    pub fn limits(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: u64) -> Limits {
+        let subject = self.peers.owner(own.to_canonical().into());
+        let Some((who, id)) = subject.and_then(|who| Some((who, who.id?))) else { return Limits::Free };
+        let policy = self.local.get(&id).and_then(|local| self.policies.get(&local.value.policy));
+        let Some(policy) = policy.filter(|policy| policy.enforces(direction)) else { return Limits::Free };
+        let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
+        let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
+        match limits(&rules, &subject, &self.facts_of(own, peer, now, false), direction, flow) {
+            Limits::Closed(_) => limits(&rules, &subject, &self.facts_of(own, peer, now, true), direction, flow),
+            open => open,
+        }
+    }
+
+    /// Who has an address, as the endpoint with the address `own` sees it; `ended` counts names whose TTL has ended too.
+    fn facts_of(&self, own: IpAddr, address: IpAddr, now: u64, ended: bool) -> Peer {
+        let address = address.to_canonical();
+        if let Some(Who { labels, named_ports, .. }) = self.peers.owner(address.into()) {
+            let (labels, named_ports) = (Arc::clone(labels), named_ports.as_slice().into());
+            return Peer { labels, address, names: Vec::new(), named_ports };
+        }
+        let endpoint = self.endpoint_by_address(own);
+        let names = endpoint.into_iter().flat_map(|endpoint| self.names_of(endpoint, address, now));
+        let names = names.filter(|known| ended || !known.ended).map(|known| known.name).collect();
+        Peer { labels: Arc::new(Labels::reserved("world")), address, names, named_ports: Arc::new([]) }
+    }
+}

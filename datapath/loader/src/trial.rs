@@ -1,0 +1,54 @@
+//! Trials: a loaded program runs over one frame that never was on a wire (`BPF_PROG_TEST_RUN`, the kernel's
+//! `Documentation/bpf/bpf_prog_run.rst`), on interfaces that are there for it alone.
+
+use std::io;
+
+use aya::programs::{TestRun, TestRunOptions};
+use namegate_abi::Direction;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+
+use crate::datapath::{Datapath, program, program_of};
+use crate::{LoadError, netlink::ask};
+
+/// `TCX_DROP`: every other answer passes the packet on.
+const DROP: u32 = 2;
+/// Octets of `__sk_buff` up to and with `ifindex`; the rest reads as zero.
+const CONTEXT_OCTETS: usize = 44;
+/// Where `ifindex` stands in `__sk_buff`.
+const IFINDEX_AT: usize = 40;
+
+impl Datapath {
+    /// Says whether a packet passes that the endpoint behind an interface sends (egress) or is about to receive
+    /// (ingress). `frame` is an Ethernet frame; the interface must be in the network namespace of the calling thread.
+    ///
+    /// All is as for a packet on the wire: it is counted, told of, and its flow remembered.
+    pub fn try_packet(&mut self, direction: Direction, ifindex: u32, frame: &[u8]) -> Result<bool, LoadError> {
+        let wanted = program_of(direction);
+        let mut context = [0; CONTEXT_OCTETS];
+        context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
+        let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
+        let result = program(&mut self.ebpf, wanted)?.test_run(options).map_err(|source| LoadError::Trial {
+            program: wanted,
+            interface: ifindex,
+            source: Box::new(source),
+        })?;
+        Ok(result.return_value != DROP)
+    }
+}
+
+/// Adds a pair of interfaces to the network namespace of the calling thread; the first has `index`, the second the one
+/// after.
+pub fn add_pair(index: u32) -> io::Result<()> {
+    let numbered = |index: u32| {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes.push(LinkAttribute::IfName(format!("trial{index}")));
+        link
+    };
+    let mut request = numbered(index);
+    let peer = InfoData::Veth(InfoVeth::Peer(numbered(index + 1)));
+    request.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(peer)]));
+    ask(RouteNetlinkMessage::NewLink(request), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+}

@@ -1,0 +1,150 @@
+//! Where the layer 7 proxy asks for limits, and what becomes of its records.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use namegate_api::{
+    rfc3339,
+    view::{Direction, Flow, FlowEndpoint, FlowPeer, HttpRequest, Verdict},
+};
+use namegate_config::{reference, rule};
+use namegate_engine::Engine;
+use namegate_l7_proxy::{Access, Demand, Desk, Fate, What};
+use tokio::sync::mpsc;
+
+use super::{
+    clock::boot_ns,
+    flows::{self, Flows},
+    gate::Door,
+};
+
+/// Records that wait to be told; those above are lost and counted.
+const RECORDS_MAX: usize = 4_096;
+/// Records told in one go.
+const BATCH_MAX: usize = 256;
+/// IANA protocol number of TCP.
+const TCP: u8 = 6;
+
+/// The desk of the agent.
+#[derive(Clone)]
+pub(crate) struct RequestDesk {
+    door: Door,
+    /// Changes of rules or endpoints so far.
+    changes: Arc<AtomicU64>,
+    records: mpsc::Sender<(SystemTime, Access)>,
+    lost: Arc<AtomicU64>,
+}
+
+impl RequestDesk {
+    /// A desk, and the records that it takes.
+    pub(crate) fn new(door: Door, changes: Arc<AtomicU64>) -> (Self, mpsc::Receiver<(SystemTime, Access)>) {
+        let (records, taken) = mpsc::channel(RECORDS_MAX);
+        (Self { door, changes, records, lost: Arc::default() }, taken)
+    }
+
+    /// Records that nobody had the time to tell.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Desk for RequestDesk {
+    async fn demand(&self, client: SocketAddr, server: SocketAddr) -> Option<Demand> {
+        self.door.ask(move |gate| demand(gate.engine(), gate.audits(), client, server)).await.ok()
+    }
+
+    fn revision(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn record(&self, access: Access) {
+        if self.records.try_send((SystemTime::now(), access)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The limits of both ends. A server on this node sees its client's address, and so do the rules for it.
+fn demand(engine: &Engine, audit: bool, client: SocketAddr, server: SocketAddr) -> Demand {
+    let flow = reference::Flow { protocol: TCP, port: server.port() };
+    let (client, server, now) = (client.ip().to_canonical(), server.ip().to_canonical(), boot_ns());
+    let sides = vec![
+        (rule::Direction::Egress, engine.limits(client, server, rule::Direction::Egress, flow, now)),
+        (rule::Direction::Ingress, engine.limits(server, client, rule::Direction::Ingress, flow, now)),
+    ];
+    Demand { sides, keeps_source: engine.endpoint_by_address(server).is_some(), audit }
+}
+
+/// Tells of requests as they come, until the proxy or the gate stops.
+pub(crate) async fn follow(mut records: mpsc::Receiver<(SystemTime, Access)>, door: Door, flows: Arc<Flows>) {
+    let mut batch = Vec::new();
+    while records.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let taken = std::mem::take(&mut batch);
+        let explained = door.ask(move |gate| {
+            let explain = |(time, access): (SystemTime, Access)| explain(gate.engine(), time, access);
+            taken.into_iter().map(explain).collect::<Vec<Flow>>()
+        });
+        match explained.await {
+            Ok(batch) => flows.tell(batch),
+            Err(_) => return,
+        }
+    }
+}
+
+/// A record with everything that is known about it.
+fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
+    let Access { client, server, direction, rule, fate, what } = access;
+    let (source, destination) = (client.ip().to_canonical(), server.ip().to_canonical());
+    let (direction, own, peer) = match direction {
+        rule::Direction::Egress => (Direction::Egress, source, destination),
+        rule::Direction::Ingress => (Direction::Ingress, destination, source),
+    };
+    let endpoint = engine.endpoint_by_address(own);
+    let fqdns = endpoint.into_iter().flat_map(|endpoint| engine.names_of(endpoint, peer, boot_ns()));
+    let fqdns = fqdns.map(|known| known.name.to_string()).collect();
+    let reason = if fate == Fate::Allowed { reference::Reason::Rule } else { reference::Reason::L7 };
+    let (http, server_name, reason_text) = match what {
+        What::Http { method, path, host, code, latency } => {
+            let latency_ms = (latency.as_secs_f64() * 1e6).round() / 1e3;
+            let text = if fate == Fate::Allowed { "a rule allows the request" } else { "no rule allows the request" };
+            (Some(HttpRequest { method, path, host, code, latency_ms }), None, text)
+        }
+        What::Tls { server_name } => {
+            let allowed = "a rule allows the server name";
+            let text = if fate == Fate::Allowed { allowed } else { "no rule allows the server name" };
+            (None, server_name, text)
+        }
+    };
+    Flow {
+        time: rfc3339(time),
+        verdict: match fate {
+            Fate::Allowed => Verdict::Allowed,
+            Fate::Denied => Verdict::Denied,
+            Fate::Audited => Verdict::Audited,
+        },
+        direction,
+        endpoint: match endpoint {
+            Some(id) => flows::endpoint(engine, id.0),
+            None => FlowEndpoint { id: 0, namespace: String::new(), name: String::new() },
+        },
+        peer: FlowPeer { address: peer, name: engine.peer_key(peer).map(str::to_owned), fqdns, identity: 0 },
+        source,
+        source_port: client.port(),
+        destination,
+        destination_port: server.port(),
+        protocol: "TCP".to_owned(),
+        rule: rule.map(|rule| rule.to_string()),
+        reason: reason.word().to_owned(),
+        reason_text: reason_text.to_owned(),
+        tcp_flags: 0,
+        length: 0,
+        http,
+        server_name,
+    }
+}

@@ -1,0 +1,16 @@
+//! Trials: flows of a cluster on paper, judged by what judges packets: the compiled rows, and the decision over them.
+//!
+//! A [`Trial`] is a [`namegate_config::cases::Judge`]. Where the rows lie is up to its [`Ground`]: tables in memory
+//! under the decision of `namegate-abi`, or the kernel's maps under the loaded programs.
+
+mod explain;
+mod frame;
+mod judge;
+mod kernel;
+mod memory;
+mod topology;
+
+pub(crate) use explain::{Explained, Tracer};
+pub(crate) use judge::Trial;
+pub(crate) use kernel::Kernel;
+pub(crate) use memory::Model;

@@ -1,0 +1,280 @@
+//! The judge of cases: an engine for each node, the rows it wants in a table, and frames judged by that table.
+
+use std::collections::HashMap;
+
+use namegate_abi::{Direction, Reason as Why};
+use namegate_config::{
+    cases::{Answer, Judge, NotJudged, Place, Question, World},
+    reference::{Reason, Verdict, verdict, verdict_l7},
+    rule::{self, Rule, Subject},
+    settings::{self, Settings},
+};
+use namegate_engine::{Change, EndpointId, Engine, Gate, MapOp, Proxies};
+
+use super::{frame, topology};
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// The clock between two steps moves by more than any TTL: what one step learned is over in the next.
+const STEP_NS: u64 = 30 * 86_400 * SECOND_NS;
+/// Index of the first interface; 1 is the loopback interface of every namespace.
+const FIRST_INTERFACE: u32 = 10;
+/// Lowest source port of trial packets.
+const FIRST_PORT: u16 = 1_024;
+/// Ports by which flows that go through a proxy are told: nobody listens there.
+const PROXIES: Proxies = Proxies { dns: 1, l7: 1 };
+/// Requests that the judge leaves alone.
+pub(crate) const LAYER_7: &str = "what is asked inside a flow is not judged by this datapath";
+
+/// Where rows lie and frames are judged.
+pub(crate) trait Table: Gate {
+    /// Frames that follow come at this time, in nanoseconds.
+    fn set_clock(&mut self, now_ns: u64) -> anyhow::Result<()>;
+
+    /// Judges a frame that the endpoint behind an interface sends or receives.
+    fn judge(&mut self, interface: u32, direction: Direction, frame: &[u8]) -> anyhow::Result<Decided>;
+
+    /// Forgets the flows of frames that passed.
+    fn forget_flows(&mut self) -> anyhow::Result<()>;
+}
+
+/// What tables are made from.
+pub(crate) trait Ground {
+    /// An empty table.
+    fn table(&mut self) -> anyhow::Result<Box<dyn Table>>;
+
+    /// Makes sure that there is an interface with this index.
+    fn interface(&mut self, index: u32) -> anyhow::Result<()>;
+
+    /// Whether it decides over what is asked inside a flow.
+    fn judges_requests(&self) -> bool;
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decided {
+    pub(crate) passes: bool,
+    pub(crate) reason: Why,
+    /// Number of the rule; 0 is none.
+    pub(crate) rule: u32,
+}
+
+/// Judges cases over tables.
+pub(crate) struct Trial {
+    ground: Box<dyn Ground>,
+    /// Of each node, kept from case to case.
+    tables: Vec<Box<dyn Table>>,
+    /// Nodes of the case, at the place of their table.
+    nodes: Vec<Node>,
+    interfaces: HashMap<String, u32>,
+    settings: Settings,
+    rules: Vec<Rule>,
+    step_ns: u64,
+    own_port: u16,
+    /// Questions about host endpoints that the reference answered.
+    by_reference: usize,
+}
+
+/// What one node knows.
+struct Node {
+    /// Its name; pods may be on no node.
+    name: Option<String>,
+    engine: Engine,
+    endpoints: HashMap<String, (EndpointId, u32)>,
+}
+
+impl Trial {
+    pub(crate) fn new(ground: Box<dyn Ground>) -> Self {
+        Self {
+            ground,
+            tables: Vec::new(),
+            nodes: Vec::new(),
+            interfaces: HashMap::new(),
+            settings: settings(),
+            rules: Vec::new(),
+            step_ns: 0,
+            own_port: FIRST_PORT,
+            by_reference: 0,
+        }
+    }
+
+    /// Forgets the case before; within a case the steps change what is enforced as a running agent would.
+    pub(crate) fn begin(&mut self) -> anyhow::Result<()> {
+        self.nodes.clear();
+        self.interfaces.clear();
+        for table in &mut self.tables {
+            for row in table.rows()? {
+                table.write(&MapOp::Delete(row.key()))?;
+            }
+            table.forget_flows()?;
+        }
+        Ok(())
+    }
+
+    /// Questions about host endpoints that the reference answered, ever: no datapath enforces them.
+    pub(crate) const fn by_reference(&self) -> usize {
+        self.by_reference
+    }
+
+    fn stage(&mut self, world: &World, rules: &[Rule]) -> anyhow::Result<()> {
+        self.step_ns += STEP_NS;
+        self.rules = rules.to_vec();
+        for pod in world.pods.iter().filter(|pod| !pod.host_network) {
+            if !self.nodes.iter().any(|node| node.name == pod.node) {
+                let mut engine = Engine::new(&self.settings);
+                engine.set_proxies(PROXIES);
+                self.nodes.push(Node { name: pod.node.clone(), engine, endpoints: HashMap::new() });
+            }
+        }
+        while self.tables.len() < self.nodes.len() {
+            self.tables.push(self.ground.table()?);
+        }
+        for (node, table) in self.nodes.iter_mut().zip(&mut self.tables) {
+            let interfaces = &mut self.interfaces;
+            let topology = topology::of(world, node.name.as_deref(), |key| interface(interfaces, key));
+            for endpoint in &topology.endpoints {
+                endpoint.interface.map_or(Ok(()), |index| self.ground.interface(index))?;
+            }
+            table.set_clock(self.step_ns)?;
+            let change = Change { rules: Some(rules.to_vec()), topology: Some(topology) };
+            write(&mut **table, &node.engine.update(change, self.step_ns))?;
+            let views = node.engine.endpoints();
+            node.endpoints = views.iter().map(|view| (view.key.to_string(), (view.id, view.interface))).collect();
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, answer: &Answer) -> anyhow::Result<()> {
+        let Place::Pod(key) = &answer.by else { return Ok(()) };
+        for (node, table) in self.nodes.iter_mut().zip(&mut self.tables) {
+            let Some((endpoint, _)) = node.endpoints.get(key) else { continue };
+            let ttl_s = u32::try_from(answer.ttl_s).unwrap_or(u32::MAX);
+            let addresses = answer.addresses.iter().map(|address| (*address, ttl_s)).collect();
+            let answer_ns = self.step_ns + answer.at_s.saturating_mul(SECOND_NS);
+            let answer = namegate_engine::Answer { endpoint: *endpoint, names: answer.names.clone(), addresses };
+            let mut ops = Vec::new();
+            node.engine.learn(&answer, answer_ns, &mut ops);
+            write(&mut **table, &ops)?;
+        }
+        Ok(())
+    }
+
+    /// Protocol, port and peer: by the table of the subject's node.
+    fn flow(&mut self, question: &Question<'_>) -> anyhow::Result<Verdict> {
+        if question.subject.is_node {
+            return Ok(self.host_endpoint(question));
+        }
+        let Place::Pod(key) = question.place else { anyhow::bail!("{} is no endpoint", question.place) };
+        let found = self.nodes.iter().zip(&mut self.tables).find_map(|(node, table)| {
+            let (_, interface) = node.endpoints.get(key)?;
+            Some((node, table, *interface))
+        });
+        let Some((node, table, interface)) = found else { anyhow::bail!("{key} is on no node") };
+        let (direction, source, destination) = match question.direction {
+            rule::Direction::Egress => (Direction::Egress, question.address, question.peer.address),
+            rule::Direction::Ingress => (Direction::Ingress, question.peer.address, question.address),
+        };
+        let Some(frame) = frame::first(source, destination, question.flow, self.own_port) else {
+            anyhow::bail!("{source} and {destination} are of two families");
+        };
+        table.set_clock(self.step_ns + question.now_s.saturating_mul(SECOND_NS))?;
+        let decided = table.judge(interface, direction, &frame)?;
+        self.own_port = self.own_port.checked_add(1).unwrap_or(FIRST_PORT);
+        if self.own_port == FIRST_PORT || !frame::has_ports(question.flow) {
+            table.forget_flows()?;
+        }
+        let by = node.engine.origin(decided.rule).cloned();
+        let reason = match decided.reason {
+            Why::Rule | Why::ProxyAbsent if decided.rule != 0 => Reason::Rule,
+            // Policies select the endpoint, and none of them denies by default.
+            Why::Rule | Why::NoPolicy => Reason::NoPolicy,
+            Why::LocalHost => Reason::LocalHost,
+            Why::DenyRule => Reason::DenyRule,
+            Why::DefaultDeny | Why::NameExpired => Reason::DefaultDeny,
+            other => anyhow::bail!("the packet was not judged as the first of a flow: {}", other.text()),
+        };
+        // The proxy that a rule hands the flow to is not part of a trial: the flow as such is allowed.
+        Ok(Verdict { allowed: decided.passes || decided.reason == Why::ProxyAbsent, by, reason })
+    }
+
+    /// Host endpoints are enforced by no datapath. Where rules for nodes are in force the reference answers.
+    fn host_endpoint(&mut self, question: &Question<'_>) -> Verdict {
+        if !self.rules.iter().any(|rule| matches!(rule.subject, Subject::Nodes(_))) {
+            return Verdict { allowed: true, by: None, reason: Reason::NoPolicy };
+        }
+        self.by_reference += 1;
+        verdict(&self.rules, &question.subject, question.peer, question.direction, question.flow)
+    }
+
+    /// What is asked inside a flow that passes: by the limits of the rules, as the reference reads them, since the rows
+    /// carry none. The look-up ahead of a flow to a name is always judged: without it there is no such flow.
+    fn request(&self, question: &Question<'_>, flow: Verdict) -> Result<Verdict, NotJudged> {
+        let Some(request) = question.request.filter(|_| flow.allowed) else { return Ok(flow) };
+        let Question { subject, peer, direction, .. } = question;
+        if !self.ground.judges_requests() && !question.is_lookup {
+            // Without limits the flow is all there is to judge.
+            let limited = self.rules.iter().any(|rule| rule.l7.is_some() && is_matching(rule, question));
+            return if limited { Err(NotJudged::Beyond(LAYER_7)) } else { Ok(flow) };
+        }
+        let limits = verdict_l7(&self.rules, subject, peer, *direction, question.flow, request);
+        Ok(if limits.reason == Reason::L7 { limits } else { flow })
+    }
+}
+
+/// Whether a rule is about the subject and matches peer, protocol and port.
+pub(crate) fn is_matching(rule: &Rule, question: &Question<'_>) -> bool {
+    let Question { subject, peer, direction, flow, .. } = question;
+    let named = match direction {
+        rule::Direction::Ingress => subject.named_ports,
+        rule::Direction::Egress => &peer.named_ports,
+    };
+    rule.direction == *direction
+        && subject.is_selected(&rule.subject)
+        && rule.peers.matches(peer)
+        && rule.ports.matches(*flow, named)
+}
+
+impl Judge for Trial {
+    fn load(&mut self, world: &World, rules: &[Rule]) -> Result<(), NotJudged> {
+        self.stage(world, rules).map_err(broken)
+    }
+
+    fn hear(&mut self, answer: &Answer, _: u64) -> Result<(), NotJudged> {
+        self.learn(answer).map_err(broken)
+    }
+
+    fn verdict(&mut self, question: &Question<'_>) -> Result<Verdict, NotJudged> {
+        let flow = self.flow(question).map_err(broken)?;
+        self.request(question, flow)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
+fn broken(error: anyhow::Error) -> NotJudged {
+    NotJudged::Broken(format!("{error:#}"))
+}
+
+fn write(table: &mut dyn Table, ops: &[MapOp]) -> anyhow::Result<()> {
+    Ok(ops.iter().try_for_each(|op| table.write(op))?)
+}
+
+/// The interface of an endpoint: the same as long as the case lasts.
+fn interface(interfaces: &mut HashMap<String, u32>, key: &str) -> u32 {
+    let next = FIRST_INTERFACE + u32::try_from(interfaces.len()).unwrap_or(u32::MAX - FIRST_INTERFACE);
+    *interfaces.entry(key.to_owned()).or_insert(next)
+}
+
+/// Those of an agent that enforces everything and takes TTLs as they come.
+fn settings() -> Settings {
+    let dns = settings::Dns { min_ttl_s: 0, ..settings::Dns::default() };
+    Settings {
+        policies: "policies".into(),
+        endpoints: "endpoints.yaml".into(),
+        socket: "namegate.sock".into(),
+        state: "state".into(),
+        pins: "pins".into(),
+        directions: vec![rule::Direction::Egress, rule::Direction::Ingress],
+        audit: false,
+        dns,
+        limits: settings::Limits::default(),
+    }
+}

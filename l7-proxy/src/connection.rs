@@ -1,0 +1,297 @@
+//! Connections as they come: seats, the first octets, and who reads the rest.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
+
+use crate::{
+    desk::{Access, Desk, Fate, What},
+    guard::{Asked, Compiler, Guard, Judgement},
+    hello::{self, HELLO_OCTETS_MAX, Hello},
+    http,
+    proxy::Config,
+    socket,
+    tally::{Outcome, Tallies},
+};
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 16_384;
+/// Connections of one client at a time.
+const CONNECTIONS_PER_CLIENT_MAX: usize = 8_192;
+/// How long a client may say nothing, or take for the head of a request.
+pub(crate) const IDLE_MAX: Duration = Duration::from_mins(1);
+/// How long the first octets may take once they have begun.
+const FIRST_MAX: Duration = Duration::from_secs(10);
+/// Pause after a failure to accept: most often there are no descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// First octet of a TLS connection.
+const TLS: u8 = 22;
+/// How HTTP/2 begins (RFC 9113 §3.4).
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared<D> {
+    pub(crate) desk: D,
+    pub(crate) compiler: Compiler,
+    pub(crate) tallies: Arc<Tallies>,
+    pub(crate) mark: u32,
+    port: u16,
+    fixed_server: Option<SocketAddr>,
+    seats: Mutex<Seats>,
+}
+
+/// Connections at the moment.
+#[derive(Debug, Default)]
+struct Seats {
+    all: usize,
+    by_client: HashMap<IpAddr, usize>,
+}
+
+impl<D> Shared<D> {
+    pub(crate) fn new(desk: D, tallies: Arc<Tallies>, config: &Config, port: u16) -> Self {
+        let (compiler, seats) = (Compiler::default(), Mutex::default());
+        Self { desk, compiler, tallies, mark: config.mark, port, fixed_server: config.fixed_server, seats }
+    }
+
+    /// Whom a client called; none where that would be the proxy itself.
+    fn server(&self, called: SocketAddr) -> Option<SocketAddr> {
+        if called.ip().is_loopback() && called.port() == self.port { self.fixed_server } else { Some(called) }
+    }
+
+    fn seat(self: &Arc<Self>, client: IpAddr) -> Option<Seat<D>> {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = seats.by_client.get(&client).copied().unwrap_or(0);
+        if own >= CONNECTIONS_PER_CLIENT_MAX || seats.all >= CONNECTIONS_MAX {
+            return None;
+        }
+        seats.all += 1;
+        seats.by_client.insert(client, own + 1);
+        Some(Seat { shared: Arc::clone(self), client })
+    }
+}
+
+/// A place among the connections, given back on drop.
+struct Seat<D> {
+    shared: Arc<Shared<D>>,
+    client: IpAddr,
+}
+
+impl<D> Drop for Seat<D> {
+    fn drop(&mut self) {
+        let mut seats = self.shared.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.all -= 1;
+        if let Some(count) = seats.by_client.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                seats.by_client.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// Accepts connections until `stop` is closed.
+pub(crate) async fn accept<D: Desk>(listener: TcpListener, shared: Arc<Shared<D>>, mut stop: watch::Receiver<()>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        shared.tallies.count(Outcome::Connection);
+        let Some(seat) = shared.seat(client.ip()) else {
+            shared.tallies.count(Outcome::ConnectionsFull);
+            socket::reset(stream);
+            continue;
+        };
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            if let Err(error) = serve(&seat.shared, stream, client, stop).await {
+                seat.shared.tallies.count(Outcome::Unread);
+                tracing::trace!(%error, %client, "a connection ended");
+            }
+        });
+    }
+}
+
+async fn serve<D: Desk>(
+    shared: &Arc<Shared<D>>,
+    mut stream: TcpStream,
+    client: SocketAddr,
+    stop: watch::Receiver<()>,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let Some(server) = shared.server(stream.local_addr()?) else {
+        socket::reset(stream);
+        return Ok(());
+    };
+    let mut first = Vec::new();
+    timeout(IDLE_MAX, stream.read_buf(&mut first)).await??;
+    let Some(&octet) = first.first() else { return Ok(()) };
+    let revision = shared.desk.revision();
+    let Some(demand) = shared.desk.demand(client, server).await else {
+        socket::reset(stream);
+        return Ok(());
+    };
+    let guard = Arc::new(shared.compiler.guard(demand));
+    if octet == TLS && (guard.takes_tls() || guard.audit) {
+        return tls(shared, stream, (client, server), first, &guard).await;
+    }
+    if !guard.takes_http() && !guard.audit {
+        let judged = guard.judge(Asked::Tls(None));
+        record_tls(shared, (client, server), judged, Fate::Denied, None);
+        socket::reset(stream);
+        return Ok(());
+    }
+    while first.len() < HTTP2.len() && HTTP2.starts_with(&first) {
+        if timeout(FIRST_MAX, stream.read_buf(&mut first)).await?? == 0 {
+            return Ok(());
+        }
+    }
+    let is_http2 = first.starts_with(HTTP2);
+    http::serve(Arc::clone(shared), Prefixed::new(first, stream), (client, server), (revision, guard), is_http2, stop)
+        .await;
+    Ok(())
+}
+
+/// Reads the server name, and passes octets both ways as they come where a rule allows it. Else the client gets a reset.
+async fn tls<D: Desk>(
+    shared: &Arc<Shared<D>>,
+    mut stream: TcpStream,
+    ends: (SocketAddr, SocketAddr),
+    mut first: Vec<u8>,
+    guard: &Guard,
+) -> io::Result<()> {
+    let (client, server) = ends;
+    let reading = async {
+        loop {
+            match hello::read(&first) {
+                Ok(Hello::Whole(name)) => return Ok(name),
+                Ok(Hello::Partial) if first.len() < HELLO_OCTETS_MAX => {}
+                _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+            }
+            if stream.read_buf(&mut first).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    };
+    let name = match timeout(FIRST_MAX, reading).await {
+        Ok(Ok(name)) => name,
+        _ if guard.audit => None,
+        _ => {
+            shared.tallies.count(Outcome::Malformed);
+            socket::reset(stream);
+            return Ok(());
+        }
+    };
+    let judged = guard.judge(Asked::Tls(name.as_ref()));
+    let shown = name.map(|name| name.to_string());
+    if !judged.allowed && !guard.audit {
+        record_tls(shared, ends, judged, Fate::Denied, shown);
+        socket::reset(stream);
+        return Ok(());
+    }
+    let fate = if judged.allowed { Fate::Allowed } else { Fate::Audited };
+    record_tls(shared, ends, judged, fate, shown);
+    let source = guard.keeps_source.then(|| client.ip().to_canonical());
+    let mut upstream = match socket::connect(server, source, shared.mark).await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            shared.tallies.count(Outcome::ServerFailed);
+            tracing::debug!(%error, %server, "a server does not accept");
+            socket::reset(stream);
+            return Ok(());
+        }
+    };
+    let mut stream = Prefixed::new(first, stream);
+    // Either side may break off.
+    let _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
+    Ok(())
+}
+
+fn record_tls<D: Desk>(
+    shared: &Shared<D>,
+    (client, server): (SocketAddr, SocketAddr),
+    judged: Judgement,
+    fate: Fate,
+    server_name: Option<String>,
+) {
+    shared.tallies.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
+    let Judgement { direction, rule, .. } = judged;
+    shared.desk.record(Access { client, server, direction, rule, fate, what: What::Tls { server_name } });
+}
+
+/// A stream of which the first octets were read already.
+pub(crate) struct Prefixed {
+    first: Vec<u8>,
+    at: usize,
+    stream: TcpStream,
+}
+
+impl Prefixed {
+    fn new(first: Vec<u8>, stream: TcpStream) -> Self {
+        Self { first, at: 0, stream }
+    }
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let left = &self.first[self.at..];
+        if left.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, into);
+        }
+        let count = left.len().min(into.remaining());
+        into.put_slice(&left[..count]);
+        self.at += count;
+        if self.at == self.first.len() {
+            (self.first, self.at) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, octets)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, octets)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

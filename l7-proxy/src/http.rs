@@ -1,0 +1,282 @@
+//! HTTP requests of one connection: each is read, judged, and passed on or answered 403.
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode, Uri, Version,
+    body::Incoming,
+    header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE},
+    server::conn::{http1, http2},
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::{Mutex, watch};
+
+use crate::{
+    connection::{IDLE_MAX, Prefixed, Shared},
+    desk::{Access, Desk, Fate, What},
+    guard::{Asked, Guard, HttpFacts, Judgement},
+    head,
+    tally::Outcome,
+    upstream::{Upstream, UpstreamError},
+};
+
+/// Octets of the head of a request.
+const HEAD_OCTETS_MAX: u32 = 64 << 10;
+/// Header fields of a request.
+const FIELDS_MAX: usize = 128;
+/// Requests of one HTTP/2 connection at a time.
+const STREAMS_MAX: u32 = 128;
+/// The body of a denial, as Cilium's proxy has it.
+const DENIED: &str = "Access denied\n";
+/// Why a request did not pass.
+const REASON: HeaderName = HeaderName::from_static("x-namegate-reason");
+/// Fields about one connection (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+type Reply = Response<Either<Incoming, Full<Bytes>>>;
+
+/// One client's connection.
+struct Session<D> {
+    shared: Arc<Shared<D>>,
+    client: SocketAddr,
+    server: SocketAddr,
+    upstream: Upstream,
+    /// The limits, and the revision they are of.
+    guard: Mutex<(u64, Arc<Guard>)>,
+}
+
+/// Serves requests until the client or the server is done, or until `stop` is closed and those under way are answered.
+pub(crate) async fn serve<D: Desk>(
+    shared: Arc<Shared<D>>,
+    stream: Prefixed,
+    ends: (SocketAddr, SocketAddr),
+    guard: (u64, Arc<Guard>),
+    is_http2: bool,
+    mut stop: watch::Receiver<()>,
+) {
+    let (client, server) = ends;
+    let upstream = Upstream::new(server, shared.mark, is_http2);
+    let session = Arc::new(Session { shared, client, server, upstream, guard: Mutex::new(guard) });
+    let service = service_fn(move |request| {
+        let session = Arc::clone(&session);
+        async move { Ok::<_, Infallible>(session.answer(request).await) }
+    });
+    let stream = TokioIo::new(stream);
+    let ended = if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        builder.max_header_list_size(HEAD_OCTETS_MAX).keep_alive_interval(IDLE_MAX);
+        let mut connection = pin!(builder.serve_connection(stream, service));
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            _ = stop.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(IDLE_MAX).max_headers(FIELDS_MAX);
+        builder.max_buf_size(HEAD_OCTETS_MAX as usize).preserve_header_case(true).half_close(true);
+        let mut connection = pin!(builder.serve_connection(stream, service).with_upgrades());
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            _ = stop.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, %client, %server, "an HTTP connection ended");
+    }
+}
+
+impl<D: Desk> Session<D> {
+    async fn answer(&self, request: Request<Incoming>) -> Reply {
+        let began = Instant::now();
+        let (mut parts, body) = request.into_parts();
+        let facts = match head::read(&parts) {
+            Ok(facts) => facts,
+            Err(head::Refused { status, why }) => {
+                self.shared.tallies.count(Outcome::Malformed);
+                let mut reply = plain(status, "Bad request\n", why);
+                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                if parts.version >= Version::HTTP_2 {
+                    reply.headers_mut().remove(CONNECTION);
+                }
+                return reply;
+            }
+        };
+        let Some(guard) = self.guard().await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "Unavailable\n", "the rules can not be asked");
+        };
+        let judged = guard.judge(Asked::Http(&facts));
+        if !judged.allowed && !guard.audit {
+            self.shared.tallies.count(Outcome::Denied);
+            let why = judged.rule.as_ref().map_or_else(|| "no rule allows the flow".to_owned(), ToString::to_string);
+            let reply = plain(StatusCode::FORBIDDEN, DENIED, &why);
+            self.record(facts, judged, Fate::Denied, reply.status(), began);
+            return reply;
+        }
+        self.shared.tallies.count(Outcome::Allowed);
+        let fate = if judged.allowed { Fate::Allowed } else { Fate::Audited };
+        let from_client = take_upgrade(&mut parts.headers, &mut parts.extensions);
+        let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
+        let reply = match outgoing(parts, body, &facts) {
+            Ok(request) => match self.upstream.send(request, source).await {
+                Ok(response) => incoming(response, from_client),
+                Err(error) => self.unanswered(&error),
+            },
+            Err(why) => plain(StatusCode::BAD_REQUEST, "Bad request\n", why),
+        };
+        self.record(facts, judged, fate, reply.status(), began);
+        reply
+    }
+
+    /// The limits as they are now.
+    async fn guard(&self) -> Option<Arc<Guard>> {
+        let revision = self.shared.desk.revision();
+        let mut held = self.guard.lock().await;
+        if held.0 != revision {
+            let demand = self.shared.desk.demand(self.client, self.server).await?;
+            *held = (revision, Arc::new(self.shared.compiler.guard(demand)));
+        }
+        Some(Arc::clone(&held.1))
+    }
+
+    fn unanswered(&self, error: &UpstreamError) -> Reply {
+        self.shared.tallies.count(Outcome::ServerFailed);
+        tracing::debug!(error = ?error, server = %self.server, "no response");
+        match error {
+            UpstreamError::Connect(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout\n", "the server does not accept the connection")
+            }
+            UpstreamError::Connect(_) => {
+                plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server refuses the connection")
+            }
+            UpstreamError::Talk(_) => plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server broke off"),
+        }
+    }
+
+    fn record(&self, facts: HttpFacts, judged: Judgement, fate: Fate, status: StatusCode, began: Instant) {
+        let Judgement { direction, rule, .. } = judged;
+        let HttpFacts { method, path, host, .. } = facts;
+        let what = What::Http { method, path, host, code: status.as_u16(), latency: began.elapsed() };
+        self.shared.desk.record(Access { client: self.client, server: self.server, direction, rule, fate, what });
+    }
+}
+
+/// A reply of the proxy's own.
+fn plain(status: StatusCode, body: &'static str, why: &str) -> Reply {
+    let mut reply = Response::new(Either::Right(Full::from(body)));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if let Ok(why) = HeaderValue::from_str(why) {
+        reply.headers_mut().insert(REASON, why);
+    }
+    reply
+}
+
+/// The client's half of a change to WebSocket, where it asks for that. Other changes are not passed on: what follows them
+/// could be requests that nobody reads (HTTP/2).
+fn take_upgrade(headers: &mut HeaderMap, extensions: &mut hyper::http::Extensions) -> Option<OnUpgrade> {
+    let is_websocket = headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && headers.get_all(UPGRADE).iter().count() == 1
+        && has_token(headers, "upgrade");
+    let upgrade = extensions.remove::<OnUpgrade>().filter(|_| is_websocket);
+    if upgrade.is_none() {
+        headers.remove(UPGRADE);
+    }
+    upgrade
+}
+
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(token))
+}
+
+/// Removes the fields about one connection, and those that `Connection` names.
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// The request as the server gets it: with the path that was judged.
+fn outgoing(
+    mut parts: hyper::http::request::Parts,
+    body: Incoming,
+    facts: &HttpFacts,
+) -> Result<Request<Incoming>, &'static str> {
+    let takes_trailers = parts.headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let upgrade = parts.headers.get(UPGRADE).cloned();
+    let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
+    strip(&mut parts.headers);
+    // The proxy has said "100 Continue" itself when the body is read.
+    parts.headers.remove(EXPECT);
+    if takes_trailers {
+        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    let is_http2 = parts.version >= Version::HTTP_2;
+    let mut target = Uri::builder().path_and_query(facts.path.as_str());
+    if is_http2 {
+        target = target.scheme(parts.uri.scheme_str().unwrap_or("http")).authority(facts.host.as_str());
+        parts.headers.remove(HOST);
+    } else {
+        parts.headers.remove(HOST);
+        if !facts.host.is_empty() {
+            parts.headers.insert(HOST, HeaderValue::from_str(&facts.host).map_err(|_| "Host is no authority")?);
+        }
+        if is_chunked {
+            // Told, hyper passes trailers on too.
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        if let Some(upgrade) = upgrade {
+            parts.headers.insert(UPGRADE, upgrade);
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        parts.version = Version::HTTP_11;
+    }
+    parts.uri = target.build().map_err(|_| "the request target is not a path")?;
+    Ok(Request::from_parts(parts, body))
+}
+
+/// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come.
+fn incoming(mut response: Response<Incoming>, from_client: Option<OnUpgrade>) -> Reply {
+    let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if is_switching {
+        let Some(client) = from_client else {
+            return plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server changed to another protocol unasked");
+        };
+        let server = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
+                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+                // Either side may break off.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            }
+        });
+        return response.map(Either::Left);
+    }
+    strip(response.headers_mut());
+    response.map(Either::Left)
+}

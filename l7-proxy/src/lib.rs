@@ -1,0 +1,26 @@
+//! Reads requests: a transparent proxy for rules that limit HTTP requests and TLS server names.
+//!
+//! Connections under such rules are redirected to its sockets. It reads each request, asks a [`Desk`] for the limits, and
+//! passes the request on to the server that the client called, or answers 403. Of TLS it reads the first message alone.
+//!
+//! ```
+//! use namegate_l7_proxy::path::normalise;
+//! assert_eq!(normalise("/public/%2e%2e//secret?a=1").unwrap(), "/secret?a=1");
+//! assert!(normalise("/public%2fsecret").is_err());
+//! ```
+#![forbid(unsafe_code)]
+
+mod connection;
+mod desk;
+mod guard;
+mod head;
+pub mod hello;
+mod http;
+pub mod path;
+mod proxy;
+mod socket;
+mod tally;
+mod upstream;
+
+pub use desk::{Access, Demand, Desk, Fate, What};
+pub use proxy::{Config, Proxy, ProxyError};

@@ -1,0 +1,171 @@
+//! The proxy as its owner sees it: settings in, a port and counters out.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
+
+use crate::{
+    connection::{self, Shared},
+    desk::Desk,
+    socket,
+    tally::Tallies,
+};
+
+/// Ports tried where the kernel's choice for IPv4 is taken for IPv6.
+const PORT_TRIES: usize = 16;
+/// How long requests under way may take when the proxy ends.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// Descriptors asked of the system: two for each connection.
+const DESCRIPTORS: u64 = 65_536;
+
+/// How the proxy runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Threads.
+    pub workers: usize,
+    /// Port on the loopback addresses; 0 is the kernel's choice.
+    pub port: u16,
+    /// `SO_MARK` of all sockets, by which the gate knows them; 0 sets none, and nothing can be redirected here then.
+    pub mark: u32,
+    /// The server of connections that were not redirected but made to the proxy's own address; none refuses them.
+    pub fixed_server: Option<SocketAddr>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { workers: 1, port: 0, mark: 0, fixed_server: None }
+    }
+}
+
+/// Why the proxy can not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// A listening socket.
+    #[error("listening on {address} for requests (transparent sockets need CAP_NET_ADMIN)")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The threads.
+    #[error("starting the threads that read requests")]
+    Runtime(#[source] io::Error),
+}
+
+/// A running proxy. It ends on drop.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    tallies: Arc<Tallies>,
+    /// Closed to end connections.
+    stop: Option<watch::Sender<()>>,
+    runtime: Option<Runtime>,
+}
+
+impl Proxy {
+    /// Opens the sockets and starts the threads.
+    pub fn start(config: &Config, desk: impl Desk) -> Result<Self, ProxyError> {
+        raise_descriptors();
+        let (port, listeners) = listen(config)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.workers.max(1))
+            .thread_name("l7")
+            .enable_all()
+            .build()
+            .map_err(ProxyError::Runtime)?;
+        let tallies = Arc::<Tallies>::default();
+        let shared = Arc::new(Shared::new(desk, Arc::clone(&tallies), config, port));
+        let (stop, stopped) = watch::channel(());
+        for listener in listeners {
+            let _entered = runtime.enter();
+            let listener = TcpListener::from_std(listener).map_err(ProxyError::Runtime)?;
+            runtime.spawn(connection::accept(listener, Arc::clone(&shared), stopped.clone()));
+        }
+        Ok(Self { port, tallies, stop: Some(stop), runtime: Some(runtime) })
+    }
+
+    /// The port on the loopback addresses.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What became of connections and requests since the start: every word with its count, always in the same order.
+    pub fn tallies(&self) -> Vec<(&'static str, u64)> {
+        self.tallies.all()
+    }
+
+    /// Takes no more connections, lets requests under way end for a moment, and ends. Must not be called from an
+    /// asynchronous task.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let (Some(stop), Some(runtime)) = (self.stop.take(), self.runtime.take()) else { return };
+        // Told by a value, so that `closed` says when the last connection has gone.
+        let _ = stop.send(());
+        runtime.block_on(async {
+            // What is not done by then is cut.
+            let _ = tokio::time::timeout(FAREWELL_MAX, stop.closed()).await;
+        });
+        runtime.shutdown_background();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// As far as the system lets it.
+fn raise_descriptors() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < DESCRIPTORS
+    {
+        // With fewer, connections beyond them wait.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS.min(hard).max(soft), hard);
+    }
+}
+
+/// Opens both sockets on one port; a machine without IPv6 has one.
+fn listen(config: &Config) -> Result<(u16, Vec<std::net::TcpListener>), ProxyError> {
+    let mut tries = if config.port == 0 { PORT_TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        match listen_once(config) {
+            Err(ProxyError::Listen { source, .. }) if tries > 0 && source.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
+}
+
+fn listen_once(config: &Config) -> Result<(u16, Vec<std::net::TcpListener>), ProxyError> {
+    let mut port = config.port;
+    let mut listeners = Vec::new();
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let address = SocketAddr::new(ip, port);
+        let failed = |source| ProxyError::Listen { address, source };
+        let listener = match socket::listener(address, config.mark) {
+            Err(error) if ip.is_ipv6() && lacks_ipv6(&error) => continue,
+            result => result.map_err(failed)?,
+        };
+        port = listener.local_addr().map_err(failed)?.port();
+        listeners.push(listener);
+    }
+    Ok((port, listeners))
+}
+
+/// The machine has no IPv6, or no loopback address in it.
+fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+}

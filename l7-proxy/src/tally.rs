@@ -1,0 +1,45 @@
+//! What became of connections and requests, counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! outcomes {
+    ($( $(#[$doc:meta])* $name:ident, $word:literal; )*) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Outcome { $( $(#[$doc])* $name, )* }
+
+        const WORDS: &[&str] = &[ $( $word, )* ];
+    };
+}
+
+outcomes! {
+    /// Accepted.
+    Connection, "connections";
+    /// Too many at once, of all or of one client.
+    ConnectionsFull, "connections_full";
+    /// No first octets in time, or octets that no rule reads.
+    Unread, "unread";
+    /// A request passed.
+    Allowed, "allowed";
+    /// A request did not.
+    Denied, "denied";
+    /// A request that can be read in more than one way.
+    Malformed, "malformed";
+    /// The server does not answer.
+    ServerFailed, "server_failed";
+}
+
+/// Counters.
+#[derive(Debug, Default)]
+pub(crate) struct Tallies([AtomicU64; WORDS.len()]);
+
+impl Tallies {
+    pub(crate) fn count(&self, outcome: Outcome) {
+        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Every word with its count, always in the same order.
+    pub(crate) fn all(&self) -> Vec<(&'static str, u64)> {
+        WORDS.iter().zip(&self.0).map(|(word, count)| (*word, count.load(Ordering::Relaxed))).collect()
+    }
+}

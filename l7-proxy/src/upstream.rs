@@ -1,0 +1,126 @@
+//! The one connection to the server that belongs to a client's: opened with the first request that passes, and again
+//! where the server has closed it.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::Mutex;
+
+use crate::socket;
+
+/// Octets of the head of a response.
+const HEAD_OCTETS_MAX: u32 = 256 << 10;
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    #[error("connecting to the server")]
+    Connect(#[source] io::Error),
+    #[error("talking HTTP with the server")]
+    Talk(#[source] hyper::Error),
+}
+
+enum Sender {
+    One(http1::SendRequest<Incoming>),
+    Two(http2::SendRequest<Incoming>),
+}
+
+/// A server, and the connection to it.
+pub(crate) struct Upstream {
+    server: SocketAddr,
+    mark: u32,
+    is_http2: bool,
+    sender: Mutex<Option<Sender>>,
+}
+
+impl Upstream {
+    pub(crate) fn new(server: SocketAddr, mark: u32, is_http2: bool) -> Self {
+        Self { server, mark, is_http2, sender: Mutex::default() }
+    }
+
+    /// Sends a request and gives the head of the response. A request that a closing server did not take is sent once more.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Incoming>,
+        source: Option<IpAddr>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        match self.try_send(request, source).await? {
+            Ok(response) => Ok(response),
+            Err(request) => match self.try_send(request, source).await? {
+                Ok(response) => Ok(response),
+                Err(_) => Err(UpstreamError::Connect(io::ErrorKind::ConnectionReset.into())),
+            },
+        }
+    }
+
+    /// Gives the request back where it was not sent.
+    async fn try_send(
+        &self,
+        request: Request<Incoming>,
+        source: Option<IpAddr>,
+    ) -> Result<Result<Response<Incoming>, Request<Incoming>>, UpstreamError> {
+        let mut place = self.sender.lock().await;
+        let is_ready = match place.as_mut() {
+            Some(Sender::One(sender)) => sender.ready().await.is_ok(),
+            Some(Sender::Two(sender)) => sender.ready().await.is_ok(),
+            None => false,
+        };
+        if !is_ready {
+            *place = Some(self.connect(source).await?);
+        }
+        let Some(sender) = place.as_mut() else { return Ok(Err(request)) };
+        let sent = match sender {
+            Sender::One(sender) => {
+                let sending = sender.try_send_request(request);
+                drop(place);
+                sending.await
+            }
+            Sender::Two(sender) => {
+                let mut sender = sender.clone();
+                drop(place);
+                sender.try_send_request(request).await
+            }
+        };
+        match sent {
+            Ok(response) => Ok(Ok(response)),
+            Err(mut error) => match error.take_message() {
+                Some(request) => {
+                    *self.sender.lock().await = None;
+                    Ok(Err(request))
+                }
+                None => Err(UpstreamError::Talk(error.into_error())),
+            },
+        }
+    }
+
+    async fn connect(&self, source: Option<IpAddr>) -> Result<Sender, UpstreamError> {
+        let stream = socket::connect(self.server, source, self.mark).await.map_err(UpstreamError::Connect)?;
+        let stream = TokioIo::new(stream);
+        if self.is_http2 {
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .max_header_list_size(HEAD_OCTETS_MAX)
+                .handshake(stream)
+                .await
+                .map_err(UpstreamError::Talk)?;
+            // It ends with its last sender; what went wrong shows at the request.
+            tokio::spawn(connection);
+            return Ok(Sender::Two(sender));
+        }
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(HEAD_OCTETS_MAX as usize)
+            .preserve_header_case(true)
+            .handshake(stream)
+            .await
+            .map_err(UpstreamError::Talk)?;
+        tokio::spawn(connection.with_upgrades());
+        Ok(Sender::One(sender))
+    }
+}

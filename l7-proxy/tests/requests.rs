@@ -1,0 +1,429 @@
+//! The proxy between raw octets of a client and a server that notes what reaches it.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use namegate_config::{
+    l7::{HttpRule, L7, RegexText},
+    labels::LabelSelector,
+    name::NamePattern,
+    reference::Limits,
+    rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
+};
+use namegate_l7_proxy::{Access, Config, Demand, Desk, Fate, Proxy, What};
+
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Gives the same answer to everybody, and keeps records.
+#[derive(Clone)]
+struct Rules {
+    limits: Arc<Mutex<Limits>>,
+    revision: Arc<Mutex<u64>>,
+    records: Arc<Mutex<Vec<Access>>>,
+}
+
+impl Desk for Rules {
+    async fn demand(&self, _: SocketAddr, _: SocketAddr) -> Option<Demand> {
+        let limits = self.limits.lock().unwrap().clone();
+        Some(Demand { sides: vec![(Direction::Ingress, limits)], keeps_source: false, audit: false })
+    }
+
+    fn revision(&self) -> u64 {
+        *self.revision.lock().unwrap()
+    }
+
+    fn record(&self, access: Access) {
+        self.records.lock().unwrap().push(access);
+    }
+}
+
+fn rule(l7: L7) -> Limits {
+    let origin =
+        Origin { kind: "cnp".into(), namespace: Some("a".into()), name: "b".into(), path: "ingress[0]".into() };
+    Limits::Rules(vec![Arc::new(Rule {
+        origin: Arc::new(origin),
+        subject: Subject::Endpoints(LabelSelector::default()),
+        direction: Direction::Ingress,
+        tier: Tier::Normal,
+        effect: Effect::Allow,
+        default_deny: true,
+        peers: Peers::Any,
+        ports: Ports::Any,
+        l7: Some(Arc::new(l7)),
+    })])
+}
+
+/// GET and POST of paths below `/open`.
+fn open() -> Limits {
+    let text = |text| Some(RegexText::new(text).unwrap());
+    rule(L7::Http(vec![HttpRule { method: text("GET|POST"), path: text("/open.*"), ..HttpRule::default() }]))
+}
+
+struct Bench {
+    proxy: Proxy,
+    rules: Rules,
+    /// What each connection to the server brought.
+    seen: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// Ends of what a server answers to.
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
+impl Bench {
+    /// A server that answers each head with `reply`.
+    fn new(limits: Limits, reply: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap();
+        let seen = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let noting = Arc::clone(&seen);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, noting) = (stream.unwrap(), Arc::clone(&noting));
+                let at = {
+                    let mut noting = noting.lock().unwrap();
+                    noting.push(Vec::new());
+                    noting.len() - 1
+                };
+                thread::spawn(move || {
+                    let mut octets = [0; 4_096];
+                    let mut answered = 0;
+                    while let Ok(count @ 1..) = stream.read(&mut octets) {
+                        let mut noting = noting.lock().unwrap();
+                        noting[at].extend_from_slice(&octets[..count]);
+                        let heads = noting[at].windows(4).filter(|window| *window == HEAD_END).count();
+                        while answered < heads {
+                            answered += 1;
+                            stream.write_all(reply).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let rules = Rules { limits: Arc::new(Mutex::new(limits)), revision: Arc::default(), records: Arc::default() };
+        let config = Config { fixed_server: Some(server), ..Config::default() };
+        let proxy = Proxy::start(&config, rules.clone()).unwrap();
+        Self { proxy, rules, seen }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.proxy.port())).unwrap();
+        stream.set_read_timeout(Some(WITHIN)).unwrap();
+        stream
+    }
+
+    /// Sends octets, says that no more come, and gives all that comes back.
+    fn ask(&self, octets: &[u8]) -> String {
+        let mut stream = self.connect();
+        // It may be reset already.
+        let _ = stream.write_all(octets).and_then(|()| stream.shutdown(Shutdown::Write));
+        let mut heard = Vec::new();
+        // A reset after the answer is an end too.
+        let _ = stream.read_to_end(&mut heard);
+        String::from_utf8_lossy(&heard).into_owned()
+    }
+
+    fn seen(&self) -> String {
+        self.seen.lock().unwrap().iter().map(|octets| String::from_utf8_lossy(octets).into_owned()).collect()
+    }
+}
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn codes(heard: &str) -> Vec<&str> {
+    heard.split("HTTP/1.1 ").skip(1).map(|rest| &rest[..3]).collect()
+}
+
+/// What it is, the octets, and the codes of the answers.
+type Case = (&'static str, String, &'static [&'static str]);
+
+/// What is not allowed never reaches the server, nor does a request with two ends.
+fn check(cases: Vec<Case>) {
+    let bench = Bench::new(open(), OK);
+    for (what, octets, want) in cases {
+        let heard = bench.ask(octets.as_bytes());
+        assert_eq!(codes(&heard), want, "{what}: {heard}");
+        assert!(!bench.seen().contains("/shut"), "{what}: {}", bench.seen());
+    }
+    assert!(!bench.seen().contains(".."), "{}", bench.seen());
+    for seen in bench.seen.lock().unwrap().iter() {
+        let seen = String::from_utf8_lossy(seen).to_ascii_lowercase();
+        assert!(!(seen.contains("content-length") && seen.contains("transfer-encoding")), "{seen}");
+    }
+}
+
+fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+#[test]
+fn heads_that_can_be_read_in_two_ways_are_refused() {
+    let long = format!("GET /open HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(70_000));
+    let many = format!("GET /open HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(200));
+    let target = format!("GET /open{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(70_000));
+    check(vec![
+        ("plain", get("/open"), &["200"]),
+        ("two in one packet", get("/open") + &get("/shut"), &["200", "403"]),
+        ("absolute form", get("http://a/open"), &["200"]),
+        ("absolute form of another host", get("http://b/open"), &["400"]),
+        ("absolute form of another scheme", get("https://a/open"), &["400"]),
+        ("dot segments out", get("/open/../shut"), &["403"]),
+        ("encoded dot segments out", get("/open/%2e%2e/shut"), &["403"]),
+        ("half encoded dot segments out", get("/open/.%2E/shut"), &["403"]),
+        ("dot segments in", get("/shut/../open"), &["200"]),
+        ("doubled slashes", get("//open"), &["200"]),
+        ("encoded letters", get("/%6fpen"), &["200"]),
+        ("encoded slash", get("/open%2f..%2fshut"), &["400"]),
+        ("backslash", get("/open/..\\shut"), &["400"]),
+        ("encoded backslash", get("/open/..%5cshut"), &["400"]),
+        ("encoded NUL", get("/open%00"), &["400"]),
+        ("broken encoding", get("/open%4"), &["400"]),
+        ("fragment", get("/shut#/open"), &["403"]),
+        ("lower-case method", get("/open").replace("GET", "get"), &["403"]),
+        ("another method", get("/open").replace("GET", "DELETE"), &["403"]),
+        ("asterisk", get("*"), &["400"]),
+        ("CONNECT", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".into(), &["405"]),
+        ("no Host", "GET /open HTTP/1.1\r\n\r\n".into(), &["400"]),
+        ("two Hosts", get("/open").replace("Host: a", "Host: a\r\nHost: b"), &["400"]),
+        ("two equal Hosts", get("/open").replace("Host: a", "Host: a\r\nHost: a"), &["400"]),
+        ("Host with a path", get("/open").replace("Host: a", "Host: a/b"), &["400"]),
+        ("folded field", get("/open").replace("Host: a", "Host: a\r\nX: y\r\n z"), &["400"]),
+        ("space before the colon", get("/open").replace("Host: a", "Host: a\r\nX : y"), &["400"]),
+        ("bare CR in a field", get("/open").replace("Host: a", "Host: a\r\nX: y\rz"), &["400"]),
+        ("NUL in a field", get("/open").replace("Host: a", "Host: a\r\nX: y\0z"), &["400"]),
+        ("another version", get("/open").replace("HTTP/1.1", "HTTP/1.2"), &["400"]),
+        ("no version", "GET /open\r\n\r\n".into(), &["400"]),
+        ("not HTTP", "SSH-2.0-OpenSSH\r\n".into(), &["400"]),
+        ("TLS", "\x16\x03\x01\0\x05\x01\0\0\x01\0".into(), &["400"]),
+        ("a long field", long, &["431"]),
+        ("many fields", many, &["431"]),
+        ("a long target", target, &["431"]),
+    ]);
+}
+
+#[test]
+fn bodies_have_one_end() {
+    let post = |fields: &str, body: &str| format!("POST /open HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}");
+    let smuggled = "GET /shut HTTP/1.1\r\nHost: a\r\n\r\n";
+    check(vec![
+        ("two lengths", post("Content-Length: 0\r\nContent-Length: 5\r\n", smuggled), &["400"]),
+        ("a list of lengths", post("Content-Length: 0, 5\r\n", smuggled), &["400"]),
+        ("a signed length", post("Content-Length: +0\r\n", ""), &["400"]),
+        ("a negative length", post("Content-Length: -1\r\n", ""), &["400"]),
+        // The coding counts (RFC 9112 §6.1), the length goes no further, and the connection ends.
+        (
+            "length and chunks",
+            post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n") + smuggled,
+            &["200"],
+        ),
+        (
+            "chunks and length",
+            post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "0\r\n\r\n") + smuggled,
+            &["200"],
+        ),
+        ("another coding", post("Transfer-Encoding: gzip\r\n", ""), &["400"]),
+        ("chunked twice", post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), &["400"]),
+        ("hidden coding", post("Transfer-Encoding: xchunked\r\n", ""), &["400"]),
+        ("chunked in HTTP/1.0", post("Transfer-Encoding: chunked\r\n", "0\r\n\r\n").replace("1.1", "1.0"), &["400"]),
+        ("body and then a request", post("Content-Length: 2\r\n", "hi") + smuggled, &["200", "403"]),
+        (
+            "chunks and then a request",
+            post("Transfer-Encoding: chunked\r\n", "2\r\nhi\r\n0\r\n\r\n") + smuggled,
+            &["200", "403"],
+        ),
+        ("an unknown expectation", post("Expect: nothing\r\nContent-Length: 0\r\n", ""), &["417"]),
+    ]);
+}
+
+#[test]
+fn denials_say_why_and_are_recorded() {
+    let bench = Bench::new(open(), OK);
+    let heard = bench.ask(b"GET /shut?a=1 HTTP/1.1\r\nHost: a.io:80\r\n\r\n");
+    assert!(heard.starts_with("HTTP/1.1 403 "), "{heard}");
+    assert!(heard.contains("\r\nx-namegate-reason: a/b ingress[0]\r\n"), "{heard}");
+    assert!(heard.ends_with("\r\n\r\nAccess denied\n"), "{heard}");
+    let records = bench.rules.records.lock().unwrap().clone();
+    let [Access { fate: Fate::Denied, direction: Direction::Ingress, rule: Some(rule), what, .. }] = &records[..]
+    else {
+        panic!("{records:?}");
+    };
+    assert_eq!(rule.name, "b");
+    let What::Http { method, path, host, code: 403, .. } = what else { panic!("{what:?}") };
+    assert_eq!((&**method, &**path, &**host), ("GET", "/shut?a=1", "a.io:80"));
+}
+
+#[test]
+fn fields_about_the_connection_stay_on_their_side() {
+    let bench = Bench::new(
+        open(),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nKeep-Alive: x\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n",
+    );
+    let heard = bench.ask(
+        b"GET /open HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Mine\r\nX-Mine: 1\r\nTE: trailers\r\nUpgrade: h2c\r\n\
+          HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nX-Kept: 2\r\n\r\n",
+    );
+    let (heard, seen) = (heard.to_ascii_lowercase(), bench.seen().to_ascii_lowercase());
+    assert!(!heard.contains("x-hop") && heard.starts_with("http/1.1 200"), "{heard}");
+    assert!(!seen.contains("x-mine") && !seen.contains("upgrade") && seen.contains("x-kept: 2"), "{seen}");
+    assert!(seen.contains("te: trailers"), "{seen}");
+}
+
+#[test]
+fn a_websocket_passes_when_both_ends_want_it() {
+    let bench = Bench::new(
+        open(),
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+    );
+    let mut stream = bench.connect();
+    stream.write_all(b"GET /open HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    let mut heard = String::new();
+    let mut octets = [0; 512];
+    while !heard.ends_with("hello") {
+        let count = stream.read(&mut octets).unwrap();
+        assert!(count > 0, "{heard}");
+        heard.push_str(std::str::from_utf8(&octets[..count]).unwrap());
+    }
+    assert!(heard.starts_with("HTTP/1.1 101 "), "{heard}");
+    stream.write_all(b"raw octets").unwrap();
+    while !bench.seen().contains("raw octets") {
+        thread::yield_now();
+    }
+    // Unasked, it is the server's mistake.
+    let heard = bench.ask(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(codes(&heard), ["502"], "{heard}");
+}
+
+#[test]
+fn a_body_waits_for_the_verdict() {
+    let bench = Bench::new(open(), OK);
+    for (path, want) in [("/open", "HTTP/1.1 100 Continue"), ("/shut", "HTTP/1.1 403 Forbidden")] {
+        let mut stream = bench.connect();
+        let question = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+        stream.write_all(question.as_bytes()).unwrap();
+        let mut octets = [0; 512];
+        let count = stream.read(&mut octets).unwrap();
+        let heard = String::from_utf8_lossy(&octets[..count]).into_owned();
+        assert!(heard.starts_with(want), "{path}: {heard}");
+    }
+}
+
+#[test]
+fn a_body_is_passed_on_as_it_comes_with_its_trailers() {
+    // A server that answers ahead of the body's end would end the reading of it.
+    let bench = Bench::new(open(), b"");
+    let mut stream = bench.connect();
+    let wait = |text: &str| {
+        let started = std::time::Instant::now();
+        while !bench.seen().to_ascii_lowercase().contains(text) {
+            assert!(started.elapsed() < WITHIN, "no `{text}`: {}", bench.seen());
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    stream.write_all(b"POST /open HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n").unwrap();
+    stream.write_all(b"5\r\nhello\r\n").unwrap();
+    wait("hello");
+    stream.write_all(b"5\r\nworld\r\n0\r\nX-T: 1\r\n\r\n").unwrap();
+    wait("world");
+    wait("x-t: 1");
+}
+
+#[test]
+fn new_rules_hold_for_the_next_request() {
+    let bench = Bench::new(open(), OK);
+    let mut stream = bench.connect();
+    let mut ask = || {
+        stream.write_all(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut octets = [0; 2_048];
+        let count = stream.read(&mut octets).unwrap();
+        String::from_utf8_lossy(&octets[9..count.min(12)]).into_owned()
+    };
+    assert_eq!(ask(), "200");
+    *bench.rules.limits.lock().unwrap() = Limits::Closed(None);
+    *bench.rules.revision.lock().unwrap() += 1;
+    assert_eq!(ask(), "403");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told() {
+    let rules = Rules { limits: Arc::new(Mutex::new(open())), revision: Arc::default(), records: Arc::default() };
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = Config { fixed_server: Some(gone), ..Config::default() };
+    let bench = Bench { proxy: Proxy::start(&config, rules.clone()).unwrap(), rules, seen: Arc::default() };
+    let heard = bench.ask(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(codes(&heard), ["502"], "{heard}");
+    bench.proxy.stop();
+}
+
+#[test]
+fn http2_requests_are_judged_one_by_one() {
+    let bench = Bench::new(open(), OK);
+    // The preface, empty SETTINGS, and a GET of "/" on stream 1 (RFC 7541 §6.1: indexed fields, and authority "a").
+    let block = [0x82, 0x84, 0x86, 0x41, 0x01, b'a'];
+    let mut octets = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    octets.extend([0, 0, 6, 1, 5, 0, 0, 0, 1]);
+    octets.extend(block);
+    let mut stream = bench.connect();
+    stream.write_all(&octets).unwrap();
+    let mut heard = Vec::new();
+    let mut part = [0; 1_024];
+    while !String::from_utf8_lossy(&heard).contains("Access denied") {
+        let count = stream.read(&mut part).unwrap();
+        assert!(count > 0, "{heard:?}");
+        heard.extend_from_slice(&part[..count]);
+    }
+    let records = bench.rules.records.lock().unwrap().clone();
+    assert!(matches!(&records[..], [Access { fate: Fate::Denied, .. }]), "{records:?}");
+    assert_eq!(bench.seen(), "");
+}
+
+/// A `ClientHello` for a name, as one record.
+fn hello(name: &str) -> Vec<u8> {
+    let vector = |octets: &[u8]| [&u16::try_from(octets.len()).unwrap().to_be_bytes()[..], octets].concat();
+    let sni = [&[0, 0][..], &vector(&vector(&[&[0][..], &vector(name.as_bytes())].concat()))].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0], &vector(&[0x13, 1]), &[1, 0], &vector(&sni)].concat();
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let message = [&[1][..], &length[1..], &body].concat();
+    [&[22, 3, 1][..], &vector(&message)].concat()
+}
+
+#[test]
+fn tls_is_passed_on_by_its_server_name() {
+    let bench = Bench::new(rule(L7::ServerNames(vec![NamePattern::pattern("*.io").unwrap()])), b"");
+    let good = hello("a.io");
+    for cut in 1..good.len() {
+        let mut stream = bench.connect();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(&good[..cut]).unwrap();
+        stream.write_all(&good[cut..]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let before = cut;
+        while bench.seen.lock().unwrap().len() < before || bench.seen.lock().unwrap()[cut - 1] != good {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let passed = bench.seen.lock().unwrap().len();
+    for (what, octets) in [
+        ("another name", hello("a.org")),
+        ("an address", hello("192.0.2.1")),
+        ("no TLS", b"GET / HTTP/1.1\r\nHost: a.io\r\n\r\n".to_vec()),
+        ("an alert", vec![21, 3, 1, 0, 2, 1, 0]),
+        ("half of it", good[..good.len() - 1].to_vec()),
+    ] {
+        assert_eq!(bench.ask(&octets), "", "{what}");
+        assert_eq!(bench.seen.lock().unwrap().len(), passed, "{what} reaches the server");
+    }
+}
+
+#[test]
+fn its_own_address_is_no_server() {
+    let rules = Rules { limits: Arc::new(Mutex::new(open())), revision: Arc::default(), records: Arc::default() };
+    let proxy = Proxy::start(&Config::default(), rules.clone()).unwrap();
+    let bench = Bench { proxy, rules, seen: Arc::default() };
+    assert_eq!(bench.ask(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n"), "");
+    assert!(bench.rules.records.lock().unwrap().is_empty());
+}
