@@ -134,19 +134,11 @@ mod tests {
 
     const MARKED: Marked = Marked { mark: 0, transparency_optional: false };
 
-    /// None without the rights, unless they are required.
-    fn repliers(addresses: &[SocketAddr]) -> Option<(Repliers, Vec<Key>)> {
+    /// Fails without the rights: transparent sockets need root.
+    fn repliers(addresses: &[SocketAddr]) -> (Repliers, Vec<Key>) {
         let mut repliers = Repliers::new(MARKED);
-        let keys: io::Result<Vec<_>> =
-            addresses.iter().map(|address| repliers.from(*address, Instant::now())).collect();
-        match keys {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let required = std::env::var("NAMEGATE_REQUIRE").is_ok_and(|required| required.contains("root"));
-                assert!(!required, "transparent sockets: {error}");
-                None
-            }
-            keys => Some((repliers, keys.unwrap())),
-        }
+        let keys = addresses.iter().map(|address| repliers.from(*address, Instant::now()).unwrap()).collect();
+        (repliers, keys)
     }
 
     #[test]
@@ -155,7 +147,7 @@ mod tests {
             ("10.96.0.10:53".parse().unwrap(), UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()),
             ("[fd00::53]:53".parse().unwrap(), UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap()),
         ] {
-            let Some((mut repliers, keys)) = repliers(&[resolver]) else { return };
+            let (mut repliers, keys) = repliers(&[resolver]);
             let receiver = SockaddrStorage::from(client.local_addr().unwrap());
             assert!(repliers.send(keys[0], receiver, b"one") && repliers.send(keys[0], receiver, b"two"));
             let tallies = Tallies::default();
@@ -176,7 +168,7 @@ mod tests {
         resolver.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, 9), 0)).into()).unwrap();
         let resolver = UdpSocket::from(resolver);
         let address = resolver.local_addr().unwrap();
-        let Some(_repliers) = repliers(&[address]) else { return };
+        let _repliers = repliers(&[address]);
         for _ in 0..50 {
             let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             client.send_to(b"question", address).unwrap();
@@ -190,7 +182,7 @@ mod tests {
         for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             let [resolver, client] = [(); 2].map(|()| UdpSocket::bind((ip, 0)).unwrap());
             let address = resolver.local_addr().unwrap();
-            let Some((mut repliers, keys)) = repliers(&[address]) else { return };
+            let (mut repliers, keys) = repliers(&[address]);
             let receiver = SockaddrStorage::from(client.local_addr().unwrap());
             let tallies = Tallies::default();
             for payload in [&b"odd"[..], &[0; 4], &[0xff; 1999]] {
@@ -210,7 +202,7 @@ mod tests {
     fn the_resolver_not_asked_for_longest_makes_room() {
         let address = |number: usize| SocketAddr::from(([10, 96, 0, u8::try_from(number).unwrap()], 53));
         let addresses: Vec<_> = (0..=RESOLVERS_MAX).map(address).collect();
-        let Some((mut repliers, keys)) = repliers(&addresses) else { return };
+        let (mut repliers, keys) = repliers(&addresses);
         let receiver = SockaddrStorage::from(address(0));
         assert!(!repliers.send(keys[0], receiver, b""));
         assert!(repliers.send(keys[1], receiver, b""));
