@@ -1,6 +1,7 @@
 //! Developer commands. Each installs what it needs and is missing, says so, and then does its work.
 
 mod bench;
+mod cluster;
 mod ebpf;
 mod fuzz;
 mod shell;
@@ -48,6 +49,11 @@ enum Verb {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// A real Kubernetes of one node on this machine: etcd, API server, kubelet, containerd, kube-proxy, CoreDNS.
+    Cluster {
+        #[command(subcommand)]
+        what: cluster::What,
+    },
     /// Feeds made-up input to the readers of policies, settings, DNS messages and packets.
     #[command(
         after_help = "Examples:\n  cargo xtask fuzz                          # everything, 10 minutes each\n  cargo xtask fuzz policy_yaml --seconds 60\n  cargo xtask fuzz --store                  # keep what is new below fuzz/corpus\n\nExit status: 0 if nothing was found, 1 if a target failed."
@@ -70,6 +76,7 @@ fn main() -> Result<ExitCode> {
     }
     match Arguments::parse().verb {
         Verb::Bench { what } => bench::run(&what),
+        Verb::Cluster { what } => cluster::run(&what),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ebpf { check } => ebpf::run(check),
         Verb::Demo { output } => demo(&output),
