@@ -46,6 +46,22 @@ pub(crate) enum What {
     Status,
     /// Prints what a shell needs for `kubectl`.
     Env,
+    /// Ends one daemon, to see what happens without it.
+    #[command(after_help = "Example:\n  sudo -E cargo xtask cluster stop kube-apiserver")]
+    Stop {
+        /// Its name, as `status` shows it.
+        #[arg(value_parser = DAEMONS)]
+        name: String,
+        /// The signal that ends it.
+        #[arg(long, default_value = "KILL", value_parser = ["KILL", "TERM"])]
+        signal: String,
+    },
+    /// Starts a daemon that was ended.
+    Start {
+        /// Its name, as `status` shows it.
+        #[arg(value_parser = DAEMONS)]
+        name: String,
+    },
 }
 
 /// Does it.
@@ -57,9 +73,15 @@ pub(crate) fn run(what: &What) -> Result<ExitCode> {
         }
         What::Down => down()?,
         What::Status => return status(),
+        What::Stop { name, signal } => running()?.stop(name, signal)?,
+        What::Start { name } => running()?.start_again(name)?,
         What::Env => println!("export KUBECONFIG='{}'", folder()?.join("kubeconfig").display()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn running() -> Result<Node> {
+    Node::find(&folder()?).context("no cluster runs; next step: `cargo xtask cluster up`")
 }
 
 /// A cluster that runs.
@@ -98,6 +120,11 @@ impl Cluster {
         let mut command = Command::new(&self.programs.kubectl);
         command.args(arguments).env("KUBECONFIG", self.folder.join("kubeconfig"));
         command
+    }
+
+    /// The program `kubectl`.
+    pub(crate) fn program(&self) -> &Path {
+        &self.programs.kubectl
     }
 
     /// The folder of its state.

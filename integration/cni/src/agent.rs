@@ -34,6 +34,7 @@ pub(crate) struct Endpoint {
 /// A container that the agent knows.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Known {
+    #[serde(rename = "container-id")]
     pub(crate) container: String,
 }
 
@@ -85,6 +86,11 @@ impl<'a> Agent<'a> {
     pub(crate) fn list(&self) -> Result<Vec<Known>, Failure> {
         let body = self.ask("GET", "/v1/cni", &[])?;
         serde_json::from_slice(&body).map_err(|error| unreadable(&format!("its list cannot be read: {error}")))
+    }
+
+    /// Whether it says that all is well; its words where not.
+    pub(crate) fn health(&self) -> Result<(), Failure> {
+        self.ask("GET", "/v1/healthz", &[]).map(drop)
     }
 
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, Failure> {
@@ -139,7 +145,7 @@ fn unreadable(what: &str) -> Failure {
     Failure::Away(io::Error::new(io::ErrorKind::InvalidData, what.to_owned()))
 }
 
-/// The words of a problem document (RFC 9457), or the beginning of what else came.
+/// The words of a problem document (RFC 9457) or of a health report, or the beginning of what else came.
 fn reason(body: &[u8]) -> String {
     let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let words = problem.as_ref().and_then(|problem| problem["detail"].as_str().or_else(|| problem["title"].as_str()));

@@ -8,10 +8,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value, json};
 
+use crate::agent::{Agent, Failure};
 use crate::request::SOCKET;
 
 /// The name of the program and the type of the plugin.
@@ -35,6 +37,18 @@ enum Verb {
     /// Takes the plugin out of every network configuration and removes the program.
     #[command(after_help = "Example:\n  namegate-cni uninstall --bin-dir /opt/cni/bin --conf-dir /etc/cni/net.d")]
     Uninstall(Folders),
+    /// Sets what only a privileged container may: packets to proxies can be forwarded, and come in where they left.
+    #[command(after_help = "Example:\n  namegate-cni prepare-node")]
+    PrepareNode,
+    /// Asks the agent whether all is well; for probes.
+    #[command(
+        after_help = "Example:\n  namegate-cni health\n\nExit status: 0 if it is, 1 if not, 2 if no agent answers."
+    )]
+    Health {
+        /// The agent's unix socket.
+        #[arg(long, value_name = "PATH", default_value = SOCKET)]
+        socket: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +78,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let outcome = match &arguments.verb {
         Verb::Install(install) => install.run(),
         Verb::Uninstall(folders) => folders.remove(),
+        Verb::PrepareNode => prepare_node(Path::new("/proc/sys/net/ipv4")),
+        Verb::Health { socket } => return health(socket),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,6 +88,38 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn health(socket: &Path) -> ExitCode {
+    match Agent::new(socket, Duration::ZERO).health() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(if matches!(failure, Failure::Refused { .. }) { 1 } else { 2 })
+        }
+    }
+}
+
+/// Writes what the agent would, in containers that may not: see `docs/kubernetes.md`.
+fn prepare_node(settings: &Path) -> io::Result<()> {
+    let value = |name: &str| {
+        let path = settings.join(name);
+        fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|error| said(&path, &error.to_string()))
+    };
+    let set = |name: &str, to: &str| {
+        let path = settings.join(name);
+        println!("{} = {to}", path.display());
+        fs::write(&path, to).map_err(|error| said(&path, &error.to_string()))
+    };
+    if value("tcp_early_demux")? != "0" {
+        set("tcp_early_demux", "0")?;
+    }
+    // Strict checking of sources would drop a packet that comes back in by the interface it was about to leave by.
+    let strict = ["conf/all/rp_filter", "conf/default/rp_filter"].map(value);
+    if strict.into_iter().collect::<io::Result<Vec<_>>>()?.iter().any(|value| value == "1") {
+        set("conf/default/rp_filter", "2")?;
+    }
+    Ok(())
 }
 
 impl Install {
@@ -208,4 +256,31 @@ fn saved(single: &Path) -> PathBuf {
 
 fn said(path: &Path, what: &str) -> io::Error {
     io::Error::other(format!("{}: {what}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_prepared_as_far_as_needed() {
+        for (before, after) in [
+            (["1", "0", "0"], ["0", "0", "0"]),
+            (["0", "1", "0"], ["0", "1", "2"]),
+            (["0", "0", "1"], ["0", "0", "2"]),
+            (["1", "2", "2"], ["0", "2", "2"]),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let names = ["tcp_early_demux", "conf/all/rp_filter", "conf/default/rp_filter"];
+            for (name, value) in names.iter().zip(before) {
+                let path = folder.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, format!("{value}\n")).unwrap();
+            }
+            prepare_node(folder.path()).unwrap();
+            let got = names.map(|name| fs::read_to_string(folder.path().join(name)).unwrap().trim().to_owned());
+            assert_eq!(got, after, "{before:?}");
+        }
+        assert!(prepare_node(Path::new("/nowhere")).is_err());
+    }
 }

@@ -14,6 +14,8 @@ pub(crate) const VERSIONS: [&str; 5] = ["0.3.1", "0.4.0", "1.0.0", "1.0.1", "1.1
 pub(crate) const NEWEST: &str = "1.1.0";
 /// Where the agent listens unless told otherwise.
 pub(crate) const SOCKET: &str = "/run/namegate/namegate.sock";
+/// Longest identifier of a container, in octets: the agent makes a file name of it.
+const CONTAINER_OCTETS_MAX: usize = 128;
 /// Longest waiting time for an agent that is starting, in seconds.
 const WAIT_SECONDS_MAX: u64 = 60;
 
@@ -111,7 +113,7 @@ impl Environment<'_> {
         let container = self.get("CNI_CONTAINERID")?;
         let starts = container.starts_with(|first: char| first.is_ascii_alphanumeric());
         let fits = container.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"_.-".contains(&octet));
-        if starts && fits && container.len() <= 255 {
+        if starts && fits && container.len() <= CONTAINER_OCTETS_MAX {
             return Ok(container);
         }
         Err(Error::new(Code::BadEnvironment, format!("CNI_CONTAINERID `{container}` is no container's identifier")))

@@ -29,14 +29,13 @@ pub(crate) struct Image {
     entrypoint: Vec<String>,
     files: Vec<(PathBuf, String)>,
     links: Vec<(String, String)>,
-    texts: Vec<(String, String)>,
 }
 
 impl Image {
     /// An empty image.
     pub(crate) fn new(name: &str, entrypoint: &[&str]) -> Self {
         let entrypoint = entrypoint.iter().map(|&word| word.to_owned()).collect();
-        Self { name: name.to_owned(), entrypoint, files: Vec::new(), links: Vec::new(), texts: Vec::new() }
+        Self { name: name.to_owned(), entrypoint, files: Vec::new(), links: Vec::new() }
     }
 
     /// Puts in a program with the shared libraries it asks for.
@@ -47,12 +46,6 @@ impl Image {
         }
         self.files.push((path.to_owned(), at.to_owned()));
         Ok(self)
-    }
-
-    /// Puts in a file with this text.
-    pub(crate) fn text(mut self, at: &str, text: &str) -> Self {
-        self.texts.push((at.to_owned(), text.to_owned()));
-        self
     }
 
     /// Puts in busybox with its verbs.
@@ -86,8 +79,7 @@ impl Image {
     fn layer(&self) -> Result<Vec<u8>> {
         let mut layer = Builder::new(Vec::new());
         let mut folders: BTreeSet<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
-        let places = self.files.iter().map(|(_, at)| at).chain(self.texts.iter().map(|(at, _)| at));
-        for place in places {
+        for (_, place) in &self.files {
             folders.extend(Path::new(place).ancestors().skip(1).map(Path::to_owned));
         }
         for folder in folders.iter().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -98,9 +90,6 @@ impl Image {
         for (path, at) in self.files.iter().filter(|(_, at)| done.insert(at)) {
             let octets = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
             append(&mut layer, at, &octets, 0o755)?;
-        }
-        for (at, text) in &self.texts {
-            append(&mut layer, at, text.as_bytes(), 0o644)?;
         }
         for (at, target) in &self.links {
             layer.append_link(&mut header(EntryType::Symlink, 0, 0o777), at, target)?;
@@ -153,9 +142,11 @@ mod tests {
 
     #[test]
     fn the_same_files_give_the_same_image() {
-        let image = || Image::new("localhost/x:1", &["/x"]).text("etc/deep/x", "words");
         let folder = std::env::temp_dir().join(format!("namegate-image-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("words");
+        fs::write(&file, "words").unwrap();
+        let image = || Image::new("localhost/x:1", &["/x"]).program(&file, "etc/deep/x").unwrap();
         let archive = folder.join("x.tar");
         image().write(&archive).unwrap();
         let first = fs::read(&archive).unwrap();

@@ -118,11 +118,20 @@ impl Node {
 
     /// Starts a program that goes on in the node; what it says goes to `log/<name>.log`.
     pub(crate) fn daemon(&self, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
+        let words = std::iter::once(program.to_string_lossy().into_owned()).chain(arguments.iter().cloned());
+        fs::write(self.words_file(name), words.collect::<Vec<_>>().join("\n"))?;
+        self.start_again(name)
+    }
+
+    /// Starts a program as it was started before.
+    pub(crate) fn start_again(&self, name: &str) -> Result<()> {
+        let words = fs::read_to_string(self.words_file(name)).with_context(|| format!("{name} was never started"))?;
+        ensure!(!self.runs(name), "{name} runs already");
         let log =
             File::options().create(true).append(true).open(self.folder.join("log").join(format!("{name}.log")))?;
         let mut command = self.command("sh");
         command.args(["-c", r#"echo $$ > "$1"; shift; exec "$@""#, name]).arg(self.pid_file(name));
-        command.arg(program).args(arguments);
+        command.args(words.lines());
         detached(&mut command, &log)?.spawn().with_context(|| format!("starting {name}"))?;
         Ok(())
     }
@@ -148,6 +157,10 @@ impl Node {
     /// The last lines that a program said.
     pub(crate) fn said(&self, name: &str) -> String {
         said(&self.folder.join("log").join(format!("{name}.log")))
+    }
+
+    fn words_file(&self, name: &str) -> PathBuf {
+        self.folder.join("run").join(format!("{name}.words"))
     }
 
     fn pid_file(&self, name: &str) -> PathBuf {

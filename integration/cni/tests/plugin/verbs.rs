@@ -2,16 +2,26 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::{FakeAgent, call, config, variables, with};
+use crate::common::{FakeAgent, PROGRAM, call, config, variables, with};
 use serde_json::{Value, json};
 
 const VERSIONS: [&str; 5] = ["0.3.1", "0.4.0", "1.0.0", "1.0.1", "1.1.0"];
 
+/// The agent's list of containers.
+fn known(containers: &[&str]) -> String {
+    let known = containers.iter().map(|container| {
+        let registration = json!({"namespace": "empire", "pod": "xwing", "interface": "lo", "addresses": ["10.1.2.3"]});
+        json!({"container-id": container, "registration": registration, "state": "guarded"})
+    });
+    Value::Array(known.collect()).to_string()
+}
+
 fn yes() -> FakeAgent {
     FakeAgent::start(|method, _| match method {
-        "GET" => (200, json!([{"container": "c0ffee"}, {"container": "dead"}, {"container": "beef"}]).to_string()),
+        "GET" => (200, known(&["c0ffee", "dead", "beef"])),
         _ => (200, "{}".to_owned()),
     })
 }
@@ -156,4 +166,19 @@ fn an_agent_that_starts_is_waited_for() {
     assert_eq!(done.status, 0, "{done:?}");
     assert!(started.elapsed() >= delay);
     assert!(agent.join().unwrap() > 0);
+}
+
+#[test]
+fn probes_hear_whether_all_is_well() {
+    for (status, body, code, words) in [
+        (200, "{}", 0, ""),
+        (503, r#"{"healthy":false,"problems":["the resolver does not answer"]}"#, 1, "the resolver does not answer"),
+    ] {
+        let agent = FakeAgent::start(move |_, _| (status, body.to_owned()));
+        let done = Command::new(PROGRAM).args(["health", "--socket"]).arg(&agent.socket).output().unwrap();
+        assert_eq!(done.status.code(), Some(code), "{done:?}");
+        assert!(String::from_utf8_lossy(&done.stderr).contains(words), "{done:?}");
+    }
+    let done = Command::new(PROGRAM).args(["health", "--socket", "/nobody.sock"]).output().unwrap();
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
 }
