@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::pod::Pod;
 use crate::world::World;
 
-pub use api::Response;
+pub use api::{Response, request};
 pub(crate) use pins::PINS;
 
 /// How long the agent may take until it says that it is ready, and until a change holds.
