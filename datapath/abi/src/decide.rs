@@ -7,8 +7,8 @@
 
 use crate::{
     Address, AddressKey, AddressValue, CidrKey, Class, Direction, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, NameRow, Packet, PolicyKey, PolicyValue, Reader, Reason, address_flags, flow_flags, identity,
-    packet::protocol, parse_inner, policy_verdict,
+    FragmentValue, NameRow, Packet, PolicyKey, PolicyValue, Reader, Reason, address_flags, endpoint_flags, flow_flags,
+    identity, packet::protocol, parse_inner, policy_verdict,
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -307,7 +307,7 @@ fn judge_new(
     packet: &Packet,
     direction: Direction,
 ) -> Decision {
-    if matches!(direction, Direction::Egress) {
+    if matches!(direction, Direction::Egress) && endpoint.flags & endpoint_flags::NODE == 0 {
         let own = tables.address(&AddressKey { scope: 0, address: key.local });
         if own.is_none_or(|row| row.endpoint != endpoint.endpoint) {
             return Decision::plain(Reason::SpoofedSource);
@@ -346,7 +346,8 @@ fn verdict(
     let row = decide(tables, endpoint.policy, direction, who.identity, protocol, port);
     decision.rule = row.rule;
     decision.proxy_port = row.proxy_port;
-    let from_host = who.local_host && matches!(direction, Direction::Ingress);
+    let from_host =
+        who.local_host && matches!(direction, Direction::Ingress) && endpoint.flags & endpoint_flags::NODE == 0;
     decision.reason = match row.verdict {
         policy_verdict::ALLOW => Reason::Rule,
         policy_verdict::REDIRECT if from_host => {
