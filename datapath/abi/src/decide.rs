@@ -940,6 +940,19 @@ mod tests {
     }
 
     #[test]
+    fn every_source_is_the_nodes_own_and_it_is_judged_as_a_peer_like_others() {
+        let mut world = World::new();
+        world.node("10.0.0.1", 1, 0).flags = address_flags::LOCAL_HOST;
+        let node = EndpointValue { flags: ENDPOINT_ROW.flags | endpoint_flags::NODE, ..ENDPOINT_ROW };
+        for source in ["10.0.0.1", "172.17.0.1", POD] {
+            let packet = Packet { source: address(source), ..udp_out() };
+            assert_eq!(world.judge(&node, &packet, Direction::Egress).reason, Reason::Rule, "{source}");
+        }
+        let from_itself = packet("10.0.0.1", "172.17.0.1", protocol::TCP, 4_000, 80);
+        assert_eq!(world.judge(&node, &from_itself, Direction::Ingress).reason, Reason::DefaultDeny);
+    }
+
+    #[test]
     fn later_fragments_follow_their_first_for_a_while() {
         let first = Packet { fragmented: true, fragment_id: 9, ..udp_out() };
         let later = Packet { class: Class::Fragment, source_port: 0, destination_port: 0, ..first };

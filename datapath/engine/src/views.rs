@@ -76,7 +76,8 @@ impl Engine {
     pub fn endpoints(&self) -> Vec<EndpointView> {
         let pods = self.peers.local().map(|(id, _, who)| (id, Arc::clone(&who.key), who));
         let node = self.peers.node().and_then(|who| Some((self.node_id()?, NODE_KEY.into(), who)));
-        let mut views: Vec<EndpointView> = pods.chain(node).filter_map(|(id, key, who)| self.view(id, key, who)).collect();
+        let mut views: Vec<EndpointView> =
+            pods.chain(node).filter_map(|(id, key, who)| self.view(id, key, who)).collect();
         views.sort_unstable_by_key(|view| view.id);
         views
     }

@@ -61,9 +61,7 @@ pub(crate) fn load(ebpf: &mut Ebpf) -> Result<Ready, LoadError> {
     bpffs::check_kernel(FEATURE, SINCE)?;
     let root = root()?;
     for Program { name, .. } in PROGRAMS {
-        program(ebpf, name)?
-            .load()
-            .map_err(|error| LoadError::Program { program: name, source: Box::new(error) })?;
+        program(ebpf, name)?.load().map_err(|error| LoadError::Program { program: name, source: Box::new(error) })?;
     }
     Ok(Ready(root))
 }

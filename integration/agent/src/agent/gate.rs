@@ -176,8 +176,7 @@ impl Gate {
     /// Attaches to the node's sockets where a rule selects the node, and only there.
     fn guard_node(&mut self) {
         let wanted = self.engine.node_id().is_some();
-        let guarded =
-            if wanted { self.datapath.guard_node(self.directions) } else { self.datapath.release_node() };
+        let guarded = if wanted { self.datapath.guard_node(self.directions) } else { self.datapath.release_node() };
         match guarded {
             Ok(()) => drop(self.failed.remove(&NODE_INTERFACE)),
             Err(error) => {

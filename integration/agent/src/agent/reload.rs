@@ -57,12 +57,7 @@ struct Work {
 
 impl Reloader {
     /// Reads everything once, waits until the kernel holds it, then goes on by itself.
-    pub(crate) fn start(
-        settings: &Settings,
-        features: Features,
-        door: Door,
-        book: Arc<Book>,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn start(settings: &Settings, features: Features, door: Door, book: Arc<Book>) -> anyhow::Result<Self> {
         let files = Files::new(settings.policies.clone(), settings.endpoints.clone(), &settings.state, features)?;
         let mut work = Work { files, door, book, directions: settings.directions.clone(), last: None };
         let (wake, woken) = channel();

@@ -119,8 +119,7 @@ impl Trial {
     fn stage(&mut self, world: &World, rules: &[Rule]) -> anyhow::Result<()> {
         self.step_ns += STEP_NS;
         self.rules = rules.to_vec();
-        self.hosts =
-            world.nodes.iter().flat_map(|node| node.ips.iter().map(|ip| (*ip, node.name.clone()))).collect();
+        self.hosts = world.nodes.iter().flat_map(|node| node.ips.iter().map(|ip| (*ip, node.name.clone()))).collect();
         let pods = world.pods.iter().filter(|pod| !pod.host_network).map(|pod| pod.node.clone());
         let for_nodes = rules.iter().any(|rule| matches!(rule.subject, Subject::Nodes(_)));
         let hosts = world.nodes.iter().filter(|_| for_nodes).map(|node| Some(node.name.clone()));
