@@ -1,6 +1,6 @@
 //! Services with virtual addresses: whoever sends to one reaches somebody behind it. Plain facts, from wherever they come.
 //!
-//! In Kubernetes these are Service and EndpointSlice objects; on a plain host the endpoints file says so.
+//! In Kubernetes these are `Service` and `EndpointSlice` objects; on a plain host the endpoints file says so.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -32,7 +32,7 @@ pub struct ServicePort {
     pub protocol: Transport,
     /// Number at the virtual addresses.
     pub port: u16,
-    /// Number at the addresses of every node (NodePort), where there is one.
+    /// Number at the addresses of every node (`NodePort`), where there is one.
     pub node_port: Option<u16>,
     /// Who is behind it now. Those of the other address family than a virtual address do not count for it.
     pub targets: Vec<Target>,

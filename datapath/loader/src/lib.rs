@@ -20,6 +20,7 @@ mod events;
 pub mod links;
 mod netlink;
 pub mod netns;
+mod node;
 mod object;
 mod pins;
 pub mod routes;

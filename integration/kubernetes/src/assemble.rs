@@ -5,19 +5,19 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
 use namegate_config::{
     endpoints::{Endpoint, EndpointsFile, Host, Namespace, Node},
-    policy,
+    services::{Service, ServicePort, Target},
     settings::Dns,
 };
 
 use crate::{
     row::{self, Key, Kind, Row},
-    snapshot::{LocalPod, PolicyObject, Service, ServicePort, Snapshot},
+    snapshot::{LocalPod, PolicyObject, Snapshot},
     tables::Tables,
 };
 
@@ -45,8 +45,11 @@ pub(crate) fn snapshot(tables: &Tables, node: &str, dns: &Dns, saved: bool) -> S
     nodes(tables, node, &mut topology);
     let local = pods(tables, node, &mut topology);
     let services: Vec<Service> = services(tables);
-    let api_server = services.iter().find(|one| (&*one.referred.namespace, &*one.referred.name) == API_SERVER);
-    let api_servers = api_server.map(|service| service.addresses.iter().copied().chain(backends(service)).collect());
+    let api_server = services.iter().find(|one| (&*one.namespace, &*one.name) == API_SERVER);
+    let behind = |service: &Service| {
+        let targets = service.ports.iter().flat_map(|port| &port.targets).map(|target| target.address);
+        service.addresses.iter().copied().chain(targets).collect::<BTreeSet<IpAddr>>().into_iter().collect()
+    };
     let resolvers = services.iter().filter(|service| is_resolver(service, dns));
     let resolvers = resolvers.map(|service| as_peer(service, &topology)).collect();
     Snapshot {
@@ -54,7 +57,7 @@ pub(crate) fn snapshot(tables: &Tables, node: &str, dns: &Dns, saved: bool) -> S
         topology,
         local,
         resolvers,
-        api_servers: api_servers.unwrap_or_default(),
+        api_servers: api_server.map(behind).unwrap_or_default(),
         services,
         saved,
     }
@@ -143,63 +146,52 @@ fn services(tables: &Tables) -> Vec<Service> {
 
 fn one_service(namespace: &str, name: &str, row: &row::Service, slices: &[&row::Slice]) -> Service {
     let port = |port: &row::Port| {
-        let leads = |slice: &&row::Slice| {
-            let target = slice.ports.iter().find(|one| (&one.name, &one.protocol) == (&port.name, &port.protocol));
-            let target = target.map(|target| target.port);
-            let backends = slice.backends.clone();
-            target.into_iter().flat_map(move |port| backends.clone().into_iter().map(move |address| (address, port)))
-        };
-        let backends = slices.iter().flat_map(leads).collect();
-        Some(ServicePort { port: port.port, protocol: port.transport()?, backends })
+        let targets = slices.iter().flat_map(|slice| targets(slice, port)).collect();
+        let name = Some(port.name.clone()).filter(|name| !name.is_empty());
+        Some(ServicePort { name, protocol: port.transport()?, port: port.port, node_port: port.node_port, targets })
     };
-    let mut backends: Vec<IpAddr> = slices.iter().flat_map(|slice| slice.backends.clone()).collect();
-    backends.sort_unstable();
-    backends.dedup();
     Service {
-        referred: policy::Service {
-            name: name.to_owned(),
-            namespace: namespace.to_owned(),
-            labels: row.labels.clone(),
-            selector: row.selector.clone(),
-            // Behind a service with a selector are pods, which are known by their labels.
-            backends: if row.selector.is_empty() { backends } else { Vec::new() },
-        },
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        labels: row.labels.clone(),
+        selector: row.selector.clone(),
         addresses: row.addresses.clone(),
         ports: row.ports.iter().filter_map(port).collect(),
     }
 }
 
-fn backends(service: &Service) -> impl Iterator<Item = IpAddr> {
-    service.referred.backends.iter().copied()
+/// Where a port of a service leads: the slice's port has its name.
+fn targets(slice: &row::Slice, port: &row::Port) -> Vec<Target> {
+    let target = slice.ports.iter().find(|one| (&one.name, &one.protocol) == (&port.name, &port.protocol));
+    let Some(target) = target else { return Vec::new() };
+    slice.backends.iter().map(|address| Target { address: *address, port: target.port }).collect()
 }
 
 /// Whether everything behind the service is a trusted resolver.
 fn is_resolver(service: &Service, dns: &Dns) -> bool {
-    let referred = &service.referred;
     !dns.resolver_labels.is_empty()
-        && referred.namespace == dns.resolver_namespace
-        && dns.resolver_labels.iter().all(|(key, value)| referred.selector.get(key) == Some(value))
+        && service.namespace == dns.resolver_namespace
+        && dns.resolver_labels.iter().all(|(key, value)| service.selector.get(key) == Some(value))
         && service.ports.iter().any(|port| port.port == DNS_PORT)
 }
 
 /// A service as whoever is behind it: a rule that selects every pod behind selects the service's own address.
 fn as_peer(service: &Service, topology: &EndpointsFile) -> Endpoint {
-    let referred = &service.referred;
     let is_behind = |pod: &&Endpoint| {
-        pod.namespace == referred.namespace
-            && referred.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+        pod.namespace == service.namespace
+            && service.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
     };
     let mut behind = topology.endpoints.iter().filter(is_behind);
     let first = behind.next();
-    let mut labels = first.map_or_else(|| referred.selector.clone(), |pod| pod.labels.clone());
+    let mut labels = first.map_or_else(|| service.selector.clone(), |pod| pod.labels.clone());
     let mut account = first.and_then(|pod| pod.service_account.clone());
     for pod in behind {
         labels.retain(|key, value| pod.labels.get(key) == Some(value));
         account = account.filter(|account| pod.service_account.as_ref() == Some(account));
     }
     Endpoint {
-        name: format!("{}{SERVICE_MARK}", referred.name),
-        namespace: referred.namespace.clone(),
+        name: format!("{}{SERVICE_MARK}", service.name),
+        namespace: service.namespace.clone(),
         labels,
         service_account: account,
         attachment: None,

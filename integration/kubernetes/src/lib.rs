@@ -37,5 +37,5 @@ mod watch;
 mod wire;
 
 pub use health::{Source, SourceState};
-pub use snapshot::{LocalPod, PolicyObject, Service, ServicePort, Snapshot};
+pub use snapshot::{LocalPod, PolicyObject, Snapshot};
 pub use watch::{Options, StartError, Watch};

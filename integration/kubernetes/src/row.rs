@@ -147,12 +147,16 @@ pub(crate) struct Port {
     pub(crate) port: u16,
     /// `TCP`, `UDP` or `SCTP`.
     pub(crate) protocol: String,
+    /// Port at the addresses of every node, where it is one of a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) node_port: Option<u16>,
 }
 
 impl Port {
     fn new(name: Option<String>, port: i64, protocol: Option<String>) -> Option<Self> {
         let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
-        Some(Self { name: name.unwrap_or_default(), port, protocol: protocol.unwrap_or_else(|| "TCP".to_owned()) })
+        let protocol = protocol.unwrap_or_else(|| "TCP".to_owned());
+        Some(Self { name: name.unwrap_or_default(), port, protocol, node_port: None })
     }
 
     /// As rules see it; `None` for a protocol that they cannot name.
@@ -225,15 +229,21 @@ impl Project for wire::Node {
 
 impl Project for wire::Service {
     fn project(self) -> Option<Row> {
-        let Self { metadata, spec } = self;
+        let Self { metadata, spec, status } = self;
         // `None` is the address of a service without one.
-        let listed = spec.cluster_ips.unwrap_or_default().into_iter().chain(spec.cluster_ip);
+        let own = spec.cluster_ips.into_iter().flatten().chain(spec.cluster_ip);
+        let balancers = status.load_balancer.ingress.into_iter().flatten().filter_map(|one| one.ip);
+        let listed = own.chain(spec.external_ips.into_iter().flatten()).chain(balancers);
+        let port = |port: wire::ServicePort| {
+            let node_port = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+            Some(Port { node_port, ..Port::new(port.name, port.port, port.protocol)? })
+        };
         let ports = spec.ports.unwrap_or_default().into_iter();
         Some(Row::Service(Service {
             labels: metadata.labels.unwrap_or_default(),
             selector: spec.selector.unwrap_or_default(),
             addresses: usable(listed),
-            ports: ports.filter_map(|port| Port::new(port.name, port.port, port.protocol)).collect(),
+            ports: ports.filter_map(port).collect(),
         }))
     }
 }

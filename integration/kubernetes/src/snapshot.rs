@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use namegate_config::{
     endpoints::{Endpoint, EndpointsFile},
-    policy,
-    rule::Transport,
+    services::Service,
 };
 use serde_json::Value;
 
@@ -51,26 +50,4 @@ impl LocalPod {
     pub fn is_called(&self, uid: &str) -> bool {
         uid.is_empty() || self.uids.iter().any(|known| known == uid)
     }
-}
-
-/// A service with its backends.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Service {
-    /// What policies may refer to.
-    pub referred: policy::Service,
-    /// Its own addresses; none for a headless one.
-    pub addresses: Vec<IpAddr>,
-    /// Its ports, each with where it leads.
-    pub ports: Vec<ServicePort>,
-}
-
-/// A port of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
-    /// Port of the service.
-    pub port: u16,
-    /// Its protocol.
-    pub protocol: Transport,
-    /// Addresses and ports of the backends that take connections.
-    pub backends: Vec<(IpAddr, u16)>,
 }

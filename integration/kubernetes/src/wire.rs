@@ -66,7 +66,7 @@ kind! {
 }
 kind! {
     /// A service.
-    Service, "", "v1", "services", NamespaceResourceScope, { spec: ServiceSpec }
+    Service, "", "v1", "services", NamespaceResourceScope, { spec: ServiceSpec, status: ServiceStatus }
 }
 kind! {
     /// Backends of a service.
@@ -112,7 +112,7 @@ pub(crate) struct PodStatus {
     pub(crate) pod_ips: Option<Vec<PodIp>>,
 }
 
-/// One address of a pod.
+/// One address of a pod or load balancer.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct PodIp {
@@ -142,16 +142,33 @@ pub(crate) struct ServiceSpec {
     pub(crate) cluster_ip: Option<String>,
     #[serde(rename = "clusterIPs")]
     pub(crate) cluster_ips: Option<Vec<String>>,
+    #[serde(rename = "externalIPs")]
+    pub(crate) external_ips: Option<Vec<String>>,
     pub(crate) ports: Option<Vec<ServicePort>>,
+}
+
+/// `status` of a [`Service`].
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServiceStatus {
+    pub(crate) load_balancer: LoadBalancer,
+}
+
+/// Load balancers in front of a [`Service`].
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LoadBalancer {
+    pub(crate) ingress: Option<Vec<PodIp>>,
 }
 
 /// A port of a service; its backends' ports stand in the slices under the same name.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub(crate) struct ServicePort {
     pub(crate) name: Option<String>,
     pub(crate) port: i64,
     pub(crate) protocol: Option<String>,
+    pub(crate) node_port: Option<i64>,
 }
 
 /// Backends of a slice that are reached alike.

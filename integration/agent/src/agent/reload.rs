@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
-use namegate_config::{rule::Direction, settings::Settings};
+use namegate_config::{policy::Features, rule::Direction, settings::Settings};
 use namegate_engine::Change;
 use namegate_loader::links::LinkWatch;
 use notify::{
@@ -68,11 +68,11 @@ impl Reloader {
     /// Reads everything once, waits until the kernel holds it, then goes on by itself.
     pub(crate) fn start(
         settings: &Settings,
+        features: Features,
         door: Door,
         book: Arc<Book>,
         cluster: Option<Cluster>,
     ) -> anyhow::Result<Self> {
-        let features = super::features(&settings.directions);
         let mut work = Work {
             sources: Sources::new(settings, features, cluster)?,
             door,

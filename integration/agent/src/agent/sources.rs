@@ -14,6 +14,7 @@ use namegate_config::{
     labels::{LabelSelector, Operator, RESERVED, Requirement},
     policy::{self, Catalog, Features},
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
+    services::Service,
     settings::Settings,
 };
 
@@ -91,7 +92,7 @@ impl Sources {
         let mut catalog = Catalog::default();
         if let (Some(snapshot), Some(cluster)) = (snapshot, &mut self.cluster) {
             documents.extend(self.objects.read(&snapshot.policies, &mut reading));
-            catalog.services = snapshot.services.iter().map(|service| service.referred.clone()).collect();
+            catalog.services = snapshot.services.iter().map(referred).collect();
             reading.facts = Arc::new(cluster.join(&snapshot, &mut endpoints));
         }
         reading.endpoints = Arc::new(endpoints);
@@ -103,6 +104,19 @@ impl Sources {
             reading.rules.extend(CLOSED.iter().cloned());
         }
         Some(reading)
+    }
+}
+
+/// A service as rules refer to it. Behind one with a selector are pods, which are known by their labels.
+fn referred(service: &Service) -> policy::Service {
+    let targets = service.ports.iter().flat_map(|port| &port.targets).filter(|_| service.selector.is_empty());
+    let backends: BTreeSet<IpAddr> = targets.map(|target| target.address).collect();
+    policy::Service {
+        name: service.name.clone(),
+        namespace: service.namespace.clone(),
+        labels: service.labels.clone(),
+        selector: service.selector.clone(),
+        backends: backends.into_iter().collect(),
     }
 }
 
