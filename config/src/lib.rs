@@ -21,4 +21,5 @@ pub mod policy;
 mod reader;
 pub mod reference;
 pub mod rule;
+pub mod services;
 pub mod settings;

@@ -169,6 +169,7 @@ fn header_name(context: &mut Context<'_>, place: &Value<'_>, name: &str) -> Opti
 fn dns(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>], section: Section) -> Option<L7> {
     let on = context.features.dns;
     context.enforced(value, on, "`rules.dns`");
+    context.enforced_for_node(value, section.of_node, "`rules.dns`");
     if section.direction == Direction::Ingress {
         context.reader.wrong(value, Code::Conflict, "`dns` rules limit what is asked: they stand under `egress` only");
     }

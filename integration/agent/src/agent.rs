@@ -1,7 +1,10 @@
 //! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
 
+mod adopt;
 mod book;
 mod clock;
+mod cluster;
+mod cni;
 mod desk;
 mod files;
 mod flows;
@@ -9,9 +12,12 @@ mod gate;
 mod gatekeeper;
 mod interfaces;
 mod journal;
+mod kubernetes;
+mod objects;
 mod reload;
 mod requests;
 mod shown;
+mod sources;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -40,11 +46,13 @@ use flows::Flows;
 use gate::{Gate, Running};
 use gatekeeper::Keeper;
 use journal::Journal;
+use kubernetes::Kubernetes;
 use reload::Reloader;
 use requests::RequestDesk;
 
-/// What of the policy language is enforced where both directions are guarded: no policy for nodes.
-pub(crate) const FEATURES: Features = Features { http: true, dns: true, server_names: true, nodes: false };
+/// What of the policy language is enforced where both directions are guarded: no names in policies for nodes.
+pub(crate) const FEATURES: Features =
+    Features { http: true, dns: true, server_names: true, nodes: true, node_names: false };
 /// Mark of packets that go to a local proxy.
 const REDIRECT_MARK: u32 = 0x200;
 /// Mark of what the proxy sends.
@@ -77,9 +85,10 @@ pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
 /// Paths in the settings are relative to their file.
 fn beside(config: &Path, mut settings: Settings) -> Settings {
     let folder = config.parent().unwrap_or(Path::new("."));
-    for path in
-        [&mut settings.policies, &mut settings.endpoints, &mut settings.socket, &mut settings.state, &mut settings.pins]
-    {
+    let files = [&mut settings.policies, &mut settings.endpoints].into_iter().flatten();
+    let kubeconfig = settings.kubernetes.as_mut().and_then(|kubernetes| kubernetes.kubeconfig.as_mut());
+    let places = [&mut settings.socket, &mut settings.state, &mut settings.pins];
+    for path in files.chain(kubeconfig).chain(places) {
         *path = folder.join(&*path);
     }
     settings
@@ -97,9 +106,9 @@ fn log() {
 
 /// What of the policy language is enforced with these directions: a proxy gets its servers' answers from the programs of
 /// both.
-fn features(directions: &[Direction]) -> Features {
+fn features(directions: &[Direction], nodes: bool) -> Features {
     let both = [Direction::Ingress, Direction::Egress].iter().all(|direction| directions.contains(direction));
-    Features { http: both && FEATURES.http, server_names: both && FEATURES.server_names, ..FEATURES }
+    Features { http: both && FEATURES.http, server_names: both && FEATURES.server_names, nodes, ..FEATURES }
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
@@ -108,7 +117,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let server = Server::bind(&settings.socket)?;
     let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
     let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
-    let (gate, events) = open(&settings, &clients, &instruments)?;
+    let (gate, events, features) = open(&settings, &clients, &instruments)?;
     let door = gate.door();
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
     let (requests, records) = RequestDesk::new(door.clone(), gate.changes());
@@ -119,16 +128,20 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     // Before the rules: those that need a proxy find it.
     let proxies = Proxies { dns: proxy.port(), l7: l7.port() };
     door.ask(move |gate| gate.set_proxies(proxies)).await?;
+    let kubernetes = Kubernetes::start(&settings).await?;
     let reloader = {
         let (settings, door, book) = (settings.clone(), door.clone(), Arc::clone(&book));
-        tokio::task::spawn_blocking(move || Reloader::start(&settings, door, book)).await??
+        let cluster = kubernetes.as_ref().map(Kubernetes::cluster);
+        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book, cluster)).await??
     };
+    let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
     let kernel = kernel_settings(proxy.port());
     door.ask(move |gate| gate.datapath().set(&kernel)).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
     let (dns, reads) = (Arc::clone(&proxy), Arc::clone(&l7));
-    let keeper = Keeper { settings, door, book, flows, proxy: dns, l7: reads, requests, instruments, started };
+    let keeper =
+        Keeper { settings, door, book, flows, proxy: dns, l7: reads, requests, instruments, started, kubernetes };
     server.serve(Arc::new(keeper), end()).await;
     for task in [following.abort_handle(), links.abort_handle(), telling.abort_handle()] {
         task.abort();
@@ -136,12 +149,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     stop(reloader, gate, proxy, l7).await
 }
 
-/// Loads or adopts what is in the kernel, and starts the thread that owns it.
+/// Loads or adopts what is in the kernel, and starts the thread that owns it; says what can be enforced.
 fn open(
     settings: &Settings,
     clients: &Arc<ArcSwap<Clients>>,
     instruments: &Instruments,
-) -> anyhow::Result<(Running, Events)> {
+) -> anyhow::Result<(Running, Events, Features)> {
     let limits = settings.limits;
     let options = Options {
         pins: settings.pins.clone(),
@@ -156,7 +169,12 @@ fn open(
     };
     let mut datapath = Datapath::open(&options).map_err(gate::load_error)?;
     routes::set_up(&options.settings).context("setting up the route to the proxy")?;
-    if features(&settings.directions).http
+    let refusal = datapath.node_refusal();
+    if let Some(error) = refusal {
+        tracing::warn!(error = %gate::Chain(error), "policies for nodes are refused here");
+    }
+    let features = features(&settings.directions, refusal.is_none());
+    if features.http
         && let Err(error) = routes::forward_proxied()
     {
         tracing::error!(%error, "net.ipv4.tcp_early_demux stays: limits on requests to endpoints drop them; set it to 0");
@@ -171,7 +189,7 @@ fn open(
         instruments.clone(),
         settings.audit,
     )?;
-    Ok((gate.start()?, events))
+    Ok((gate.start()?, events, features))
 }
 
 fn kernel_settings(dns_port: u16) -> KernelSettings {

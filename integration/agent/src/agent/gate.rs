@@ -1,7 +1,7 @@
 //! The one thread that owns the engine and the kernel's maps: requests come in, writes go out, in order, without a lock.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use namegate_abi::NODE_INTERFACE;
 use namegate_api::{Instruments, Refusal};
 use namegate_config::rule;
 use namegate_dns_proxy::NotInstalled;
@@ -116,6 +117,11 @@ impl Gate {
         &self.failed
     }
 
+    /// Interfaces whose packets are judged.
+    pub(crate) fn guarded(&self) -> HashSet<u32> {
+        self.datapath.attached().into_iter().filter(|interface| !self.failed.contains(interface)).collect()
+    }
+
     /// Writes that the kernel refused.
     pub(crate) fn refused_writes(&self) -> u64 {
         self.refused_writes
@@ -138,6 +144,7 @@ impl Gate {
         for interface in wanted.into_iter().flatten() {
             self.attach(interface);
         }
+        self.guard_node();
         self.clients.store(Arc::new(Clients::of(&self.engine)));
         self.changes.fetch_add(1, Ordering::Release);
         self.keep();
@@ -166,6 +173,20 @@ impl Gate {
             Err(error) => {
                 if self.failed.insert(interface) {
                     tracing::error!(interface, error = %Chain(&error), "programs could not be attached");
+                }
+            }
+        }
+    }
+
+    /// Attaches to the node's sockets where a rule selects the node, and only there.
+    fn guard_node(&mut self) {
+        let wanted = self.engine.node_id().is_some();
+        let guarded = if wanted { self.datapath.guard_node(self.directions) } else { self.datapath.release_node() };
+        match guarded {
+            Ok(()) => drop(self.failed.remove(&NODE_INTERFACE)),
+            Err(error) => {
+                if self.failed.insert(NODE_INTERFACE) {
+                    tracing::error!(error = %Chain(&error), wanted, "the node's own sockets");
                 }
             }
         }

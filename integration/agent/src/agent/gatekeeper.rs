@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use namegate_api::{
     CacheFilter, FlowFeed, Gatekeeper, Instruments, Refusal, Reply,
     view::{
-        Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Forgotten, FqdnLookup, FqdnNames, Health,
-        LookupSource, Policy, Status, Tally,
+        CniEndpoint, CniRegistration, Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Forgotten,
+        FqdnLookup, FqdnNames, Health, LookupSource, Policy, Status, Tally,
     },
 };
 use namegate_config::{endpoints, rule, settings::Settings};
@@ -19,10 +19,13 @@ use super::{
     flows::Flows,
     gate::{Door, Gate},
     interfaces,
+    kubernetes::Kubernetes,
     requests::RequestDesk,
     shown::{Figures, Known, interface, selectors, shown_lookup, waiting},
 };
 
+/// The node itself among the endpoints.
+const HOST: &str = "host";
 /// Denials in the status.
 const DENIALS_SHOWN: usize = 100;
 /// How long a healthy gate may take to answer.
@@ -40,6 +43,8 @@ pub(crate) struct Keeper {
     pub(crate) instruments: Instruments,
     /// RFC 3339.
     pub(crate) started: String,
+    /// Kubernetes, where it is a source.
+    pub(crate) kubernetes: Option<Kubernetes>,
 }
 
 /// A filter whose endpoint is found.
@@ -84,30 +89,45 @@ impl Keeper {
         self.settings.directions.iter().map(shown).collect()
     }
 
-    /// Every endpoint of the file that is to be guarded, with what the engine knows of it.
+    /// Every endpoint that is to be guarded, with what the engine knows of it; and the node itself, where a rule selects it.
     async fn list(&self) -> Result<Vec<Endpoint>, Refusal> {
         let known = self.door.ask(|gate| Known::of(gate)).await?;
         let page = self.book.page();
-        let listed = page.endpoints.endpoints.iter().filter(|endpoint| endpoint.attachment.is_some());
+        let is_ours = |endpoint: &&endpoints::Endpoint| {
+            endpoint.attachment.is_some() || page.facts.local.contains(&interfaces::key(endpoint))
+        };
+        let listed = page.endpoints.endpoints.iter().filter(is_ours);
         let mut endpoints: Vec<Endpoint> = listed
             .map(|endpoint| match known.views.get(&*interfaces::key(endpoint)) {
                 Some(view) => self.shown(endpoint, view, &known),
                 None => waiting(endpoint, page.endpoints.labels(endpoint).iter().map(ToString::to_string).collect()),
             })
             .collect();
+        endpoints.extend(known.views.get(HOST).map(|view| self.shown_node(view, &known)));
         endpoints.sort_by(|one, other| (one.id, &one.name).cmp(&(other.id, &other.name)));
         Ok(endpoints)
     }
 
     fn shown(&self, listed: &endpoints::Endpoint, view: &EndpointView, known: &Known) -> Endpoint {
         Endpoint {
-            id: view.id.0,
             name: listed.name.clone(),
             namespace: listed.namespace.clone(),
-            labels: view.labels.iter().map(ToString::to_string).collect(),
-            addresses: view.addresses.clone(),
             interface: interface(listed),
             interface_index: Some(view.interface),
+            ..self.shown_node(view, known)
+        }
+    }
+
+    /// What an endpoint shares with the node.
+    fn shown_node(&self, view: &EndpointView, known: &Known) -> Endpoint {
+        Endpoint {
+            id: view.id.0,
+            name: view.key.to_string(),
+            namespace: String::new(),
+            labels: view.labels.iter().map(ToString::to_string).collect(),
+            addresses: view.addresses.clone(),
+            interface: None,
+            interface_index: None,
             state: if known.failed.contains(&view.interface) { EndpointState::Failed } else { EndpointState::Guarded },
             ingress: self.enforcement(rule::Direction::Ingress, view.enforced_ingress),
             egress: self.enforcement(rule::Direction::Egress, view.enforced_egress),
@@ -144,6 +164,7 @@ impl Keeper {
             denials: self.flows.denials(DENIALS_SHOWN),
             flows: self.flows.tallies(),
             flows_lost: figures.flows_lost,
+            kubernetes: self.kubernetes.as_ref().map(Kubernetes::status),
             diagnostics: page.diagnostics.clone(),
         })
     }
@@ -205,12 +226,32 @@ impl Gatekeeper for Keeper {
         })
     }
 
+    fn cni(&self) -> Reply<'_, Vec<CniEndpoint>> {
+        Box::pin(async { Ok(self.kubernetes.as_ref().map(Kubernetes::networks).unwrap_or_default()) })
+    }
+
+    fn register(&self, container: String, registration: CniRegistration) -> Reply<'_, CniEndpoint> {
+        Box::pin(async move {
+            let missing = || Refusal::NotGuarded("the setting `kubernetes` is missing".to_owned());
+            self.kubernetes.as_ref().ok_or_else(missing)?.register(container, registration).await
+        })
+    }
+
+    fn unregister(&self, container: String) -> Reply<'_, ()> {
+        Box::pin(async move {
+            if let Some(kubernetes) = &self.kubernetes {
+                kubernetes.unregister(&container);
+            }
+            Ok(())
+        })
+    }
+
     fn policy(&self) -> Reply<'_, Policy> {
         Box::pin(async move {
             let page = self.book.page();
             Ok(Policy {
                 revision: page.revision,
-                directory: self.settings.policies.display().to_string(),
+                directory: self.settings.policies.iter().map(|path| path.display().to_string()).collect(),
                 documents: page.documents.clone(),
                 diagnostics: page.diagnostics.clone(),
                 not_enforced: page.not_enforced.clone(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use namegate_abi::{AddressKey, AddressValue, Direction, Reason, Verdict};
+use namegate_abi::{AddressKey, AddressValue, Direction, NODE_INTERFACE, Reason, Verdict};
 use namegate_engine::{Gate, GateError, Key, MapOp, Row};
 use namegate_loader::{Datapath, Events, MapLimits, Options, trial};
 use nix::{
@@ -15,7 +15,7 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-use super::judge::{Decided, Ground, Table};
+use super::judge::{Decided, FIRST_INTERFACE, Ground, Table};
 
 /// Where the maps of trials are pinned: a folder for each process.
 const PINS: &str = "/sys/fs/bpf";
@@ -153,7 +153,10 @@ impl Table for Maps {
 
     fn judge(&mut self, interface: u32, direction: Direction, frame: &[u8]) -> anyhow::Result<Decided> {
         while self.events.next().is_some() {}
-        let passes = self.datapath.try_packet(direction, interface, frame)?;
+        let passes = match interface {
+            NODE_INTERFACE => self.datapath.try_node_packet(direction, FIRST_INTERFACE, frame)?,
+            interface => self.datapath.try_packet(direction, interface, frame)?,
+        };
         let record = self.events.next().context("the programs told of no verdict: the flow was known, or nobody's")?;
         anyhow::ensure!(
             passes == (Verdict::from_octet(record.verdict) != Verdict::Denied),
@@ -161,6 +164,10 @@ impl Table for Maps {
         );
         let reason = Reason::from_octet(record.reason).context("the programs gave a reason that is not known")?;
         Ok(Decided { passes, reason, rule: record.rule })
+    }
+
+    fn judges_node(&self) -> bool {
+        self.datapath.node_refusal().is_none()
     }
 
     fn forget_flows(&mut self) -> anyhow::Result<()> {

@@ -81,6 +81,10 @@ impl Table for Memory {
         Ok(Decided { passes: !reason.denies(), reason, rule })
     }
 
+    fn judges_node(&self) -> bool {
+        true
+    }
+
     /// None is remembered.
     fn forget_flows(&mut self) -> anyhow::Result<()> {
         Ok(())
