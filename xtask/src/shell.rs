@@ -14,8 +14,11 @@ pub(crate) struct Tool {
 }
 
 /// What worlds of network namespaces are made with.
-pub(crate) const TOOLS: [Tool; 2] =
-    [Tool { program: "ip", package: "iproute2" }, Tool { program: "setpriv", package: "util-linux" }];
+pub(crate) const TOOLS: [Tool; 3] = [
+    Tool { program: "ip", package: "iproute2" },
+    Tool { program: "setpriv", package: "util-linux" },
+    Tool { program: "nft", package: "nftables" },
+];
 
 /// The folder of the workspace.
 pub(crate) fn root() -> &'static Path {
