@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use namegate_loader::links::{self, LinkChange, LinkWatch};
-use namegate_loader::routes, untracked;
+use namegate_loader::{routes, untracked};
 
 use crate::bench::{ANSWERED, SETTINGS, run};
 
