@@ -7,6 +7,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use namegate_config::{
@@ -16,6 +17,7 @@ use namegate_config::{
 };
 
 use crate::{
+    report::{Object, Observed},
     row::{self, Key, Kind, Row},
     snapshot::{LocalPod, PolicyObject, Snapshot},
     tables::Tables,
@@ -200,12 +202,40 @@ fn as_peer(service: &Service, topology: &EndpointsFile) -> Endpoint {
     }
 }
 
+fn origin(kind: Kind, key: &Key) -> Arc<str> {
+    let slash = if key.0.is_empty() { "" } else { "/" };
+    format!("{} {}{slash}{}", kind.name(), key.0, key.1).into()
+}
+
+/// The objects and nodes as the server has them, for reports.
+pub(crate) fn observed(tables: &Tables) -> Observed {
+    let mut objects = HashMap::new();
+    for kind in POLICIES {
+        for (key, row) in tables.of(kind) {
+            let Row::Policy(row) = row else { continue };
+            let object = Object {
+                kind,
+                version: row.document["apiVersion"].as_str().unwrap_or_default().to_owned(),
+                namespace: Arc::clone(&key.0),
+                name: Arc::clone(&key.1),
+                uid: row.uid.clone(),
+                generation: row.generation,
+                status: Arc::clone(&row.status),
+            };
+            objects.insert(origin(kind, key), object);
+        }
+    }
+    Observed { nodes: tables.of(Kind::Node).map(|(key, _)| key.1.to_string()).collect(), objects }
+}
+
 fn policy(kind: Kind, (key, row): (&Key, &Row)) -> Option<PolicyObject> {
     let Row::Policy(row) = row else { return None };
-    let slash = if key.0.is_empty() { "" } else { "/" };
     Some(PolicyObject {
-        origin: format!("{} {}{slash}{}", kind.name(), key.0, key.1).into(),
+        origin: origin(kind, key),
         document: row.document.clone(),
         version: (row.uid.clone(), row.generation),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ use crate::{
     assemble,
     follow::Told,
     health::{Health, SourceState},
+    report::Observed,
     row::Kind,
     saved,
     snapshot::Snapshot,
@@ -38,6 +39,7 @@ pub(crate) struct Hub {
     node: String,
     dns: Dns,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    observed: watch::Sender<Arc<Observed>>,
     health: Arc<Health>,
     file: PathBuf,
     /// What the last snapshot took.
@@ -51,13 +53,13 @@ impl Hub {
     pub(crate) fn new(
         node: String,
         dns: Dns,
-        snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+        (snapshots, observed): (watch::Sender<Option<Arc<Snapshot>>>, watch::Sender<Arc<Observed>>),
         health: Arc<Health>,
         file: PathBuf,
     ) -> Self {
         let tables = saved::read(&file).unwrap_or_default();
-        let hub =
-            Self { tables, node, dns, snapshots, health, file, cost: Duration::ZERO, saved: None, unsaved: false };
+        let cost = Duration::ZERO;
+        let hub = Self { tables, node, dns, snapshots, observed, health, file, cost, saved: None, unsaved: false };
         if !hub.tables.is_empty() {
             let snapshot = assemble::snapshot(&hub.tables, &hub.node, &hub.dns, true);
             hub.snapshots.send_replace(Some(Arc::new(snapshot)));
@@ -82,8 +84,14 @@ impl Hub {
             while let Ok(Some(told)) = timeout_at(until, inbox.recv()).await {
                 changed = changed.max(self.take(told));
             }
-            if changed == Changed::Facts && self.tables.is_ready() {
+            if !self.tables.is_ready() {
+                continue;
+            }
+            if changed == Changed::Facts {
                 self.publish();
+            }
+            if changed != Changed::Nothing {
+                self.observed.send_replace(Arc::new(assemble::observed(&self.tables)));
             }
         }
     }

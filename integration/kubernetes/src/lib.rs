@@ -29,13 +29,16 @@ mod backoff;
 mod follow;
 mod health;
 mod hub;
+mod report;
 mod row;
 mod saved;
 mod snapshot;
+mod status;
 mod tables;
 mod watch;
 mod wire;
 
 pub use health::{Source, SourceState};
+pub use report::Report;
 pub use snapshot::{LocalPod, PolicyObject, Snapshot};
 pub use watch::{Options, StartError, Watch};

@@ -11,7 +11,7 @@ use namegate_config::{peer::NamedPort, rule::Transport};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::wire;
+use crate::{report::kept_of, wire};
 
 /// Annotation of the object that stands for a pod of the kubelet's own folder; its value is the pod's real uid.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -136,8 +136,8 @@ pub(crate) struct Policy {
     pub(crate) generation: i64,
     /// What the reader of policies reads: version, kind, name, labels and specification.
     pub(crate) document: Arc<Value>,
-    /// `status.conditions`, as they are now.
-    pub(crate) conditions: Arc<Value>,
+    /// What is kept of its status, as it is now.
+    pub(crate) status: Arc<Value>,
 }
 
 /// A port.
@@ -297,7 +297,7 @@ pub(crate) fn policy(kind: Kind, version: &str, object: DynamicObject) -> Row {
     document.insert("apiVersion".to_owned(), json!(version));
     document.insert("kind".to_owned(), json!(kind.name()));
     document.insert("metadata".to_owned(), Value::Object(named));
-    let conditions = data.remove("status").and_then(|mut status| Some(status.get_mut("conditions")?.take()));
+    let status = kept_of(&data.remove("status").unwrap_or_default());
     // What is not understood is refused by the reader and not dropped here.
     data.remove("apiVersion");
     data.remove("kind");
@@ -306,6 +306,6 @@ pub(crate) fn policy(kind: Kind, version: &str, object: DynamicObject) -> Row {
         uid: metadata.uid.unwrap_or_default(),
         generation: metadata.generation.unwrap_or(0),
         document: Arc::new(Value::Object(document)),
-        conditions: Arc::new(conditions.unwrap_or(Value::Null)),
+        status: Arc::new(status),
     })
 }

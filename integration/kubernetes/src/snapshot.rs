@@ -34,7 +34,7 @@ pub struct PolicyObject {
     pub origin: Arc<str>,
     /// The object, less what the server adds.
     pub document: Arc<Value>,
-    /// Its uid and generation: what a status speaks of.
+    /// Its uid and generation: what a report is about.
     pub version: (String, i64),
 }
 

@@ -16,6 +16,7 @@ use crate::{
     follow,
     health::{Health, Source},
     hub::Hub,
+    report::{Report, Reporter},
     row::Kind,
     saved,
     snapshot::Snapshot,
@@ -65,7 +66,7 @@ pub enum StartError {
 pub struct Watch {
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     health: Arc<Health>,
-    client: Client,
+    reports: watch::Sender<Arc<Vec<Report>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -77,14 +78,18 @@ impl Watch {
         let (inbox, told) = mpsc::channel(TOLD_MAX);
         let health = Arc::new(Health::default());
         let file = saved::path(&options.state);
-        let hub = Hub::new(options.node, options.dns, sender, Arc::clone(&health), file);
+        let (observer, observed) = watch::channel(Arc::default());
+        let (reports, told_reports) = watch::channel(Arc::default());
+        let reporter = Reporter::new(client.clone(), options.node.clone(), told_reports, observed);
+        let hub = Hub::new(options.node, options.dns, (sender, observer), Arc::clone(&health), file);
         let mut tasks = JoinSet::new();
         tasks.spawn(hub.run(told));
         for kind in Kind::ALL {
             tasks.spawn(follow::follow(client.clone(), kind, inbox.clone()));
         }
-        tasks.spawn(look(client.clone(), Arc::clone(&health)));
-        Ok(Self { snapshots, health, client, _tasks: tasks })
+        tasks.spawn(look(client, Arc::clone(&health)));
+        tasks.spawn(reporter.run());
+        Ok(Self { snapshots, health, reports, _tasks: tasks })
     }
 
     /// The snapshots: the last one, and word of each new one. `None` until all is known.
@@ -97,9 +102,9 @@ impl Watch {
         self.health.sources()
     }
 
-    /// The client.
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    /// Takes what this node made of the policy objects; each list replaces the one before.
+    pub fn reports(&self) -> watch::Sender<Arc<Vec<Report>>> {
+        self.reports.clone()
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use namegate_api::view::CniState;
 use namegate_config::endpoints::{Attachment, Endpoint, EndpointsFile};
-use namegate_kubernetes::Snapshot;
+use namegate_kubernetes::{Report, Snapshot, Watch};
 use nix::ifaddrs::getifaddrs;
 use tokio::sync::watch;
 
@@ -28,6 +28,7 @@ const NODE_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
 pub(crate) struct Cluster {
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     registry: Arc<Registry>,
+    reports: watch::Sender<Arc<Vec<Report>>>,
     adopter: Adopter,
     /// Serial of the last registration that was read.
     upto: u64,
@@ -38,8 +39,20 @@ type Claims<'a> = HashMap<String, &'a Entry>;
 
 impl Cluster {
     /// Nothing read yet.
-    pub(crate) fn new(snapshots: watch::Receiver<Option<Arc<Snapshot>>>, registry: Arc<Registry>) -> Self {
-        Self { snapshots, registry, adopter: Adopter::default(), upto: 0 }
+    pub(crate) fn new(watch: &Watch, registry: Arc<Registry>) -> Self {
+        let (snapshots, reports) = (watch.snapshots(), watch.reports());
+        Self { snapshots, registry, reports, adopter: Adopter::default(), upto: 0 }
+    }
+
+    /// Says what became of the policy objects.
+    pub(crate) fn report(&self, reports: Vec<Report>) {
+        self.reports.send_if_modified(|last| {
+            let is_new = **last != reports;
+            if is_new {
+                *last = Arc::new(reports);
+            }
+            is_new
+        });
     }
 
     /// The last snapshot.

@@ -45,7 +45,7 @@ impl Kubernetes {
 
     /// What the thread that reads needs of it.
     pub(crate) fn cluster(&self) -> Cluster {
-        Cluster::new(self.watch.snapshots(), Arc::clone(&self.registry))
+        Cluster::new(&self.watch, Arc::clone(&self.registry))
     }
 
     /// Calls `nudge` for each snapshot and registration from now on.

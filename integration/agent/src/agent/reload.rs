@@ -145,6 +145,7 @@ impl Work {
         if let Some(cluster) = self.sources.cluster() {
             cluster.tell(&reading.facts, &interfaces, &self.guarded, self.refused.as_ref());
         }
+        self.sources.report(&reading, self.refused.is_none());
         self.last = Some((reading, interfaces));
     }
 

@@ -1,11 +1,13 @@
 //! Files and Kubernetes together: which rules hold, and who is where.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     path::Path,
     sync::{Arc, LazyLock},
 };
+
+use namegate_kubernetes::{PolicyObject, Report, Snapshot};
 
 use super::{cluster::Cluster, files::Files, objects::Objects};
 use namegate_api::view;
@@ -26,6 +28,8 @@ pub(crate) struct Sources {
     files: Files,
     objects: Objects,
     cluster: Option<Cluster>,
+    /// The snapshot that was read last.
+    read: Option<Arc<Snapshot>>,
 }
 
 /// What a reading brought.
@@ -66,6 +70,7 @@ impl Sources {
             files: Files::new(policies, endpoints, &settings.state, features)?,
             objects: Objects::new(&settings.state, features)?,
             cluster,
+            read: None,
         })
     }
 
@@ -77,6 +82,13 @@ impl Sources {
     /// Kubernetes, where it is a source.
     pub(crate) fn cluster(&mut self) -> Option<&mut Cluster> {
         self.cluster.as_mut()
+    }
+
+    /// Says what became of the objects of the last reading.
+    pub(crate) fn report(&self, reading: &Reading, enforced: bool) {
+        if let (Some(cluster), Some(snapshot)) = (&self.cluster, &self.read) {
+            cluster.report(reading.reports(snapshot, enforced));
+        }
     }
 
     /// Reads everything anew; `None` while Kubernetes is a source of which nothing is known yet: with some of the facts
@@ -94,6 +106,7 @@ impl Sources {
             documents.extend(self.objects.read(&snapshot.policies, &mut reading));
             catalog.services = snapshot.services.iter().map(referred).collect();
             reading.facts = Arc::new(cluster.join(&snapshot, &mut endpoints));
+            self.read = Some(snapshot);
         }
         reading.endpoints = Arc::new(endpoints);
         let translated = policy::translate(&documents, &catalog);
@@ -117,6 +130,25 @@ fn referred(service: &Service) -> policy::Service {
         labels: service.labels.clone(),
         selector: service.selector.clone(),
         backends: backends.into_iter().collect(),
+    }
+}
+
+impl Reading {
+    /// What is to be said of each object. `enforced` is whether the kernel holds the rules.
+    fn reports(&self, snapshot: &Snapshot, enforced: bool) -> Vec<Report> {
+        let mut found: HashMap<&str, (Vec<String>, Vec<String>)> = HashMap::new();
+        for one in &self.diagnostics {
+            let (mistakes, warnings) = found.entry(&one.file).or_default();
+            let list = if one.severity == view::Severity::Error { mistakes } else { warnings };
+            let field = if one.field.is_empty() { String::new() } else { format!("`{}`: ", one.field) };
+            list.push(format!("{field}{}", one.message));
+        }
+        let report = |object: &PolicyObject| {
+            let (mistakes, warnings) = found.get(&*object.origin).cloned().unwrap_or_default();
+            let enforced = enforced && mistakes.is_empty();
+            Report { origin: Arc::clone(&object.origin), version: object.version.clone(), mistakes, warnings, enforced }
+        };
+        snapshot.policies.iter().map(report).collect()
     }
 }
 
