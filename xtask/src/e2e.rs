@@ -23,6 +23,9 @@ pub(crate) struct E2e {
     /// Parts of the run.
     #[arg(long, value_delimiter = ',', default_value = "seed")]
     suites: Vec<String>,
+    /// Only cases of conformance whose name has this text.
+    #[arg(long)]
+    only: Option<String>,
     /// End the cluster afterwards.
     #[arg(long)]
     down: bool,
@@ -38,6 +41,9 @@ impl E2e {
         let mut e2e = Command::new(programs.join("namegate-e2e"));
         e2e.arg("--kubectl").arg(cluster.program()).arg("--kubeconfig").arg(cluster.folder().join("kubeconfig"));
         e2e.args(["--keeper", &cluster.node.keeper().to_string(), "--suites", &self.suites.join(",")]);
+        if let Some(only) = &self.only {
+            e2e.args(["--only", only]);
+        }
         let status = shell::run(&mut e2e)?;
         if self.down {
             cluster::run(&cluster::What::Down)?;

@@ -97,9 +97,18 @@ fn two_thousand_pods_and_two_hundred_policies() {
     let peak_kib = memory_kib(&process);
     println!("pods {PODS}, policies {POLICIES}, start to guarded {start:?}");
     println!("memory {} MiB at rest, {} MiB after the changes", quiet_kib / 1024, peak_kib / 1024);
-    println!("processor {:.1} % at rest, {:.1} % under changes", percent(idle, 5.0), percent(spent, took.as_secs_f64()));
-    println!("apply to enforced: p50 {:?}, p99 {:?}; beside changing pods p50 {:?}, p99 {:?}",
-        at(&asleep, 50), at(&asleep, 99), at(&busy, 50), at(&busy, 99));
+    println!(
+        "processor {:.1} % at rest, {:.1} % under changes",
+        percent(idle, 5.0),
+        percent(spent, took.as_secs_f64())
+    );
+    println!(
+        "apply to enforced: p50 {:?}, p99 {:?}; beside changing pods p50 {:?}, p99 {:?}",
+        at(&asleep, 50),
+        at(&asleep, 99),
+        at(&busy, 50),
+        at(&busy, 99)
+    );
     assert!(at(&asleep, 50) < P50_MAX);
     assert!(peak_kib < MEMORY_MAX_KIB);
 }

@@ -6,9 +6,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::{
-    CNP, NETWORK_POLICY, POD, SERVICE, Server, install_cilium, object, options, populate, send, state, wait,
-};
+use common::{CNP, NETWORK_POLICY, POD, SERVICE, Server, install_cilium, object, options, populate, send, state, wait};
 use namegate_testbed::proto::rr::RecordType;
 use namegate_testbed::{Agent, Failure, Pod, Spec, World};
 use serde_json::{Value, json};

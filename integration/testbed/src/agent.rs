@@ -201,7 +201,7 @@ impl<'a> Agent<'a> {
 
     fn request(&self, method: &str, path: &str) -> Result<Response> {
         let (socket, method, path) = (self.socket(), method.to_owned(), path.to_owned());
-        self.world.node().run(async move { api::request(&socket, &method, &path).await })
+        self.world.node().run(async move { request(&socket, &method, &path).await })
     }
 
     /// Runs `namegate` with these arguments on the node and waits for it; exit code 124 is that it did not end in time.

@@ -24,8 +24,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(kubectl: PathBuf, kubeconfig: PathBuf, keeper: u32) -> Self {
-        Self { kubectl, kubeconfig, root: format!("/proc/{keeper}/root").into() }
+    pub(crate) fn new(kubectl: &Path, kubeconfig: &Path, keeper: u32) -> Self {
+        Self {
+            kubectl: kubectl.to_owned(),
+            kubeconfig: kubeconfig.to_owned(),
+            root: format!("/proc/{keeper}/root").into(),
+        }
     }
 
     /// A shell command in which `kubectl` means this cluster.

@@ -2,6 +2,8 @@
 
 mod article;
 mod cluster;
+mod conformance;
+mod mesh;
 mod outside;
 mod report;
 mod seed;
@@ -31,6 +33,12 @@ struct Arguments {
     /// What to try.
     #[arg(long, value_enum, value_delimiter = ',')]
     suites: Vec<Suite>,
+    /// Folder of conformance data.
+    #[arg(long, default_value = "conformance")]
+    conformance: PathBuf,
+    /// Only cases whose name has this text.
+    #[arg(long)]
+    only: Option<String>,
 }
 
 /// Parts of the run.
@@ -38,13 +46,14 @@ struct Arguments {
 enum Suite {
     /// The article's commands.
     Seed,
+    /// Kubernetes' own cases for network policies.
+    Conformance,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let cluster = Cluster::new(arguments.kubectl, arguments.kubeconfig, arguments.keeper);
     let mut report = Report::new();
-    match run(&cluster, &arguments.suites, &mut report) {
+    match run(&arguments, &mut report) {
         Ok(()) => report.finish(),
         Err(error) => {
             anstream::eprintln!("\x1b[31merror:\x1b[0m {error:#}");
@@ -53,12 +62,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cluster: &Cluster, suites: &[Suite], report: &mut Report) -> Result<()> {
+fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let cluster = Cluster::new(&arguments.kubectl, &arguments.kubeconfig, arguments.keeper);
+    let (cluster, only) = (&cluster, arguments.only.as_deref());
     let _outside = Outside::start(cluster)?;
     wait("the agent to be well", || Ok(cluster.agent("/v1/healthz")))?;
-    for suite in suites {
+    for suite in &arguments.suites {
         let (name, outcome) = match suite {
             Suite::Seed => ("seed", seed::run(cluster, report)),
+            Suite::Conformance => ("conformance", conformance::run(cluster, report, &arguments.conformance, only)),
         };
         if let Err(error) = outcome {
             report.broken(name, &error);
