@@ -43,13 +43,15 @@ impl Mesh {
     pub(crate) fn build(cluster: &Cluster, world: &Value) -> Result<Self> {
         let list = |key: &str| world[key].as_array().cloned().unwrap_or_default();
         let (namespaces, pods, services) = (list("namespaces"), list("pods"), list("services"));
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let names: Vec<String> = namespaces.iter().map(|namespace| text(&namespace["name"])).collect();
+        let old: Vec<&str> = names.iter().map(String::as_str).collect();
+        cluster.kubectl(&[&["delete", "namespace", "--ignore-not-found"][..], &old].concat())?;
         let objects = namespaces.iter().map(namespace).chain(pods.iter().map(pod)).chain(services.iter().map(service));
         let objects: Vec<Value> = objects.collect();
         let objects = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         cluster.feed(&["apply", "-f", "-"], &objects.to_string())?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let namespaces: Vec<String> = namespaces.iter().map(|namespace| text(&namespace["name"])).collect();
-        for namespace in &namespaces {
+        for namespace in &names {
             cluster.wait_pods(namespace)?;
         }
         let mut members = BTreeMap::new();
@@ -58,7 +60,7 @@ impl Mesh {
             let member = Member::enter(cluster, &namespace, &name)?;
             members.insert(format!("{namespace}/{name}"), member);
         }
-        Ok(Self { members, namespaces })
+        Ok(Self { members, namespaces: names })
     }
 
     /// Removes what was created.
