@@ -4,10 +4,11 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{
-    CNP, NETWORK_POLICY, POD, SERVICE, Server, install_cilium, object, options, populate, send, state, wait,
+    CNP, EVENT, NETWORK_POLICY, NODES, POD, SERVICE, Server, install_cilium, object, options, populate, send, state, wait,
 };
 use namegate_testbed::proto::rr::RecordType;
 use namegate_testbed::{Agent, Failure, Pod, Spec, World};
@@ -44,6 +45,22 @@ fn until(what: &str, mut check: impl FnMut() -> bool) {
 
 fn policy(name: &str, spec: Value) -> Value {
     json!({"metadata": {"name": name, "namespace": "empire"}, "spec": spec})
+}
+
+/// What kube-proxy does for the service of the resolvers.
+fn serve(world: &World, resolver: &Pod) {
+    let rules = format!(
+        "add table ip services; add chain ip services output {{ type nat hook output priority -100; }}; \
+         add rule ip services output ip daddr {DNS_SERVICE} udp dport 53 dnat to {}:53",
+        resolver.ipv4()
+    );
+    let uplink = world.uplink();
+    world.node().call(move || {
+        for command in [vec!["ip", "route", "add", DNS_SERVICE, "dev", uplink], vec!["nft", &rules]] {
+            let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
+            assert!(output.status.success(), "{command:?}: {output:?}");
+        }
+    });
 }
 
 #[test]
@@ -189,6 +206,59 @@ fn an_outage_changes_nothing() {
     until("the change to be enforced", || opens(tie, web));
 }
 
+/// A condition of a policy of `empire`.
+fn condition(server: &Server<'_>, name: &'static str, kind: &str) -> Option<Value> {
+    let policy = server.get(CNP, "empire", name);
+    policy["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == kind).cloned()
+}
+
+#[test]
+fn an_object_says_what_became_of_it() {
+    let world = world();
+    let server = Server::start(&world);
+    populate(&server, &world, &[TIE, STAR, DNS]);
+    install_cilium(&server);
+    let good = policy("good", json!({"endpointSelector": {}, "egress": [{"toEntities": ["world"]}]}));
+    server.apply(CNP, good);
+    let agent = Agent::start(&world, &options(&world, &server)).unwrap();
+    let told = |name, kind, status: &str| {
+        wait(&format!("{kind} of {name} to be {status}"), || condition(&server, name, kind).filter(|it| it["status"] == status))
+    };
+    assert_eq!(told("good", "Accepted", "True")["reason"], "Valid");
+    assert_eq!(told("good", "Enforced", "True")["message"], "enforced on 1 of 1 nodes");
+    assert_eq!(server.get(CNP, "empire", "good")["status"]["namegate"]["nodes"]["node1"]["generation"], 1);
+
+    // Conditions of others stay, and nothing is written while nothing changes.
+    let others = json!({"conditions": [{"type": "Valid", "status": "True", "lastTransitionTime": "2026-07-01T12:00:00Z"}]});
+    server.apply_status(CNP, "empire", "good", others);
+    server.apply(NODES, json!({"metadata": {"name": "node2"}}));
+    assert_eq!(told("good", "Enforced", "False")["message"], "enforced on 1 of 2 nodes");
+    assert!(condition(&server, "good", "Valid").is_some());
+    let version = || server.get(CNP, "empire", "good")["metadata"]["resourceVersion"].clone();
+    let before = version();
+    server.apply(POD, object(world.pod(XWING), "node2"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(version(), before, "a change elsewhere writes nothing");
+
+    server.apply(CNP, policy("bad", json!({"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "*.x"}]}]})));
+    let refused = told("bad", "Accepted", "False");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.starts_with("`spec.egress[0].toFQDNs[0].matchName`: "), "{message}");
+    assert_eq!(told("bad", "Enforced", "False")["reason"], "Refused");
+    let events = || -> Vec<Value> {
+        let all = server.try_list(EVENT).unwrap();
+        all.into_iter().filter(|event| event["regarding"]["name"] == "bad").collect()
+    };
+    let event = wait("the event", || events().pop());
+    assert_eq!((&event["reason"], &event["type"]), (&json!("Refused"), &json!("Warning")));
+    assert!(event["note"].as_str().unwrap().starts_with("`spec.egress[0].toFQDNs[0].matchName`: "));
+    drop(agent);
+    let agent = Agent::start(&world, &options(&world, &server)).unwrap();
+    guarded(&agent, TIE);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(events().len(), 1, "a restart tells nothing twice");
+}
+
 #[test]
 fn the_service_of_the_resolvers_is_one() {
     let world = world();
@@ -208,6 +278,7 @@ fn the_service_of_the_resolvers_is_one() {
     server.apply(CNP, policy("names", rules));
     let agent = Agent::start(&world, &options(&world, &server)).unwrap();
     guarded(&agent, TIE);
+    serve(&world, world.pod(DNS));
     let tie = world.pod(TIE);
     let mut client = tie.client();
     client.resolver = SocketAddr::new(DNS_SERVICE.parse().unwrap(), 53);
@@ -219,7 +290,7 @@ fn the_service_of_the_resolvers_is_one() {
     // The search list of a pod comes first, and opens nothing.
     for suffix in ["empire.svc.cluster.local", "svc.cluster.local", "cluster.local"] {
         let name: &'static str = format!("cilium.io.{suffix}").leak();
-        assert!(ask(name).is_err(), "{name}");
+        assert_eq!(format!("{:?}", ask(name).unwrap_err()), "Code(NXDomain)", "{name}");
     }
     assert_eq!(agent.json("/v1/fqdn/cache").unwrap(), json!([]));
     let started = Instant::now();
