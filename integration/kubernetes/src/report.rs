@@ -134,7 +134,10 @@ impl Reporter {
         let observed = self.observed.borrow_and_update().clone();
         self.next.retain(|origin, _| observed.objects.contains_key(origin));
         self.answered.retain(|origin, (seen, _)| {
-            observed.objects.get(origin).is_some_and(|object| Arc::ptr_eq(seen, &object.status) || object.status == *seen)
+            observed
+                .objects
+                .get(origin)
+                .is_some_and(|object| Arc::ptr_eq(seen, &object.status) || object.status == *seen)
         });
         let mut wake: Option<Instant> = None;
         for report in reports.iter() {
@@ -149,6 +152,8 @@ impl Reporter {
             let pause = match self.one(report, object, &observed.nodes).await {
                 Ok(false) => continue,
                 Ok(true) => PACE,
+                // It was deleted meanwhile.
+                Err(kube::Error::Api(status)) if status.code == 404 => continue,
                 Err(error) => {
                     let problem = failure(&error).problem;
                     tracing::warn!(origin = &*report.origin, problem, "the status of an object could not be written");
@@ -169,7 +174,8 @@ impl Reporter {
             return Ok(wrote);
         }
         let seen = Arc::clone(&object.status);
-        let current = self.answered.get(&report.origin).map_or_else(|| Arc::clone(&seen), |(_, answer)| Arc::clone(answer));
+        let current =
+            self.answered.get(&report.origin).map_or_else(|| Arc::clone(&seen), |(_, answer)| Arc::clone(answer));
         let own = Own { generation: object.generation, mistakes: report.mistakes.clone(), enforced: report.enforced };
         let mut status = (*current).clone();
         let keeps = self.dropping.get(&object.kind).is_none_or(|since| since.elapsed() > DROPS_ENTRIES);
@@ -194,7 +200,8 @@ impl Reporter {
                 "apiVersion": object.version, "kind": object.kind.name(), "metadata": {"name": object.name},
                 "status": {"conditions": conditions},
             });
-            let answer = api.patch_status(&object.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await?;
+            let answer =
+                api.patch_status(&object.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await?;
             status = kept(&answer);
         }
         if wrote {
@@ -231,7 +238,8 @@ impl Reporter {
             wrote = true;
             let event = event(object, reason, text, mark, &self.node);
             let namespace = event.metadata.namespace.clone().unwrap_or_default();
-            match Api::<Event>::namespaced(self.client.clone(), &namespace).create(&PostParams::default(), &event).await {
+            match Api::<Event>::namespaced(self.client.clone(), &namespace).create(&PostParams::default(), &event).await
+            {
                 // Another node, or this one before, has told it.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => {
@@ -248,10 +256,7 @@ impl Reporter {
 impl Kind {
     /// Whether its objects have a status that others may write.
     const fn has_status(self) -> bool {
-        matches!(
-            self,
-            Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy | Self::ClusterNetworkPolicy
-        )
+        matches!(self, Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy | Self::ClusterNetworkPolicy)
     }
 }
 
@@ -274,9 +279,9 @@ fn stamp() -> String {
 
 fn event(object: &Object, reason: &str, text: &str, mark: u64, node: &str) -> Event {
     let namespace = if object.namespace.is_empty() { "default" } else { &*object.namespace };
-    let mut note = text.to_owned();
-    while note.len() > NOTE_OCTETS_MAX {
-        note.pop();
+    let mut told = text.to_owned();
+    while told.len() > NOTE_OCTETS_MAX {
+        told.pop();
     }
     Event {
         metadata: ObjectMeta {
@@ -286,7 +291,7 @@ fn event(object: &Object, reason: &str, text: &str, mark: u64, node: &str) -> Ev
         },
         action: Some("Enforce".to_owned()),
         event_time: Some(MicroTime(Timestamp::now())),
-        note: Some(note),
+        note: Some(told),
         reason: Some(reason.to_owned()),
         regarding: Some(ObjectReference {
             api_version: Some(object.version.clone()),

@@ -44,7 +44,14 @@ pub(crate) struct Condition {
 
 /// What is to be written by `node` into an object with this status. `nodes` are those of the cluster. `keeps` is false
 /// where the definition of the kind drops the entries of the nodes.
-pub(crate) fn wanted(own: &Own, status: &Value, uid: &str, node: &str, nodes: &BTreeSet<String>, keeps: bool) -> Wanted {
+pub(crate) fn wanted(
+    own: &Own,
+    status: &Value,
+    uid: &str,
+    node: &str,
+    nodes: &BTreeSet<String>,
+    keeps: bool,
+) -> Wanted {
     let entry = json!({"generation": own.generation, "enforced": own.enforced});
     let mut entries: BTreeMap<String, Value> = status["namegate"]["nodes"]
         .as_object()
@@ -67,7 +74,12 @@ fn weight(uid: &str, node: &str) -> u64 {
 
 fn accepted(own: &Own) -> Condition {
     if own.mistakes.is_empty() {
-        return Condition { kind: "Accepted", holds: "True", reason: "Valid", message: "every field is understood".into() };
+        return Condition {
+            kind: "Accepted",
+            holds: "True",
+            reason: "Valid",
+            message: "every field is understood".into(),
+        };
     }
     let mut message: String = own.mistakes.join("; ").chars().take(MESSAGE_MAX).collect();
     message.push_str("; the last form without mistakes stays in force");
@@ -94,7 +106,9 @@ fn enforced(own: &Own, entries: &BTreeMap<String, Value>, nodes: &BTreeSet<Strin
 fn is_there(condition: &Condition, conditions: &Value) -> bool {
     let there = find(condition.kind, conditions);
     there.is_some_and(|there| {
-        there["status"] == condition.holds && there["reason"] == condition.reason && there["message"] == condition.message
+        there["status"] == condition.holds
+            && there["reason"] == condition.reason
+            && there["message"] == condition.message
     })
 }
 
@@ -124,7 +138,11 @@ mod tests {
     }
 
     fn own(generation: i64, mistakes: &[&str]) -> Own {
-        Own { generation, mistakes: mistakes.iter().map(|text| (*text).to_owned()).collect(), enforced: mistakes.is_empty() }
+        Own {
+            generation,
+            mistakes: mistakes.iter().map(|text| (*text).to_owned()).collect(),
+            enforced: mistakes.is_empty(),
+        }
     }
 
     /// Writes what is wanted into the status.
@@ -190,6 +208,9 @@ mod tests {
             {"type": "Enforced", "status": "False", "lastTransitionTime": "then"}]});
         let condition = |kind| Condition { kind, holds: "True", reason: "R", message: "m".into() };
         let written = written(&[condition("Accepted"), condition("Enforced")], &status, "now");
-        assert_eq!((&written[0]["lastTransitionTime"], &written[1]["lastTransitionTime"]), (&json!("then"), &json!("now")));
+        assert_eq!(
+            (&written[0]["lastTransitionTime"], &written[1]["lastTransitionTime"]),
+            (&json!("then"), &json!("now"))
+        );
     }
 }

@@ -5,7 +5,11 @@ use super::*;
 use crate::{row::Project, tables::Changed, wire};
 
 /// Rows from objects as the API server sends them.
-fn put<K: Project + serde::de::DeserializeOwned + kube::Resource>(tables: &mut Tables, kind: Kind, object: Value) -> Changed {
+fn put<K: Project + serde::de::DeserializeOwned + kube::Resource>(
+    tables: &mut Tables,
+    kind: Kind,
+    object: Value,
+) -> Changed {
     let object: K = serde_json::from_value(object).unwrap();
     let key = row::key(object.meta());
     tables.put(kind, key, object.project())
@@ -77,7 +81,12 @@ fn who_is_an_endpoint() {
         ("has ended", json!({"status": {"phase": "Succeeded", "podIP": "10.0.0.1"}}), &[], false),
         ("has failed", json!({"status": {"phase": "Failed", "podIP": "10.0.0.1"}}), &[], false),
         ("is the node", json!({"spec": {"hostNetwork": true}, "status": {"podIP": "192.0.2.1"}}), &[], false),
-        ("is elsewhere", json!({"spec": {"nodeName": "node2"}, "status": {"podIP": "10.0.0.1"}}), &["a: 10.0.0.1"], false),
+        (
+            "is elsewhere",
+            json!({"spec": {"nodeName": "node2"}, "status": {"podIP": "10.0.0.1"}}),
+            &["a: 10.0.0.1"],
+            false,
+        ),
         ("is elsewhere, without an address", json!({"spec": {"nodeName": "node2"}}), &[], false),
         ("is nowhere yet", json!({"spec": {"nodeName": null}}), &[], false),
         ("has strange addresses", addresses(&["127.0.0.1", "x", "::ffff:10.0.0.1", "0.0.0.0"]), &["a: 10.0.0.1"], true),
@@ -113,7 +122,11 @@ fn an_address_has_one_owner() {
 #[test]
 fn a_pod_of_the_kubelets_folder_has_two_uids() {
     let mut tables = Tables::default();
-    pod(&mut tables, "static", json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "abc", "big": "x"}}}));
+    pod(
+        &mut tables,
+        "static",
+        json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "abc", "big": "x"}}}),
+    );
     let snapshot = seen(&tables);
     assert!(snapshot.local["shop/static"].is_called("abc") && snapshot.local["shop/static"].is_called("uid-static"));
 }
@@ -132,18 +145,27 @@ fn nodes_are_this_one_and_others() {
     assert_eq!((topology.nodes.len(), &*topology.nodes[0].name), (1, "node2"));
 }
 
-fn service(tables: &mut Tables, namespace: &str, name: &str, spec: Value) {
-    put::<wire::Service>(tables, Kind::Service, json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec}));
+fn service(tables: &mut Tables, namespace: &str, name: &str, spec: &Value) {
+    put::<wire::Service>(
+        tables,
+        Kind::Service,
+        json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec}),
+    );
 }
 
 #[test]
 fn a_service_leads_to_the_backends_of_its_slices() {
     let mut tables = Tables::default();
-    service(&mut tables, "shop", "web", json!({
+    service(
+        &mut tables,
+        "shop",
+        "web",
+        &json!({
         "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"], "externalIPs": ["192.0.2.7"],
         "selector": {"app": "web"},
-        "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "none", "port": 81}]}));
-    service(&mut tables, "shop", "headless", json!({"clusterIP": "None", "ports": [{"port": 80}]}));
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "none", "port": 81}]}),
+    );
+    service(&mut tables, "shop", "headless", &json!({"clusterIP": "None", "ports": [{"port": 80}]}));
     let slice = json!({
         "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
         "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"], "conditions": {"serving": false}},
@@ -155,11 +177,17 @@ fn a_service_leads_to_the_backends_of_its_slices() {
     let services = seen(&tables).services;
     assert_eq!(services[0].addresses, [] as [IpAddr; 0], "headless");
     let web = &services[1];
-    assert_eq!(web.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.96.0.7", "fd00::7", "192.0.2.7"]);
+    assert_eq!(
+        web.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.96.0.7", "fd00::7", "192.0.2.7"]
+    );
     let targets = |at: usize| -> Vec<String> {
         web.ports[at].targets.iter().map(|target| format!("{}:{}", target.address, target.port)).collect()
     };
-    assert_eq!((web.ports[0].node_port, targets(0)), (Some(30_080), vec!["10.0.0.1:8080".into(), "10.0.0.3:8080".into()]));
+    assert_eq!(
+        (web.ports[0].node_port, targets(0)),
+        (Some(30_080), vec!["10.0.0.1:8080".into(), "10.0.0.3:8080".into()])
+    );
     assert!(targets(1).is_empty());
 }
 
@@ -167,14 +195,22 @@ fn a_service_leads_to_the_backends_of_its_slices() {
 fn the_service_of_the_resolvers_is_a_peer_like_them() {
     let mut tables = Tables::default();
     let dns = json!({"selector": {"k8s-app": "kube-dns"}, "clusterIP": "10.96.0.10", "ports": [{"port": 53, "protocol": "UDP"}]});
-    service(&mut tables, "kube-system", "kube-dns", dns.clone());
-    service(&mut tables, "elsewhere", "kube-dns", dns);
-    service(&mut tables, "kube-system", "metrics", json!({"selector": {"k8s-app": "kube-dns"}, "clusterIP": "10.96.0.11",
-        "ports": [{"port": 9153}]}));
+    service(&mut tables, "kube-system", "kube-dns", &dns);
+    service(&mut tables, "elsewhere", "kube-dns", &dns);
+    service(
+        &mut tables,
+        "kube-system",
+        "metrics",
+        &json!({"selector": {"k8s-app": "kube-dns"}, "clusterIP": "10.96.0.11",
+        "ports": [{"port": 9153}]}),
+    );
     for (name, hash) in [("one", "a"), ("two", "b")] {
         pod(&mut tables, name, {
             let mut more = addresses(&[if name == "one" { "10.0.0.1" } else { "10.0.0.2" }]);
-            merge(&mut more, json!({"metadata": {"namespace": "kube-system", "labels": {"k8s-app": "kube-dns", "hash": hash, "app": null, "tier": "node"}}}));
+            merge(
+                &mut more,
+                json!({"metadata": {"namespace": "kube-system", "labels": {"k8s-app": "kube-dns", "hash": hash, "app": null, "tier": "node"}}}),
+            );
             more["metadata"]["labels"].as_object_mut().unwrap().remove("app");
             more
         });
@@ -208,7 +244,7 @@ fn a_policy_is_what_was_written_less_what_the_server_adds() {
         r#"{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"web","namespace":"shop","labels":{"a":"b"}},"spec":{"endpointSelector":{}},"strange":1}"#
     );
     let Row::Policy(mut policy) = row else { panic!("no policy") };
-    policy.status = std::sync::Arc::new(json!({"conditions": []}));
+    policy.status = Arc::new(json!({"conditions": []}));
     let changed = tables.put(Kind::CiliumNetworkPolicy, ("shop".into(), "web".into()), Some(Row::Policy(policy)));
     assert_eq!(changed, Changed::Status, "a status is no fact");
 }
@@ -236,7 +272,7 @@ fn what_is_saved_comes_back() {
     assert!(crate::saved::read(&path).is_none());
     let mut tables = Tables::default();
     pod(&mut tables, "web", addresses(&["10.0.0.1", "fd00::1"]));
-    service(&mut tables, "shop", "web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80, "nodePort": 30080}]}));
+    service(&mut tables, "shop", "web", &json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80, "nodePort": 30080}]}));
     crate::saved::write(&path, &crate::saved::octets(&tables).unwrap()).unwrap();
     let read = crate::saved::read(&path).unwrap();
     assert_eq!(seen(&read), seen(&tables));

@@ -1,5 +1,4 @@
 //! A real API server on the node of a world, the agent that watches it, and objects for both.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -53,7 +52,8 @@ impl Kind {
 /// A program that `cargo xtask cluster build` keeps in the cache, of whichever version.
 fn program(prefix: &str, name: &str) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"))).unwrap().join("namegate");
+    let cache =
+        cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"))).unwrap().join("namegate");
     let folders = fs::read_dir(&cache).into_iter().flatten().filter_map(Result::ok);
     let named = folders.filter(|folder| folder.file_name().to_string_lossy().starts_with(prefix));
     let mut found: Vec<PathBuf> = named.map(|folder| folder.path().join("bin").join(name)).collect();
