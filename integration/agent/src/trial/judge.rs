@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use namegate_abi::{Direction, Reason as Why};
 use namegate_config::{
     cases::{Answer, Judge, NotJudged, Place, Question, World},
+    l7::Request,
     reference::{Reason, Verdict, verdict, verdict_l7},
     rule::{self, Rule, Subject},
     settings::{self, Settings},
 };
 use namegate_engine::{Change, EndpointId, Engine, Gate, MapOp, Proxies};
 
-use super::{frame, topology};
+use super::{frame, requests::Requests, topology};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// The clock between two steps moves by more than any TTL: what one step learned is over in the next.
@@ -22,8 +23,6 @@ const FIRST_INTERFACE: u32 = 10;
 const FIRST_PORT: u16 = 1_024;
 /// Ports by which flows that go through a proxy are told: nobody listens there.
 const PROXIES: Proxies = Proxies { dns: 1, l7: 1 };
-/// Requests that the judge leaves alone.
-pub(crate) const LAYER_7: &str = "what is asked inside a flow is not judged by this datapath";
 
 /// Where rows lie and frames are judged.
 pub(crate) trait Table: Gate {
@@ -45,14 +44,16 @@ pub(crate) trait Ground {
     /// Makes sure that there is an interface with this index.
     fn interface(&mut self, index: u32) -> anyhow::Result<()>;
 
-    /// Whether it decides over what is asked inside a flow.
-    fn judges_requests(&self) -> bool;
+    /// The proxies that flows are handed to; without them the reference judges what is asked inside a flow.
+    fn requests(&self) -> Option<&Requests>;
 }
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decided {
     pub(crate) passes: bool,
+    /// A proxy judges what is asked inside the flow.
+    pub(crate) handed_over: bool,
     pub(crate) reason: Why,
     /// Number of the rule; 0 is none.
     pub(crate) rule: u32,
@@ -158,10 +159,10 @@ impl Trial {
         Ok(())
     }
 
-    /// Protocol, port and peer: by the table of the subject's node.
-    fn flow(&mut self, question: &Question<'_>) -> anyhow::Result<Verdict> {
+    /// Protocol, port and peer: by the table of the subject's node. Says also whether a proxy judges the rest.
+    fn flow(&mut self, question: &Question<'_>) -> anyhow::Result<(Verdict, bool)> {
         if question.subject.is_node {
-            return Ok(self.host_endpoint(question));
+            return Ok((self.host_endpoint(question), false));
         }
         let Place::Pod(key) = question.place else { anyhow::bail!("{} is no endpoint", question.place) };
         let found = self.nodes.iter().zip(&mut self.tables).find_map(|(node, table)| {
@@ -192,8 +193,7 @@ impl Trial {
             Why::DefaultDeny | Why::NameExpired => Reason::DefaultDeny,
             other => anyhow::bail!("the packet was not judged as the first of a flow: {}", other.text()),
         };
-        // The proxy that a rule hands the flow to is not part of a trial: the flow as such is allowed.
-        Ok(Verdict { allowed: decided.passes || decided.reason == Why::ProxyAbsent, by, reason })
+        Ok((Verdict { allowed: decided.passes, by, reason }, decided.handed_over))
     }
 
     /// Host endpoints are enforced by no datapath. Where rules for nodes are in force the reference answers.
@@ -205,18 +205,29 @@ impl Trial {
         verdict(&self.rules, &question.subject, question.peer, question.direction, question.flow)
     }
 
-    /// What is asked inside a flow that passes: by the limits of the rules, as the reference reads them, since the rows
-    /// carry none. The look-up ahead of a flow to a name is always judged: without it there is no such flow.
-    fn request(&self, question: &Question<'_>, flow: Verdict) -> Result<Verdict, NotJudged> {
+    /// What is asked inside a flow that passes: made to the proxy that the flow is handed to, under the limits that the
+    /// engine tells it of.
+    fn request(&self, question: &Question<'_>, flow: Verdict, handed_over: bool) -> anyhow::Result<Verdict> {
         let Some(request) = question.request.filter(|_| flow.allowed) else { return Ok(flow) };
-        let Question { subject, peer, direction, .. } = question;
-        if !self.ground.judges_requests() && !question.is_lookup {
-            // Without limits the flow is all there is to judge.
-            let limited = self.rules.iter().any(|rule| rule.l7.is_some() && is_matching(rule, question));
-            return if limited { Err(NotJudged::Beyond(LAYER_7)) } else { Ok(flow) };
+        let Question { subject, peer, direction, address, .. } = question;
+        let Some(requests) = self.ground.requests().filter(|_| !subject.is_node) else {
+            let limits = verdict_l7(&self.rules, subject, peer, *direction, question.flow, request);
+            return Ok(if limits.reason == Reason::L7 { limits } else { flow });
+        };
+        if !handed_over {
+            return Ok(flow);
         }
-        let limits = verdict_l7(&self.rules, subject, peer, *direction, question.flow, request);
-        Ok(if limits.reason == Reason::L7 { limits } else { flow })
+        let Some(node) = self.nodes.iter().find(|node| node.engine.endpoint_by_address(*address).is_some()) else {
+            anyhow::bail!("{address} is no endpoint's");
+        };
+        let limits = match request {
+            Request::Dns { .. } => node.engine.askers().limits(*address, peer.address, question.flow),
+            _ => {
+                let now_ns = self.step_ns + question.now_s.saturating_mul(SECOND_NS);
+                node.engine.limits(*address, peer.address, *direction, question.flow, now_ns)
+            }
+        };
+        requests.make(request, *direction, limits)
     }
 }
 
@@ -243,14 +254,14 @@ impl Judge for Trial {
     }
 
     fn verdict(&mut self, question: &Question<'_>) -> Result<Verdict, NotJudged> {
-        let flow = self.flow(question).map_err(broken)?;
-        self.request(question, flow)
+        let (flow, handed_over) = self.flow(question).map_err(broken)?;
+        self.request(question, flow, handed_over).map_err(broken)
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn broken(error: anyhow::Error) -> NotJudged {
-    NotJudged::Broken(format!("{error:#}"))
+    NotJudged(format!("{error:#}"))
 }
 
 fn write(table: &mut dyn Table, ops: &[MapOp]) -> anyhow::Result<()> {
