@@ -85,7 +85,7 @@ pub(crate) fn forbidden(limits: &Limits, name: Option<&Fqdn>) -> Option<String> 
     match limits {
         Limits::Free => None,
         Limits::Closed(rule) => {
-            Some(rule.as_ref().map_or_else(|| "no rule allows this resolver".to_owned(), |rule| rule.to_string()))
+            Some(rule.as_ref().map_or_else(|| "no rule allows this resolver".to_owned(), ToString::to_string))
         }
         Limits::Rules(rules) => {
             let allows = |rule: &Arc<Rule>| match (rule.l7.as_deref(), name) {

@@ -220,12 +220,11 @@ impl Trial {
         let Some(node) = self.nodes.iter().find(|node| node.engine.endpoint_by_address(*address).is_some()) else {
             anyhow::bail!("{address} is no endpoint's");
         };
-        let limits = match request {
-            Request::Dns { .. } => node.engine.askers().limits(*address, peer.address, question.flow),
-            _ => {
-                let now_ns = self.step_ns + question.now_s.saturating_mul(SECOND_NS);
-                node.engine.limits(*address, peer.address, *direction, question.flow, now_ns)
-            }
+        let limits = if let Request::Dns { .. } = request {
+            node.engine.askers().limits(*address, peer.address, question.flow)
+        } else {
+            let now_ns = self.step_ns + question.now_s.saturating_mul(SECOND_NS);
+            node.engine.limits(*address, peer.address, *direction, question.flow, now_ns)
         };
         requests.make(request, *direction, limits)
     }

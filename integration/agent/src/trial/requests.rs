@@ -4,6 +4,7 @@
 //! never was on a wire has no connection that the kernel could hand over.
 
 use std::{
+    fmt::Write as _,
     future::{Future, ready},
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -47,8 +48,8 @@ const DNS_OCTETS_MAX: usize = 4_096;
 pub(crate) struct Requests {
     demands: Demands,
     records: mpsc::Receiver<Access>,
-    requests: L7Proxy,
-    questions: DnsProxy,
+    l7: L7Proxy,
+    dns: DnsProxy,
 }
 
 /// What is demanded of the next request: there is one at a time.
@@ -118,8 +119,8 @@ impl Requests {
         thread::spawn(move || server.incoming().flatten().for_each(|stream| drop(thread::spawn(|| answer(stream)))));
         thread::spawn(move || answer_questions(&resolver));
         Ok(Self {
-            requests: L7Proxy::start(&l7, demands.clone())?,
-            questions: DnsProxy::start(&dns, demands.clone())?,
+            l7: L7Proxy::start(&l7, demands.clone())?,
+            dns: DnsProxy::start(&dns, demands.clone())?,
             demands,
             records,
         })
@@ -151,8 +152,11 @@ impl Requests {
     ) -> anyhow::Result<(bool, Option<Origin>)> {
         let mut stream = self.connect()?;
         let host = if host.is_empty() { "server" } else { host };
-        let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{fields}connection: close\r\n\r\n")?;
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
+        for (name, value) in headers {
+            write!(head, "{name}: {value}\r\n")?;
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes())?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).context("reading the answer to a request")?;
         let answer = String::from_utf8_lossy(&answer);
@@ -177,7 +181,7 @@ impl Requests {
     fn dns(&self, name: &Fqdn) -> anyhow::Result<bool> {
         let client = UdpSocket::bind(ANYWHERE)?;
         client.set_read_timeout(Some(PATIENCE))?;
-        client.connect((Ipv4Addr::LOCALHOST, self.questions.port()))?;
+        client.connect((Ipv4Addr::LOCALHOST, self.dns.port()))?;
         let mut question = Message::query();
         question.add_query(Query::query(Name::from_ascii(name.to_string())?, RecordType::A));
         client.send(&question.to_vec()?)?;
@@ -191,7 +195,7 @@ impl Requests {
     }
 
     fn connect(&self) -> anyhow::Result<TcpStream> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.requests.port())).context("calling the proxy")?;
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.l7.port())).context("calling the proxy")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(stream)
     }
