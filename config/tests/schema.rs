@@ -32,7 +32,10 @@ fn is_accepted(yaml: &str) -> bool {
 
 /// The documents of a file, as a validator sees them: keys that stand twice are one there.
 fn documents(yaml: &str) -> Vec<Value> {
-    let last = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+    let last = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        strict_booleans: true,
+    };
     serde_saphyr::from_multiple_with_options(yaml, last).unwrap()
 }
 

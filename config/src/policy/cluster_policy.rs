@@ -208,7 +208,7 @@ fn domain_name(context: &mut Context<'_>, value: &Value<'_>) -> Option<NamePatte
         None => (text, NamePattern::pattern(text)),
     };
     if bare.contains('*') || bare.is_empty() {
-        let problem = "a star can stand at the start only, before a name: `*.example.com`";
+        let problem = "a star can stand at the start only, as `*.example.com`";
         context.reader.wrong(&value.at_value(), Code::BadValue, problem);
         return None;
     }

@@ -140,13 +140,13 @@ fn schema(entry: &KindEntry) -> Value {
     }
     schema["properties"]["metadata"] = json!({ "type": "object" });
     schema["properties"]["status"] = status();
-    if let Some(required) = schema["required"].as_array_mut() {
-        required.retain(|name| name == "spec");
-    }
-    if schema["required"].as_array().is_some_and(Vec::is_empty)
-        && let Value::Object(fields) = &mut schema
-    {
+    if let Value::Object(fields) = &mut schema {
+        // Beside a status nothing like it may stand at the root: `spec` or `specs` is for the reader to ask for.
+        fields.remove("allOf");
         fields.remove("required");
+        if entry.shape.field("spec").is_some_and(|spec| spec.is_required) {
+            fields.insert("required".to_owned(), json!(["spec"]));
+        }
     }
     schema
 }
