@@ -135,9 +135,9 @@ impl Writer {
             Type::List(list) => self.list(list),
             Type::Object(shape) => self.shape(shape),
             Type::Labels { keys, values } => {
-                let mut labels = json!({ "type": "object", "additionalProperties": self::text(values) });
+                let mut labels = json!({ "type": "object", "additionalProperties": text(values) });
                 if self.form == Form::Draft && keys.pattern.is_some() {
-                    labels["propertyNames"] = self::text(keys);
+                    labels["propertyNames"] = text(keys);
                 }
                 labels
             }

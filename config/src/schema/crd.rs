@@ -1,4 +1,4 @@
-//! CustomResourceDefinitions of the kinds (apiextensions.k8s.io/v1): structural schemas, status, columns.
+//! Definitions of the kinds for an API server (apiextensions.k8s.io/v1): structural schemas, status, columns.
 //!
 //! Names, scopes and versions are those of the projects that the kinds come from, so that objects are the same ones. A
 //! cluster that has the kinds already needs none of this.
