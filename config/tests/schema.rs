@@ -138,7 +138,9 @@ fn policies_of_cases_examples_and_pages_fit() {
             for text in texts(&path) {
                 let read = documents(&text);
                 let mut found = Vec::new();
-                read.iter().for_each(|document| objects(document, &mut found));
+                for document in &read {
+                    objects(document, &mut found);
+                }
                 for object in found {
                     let is_valid = schema.is_valid(object);
                     let is_refused = path.ends_with(REFUSED);

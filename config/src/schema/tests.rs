@@ -63,10 +63,10 @@ fn object_sample(shape: &'static Shape, with: Option<&str>) -> Value {
     names.extend(companions);
     for choice in shape.choices {
         match choice {
-            Choice::One(any) | Choice::Some(any) | Choice::SomeFilled(any) => {
-                if !any.iter().any(|name| names.contains(name)) {
-                    names.push(any[0]);
-                }
+            Choice::One(any) | Choice::Some(any) | Choice::SomeFilled(any)
+                if !any.iter().any(|name| names.contains(name)) =>
+            {
+                names.push(any[0]);
             }
             Choice::Needs(one, other) if names.contains(one) => names.push(other),
             _ => {}
