@@ -23,4 +23,5 @@ mod reader;
 pub mod reference;
 pub mod rule;
 pub mod schema;
+pub mod services;
 pub mod settings;

@@ -48,7 +48,7 @@ fn rules(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>]
     let object = context.reader.shaped(value, shape)?;
     match (object.get("http"), object.get("dns")) {
         (Some(http), None) => self::http(context, &http, entries, section),
-        (None, Some(dns)) => self::dns(context, &dns, entries),
+        (None, Some(dns)) => self::dns(context, &dns, entries, section),
         (Some(_), Some(dns)) => {
             let problem = "`http` and `dns` exclude each other in one element of `toPorts`";
             context.reader.wrong(&dns, Code::Conflict, problem).help =
@@ -161,9 +161,10 @@ fn header_name(context: &mut Context<'_>, place: &Value<'_>, name: &str) -> Opti
     None
 }
 
-fn dns(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>]) -> Option<L7> {
+fn dns(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>], section: Section) -> Option<L7> {
     let on = context.features.dns;
     context.enforced(value, on, "`rules.dns`");
+    context.enforced_for_node(value, section.of_node, "`rules.dns`");
     let items = alternatives(context, value)?;
     check_ports(context, value, entries);
     for entry in entries {

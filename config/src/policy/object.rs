@@ -55,6 +55,15 @@ impl Context<'_> {
         }
     }
 
+    /// Refuses names in a policy for nodes where nobody hears what a node itself asks.
+    pub(super) fn enforced_for_node(&mut self, value: &Value<'_>, of_node: bool, what: &str) {
+        if of_node && !self.features.node_names {
+            let problem = format!("{what} is not enforced for the node: what it asks itself is not heard");
+            self.reader.wrong(value, Code::Unsupported, problem).help =
+                Some("name prefixes with `toCIDR`, or peers by `toEntities` and `toEndpoints`".to_owned());
+        }
+    }
+
     /// Whether the object is of a kind of the whole cluster.
     pub(super) fn is_cluster_wide(&self) -> bool {
         self.namespace.is_none()

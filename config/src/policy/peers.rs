@@ -32,6 +32,9 @@ pub(super) fn peers(context: &mut Context<'_>, object: &Object<'_>, section: Sec
     let mut selected = Vec::new();
     let mut filled: Option<&str> = None;
     for (key, value) in &given {
+        if *key == "toFQDNs" {
+            context.enforced_for_node(value, section.of_node, "`toFQDNs`");
+        }
         let Some(items) = context.reader.list(value) else { continue };
         if items.is_empty() {
             let problem = format!("an empty `{key}` selects nobody");

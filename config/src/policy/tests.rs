@@ -324,6 +324,30 @@ spec: {nodeSelector: {}, ingress: [{}]}
 }
 
 #[test]
+fn names_in_policies_for_nodes_can_be_switched_off() {
+    let text = "apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: p}
+spec:
+  nodeSelector: {}
+  egress:
+  - toFQDNs: [{matchName: a.io}]
+  - toEntities: [world]
+    toPorts: [{ports: [{port: '53', protocol: UDP}], rules: {dns: [{matchPattern: '*'}]}}]
+";
+    assert_eq!(parse("p.yaml", text).documents.len(), 1);
+    let features = Features { node_names: false, ..Features::default() };
+    let parsed = parse_with("p.yaml", text, &features);
+    let found: Vec<String> = parsed.diagnostics.iter().map(ToString::to_string).collect();
+    let want = ["egress[0].toFQDNs`: `toFQDNs`", "egress[1].toPorts[0].rules.dns`: `rules.dns`"];
+    let why = "is not enforced for the node: what it asks itself is not heard";
+    assert_eq!(found, want.map(|start| format!("`spec.{start} {why}")));
+    assert!(parsed.documents.is_empty());
+    let endpoints = text.replace("nodeSelector", "endpointSelector");
+    assert_eq!(parse_with("p.yaml", &endpoints, &features).documents.len(), 1);
+}
+
+#[test]
 fn what_would_open_too_much_is_refused() {
     for (element, want) in [
         ("egress: [{toPorts: [{ports: [{port: '90', endPort: 80}]}]}]", "the range ends at 80, below its start 90"),

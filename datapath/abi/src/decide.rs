@@ -7,8 +7,8 @@
 
 use crate::{
     Address, AddressKey, AddressValue, CidrKey, Class, Direction, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, NameRow, Packet, PolicyKey, PolicyValue, Reader, Reason, address_flags, flow_flags, identity,
-    packet::protocol, parse_inner, policy_verdict,
+    FragmentValue, NameRow, Packet, PolicyKey, PolicyValue, Reader, Reason, address_flags, endpoint_flags, flow_flags,
+    identity, packet::protocol, parse_inner, policy_verdict,
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -307,7 +307,7 @@ fn judge_new(
     packet: &Packet,
     direction: Direction,
 ) -> Decision {
-    if matches!(direction, Direction::Egress) {
+    if matches!(direction, Direction::Egress) && endpoint.flags & endpoint_flags::NODE == 0 {
         let own = tables.address(&AddressKey { scope: 0, address: key.local });
         if own.is_none_or(|row| row.endpoint != endpoint.endpoint) {
             return Decision::plain(Reason::SpoofedSource);
@@ -346,7 +346,8 @@ fn verdict(
     let row = decide(tables, endpoint.policy, direction, who.identity, protocol, port);
     decision.rule = row.rule;
     decision.proxy_port = row.proxy_port;
-    let from_host = who.local_host && matches!(direction, Direction::Ingress);
+    let from_host =
+        who.local_host && matches!(direction, Direction::Ingress) && endpoint.flags & endpoint_flags::NODE == 0;
     decision.reason = match row.verdict {
         policy_verdict::ALLOW => Reason::Rule,
         policy_verdict::REDIRECT if from_host => {
@@ -936,6 +937,19 @@ mod tests {
             let open = EndpointValue { flags: 0, ..ENDPOINT_ROW };
             assert_eq!(world.judge(&open, &packet, Direction::Egress).reason.denies(), want.denies(), "{source}");
         }
+    }
+
+    #[test]
+    fn every_source_is_the_nodes_own_and_it_is_judged_as_a_peer_like_others() {
+        let mut world = World::new();
+        world.node("10.0.0.1", 1, 0).flags = address_flags::LOCAL_HOST;
+        let node = EndpointValue { flags: ENDPOINT_ROW.flags | endpoint_flags::NODE, ..ENDPOINT_ROW };
+        for source in ["10.0.0.1", "172.17.0.1", POD] {
+            let packet = Packet { source: address(source), ..udp_out() };
+            assert_eq!(world.judge(&node, &packet, Direction::Egress).reason, Reason::Rule, "{source}");
+        }
+        let from_itself = packet("10.0.0.1", "172.17.0.1", protocol::TCP, 4_000, 80);
+        assert_eq!(world.judge(&node, &from_itself, Direction::Ingress).reason, Reason::DefaultDeny);
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, judge_quoting
 pub use event::{EventRecord, Verdict};
 pub use maps::{
     AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags, flow_flags, identity,
-    limits, map_names, policy_verdict,
+    FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags,
+    flow_flags, identity, limits, map_names, policy_verdict,
 };
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use reason::{Direction, Reason};

@@ -71,8 +71,8 @@ pub struct Proxies {
     pub l7: u16,
 }
 
-/// An endpoint of this node.
-#[derive(Debug)]
+/// An endpoint of this node, or the node itself.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Local {
     pub(crate) interface: u32,
     pub(crate) value: EndpointValue,

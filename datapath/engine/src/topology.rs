@@ -50,6 +50,9 @@ pub struct TopologyNode {
     pub local: bool,
 }
 
+/// What stands for `namespace/name` of this node as an endpoint: no other has a name without a namespace.
+pub(crate) const NODE_KEY: &str = "host";
+
 /// A pod or node as a peer.
 #[derive(Clone, Debug)]
 pub(crate) struct Who {
@@ -121,6 +124,11 @@ impl Peers {
     /// Who has the address.
     pub(crate) fn owner(&self, address: Address) -> Option<&Who> {
         self.owners.get(&address).map(|at| &self.all[*at])
+    }
+
+    /// This node itself, where it is known.
+    pub(crate) fn node(&self) -> Option<&Who> {
+        self.all.iter().find(|who| who.local_host)
     }
 
     /// Endpoints of this node.

@@ -2,22 +2,27 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use namegate_abi::{Address, AddressKey, endpoint_flags};
+use namegate_abi::{Address, AddressKey, NODE_INTERFACE, endpoint_flags};
 use namegate_config::{
     labels::Labels,
     name::Fqdn,
     peer::NamedPort,
-    rule::{Origin, PeerSelector, Peers, Subject},
+    rule::{Origin, PeerSelector, Peers},
 };
 
-use crate::{EndpointId, Engine, Lookup, Row, compile::Policy};
+use crate::{
+    EndpointId, Engine, Lookup, Row,
+    compile::Policy,
+    engine::Local,
+    topology::{NODE_KEY, Who},
+};
 
 /// An endpoint of this node.
 #[derive(Clone, Debug)]
 pub struct EndpointView {
     /// Its number.
     pub id: EndpointId,
-    /// `namespace/name`.
+    /// `namespace/name`; `host` for the node itself.
     pub key: Arc<str>,
     /// Its labels.
     pub labels: Arc<Labels>,
@@ -25,7 +30,7 @@ pub struct EndpointView {
     pub addresses: Vec<IpAddr>,
     /// Ports it names.
     pub named_ports: Vec<NamedPort>,
-    /// Index of the host-side interface.
+    /// Index of the host-side interface; [`NODE_INTERFACE`] for the node itself.
     pub interface: u32,
     /// Its policy; 0 is none.
     pub policy: u32,
@@ -67,35 +72,41 @@ impl Engine {
         self.every_lookup(move |address| address.expires_ns > now).filter(|lookup| !lookup.addresses.is_empty())
     }
 
-    /// Endpoints of this node, by number.
+    /// Endpoints of this node, by number; with the node itself, as `host`, where a rule selects it.
     pub fn endpoints(&self) -> Vec<EndpointView> {
-        let mut views: Vec<EndpointView> = self
-            .peers
-            .local()
-            .filter_map(|(id, interface, who)| {
-                let value = self.local.get(&id)?.value;
-                let policy = self.policies.get(&value.policy);
-                let mut rules: Vec<Arc<Origin>> =
-                    policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
-                rules.sort_unstable();
-                rules.dedup();
-                Some(EndpointView {
-                    id,
-                    key: Arc::clone(&who.key),
-                    labels: Arc::clone(&who.labels),
-                    addresses: who.addresses.clone(),
-                    named_ports: who.named_ports.clone(),
-                    interface,
-                    policy: value.policy,
-                    revision: value.revision,
-                    rules,
-                    enforced_ingress: value.flags & endpoint_flags::ENFORCE_INGRESS != 0,
-                    enforced_egress: value.flags & endpoint_flags::ENFORCE_EGRESS != 0,
-                })
-            })
-            .collect();
+        let pods = self.peers.local().map(|(id, _, who)| (id, Arc::clone(&who.key), who));
+        let node = self.peers.node().and_then(|who| Some((self.node_id()?, NODE_KEY.into(), who)));
+        let mut views: Vec<EndpointView> =
+            pods.chain(node).filter_map(|(id, key, who)| self.view(id, key, who)).collect();
         views.sort_unstable_by_key(|view| view.id);
         views
+    }
+
+    fn view(&self, id: EndpointId, key: Arc<str>, who: &Who) -> Option<EndpointView> {
+        let Local { interface, value } = *self.local.get(&id)?;
+        let policy = self.policies.get(&value.policy);
+        let mut rules: Vec<Arc<Origin>> =
+            policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        Some(EndpointView {
+            id,
+            key,
+            labels: Arc::clone(&who.labels),
+            addresses: who.addresses.clone(),
+            named_ports: who.named_ports.clone(),
+            interface,
+            policy: value.policy,
+            revision: value.revision,
+            rules,
+            enforced_ingress: value.flags & endpoint_flags::ENFORCE_INGRESS != 0,
+            enforced_egress: value.flags & endpoint_flags::ENFORCE_EGRESS != 0,
+        })
+    }
+
+    /// The number of this node as an endpoint, where a rule selects it.
+    pub fn node_id(&self) -> Option<EndpointId> {
+        self.local.iter().find(|(_, local)| local.interface == NODE_INTERFACE).map(|(id, _)| *id)
     }
 
     /// The endpoint of this node that has the address.
@@ -166,10 +177,8 @@ impl Engine {
     pub fn refused(&self) -> Vec<(&'static str, u64)> {
         let rows = self.mirror.refused();
         let own = [("addresses claimed twice", self.peers.conflicts), ("ledger entries", self.ledger.dropped())];
-        let rules = self.rules.iter().filter(|(_, rule)| matches!(rule.subject, Subject::Nodes(_))).count();
-        let nodes = [("rules for nodes", rules as u64)];
         let counted = self.refused.iter().map(|(what, count)| (*what, *count));
-        counted.chain(rows).chain(own).chain(nodes).filter(|(_, count)| *count > 0).collect()
+        counted.chain(rows).chain(own).filter(|(_, count)| *count > 0).collect()
     }
 
     /// The revision of the last change.

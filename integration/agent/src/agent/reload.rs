@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
-use namegate_config::{rule::Direction, settings::Settings};
+use namegate_config::{policy::Features, rule::Direction, settings::Settings};
 use namegate_engine::Change;
 use namegate_loader::links::LinkWatch;
 use notify::{
@@ -57,8 +57,7 @@ struct Work {
 
 impl Reloader {
     /// Reads everything once, waits until the kernel holds it, then goes on by itself.
-    pub(crate) fn start(settings: &Settings, door: Door, book: Arc<Book>) -> anyhow::Result<Self> {
-        let features = super::features(&settings.directions);
+    pub(crate) fn start(settings: &Settings, features: Features, door: Door, book: Arc<Book>) -> anyhow::Result<Self> {
         let files = Files::new(settings.policies.clone(), settings.endpoints.clone(), &settings.state, features)?;
         let mut work = Work { files, door, book, directions: settings.directions.clone(), last: None };
         let (wake, woken) = channel();

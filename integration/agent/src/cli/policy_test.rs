@@ -49,7 +49,6 @@ fn all(suite: &Suite, mut trial: Trial, args: &TestArgs) -> anyhow::Result<Repor
         progress.show(&found.case.name);
         report.cases.push(one(suite, found, &mut trial, args.verbose)?);
     }
-    report.by_reference = trial.by_reference();
     Ok(report)
 }
 

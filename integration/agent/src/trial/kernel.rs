@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use namegate_abi::{AddressKey, AddressValue, Direction, Reason, Verdict};
+use namegate_abi::{AddressKey, AddressValue, Direction, NODE_INTERFACE, Reason, Verdict};
 use namegate_engine::{Gate, GateError, Key, MapOp, Row};
 use namegate_loader::{Datapath, Events, MapLimits, Options, trial};
 use nix::{
@@ -16,7 +16,7 @@ use nix::{
 };
 
 use super::{
-    judge::{Decided, Ground, Table},
+    judge::{Decided, FIRST_INTERFACE, Ground, Table},
     requests::Requests,
 };
 
@@ -157,7 +157,10 @@ impl Table for Maps {
 
     fn judge(&mut self, interface: u32, direction: Direction, frame: &[u8]) -> anyhow::Result<Decided> {
         while self.events.next().is_some() {}
-        let passes = self.datapath.try_packet(direction, interface, frame)?;
+        let passes = match interface {
+            NODE_INTERFACE => self.datapath.try_node_packet(direction, FIRST_INTERFACE, frame)?,
+            interface => self.datapath.try_packet(direction, interface, frame)?,
+        };
         let record = self.events.next().context("the programs told of no verdict: the flow was known, or nobody's")?;
         anyhow::ensure!(
             passes == (Verdict::from_octet(record.verdict) != Verdict::Denied),
@@ -167,6 +170,10 @@ impl Table for Maps {
         // The port of a trial's proxies is nobody's: a flow that a rule hands over is told of as one without its proxy.
         let handed_over = reason == Reason::ProxyAbsent || Verdict::from_octet(record.verdict) == Verdict::Redirected;
         Ok(Decided { passes: passes || handed_over, handed_over, reason, rule: record.rule })
+    }
+
+    fn judges_node(&self) -> bool {
+        self.datapath.node_refusal().is_none()
     }
 
     fn forget_flows(&mut self) -> anyhow::Result<()> {

@@ -83,6 +83,10 @@ impl Table for Memory {
         Ok(Decided { passes: !reason.denies(), handed_over: proxy != 0, reason, rule })
     }
 
+    fn judges_node(&self) -> bool {
+        true
+    }
+
     /// None is remembered.
     fn forget_flows(&mut self) -> anyhow::Result<()> {
         Ok(())

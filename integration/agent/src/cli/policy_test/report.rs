@@ -20,8 +20,6 @@ const OK: &str = "ok";
 #[derive(Default)]
 pub(super) struct Report {
     pub(super) cases: Vec<Tested>,
-    /// Questions about host endpoints that the reference answered.
-    pub(super) by_reference: usize,
 }
 
 /// One case.
@@ -163,10 +161,6 @@ impl Report {
                 write_line(&mut text, line)?;
             }
         }
-        if self.by_reference != 0 {
-            let count = self.by_reference;
-            writeln!(text, "{count} verdicts over host endpoints by the reference: no datapath enforces these")?;
-        }
         let doubtful: usize = self.cases.iter().map(|case| case.wrong() - case.failed()).sum();
         if doubtful != 0 {
             writeln!(text, "{doubtful} differ in doubtful cases and do not count")?;
@@ -194,7 +188,6 @@ impl Report {
             "cases": self.cases.iter().map(case).collect::<Vec<_>>(),
             "summary": {
                 "cases": self.cases.len(), "flows": self.flows(), "failed": self.failed(),
-                "byReference": self.by_reference,
             },
         })
     }
