@@ -67,6 +67,7 @@ pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec
                 peers: DraftPeers::Of(peers),
                 ports,
                 l7: None,
+                binding: context.binding,
                 place: context.reader.place(item),
             });
         }

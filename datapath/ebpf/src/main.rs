@@ -9,6 +9,7 @@
 mod frame;
 mod gate;
 mod maps;
+mod opening;
 mod redirect;
 mod report;
 

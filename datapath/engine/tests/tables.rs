@@ -32,6 +32,7 @@ fn allow(peers: Vec<PeerSelector>) -> Rule {
         peers: Peers::Of(peers),
         ports: Ports::Any,
         l7: None,
+        binding: None,
     }
 }
 

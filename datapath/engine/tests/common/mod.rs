@@ -351,6 +351,7 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
             peers,
             ports,
             l7: if effect == Effect::Allow { l7 } else { None },
+            binding: None,
         },
     );
     proptest::collection::vec(rule, count)
