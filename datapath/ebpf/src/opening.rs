@@ -76,9 +76,10 @@ fn copy(frame: Frame, endpoint: &EndpointValue, packet: &Packet, rule: u32, flag
         flags,
         spare: [0; 5],
     };
-    let mut wanted = length;
-    if wanted > OPENING_OCTETS_MAX as u32 {
-        wanted = OPENING_OCTETS_MAX as u32;
+    // Unknown to the compiler, so that the verifier sees the bounds just here.
+    let wanted = core::hint::black_box(length.min(OPENING_OCTETS_MAX as u32));
+    if wanted == 0 || wanted > OPENING_OCTETS_MAX as u32 {
+        return false;
     }
     // SAFETY: The helper writes `wanted` octets, which there is room for, or fails.
     let status = unsafe { bpf_skb_load_bytes(frame.raw().cast(), at, slot.octets.as_mut_ptr().cast(), wanted) };

@@ -58,6 +58,14 @@ impl Engine {
         nameless != limits(&rules, &subject, &facts, Direction::Egress, flow)
     }
 
+    /// Names that opened the address for this flow, as [`Engine::limits_asking`] sees it.
+    pub fn openers(&self, own: IpAddr, peer: IpAddr, flow: Flow, binding: Binding, since: u64) -> Vec<Fqdn> {
+        let names = self.facts_of(own, peer, since, false).names;
+        let opens =
+            |name: &Fqdn| !matches!(self.limits_asking(own, peer, flow, Some(name), binding, since), Limits::Closed(_));
+        names.into_iter().filter(opens).collect()
+    }
+
     /// The endpoint with the address `own`, and its policy where that holds in this direction.
     fn judged(&self, own: IpAddr, direction: Direction) -> Option<(&Who, &Policy)> {
         let who = self.peers.owner(own.to_canonical().into())?;

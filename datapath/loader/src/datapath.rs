@@ -15,7 +15,7 @@ use nix::net::if_::if_indextoname;
 use crate::pins::{LinkPins, Replaced};
 use crate::spec::{self, MapLimits};
 use crate::tables::{Tables, take};
-use crate::{Events, LoadError, bpffs, object, routes};
+use crate::{Events, LoadError, Openings, bpffs, object, routes};
 
 /// A program, and where it is attached on the host-side interface.
 struct Program {
@@ -68,6 +68,7 @@ pub struct Datapath {
     pub(crate) ebpf: Ebpf,
     tables: Tables,
     events: Option<Events>,
+    openings: Option<Openings>,
     links: LinkPins,
 }
 
@@ -110,7 +111,8 @@ impl Datapath {
         }
         let tables = Tables::take_from(&mut ebpf, options.limits)?;
         let ring: RingBuf<_> = take(&mut ebpf, map_names::EVENTS)?;
-        Ok(Self { ebpf, tables, events: Some(Events::new(ring)), links })
+        let openings: RingBuf<_> = take(&mut ebpf, map_names::OPENINGS)?;
+        Ok(Self { ebpf, tables, events: Some(Events::new(ring)), openings: Some(Openings::new(openings)), links })
     }
 
     /// Puts the loaded programs into every pinned link; forgets links whose interface is gone.
@@ -223,6 +225,16 @@ impl Datapath {
     /// The stream of records, once.
     pub fn take_events(&mut self) -> Option<Events> {
         self.events.take()
+    }
+
+    /// The stream of what connections begin with, once.
+    pub fn take_openings(&mut self) -> Option<Openings> {
+        self.openings.take()
+    }
+
+    /// Copies for that stream that were lost, since the maps were made.
+    pub fn openings_lost(&self) -> Result<u64, GateError> {
+        Ok(self.tables.counter(counter_slot::OPENINGS_LOST)?.packets)
     }
 }
 

@@ -147,6 +147,9 @@ fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
         }
     };
     let asked = http.as_ref().map(|http: &HttpRequest| http.host.as_str()).or(server_name.as_deref());
+    let flow = reference::Flow { protocol: TCP, port: server.port() };
+    let openers = || engine.openers(own, peer, flow, Binding::Observe, boot_ns());
+    let fqdns = if mismatch { openers().iter().map(ToString::to_string).collect() } else { fqdns };
     let reason_text = if mismatch { mismatch_text(asked, &fqdns) } else { reason_text.to_owned() };
     Flow {
         time: rfc3339(time),
@@ -176,7 +179,7 @@ fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
     }
 }
 
-/// What was asked for, and by which names the address was learned.
+/// What was asked for, and which names opened the address.
 pub(crate) fn mismatch_text(asked: Option<&str>, learned: &[String]) -> String {
     let asked = asked.filter(|asked| !asked.is_empty()).unwrap_or("no name");
     format!("asked for {asked}, the address was opened by {}", learned.join(", "))
