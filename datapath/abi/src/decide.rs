@@ -617,6 +617,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_row_says_that_the_beginning_of_its_new_flows_is_copied() {
+        let mut world = World::new();
+        for row in world.policy.values_mut() {
+            row.flags = policy_flags::OBSERVE_NAME;
+        }
+        let first = tcp_out(tcp::SYN);
+        let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Egress);
+        assert_eq!(decision.flow.flags, flow_flags::LEARNED | flow_flags::NAME_WANTED);
+        let next = Packet { tcp_flags: tcp::ACK, ..first };
+        let decision = world.pass(&ENDPOINT_ROW, &next, Direction::Egress);
+        assert_eq!(decision.flow.flags & flow_flags::NAME_WANTED, flow_flags::NAME_WANTED);
+        world.flows.values_mut().for_each(|flow| flow.flags &= !flow_flags::NAME_WANTED);
+        let later = EndpointValue { revision: ENDPOINT_ROW.revision + 1, ..ENDPOINT_ROW };
+        let decision = world.pass(&later, &next, Direction::Egress);
+        assert_eq!(decision.flow.flags & flow_flags::NAME_WANTED, 0, "not again under new rules");
+    }
+
     /// Requests towards the endpoint's port 80 go to a proxy on `proxy_port`.
     fn limited(proxy_port: u16) -> World {
         let mut world = World::new();

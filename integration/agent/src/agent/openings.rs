@@ -236,3 +236,54 @@ fn judge(engine: &Engine, seen: &Seen) -> Option<Flow> {
         server_name: asked,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use namegate_abi::OpeningRecord;
+
+    use super::*;
+
+    fn opening(port: u16, sequence: u32, octets: &[u8]) -> Opening {
+        let flow = FlowKey { local_port: port, protocol: protocol::TCP, ..FlowKey::default() };
+        Opening { record: OpeningRecord { flow, sequence, ..OpeningRecord::default() }, octets: octets.to_vec() }
+    }
+
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a.io\r\n\r\n";
+
+    #[test]
+    fn segments_in_any_order_are_put_together_once() {
+        let checks = Checks::default();
+        let mut gathered = LruCache::new(GATHERED_MAX);
+        let mut take = |sequence: u32, from: usize, to: usize| {
+            let seen = take(
+                &mut gathered,
+                opening(1, sequence.wrapping_add(u32::try_from(from).unwrap()), &HEAD[from..to]),
+                &checks,
+            );
+            seen.map(|seen| seen.asked.map(|name| name.to_string()))
+        };
+        let name = Some(Some("a.io".to_owned()));
+        // The numbers go round.
+        let base = u32::MAX - 8;
+        assert_eq!(take(base, 0, 6), None);
+        assert_eq!(take(base, 20, HEAD.len()), None);
+        assert_eq!(take(base, 3, 21), name, "the gap is filled, and more");
+        assert_eq!(take(base, 0, HEAD.len()), None, "told once");
+        assert_eq!(take(base.wrapping_add(100_000), 0, HEAD.len()), name, "the same ports again");
+    }
+
+    #[test]
+    fn what_is_never_whole_is_counted_and_forgotten() {
+        let checks = Checks::default();
+        let mut gathered = LruCache::new(GATHERED_MAX);
+        for (port, octets) in [(1, &b"GET /"[..]), (2, b"\0\x01")] {
+            for at in 0..u32::from(OPENINGS_PER_FLOW) {
+                let seen = take(&mut gathered, opening(port, at * 5, octets), &checks);
+                assert_eq!(seen, None);
+            }
+        }
+        let counts: Vec<u64> = checks.tallies(3).into_iter().map(|tally| tally.count).collect();
+        assert_eq!(counts, [0, 0, 1, 1, 3]);
+        assert!(gathered.iter().all(|(_, one)| one.done && one.octets.is_empty() && one.ahead.is_empty()));
+    }
+}

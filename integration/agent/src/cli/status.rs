@@ -150,6 +150,30 @@ mod tests {
 
     use super::*;
 
+    fn mismatch() -> NameMismatch {
+        NameMismatch {
+            endpoint: "shop/web".into(),
+            address: [192, 0, 2, 9].into(),
+            port: 443,
+            protocol: "TCP".into(),
+            asked: Some("b.example".into()),
+            names: vec!["a.example".into()],
+            count: 2,
+            last: "2026-07-01T12:00:01.000Z".into(),
+        }
+    }
+
+    fn denied() -> Counter {
+        Counter {
+            direction: Direction::Egress,
+            reason: "default-deny".into(),
+            text: "no rule allows it".into(),
+            denied: true,
+            packets: 12,
+            octets: 900,
+        }
+    }
+
     #[test]
     fn the_page_tells_what_matters() {
         let status = Status {
@@ -160,29 +184,13 @@ mod tests {
             revision: Revision { wanted: 5, enforced: 4 },
             endpoints: EndpointCounts { guarded: 2, waiting: 1, failed: 0 },
             names: NameCounts { names: 3, addresses: 7 },
-            counters: vec![Counter {
-                direction: Direction::Egress,
-                reason: "default-deny".into(),
-                text: "no rule allows it".into(),
-                denied: true,
-                packets: 12,
-                octets: 900,
-            }],
+            counters: vec![denied()],
             maps: vec![Fill { map: "POLICY".into(), rows: 50, rows_max: 200, setting: "limits.policyRows".into() }],
             refused: vec![Refused { bound: "names-per-endpoint".into(), count: 2, setting: "dns.n".into() }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
             requests: vec![],
             name_checks: vec![Tally { what: "matched".into(), count: 8 }],
-            mismatches: vec![NameMismatch {
-                endpoint: "shop/web".into(),
-                address: [192, 0, 2, 9].into(),
-                port: 443,
-                protocol: "TCP".into(),
-                asked: Some("b.example".into()),
-                names: vec!["a.example".into()],
-                count: 2,
-                last: "2026-07-01T12:00:01.000Z".into(),
-            }],
+            mismatches: vec![mismatch()],
             denials: vec![],
             flows: vec![],
             flows_lost: 4,
