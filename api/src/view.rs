@@ -10,4 +10,4 @@ pub use endpoint::{Endpoint, EndpointState, Enforcement};
 pub use flow::{Direction, Flow, FlowEndpoint, FlowPeer, HttpRequest, Lost, Verdict};
 pub use fqdn::{Forgotten, FqdnLookup, FqdnNames, FqdnSelector, LookupSource, SelectedName};
 pub use policy::{Diagnostic, Document, DocumentState, Policy, Revision, Severity, Unenforced};
-pub use status::{Counter, EndpointCounts, Fill, Health, NameCounts, Refused, Status, Tally};
+pub use status::{Counter, EndpointCounts, Fill, Health, NameCounts, NameMismatch, Refused, Status, Tally};

@@ -29,5 +29,5 @@ pub mod trial;
 
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;
-pub use events::Events;
+pub use events::{Events, Opening, Openings};
 pub use spec::MapLimits;
