@@ -32,6 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Outcome;
 
+pub(crate) use desk::forbidden;
 pub(crate) use files::shown as shown_diagnostic;
 
 use book::Book;
