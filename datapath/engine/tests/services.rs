@@ -174,7 +174,7 @@ fn interface(probe: &Probe) -> u32 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_500, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A port is as open as the least open of its targets, after every change of rules, pods and targets.
     #[test]

@@ -42,7 +42,7 @@ fn behind() -> World {
                 writeln!(rules, "{family} daddr {} {protocol} dport {port} dnat to {to};", FRONT[at]).unwrap();
             }
         }
-        rules.push_str("} }\n");
+        rules.push_str("}\n}\n");
     }
     let mut nft = Command::new("nft");
     nft.arg(rules);
