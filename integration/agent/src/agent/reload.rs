@@ -123,10 +123,11 @@ impl Work {
         let topology = interfaces::topology(&reading.endpoints, &interfaces);
         let change = Change { rules: Some(reading.rules.clone()), topology: Some(topology) };
         let changed = self.door.ask_blocking(move |gate| {
-            gate.change(change).iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>()
+            let refused: Vec<String> = gate.change(change).iter().map(|error| Chain(error).to_string()).collect();
+            (refused, gate.engine().divided())
         });
         match changed {
-            Ok(refused) => self.book.enforced(refused),
+            Ok((refused, divided)) => self.book.enforced(refused, &divided),
             Err(error) => tracing::error!(%error, "a change could not be handed to the gate"),
         }
         self.last = Some((reading, interfaces));
