@@ -19,6 +19,7 @@ mod error;
 mod events;
 pub mod links;
 mod netlink;
+pub mod netns;
 mod node;
 mod object;
 mod pins;

@@ -1,7 +1,10 @@
 //! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
 
+mod adopt;
 mod book;
 mod clock;
+mod cluster;
+mod cni;
 mod desk;
 mod files;
 mod flows;
@@ -9,10 +12,13 @@ mod gate;
 mod gatekeeper;
 mod interfaces;
 mod journal;
+mod kubernetes;
+mod objects;
 mod openings;
 mod reload;
 mod requests;
 mod shown;
+mod sources;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -42,6 +48,7 @@ use flows::Flows;
 use gate::{Gate, Running};
 use gatekeeper::Keeper;
 use journal::Journal;
+use kubernetes::Kubernetes;
 use openings::Checks;
 use reload::Reloader;
 use requests::RequestDesk;
@@ -81,9 +88,10 @@ pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
 /// Paths in the settings are relative to their file.
 fn beside(config: &Path, mut settings: Settings) -> Settings {
     let folder = config.parent().unwrap_or(Path::new("."));
-    for path in
-        [&mut settings.policies, &mut settings.endpoints, &mut settings.socket, &mut settings.state, &mut settings.pins]
-    {
+    let files = [&mut settings.policies, &mut settings.endpoints].into_iter().flatten();
+    let kubeconfig = settings.kubernetes.as_mut().and_then(|kubernetes| kubernetes.kubeconfig.as_mut());
+    let places = [&mut settings.socket, &mut settings.state, &mut settings.pins];
+    for path in files.chain(kubeconfig).chain(places) {
         *path = folder.join(&*path);
     }
     settings
@@ -125,16 +133,31 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     // Before the rules: those that need a proxy find it.
     let proxies = Proxies { dns: proxy.port(), l7: l7.port() };
     door.ask(move |gate| gate.set_proxies(proxies)).await?;
+    let kubernetes = Kubernetes::start(&settings).await?;
     let reloader = {
         let (settings, door, book) = (settings.clone(), door.clone(), Arc::clone(&book));
-        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book)).await??
+        let cluster = kubernetes.as_ref().map(Kubernetes::cluster);
+        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book, cluster)).await??
     };
+    let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
     let kernel = kernel_settings(proxy.port());
     door.ask(move |gate| gate.datapath().set(&kernel)).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
     let (dns, reads) = (Arc::clone(&proxy), Arc::clone(&l7));
-    let keeper = Keeper { settings, door, book, flows, checks, proxy: dns, l7: reads, requests, instruments, started };
+    let keeper = Keeper {
+        settings,
+        door,
+        book,
+        flows,
+        checks,
+        proxy: dns,
+        l7: reads,
+        requests,
+        instruments,
+        started,
+        kubernetes,
+    };
     server.serve(Arc::new(keeper), end()).await;
     let tasks = [&following, &watching, &links].map(tokio::task::JoinHandle::abort_handle);
     for task in tasks.into_iter().chain([telling.abort_handle()]) {

@@ -175,6 +175,7 @@ mod tests {
     #[test]
     fn the_page_tells_what_matters() {
         let status = Status {
+            kubernetes: None,
             version: "0.1.0".into(),
             started: "2026-07-01T12:00:00.000Z".into(),
             audit: false,
