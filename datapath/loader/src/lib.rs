@@ -27,6 +27,7 @@ pub mod routes;
 mod spec;
 mod tables;
 pub mod trial;
+pub mod untracked;
 
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;

@@ -34,7 +34,7 @@ use namegate_config::{
 use namegate_dns_proxy::{Config as DnsConfig, Proxy};
 use namegate_engine::{Engine, Proxies};
 use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
-use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, routes};
+use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, routes, untracked};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Outcome;
@@ -195,6 +195,11 @@ fn open(
         && let Err(error) = routes::forward_proxied()
     {
         tracing::error!(%error, "net.ipv4.tcp_early_demux stays: limits on requests to endpoints drop them; set it to 0");
+    }
+    if features.http
+        && let Err(error) = untracked::set_up(&options.settings)
+    {
+        tracing::warn!(%error, "no rule of nftables: connections to a service are dropped where limits on requests apply");
     }
     let events = datapath.take_events().context("the ring of events was taken already")?;
     let openings = datapath.take_openings().context("the ring of openings was taken already")?;
