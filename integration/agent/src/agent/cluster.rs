@@ -94,6 +94,10 @@ impl Cluster {
             .chain(&facts.resolver_services)
             .copied()
             .collect();
+        let is_peer =
+            |address: &IpAddr| facts.resolver_services.contains(address) || facts.api_servers.contains(address);
+        let fronts = snapshot.services.iter().filter(|service| !service.addresses.iter().any(is_peer));
+        endpoints.services.extend(fronts.cloned());
         endpoints.endpoints.extend(resolvers);
         let known = endpoints.host.addresses.iter().chain(&snapshot.topology.host.addresses).chain(&here);
         let mut own: Vec<IpAddr> = known.copied().filter(|address| !of_services.contains(address)).collect();

@@ -168,13 +168,13 @@ impl Work {
         let change = Change { rules: Some(reading.rules.clone()), topology: Some(topology) };
         let changed = self.door.ask_blocking(move |gate| {
             let refused = gate.change(change).iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>();
-            (refused, gate.guarded())
+            (refused, gate.guarded(), gate.engine().divided())
         });
         match changed {
-            Ok((refused, guarded)) => {
+            Ok((refused, guarded, divided)) => {
                 self.guarded = guarded;
                 self.refused = refused.first().cloned();
-                self.book.enforced(refused);
+                self.book.enforced(refused, &divided);
             }
             Err(error) => {
                 self.guarded.clear();
