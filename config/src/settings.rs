@@ -11,7 +11,7 @@ use crate::{
     label_syntax::name_problem,
     labels::{K8S, LabelSelector, POD_NAMESPACE, Requirement},
     reader::{Object, Reader, Value},
-    rule::Direction,
+    rule::{Binding, Direction},
 };
 
 /// Everything the agent can be told.
@@ -65,6 +65,8 @@ pub struct Dns {
     pub private_answers: PrivateAnswers,
     /// Who a learned address opens for.
     pub scope: Scope,
+    /// Whether an opened address is for connections to its names alone, where the policy does not say.
+    pub name_binding: Binding,
     /// Addresses kept for one name and endpoint.
     pub addresses_per_name_max: u32,
     /// Names kept for one endpoint.
@@ -133,6 +135,7 @@ impl Default for Dns {
             max_ttl_s: 86_400,
             private_answers: PrivateAnswers::Allow,
             scope: Scope::Endpoint,
+            name_binding: Binding::Observe,
             addresses_per_name_max: 1_000,
             names_per_endpoint_max: 10_000,
             upstream_timeout_ms: 5_000,
@@ -182,10 +185,12 @@ const KEYS: [&str; 10] =
 
 fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     let object = reader.object(root, &KEYS)?;
-    let kubernetes = object.get("kubernetes").map(|value| kubernetes(reader, &value));
-    let mut source = |key| match &kubernetes {
-        Some(_) => object.get(key).map(|value| path(reader, &value)),
-        None => Some(reader.required(&object, key).and_then(|value| path(reader, &value))),
+    let kubernetes = object.get("kubernetes").and_then(|value| kubernetes(reader, &value));
+    let is_optional = object.get("kubernetes").is_some();
+    // A mistake in what may be absent is with the reader.
+    let mut source = |key| {
+        let value = if is_optional { object.get(key) } else { reader.required(&object, key) };
+        value.and_then(|value| path(reader, &value))
     };
     let (policies, endpoints) = (source("policies"), source("endpoints"));
     let mut path_or = |key, default: &str| match object.get(key) {
@@ -203,9 +208,9 @@ fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     let dns = object.get("dns").map_or_else(|| Some(Dns::default()), |value| dns(reader, &value));
     let limits = object.get("limits").map_or_else(|| Some(Limits::default()), |value| limits(reader, &value));
     Some(Settings {
-        policies: known(policies)?,
-        endpoints: known(endpoints)?,
-        kubernetes: known(kubernetes)?,
+        policies,
+        endpoints,
+        kubernetes,
         socket: socket?,
         state: state?,
         pins: pins?,
@@ -214,11 +219,6 @@ fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
         dns: dns?,
         limits: limits?,
     })
-}
-
-/// A key that may be absent, and where it is there must be right.
-fn known<T>(value: Option<Option<T>>) -> Option<Option<T>> {
-    value.map_or(Some(None), |value| value.map(Some))
 }
 
 fn kubernetes(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Kubernetes> {
@@ -257,7 +257,7 @@ fn directions(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Directio
     Some(directions)
 }
 
-const DNS_KEYS: [&str; 11] = [
+const DNS_KEYS: [&str; 12] = [
     "resolvers",
     "resolverLabels",
     "resolverNamespace",
@@ -265,6 +265,7 @@ const DNS_KEYS: [&str; 11] = [
     "maxTtl",
     "privateAnswers",
     "scope",
+    "nameBinding",
     "addressesPerNameMax",
     "namesPerEndpointMax",
     "upstreamTimeoutMs",
@@ -306,6 +307,9 @@ fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
     }
     if let Some(scope) = object.get("scope").and_then(|value| reader.choice(&value, &SCOPES)) {
         dns.scope = scope;
+    }
+    if let Some(binding) = object.get("nameBinding").and_then(|value| reader.choice(&value, &Binding::WORDS)) {
+        dns.name_binding = binding;
     }
     if dns.min_ttl_s > dns.max_ttl_s {
         let place = object.get("minTtl").or_else(|| object.get("maxTtl")).unwrap_or_else(|| value.clone());
@@ -403,6 +407,7 @@ dns:
   maxTtl: 60
   privateAnswers: deny
   scope: node
+  nameBinding: enforce
   addressesPerNameMax: 10
   namesPerEndpointMax: 20
   upstreamTimeoutMs: 30
@@ -418,6 +423,7 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
             max_ttl_s: 60,
             private_answers: PrivateAnswers::Deny,
             scope: Scope::Node,
+            name_binding: Binding::Enforce,
             addresses_per_name_max: 10,
             names_per_endpoint_max: 20,
             upstream_timeout_ms: 30,

@@ -1,5 +1,7 @@
 //! The state of the gate in figures.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -35,6 +37,12 @@ pub struct Status {
     /// Connections and requests of the layer 7 proxy by outcome.
     #[serde(default)]
     pub requests: Vec<Tally>,
+    /// Connections by how the name that they asked for was judged, where the kernel's copies show it.
+    #[serde(default)]
+    pub name_checks: Vec<Tally>,
+    /// Connections that passed and would not where names were enforced, the most recent first.
+    #[serde(default)]
+    pub mismatches: Vec<NameMismatch>,
     /// Last denials, newest first.
     pub denials: Vec<Flow>,
     /// Flows told by verdict.
@@ -46,6 +54,31 @@ pub struct Status {
     pub kubernetes: Option<Kubernetes>,
     /// Mistakes in policies and endpoints; the last good state is in force.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Connections to an address that a name opened, which asked for another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct NameMismatch {
+    /// `namespace/name` of the endpoint.
+    pub endpoint: String,
+    /// The address.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// The name asked for; absent where there was none, or none that a rule could name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+    /// Names by which the endpoint learned the address.
+    pub names: Vec<String>,
+    /// Connections.
+    pub count: u64,
+    /// When the last of them was seen (RFC 3339).
+    #[schema(format = DateTime)]
+    pub last: String,
 }
 
 /// Kubernetes as a source of policies and endpoints.

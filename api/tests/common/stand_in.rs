@@ -198,6 +198,8 @@ impl Gatekeeper for StandIn {
                 refused: vec![],
                 dns: vec![],
                 requests: vec![],
+                name_checks: vec![],
+                mismatches: vec![],
                 denials: vec![],
                 flows: vec![],
                 flows_lost: 0,

@@ -33,6 +33,7 @@ mod object;
 mod peers;
 mod ports;
 mod selector;
+pub(crate) mod shapes;
 mod translate;
 
 use crate::{

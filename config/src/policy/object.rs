@@ -4,12 +4,14 @@ use super::{
     CidrGroup, Document, Features, Parsed, cidr, cilium, cluster_policy,
     draft::{Body, Draft},
     network_policy,
+    shapes::{self, KINDS, LISTS},
 };
 use crate::{
     diagnostic::{Code, Place, Source},
     label_syntax::name_problem,
+    language::Type,
     reader::{Object, Reader, Value},
-    rule::Origin,
+    rule::{Binding, Origin},
 };
 
 /// The kinds that are understood.
@@ -22,17 +24,6 @@ pub(super) enum Kind {
     ClusterNetworkPolicy,
 }
 
-/// A kind, its name and the versions of it that are read.
-struct KindEntry(Kind, &'static str, &'static [&'static str]);
-
-const KINDS: [KindEntry; 5] = [
-    KindEntry(Kind::CiliumNetworkPolicy, "CiliumNetworkPolicy", &["cilium.io/v2"]),
-    KindEntry(Kind::CiliumClusterwideNetworkPolicy, "CiliumClusterwideNetworkPolicy", &["cilium.io/v2"]),
-    KindEntry(Kind::CiliumCidrGroup, "CiliumCIDRGroup", &["cilium.io/v2", "cilium.io/v2alpha1"]),
-    KindEntry(Kind::NetworkPolicy, "NetworkPolicy", &["networking.k8s.io/v1"]),
-    KindEntry(Kind::ClusterNetworkPolicy, "ClusterNetworkPolicy", &["policy.networking.k8s.io/v1alpha2"]),
-];
-
 /// What everything below an object is read with.
 pub(super) struct Context<'s> {
     pub(super) reader: Reader<'s>,
@@ -40,6 +31,8 @@ pub(super) struct Context<'s> {
     pub(super) kind: Kind,
     /// Namespace of the object; `None` for cluster-wide kinds.
     pub(super) namespace: Option<String>,
+    /// What the annotation [`BINDING`] says.
+    pub(super) binding: Option<Binding>,
     kind_name: String,
     name: String,
     /// Path of the object in its document, with a final dot where it is not the whole of it.
@@ -82,9 +75,9 @@ impl Context<'_> {
 /// Reads one object or a list of them.
 pub(super) fn read(source: &Source, value: &Value<'_>, features: Features, parsed: &mut Parsed) {
     let kind = value.node.field("kind").map(|node| &node.kind);
-    if matches!(kind, Some(crate::document::Kind::Text(text)) if is_list(text)) {
+    if matches!(kind, Some(crate::document::Kind::Text(text)) if LISTS.contains(&&**text)) {
         let mut reader = Reader::new(source);
-        let object = reader.object(value, &["apiVersion", "kind", "metadata", "items"]);
+        let object = reader.shaped(value, &shapes::LIST);
         let items = object.and_then(|object| reader.required(&object, "items"));
         let items = items.and_then(|items| reader.list(&items)).unwrap_or_default();
         parsed.diagnostics.extend(reader.finish());
@@ -96,16 +89,13 @@ pub(super) fn read(source: &Source, value: &Value<'_>, features: Features, parse
     one(source, value, features, parsed);
 }
 
-fn is_list(kind: &str) -> bool {
-    kind.strip_suffix("List").is_some_and(|of| of.is_empty() || KINDS.iter().any(|entry| entry.1 == of))
-}
-
 fn one(source: &Source, value: &Value<'_>, features: Features, parsed: &mut Parsed) {
     let mut context = Context {
         reader: Reader::new(source),
         features,
         kind: Kind::CiliumNetworkPolicy,
         namespace: None,
+        binding: None,
         kind_name: String::new(),
         name: String::new(),
         base: if value.path.is_empty() { String::new() } else { format!("{}.", value.path) },
@@ -125,15 +115,14 @@ fn document(context: &mut Context<'_>, value: &Value<'_>) -> Option<Document> {
     }
     context.kind = kind;
     kind_name.clone_into(&mut context.kind_name);
-    let is_cilium = matches!(kind, Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy);
-    let keys = ["apiVersion", "kind", "metadata", "spec", "status", "specs"];
-    context.reader.check_keys(&object, if is_cilium { &keys } else { &keys[..5] }, &[]);
+    let object = context.reader.in_shape(object, shapes::entry(kind).shape);
 
     let metadata = metadata(&mut context.reader, &object, kind);
-    if matches!(kind, Kind::CiliumNetworkPolicy | Kind::NetworkPolicy) {
+    if shapes::entry(kind).is_namespaced {
         context.namespace = Some(metadata.namespace.unwrap_or_else(|| "default".to_owned()));
     }
     context.name = metadata.name.clone().unwrap_or_default();
+    context.binding = metadata.binding;
     let body = match kind {
         Kind::CiliumCidrGroup => Body::CidrGroup(CidrGroup {
             name: context.name.clone(),
@@ -178,10 +167,10 @@ fn with_spec(
 fn kind(reader: &mut Reader<'_>, header: &Object<'_>) -> Option<(Kind, &'static str)> {
     let value = reader.required(header, "kind")?;
     let text = reader.filled_text(&value)?;
-    if let Some(entry) = KINDS.iter().find(|entry| entry.1 == text) {
-        return Some((entry.0, entry.1));
+    if let Some(entry) = KINDS.iter().find(|entry| entry.name == text) {
+        return Some((entry.kind, entry.name));
     }
-    let known: Vec<&str> = KINDS.iter().map(|entry| entry.1).collect();
+    let known: Vec<&str> = KINDS.iter().map(|entry| entry.name).collect();
     let mut help = format!("the kinds are {}, and List", known.join(", "));
     if let Some(near) = crate::reader::nearest(text, &known) {
         help = format!("did you mean `{near}`? T{}", &help[1..]);
@@ -192,7 +181,7 @@ fn kind(reader: &mut Reader<'_>, header: &Object<'_>) -> Option<(Kind, &'static 
 }
 
 fn check_version(reader: &mut Reader<'_>, header: &Object<'_>, kind: Kind, kind_name: &str, version: &str) {
-    let versions = KINDS.iter().find(|entry| entry.0 == kind).map_or(&[][..], |entry| entry.2);
+    let versions = shapes::entry(kind).versions;
     if versions.contains(&version) {
         return;
     }
@@ -207,30 +196,17 @@ struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
     labels: Vec<(String, String)>,
+    binding: Option<Binding>,
 }
 
-/// What `metav1.ObjectMeta` has; only the first three are used.
-const METADATA: [&str; 15] = [
-    "name",
-    "namespace",
-    "labels",
-    "annotations",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "ownerReferences",
-    "finalizers",
-    "managedFields",
-    "selfLink",
-    "generateName",
-];
+/// Annotation that binds names of the policy to connections, in place of the setting `dns.nameBinding`.
+const BINDING: &str = "namegate.io/name-binding";
 
 fn metadata(reader: &mut Reader<'_>, object: &Object<'_>, kind: Kind) -> Metadata {
     let Some(value) = reader.required(object, "metadata") else { return Metadata::default() };
-    let Some(metadata) = reader.object(&value, &METADATA) else { return Metadata::default() };
+    let shape = object.shape().and_then(|shape| shape.field("metadata")).map(|field| field.value);
+    let Some(Type::Object(shape)) = shape else { return Metadata::default() };
+    let Some(metadata) = reader.shaped(&value, shape) else { return Metadata::default() };
     let mut checked_name = |value: &Value<'_>| {
         let name = reader.filled_text(value)?;
         if let Some(problem) = name_problem(name) {
@@ -238,20 +214,21 @@ fn metadata(reader: &mut Reader<'_>, object: &Object<'_>, kind: Kind) -> Metadat
         }
         Some(name.to_owned())
     };
-    let namespace_value = metadata.get("namespace");
-    let namespace = namespace_value.as_ref().and_then(&mut checked_name);
+    let namespace = metadata.get("namespace").as_ref().and_then(&mut checked_name);
     let name = metadata.get("name").and_then(|value| checked_name(&value));
     if metadata.get("name").is_none() {
         reader.required(&metadata, "name");
     }
-    let cluster_wide = !matches!(kind, Kind::CiliumNetworkPolicy | Kind::NetworkPolicy);
-    if let (true, Some(value)) = (cluster_wide, &namespace_value) {
-        let found = reader.wrong(value, Code::Conflict, "this kind belongs to the whole cluster and has no namespace");
-        if kind == Kind::CiliumClusterwideNetworkPolicy {
-            found.help = Some("write `kind: CiliumNetworkPolicy` for a policy of one namespace".to_owned());
-        }
-    }
     let labels = metadata.get("labels").map(|value| reader.text_map(&value)).unwrap_or_default();
     let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    Metadata { name, namespace, labels }
+    let annotations = metadata.get("annotations").filter(|_| kind != Kind::CiliumCidrGroup);
+    let binding = annotations.and_then(|annotations| binding(reader, &annotations));
+    Metadata { name, namespace, labels, binding }
+}
+
+/// Annotations of others are theirs to check.
+fn binding(reader: &mut Reader<'_>, annotations: &Value<'_>) -> Option<Binding> {
+    let node = annotations.node.field(BINDING)?;
+    let value = Value { path: format!("{}.{BINDING}", annotations.path), mark: node.mark(), node };
+    reader.choice(&value, &Binding::WORDS)
 }

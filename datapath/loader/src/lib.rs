@@ -31,5 +31,5 @@ pub mod untracked;
 
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;
-pub use events::Events;
+pub use events::{Events, Opening, Openings};
 pub use spec::MapLimits;

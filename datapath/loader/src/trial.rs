@@ -7,13 +7,15 @@ use aya::programs::{TestRun, TestRunOptions, TestRunResult};
 use namegate_abi::Direction;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
 use crate::datapath::{Datapath, program, program_of};
 use crate::{LoadError, netlink::ask, node};
 
 /// `TCX_DROP`: every other answer passes the packet on.
 const DROP: u32 = 2;
+/// Index of the loopback interface.
+const LOOPBACK: u32 = 1;
 /// What a program of a control group answers where the packet goes on.
 const PASS_TO_SOCKET: u32 = 1;
 /// Octets of `__sk_buff` up to and with `ifindex`; the rest reads as zero.
@@ -50,6 +52,15 @@ where
     let result =
         result.map_err(|source| LoadError::Trial { program: name, interface: ifindex, source: Box::new(source) })?;
     Ok(result.return_value)
+}
+
+/// Switches the loopback interface of the calling thread's network namespace on.
+pub fn loopback_up() -> io::Result<()> {
+    let mut request = LinkMessage::default();
+    request.header.index = LOOPBACK;
+    request.header.flags = LinkFlags::Up;
+    request.header.change_mask = LinkFlags::Up;
+    ask(RouteNetlinkMessage::SetLink(request), NLM_F_ACK).map(drop)
 }
 
 /// Adds a pair of interfaces to the network namespace of the calling thread; the first has `index`, the second the one

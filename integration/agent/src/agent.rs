@@ -14,6 +14,7 @@ mod interfaces;
 mod journal;
 mod kubernetes;
 mod objects;
+mod openings;
 mod reload;
 mod requests;
 mod shown;
@@ -33,11 +34,12 @@ use namegate_config::{
 use namegate_dns_proxy::{Config as DnsConfig, Proxy};
 use namegate_engine::{Engine, Proxies};
 use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
-use namegate_loader::{Datapath, Events, MapLimits, Options, routes, untracked};
+use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, routes, untracked};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Outcome;
 
+pub(crate) use desk::forbidden;
 pub(crate) use files::shown as shown_diagnostic;
 
 use book::Book;
@@ -47,6 +49,7 @@ use gate::{Gate, Running};
 use gatekeeper::Keeper;
 use journal::Journal;
 use kubernetes::Kubernetes;
+use openings::Checks;
 use reload::Reloader;
 use requests::RequestDesk;
 
@@ -117,9 +120,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let server = Server::bind(&settings.socket)?;
     let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
     let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
-    let (gate, events, features) = open(&settings, &clients, &instruments)?;
+    let (gate, (events, openings), features) = open(&settings, &clients, &instruments)?;
     let door = gate.door();
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
+    let checks = Arc::new(Checks::default());
+    let watching = tokio::spawn(openings::follow(openings, door.clone(), Arc::clone(&flows), Arc::clone(&checks)));
     let (requests, records) = RequestDesk::new(door.clone(), gate.changes());
     let l7 = Arc::new(L7Proxy::start(&l7_config(), requests.clone())?);
     let telling = tokio::spawn(requests::follow(records, door.clone(), Arc::clone(&flows)));
@@ -140,10 +145,22 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     door.ask(move |gate| gate.datapath().set(&kernel)).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
     let (dns, reads) = (Arc::clone(&proxy), Arc::clone(&l7));
-    let keeper =
-        Keeper { settings, door, book, flows, proxy: dns, l7: reads, requests, instruments, started, kubernetes };
+    let keeper = Keeper {
+        settings,
+        door,
+        book,
+        flows,
+        checks,
+        proxy: dns,
+        l7: reads,
+        requests,
+        instruments,
+        started,
+        kubernetes,
+    };
     server.serve(Arc::new(keeper), end()).await;
-    for task in [following.abort_handle(), links.abort_handle(), telling.abort_handle()] {
+    let tasks = [&following, &watching, &links].map(tokio::task::JoinHandle::abort_handle);
+    for task in tasks.into_iter().chain([telling.abort_handle()]) {
         task.abort();
     }
     stop(reloader, gate, proxy, l7).await
@@ -154,7 +171,7 @@ fn open(
     settings: &Settings,
     clients: &Arc<ArcSwap<Clients>>,
     instruments: &Instruments,
-) -> anyhow::Result<(Running, Events, Features)> {
+) -> anyhow::Result<(Running, (Events, Openings), Features)> {
     let limits = settings.limits;
     let options = Options {
         pins: settings.pins.clone(),
@@ -185,6 +202,7 @@ fn open(
         tracing::warn!(%error, "no rule of nftables: connections to a service are dropped where limits on requests apply");
     }
     let events = datapath.take_events().context("the ring of events was taken already")?;
+    let openings = datapath.take_openings().context("the ring of openings was taken already")?;
     let gate = Gate::new(
         Engine::new(settings),
         datapath,
@@ -194,7 +212,7 @@ fn open(
         instruments.clone(),
         settings.audit,
     )?;
-    Ok((gate.start()?, events, features))
+    Ok((gate.start()?, (events, openings), features))
 }
 
 fn kernel_settings(dns_port: u16) -> KernelSettings {

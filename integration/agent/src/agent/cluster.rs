@@ -21,7 +21,7 @@ use super::{
     sources::Facts,
 };
 
-/// Address of a resolver that each node has for its own pods (NodeLocal DNSCache).
+/// Address of a resolver that each node has for its own pods (`NodeLocal` DNS cache).
 const NODE_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
 
 /// Kubernetes as a source.
@@ -94,6 +94,10 @@ impl Cluster {
             .chain(&facts.resolver_services)
             .copied()
             .collect();
+        let is_peer =
+            |address: &IpAddr| facts.resolver_services.contains(address) || facts.api_servers.contains(address);
+        let fronts = snapshot.services.iter().filter(|service| !service.addresses.iter().any(is_peer));
+        endpoints.services.extend(fronts.cloned());
         endpoints.endpoints.extend(resolvers);
         let known = endpoints.host.addresses.iter().chain(&snapshot.topology.host.addresses).chain(&here);
         let mut own: Vec<IpAddr> = known.copied().filter(|address| !of_services.contains(address)).collect();

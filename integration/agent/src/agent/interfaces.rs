@@ -65,6 +65,7 @@ pub(crate) fn topology(file: &EndpointsFile, facts: &Facts, interfaces: &Interfa
         endpoints: endpoints.collect(),
         nodes: std::iter::once(host).chain(others).collect(),
         resolver_services: facts.resolver_services.clone(),
+        services: file.services.clone(),
     };
     mark_api_servers(&mut topology, &facts.api_servers);
     topology

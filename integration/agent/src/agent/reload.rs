@@ -137,8 +137,10 @@ impl Work {
     }
 
     fn reload(&mut self) {
+        let start = Instant::now();
         let Some(reading) = self.sources.read() else { return };
         let interfaces = interfaces::resolve(&reading.endpoints);
+        let read = start.elapsed();
         if self.last.as_ref().is_none_or(|(last, seen)| *last != reading || *seen != interfaces) {
             self.carry_out(&reading, &interfaces);
         }
@@ -146,6 +148,7 @@ impl Work {
             cluster.tell(&reading.facts, &interfaces, &self.guarded, self.refused.as_ref());
         }
         self.sources.report(&reading, self.refused.is_none());
+        tracing::debug!(?read, whole = ?start.elapsed(), "read again");
         self.last = Some((reading, interfaces));
     }
 
@@ -165,13 +168,13 @@ impl Work {
         let change = Change { rules: Some(reading.rules.clone()), topology: Some(topology) };
         let changed = self.door.ask_blocking(move |gate| {
             let refused = gate.change(change).iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>();
-            (refused, gate.guarded())
+            (refused, gate.guarded(), gate.engine().divided())
         });
         match changed {
-            Ok((refused, guarded)) => {
+            Ok((refused, guarded, divided)) => {
                 self.guarded = guarded;
                 self.refused = refused.first().cloned();
-                self.book.enforced(refused);
+                self.book.enforced(refused, &divided);
             }
             Err(error) => {
                 self.guarded.clear();

@@ -14,9 +14,8 @@ use namegate_api::view;
 use namegate_config::{
     endpoints::EndpointsFile,
     labels::{LabelSelector, Operator, RESERVED, Requirement},
-    policy::{self, Catalog, Features},
+    policy::{self, Features},
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
-    services::Service,
     settings::Settings,
 };
 
@@ -101,15 +100,13 @@ impl Sources {
         let mut reading = Reading::default();
         let mut documents = self.files.read_policies(&mut reading);
         let mut endpoints = self.files.read_endpoints(&mut reading);
-        let mut catalog = Catalog::default();
         if let (Some(snapshot), Some(cluster)) = (snapshot, &mut self.cluster) {
             documents.extend(self.objects.read(&snapshot.policies, &mut reading));
-            catalog.services = snapshot.services.iter().map(referred).collect();
             reading.facts = Arc::new(cluster.join(&snapshot, &mut endpoints));
             self.read = Some(snapshot);
         }
+        let translated = policy::translate(&documents, &endpoints.catalog());
         reading.endpoints = Arc::new(endpoints);
-        let translated = policy::translate(&documents, &catalog);
         reading.diagnostics.extend(translated.diagnostics.iter().map(super::files::shown));
         reading.rules = translated.rules;
         count_rules(&mut reading);
@@ -117,19 +114,6 @@ impl Sources {
             reading.rules.extend(CLOSED.iter().cloned());
         }
         Some(reading)
-    }
-}
-
-/// A service as rules refer to it. Behind one with a selector are pods, which are known by their labels.
-fn referred(service: &Service) -> policy::Service {
-    let targets = service.ports.iter().flat_map(|port| &port.targets).filter(|_| service.selector.is_empty());
-    let backends: BTreeSet<IpAddr> = targets.map(|target| target.address).collect();
-    policy::Service {
-        name: service.name.clone(),
-        namespace: service.namespace.clone(),
-        labels: service.labels.clone(),
-        selector: service.selector.clone(),
-        backends: backends.into_iter().collect(),
     }
 }
 
@@ -173,6 +157,7 @@ static CLOSED: LazyLock<[Rule; 2]> = LazyLock::new(|| {
         peers: Peers::Any,
         ports: Ports::Any,
         l7: None,
+        binding: None,
     })
 });
 

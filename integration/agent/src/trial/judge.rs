@@ -5,13 +5,14 @@ use std::{collections::HashMap, net::IpAddr};
 use namegate_abi::{Direction, NODE_INTERFACE, Reason as Why};
 use namegate_config::{
     cases::{Answer, Judge, NotJudged, Place, Question, World},
+    l7::Request,
     reference::{Reason, Verdict, verdict_l7},
     rule::{self, Rule, Subject},
     settings::{self, Settings},
 };
 use namegate_engine::{Change, EndpointId, Engine, Gate, MapOp, Proxies};
 
-use super::{frame, topology};
+use super::{frame, requests::Requests, topology};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// The clock between two steps moves by more than any TTL: what one step learned is over in the next.
@@ -22,11 +23,9 @@ pub(super) const FIRST_INTERFACE: u32 = 10;
 const FIRST_PORT: u16 = 1_024;
 /// Ports by which flows that go through a proxy are told: nobody listens there.
 const PROXIES: Proxies = Proxies { dns: 1, l7: 1 };
-/// Requests that the judge leaves alone.
-pub(crate) const LAYER_7: &str = "what is asked inside a flow is not judged by this datapath";
 
 /// Policies for nodes where these cannot be judged.
-const NO_NODES: &str = "this kernel cannot guard the sockets of a node";
+const NO_NODES: &str = "this kernel cannot guard the sockets of a node: that needs Linux 6.15";
 
 /// Where rows lie and frames are judged.
 pub(crate) trait Table: Gate {
@@ -51,14 +50,16 @@ pub(crate) trait Ground {
     /// Makes sure that there is an interface with this index.
     fn interface(&mut self, index: u32) -> anyhow::Result<()>;
 
-    /// Whether it decides over what is asked inside a flow.
-    fn judges_requests(&self) -> bool;
+    /// The proxies that flows are handed to; without them the reference judges what is asked inside a flow.
+    fn requests(&self) -> Option<&Requests>;
 }
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decided {
     pub(crate) passes: bool,
+    /// A proxy judges what is asked inside the flow.
+    pub(crate) handed_over: bool,
     pub(crate) reason: Why,
     /// Number of the rule; 0 is none.
     pub(crate) rule: u32,
@@ -172,8 +173,8 @@ impl Trial {
         Ok(())
     }
 
-    /// Protocol, port and peer: by the table of the subject's node.
-    fn flow(&mut self, question: &Question<'_>) -> Result<Verdict, NotJudged> {
+    /// Protocol, port and peer: by the table of the subject's node. Says also whether a proxy judges the rest.
+    fn flow(&mut self, question: &Question<'_>) -> anyhow::Result<(Verdict, bool)> {
         let is_node = question.subject.is_node;
         let host = self.hosts.get(&question.address);
         let found = self.nodes.iter().zip(&mut self.tables).find_map(|(node, table)| match question.place {
@@ -181,36 +182,45 @@ impl Trial {
             Place::Pod(key) => node.endpoints.get(key).map(|(_, interface)| (node, table, *interface)),
             _ => None,
         });
-        match found {
+        let (node, table, interface) = match found {
             // A node that no rule selects is no endpoint.
-            None if is_node => Ok(NO_POLICY),
-            Some((node, ..)) if is_node && node.engine.node_id().is_none() => Ok(NO_POLICY),
-            Some((_, table, _)) if is_node && !table.judges_node() => Err(NotJudged::Beyond(NO_NODES)),
-            Some((node, table, interface)) => {
-                let at_ns = self.step_ns + question.now_s.saturating_mul(SECOND_NS);
-                let decided = decided(&mut **table, question, interface, self.own_port, at_ns).map_err(broken)?;
-                self.own_port = self.own_port.checked_add(1).unwrap_or(FIRST_PORT);
-                if self.own_port == FIRST_PORT || !frame::has_ports(question.flow) {
-                    table.forget_flows().map_err(broken)?;
-                }
-                said(decided, node).map_err(broken)
-            }
-            None => Err(NotJudged::Broken(format!("{} is on no node", question.place))),
+            None if is_node => return Ok((NO_POLICY, false)),
+            Some((node, ..)) if is_node && node.engine.node_id().is_none() => return Ok((NO_POLICY, false)),
+            Some(found) => found,
+            None => anyhow::bail!("{} is on no node", question.place),
+        };
+        anyhow::ensure!(!is_node || table.judges_node(), NO_NODES);
+        let at_ns = self.step_ns + question.now_s.saturating_mul(SECOND_NS);
+        let decided = decided(&mut **table, question, interface, self.own_port, at_ns)?;
+        self.own_port = self.own_port.checked_add(1).unwrap_or(FIRST_PORT);
+        if self.own_port == FIRST_PORT || !frame::has_ports(question.flow) {
+            table.forget_flows()?;
         }
+        Ok((said(decided, node)?, decided.handed_over))
     }
 
-    /// What is asked inside a flow that passes: by the limits of the rules, as the reference reads them, since the rows
-    /// carry none. The look-up ahead of a flow to a name is always judged: without it there is no such flow.
-    fn request(&self, question: &Question<'_>, flow: Verdict) -> Result<Verdict, NotJudged> {
+    /// What is asked inside a flow that passes: made to the proxy that the flow is handed to, under the limits that the
+    /// engine tells it of.
+    fn request(&self, question: &Question<'_>, flow: Verdict, handed_over: bool) -> anyhow::Result<Verdict> {
         let Some(request) = question.request.filter(|_| flow.allowed) else { return Ok(flow) };
-        let Question { subject, peer, direction, .. } = question;
-        if !self.ground.judges_requests() && !question.is_lookup {
-            // Without limits the flow is all there is to judge.
-            let limited = self.rules.iter().any(|rule| rule.l7.is_some() && is_matching(rule, question));
-            return if limited { Err(NotJudged::Beyond(LAYER_7)) } else { Ok(flow) };
+        let Question { subject, peer, direction, address, .. } = question;
+        let Some(requests) = self.ground.requests().filter(|_| !subject.is_node) else {
+            let limits = verdict_l7(&self.rules, subject, peer, *direction, question.flow, request);
+            return Ok(if limits.reason == Reason::L7 { limits } else { flow });
+        };
+        if !handed_over {
+            return Ok(flow);
         }
-        let limits = verdict_l7(&self.rules, subject, peer, *direction, question.flow, request);
-        Ok(if limits.reason == Reason::L7 { limits } else { flow })
+        let Some(node) = self.nodes.iter().find(|node| node.engine.endpoint_by_address(*address).is_some()) else {
+            anyhow::bail!("{address} is no endpoint's");
+        };
+        let limits = if let Request::Dns { .. } = request {
+            node.engine.askers().limits(*address, peer.address, question.flow)
+        } else {
+            let now_ns = self.step_ns + question.now_s.saturating_mul(SECOND_NS);
+            node.engine.limits(*address, peer.address, *direction, question.flow, now_ns)
+        };
+        requests.make(request, *direction, limits)
     }
 }
 
@@ -247,8 +257,7 @@ fn said(decided: Decided, node: &Node) -> anyhow::Result<Verdict> {
         Why::DefaultDeny | Why::NameExpired => Reason::DefaultDeny,
         other => anyhow::bail!("the packet was not judged as the first of a flow: {}", other.text()),
     };
-    // The proxy that a rule hands the flow to is not part of a trial: the flow as such is allowed.
-    Ok(Verdict { allowed: decided.passes || decided.reason == Why::ProxyAbsent, by, reason })
+    Ok(Verdict { allowed: decided.passes, by, reason })
 }
 
 /// Whether a rule is about the subject and matches peer, protocol and port.
@@ -274,14 +283,14 @@ impl Judge for Trial {
     }
 
     fn verdict(&mut self, question: &Question<'_>) -> Result<Verdict, NotJudged> {
-        let flow = self.flow(question)?;
-        self.request(question, flow)
+        let (flow, handed_over) = self.flow(question).map_err(broken)?;
+        self.request(question, flow, handed_over).map_err(broken)
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn broken(error: anyhow::Error) -> NotJudged {
-    NotJudged::Broken(format!("{error:#}"))
+    NotJudged(format!("{error:#}"))
 }
 
 fn write(table: &mut dyn Table, ops: &[MapOp]) -> anyhow::Result<()> {
