@@ -1,15 +1,12 @@
 //! The agent on a real API server: what is applied there is enforced on the node's interfaces.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
-
-mod common;
 
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{
-    CNP, EVENT, NETWORK_POLICY, NODES, POD, SERVICE, Server, install_cilium, object, options, populate, send, state,
-    wait,
+use crate::common::{
+    CNP, EVENT, NETWORK_POLICY, NODE, NODES, POD, SERVICE, Server, install_cilium, object, options, populate, send,
+    state, wait,
 };
 use namegate_testbed::proto::rr::RecordType;
 use namegate_testbed::{Agent, Failure, Pod, Spec, World};
@@ -44,7 +41,7 @@ fn until(what: &str, mut check: impl FnMut() -> bool) {
     wait(what, || check().then_some(()));
 }
 
-fn policy(name: &str, spec: Value) -> Value {
+fn policy(name: &str, spec: &Value) -> Value {
     json!({"metadata": {"name": name, "namespace": "empire"}, "spec": spec})
 }
 
@@ -78,7 +75,7 @@ fn what_is_applied_is_enforced() {
     let web = SocketAddr::new(star.ipv4(), 80);
     assert!(opens(tie, web), "no policy selects anybody");
 
-    server.apply(NETWORK_POLICY, policy("closed", json!({"podSelector": {"matchLabels": {"class": "deathstar"}}})));
+    server.apply(NETWORK_POLICY, policy("closed", &json!({"podSelector": {"matchLabels": {"class": "deathstar"}}})));
     until("the policy to close", || !opens(tie, web));
     let sources = agent.json("/v1/status").unwrap()["kubernetes"].clone();
     assert_eq!(sources["facts"], "server", "{sources}");
@@ -94,13 +91,13 @@ fn what_is_applied_is_enforced() {
     let from_empire = json!({"endpointSelector": {"matchLabels": {"class": "deathstar"}},
         "ingress": [{"fromEndpoints": [{"matchLabels": {"org": "empire"}}],
             "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]}]});
-    server.apply(CNP, policy("open", from_empire.clone()));
+    server.apply(CNP, policy("open", &from_empire));
     until("the policy to open", || opens(tie, web));
 
     // A form with a mistake is refused alone; the last good one stays.
     let mut wrong = from_empire;
     wrong["ingress"][0]["toPorts"][0]["ports"][0]["port"] = json!("eighty!");
-    server.apply(CNP, policy("open", wrong));
+    server.apply(CNP, policy("open", &wrong));
     let told = wait("the mistake to be told", || {
         let found = agent.policy().unwrap()["diagnostics"].as_array().unwrap().first().cloned();
         found.filter(|found| found["severity"] == "error")
@@ -121,7 +118,7 @@ fn a_registered_network_is_guarded_before_it_is_used() {
     populate(&server, &world, &[STAR, DNS]);
     server.apply(
         NETWORK_POLICY,
-        policy("closed", json!({"podSelector": {"matchLabels": {"class": "tiefighter"}}, "policyTypes": ["Egress"]})),
+        policy("closed", &json!({"podSelector": {"matchLabels": {"class": "tiefighter"}}, "policyTypes": ["Egress"]})),
     );
     let mut agent = Agent::start(&world, &options(&world, &server)).unwrap();
     let (tie, xwing, star) = (world.pod(TIE), world.pod(XWING), world.pod(STAR));
@@ -133,7 +130,7 @@ fn a_registered_network_is_guarded_before_it_is_used() {
     guarded(&agent, STAR);
 
     // The pod is known, and has no addresses yet: that is how it is when a plugin is called.
-    let mut starting = object(tie, common::NODE);
+    let mut starting = object(tie, NODE);
     starting.as_object_mut().unwrap().remove("status");
     server.apply(POD, starting);
     let uid = server.get(POD, "empire", "tiefighter")["metadata"]["uid"].as_str().unwrap().to_owned();
@@ -145,7 +142,7 @@ fn a_registered_network_is_guarded_before_it_is_used() {
     let (status, answer) = send(&agent, "PUT", "/v1/cni/beef", &network(xwing, ""));
     assert_eq!((status, &answer["state"]), (200, &json!("unknown-pod")), "{answer}");
     assert!(!opens(xwing, web));
-    server.apply(POD, object(xwing, common::NODE));
+    server.apply(POD, object(xwing, NODE));
     until("the pod to be known", || opens(xwing, web));
 
     // Registrations outlive the agent.
@@ -176,7 +173,7 @@ fn an_outage_changes_nothing() {
     let world = world();
     let mut server = Server::start(&world);
     populate(&server, &world, &[TIE, STAR, DNS]);
-    let closed = policy("closed", json!({"podSelector": {"matchLabels": {"class": "deathstar"}}}));
+    let closed = policy("closed", &json!({"podSelector": {"matchLabels": {"class": "deathstar"}}}));
     server.apply(NETWORK_POLICY, closed);
     let mut agent = Agent::start(&world, &options(&world, &server)).unwrap();
     guarded(&agent, STAR);
@@ -219,7 +216,7 @@ fn an_object_says_what_became_of_it() {
     let server = Server::start(&world);
     populate(&server, &world, &[TIE, STAR, DNS]);
     install_cilium(&server);
-    let good = policy("good", json!({"endpointSelector": {}, "egress": [{"toEntities": ["world"]}]}));
+    let good = policy("good", &json!({"endpointSelector": {}, "egress": [{"toEntities": ["world"]}]}));
     server.apply(CNP, good);
     let agent = Agent::start(&world, &options(&world, &server)).unwrap();
     let told = |name, kind, status: &str| {
@@ -244,7 +241,7 @@ fn an_object_says_what_became_of_it() {
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(version(), before, "a change elsewhere writes nothing");
 
-    server.apply(CNP, policy("bad", json!({"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "*.x"}]}]})));
+    server.apply(CNP, policy("bad", &json!({"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "*.x"}]}]})));
     let refused = told("bad", "Accepted", "False");
     let message = refused["message"].as_str().unwrap();
     assert!(message.starts_with("`spec.egress[0].toFQDNs[0].matchName`: "), "{message}");
@@ -279,7 +276,7 @@ fn the_service_of_the_resolvers_is_one() {
         {"toEndpoints": [{"matchLabels": {"k8s:io.kubernetes.pod.namespace": "kube-system", "k8s:k8s-app": "kube-dns"}}],
             "toPorts": [{"ports": [{"port": "53", "protocol": "ANY"}], "rules": {"dns": [{"matchPattern": "*"}]}}]},
         {"toFQDNs": [{"matchName": "cilium.io"}]}]});
-    server.apply(CNP, policy("names", rules));
+    server.apply(CNP, policy("names", &rules));
     let agent = Agent::start(&world, &options(&world, &server)).unwrap();
     guarded(&agent, TIE);
     serve(&world, world.pod(DNS));

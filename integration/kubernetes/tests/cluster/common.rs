@@ -1,5 +1,4 @@
 //! A real API server on the node of a world, the agent that watches it, and objects for both.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
