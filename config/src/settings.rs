@@ -182,12 +182,13 @@ const KEYS: [&str; 10] =
 
 fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     let object = reader.object(root, &KEYS)?;
-    let kubernetes = object.get("kubernetes").map(|value| kubernetes(reader, &value));
-    let mut source = |key| match &kubernetes {
-        Some(_) => object.get(key).map(|value| path(reader, &value)),
-        None => Some(reader.required(&object, key).and_then(|value| path(reader, &value))),
+    let in_kubernetes = object.get("kubernetes");
+    let mut source = |key| {
+        let value = if in_kubernetes.is_some() { object.get(key) } else { reader.required(&object, key) };
+        value.and_then(|value| path(reader, &value))
     };
     let (policies, endpoints) = (source("policies"), source("endpoints"));
+    let kubernetes = in_kubernetes.and_then(|value| kubernetes(reader, &value));
     let mut path_or = |key, default: &str| match object.get(key) {
         Some(value) => path(reader, &value),
         None => Some(default.into()),
@@ -203,9 +204,9 @@ fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     let dns = object.get("dns").map_or_else(|| Some(Dns::default()), |value| dns(reader, &value));
     let limits = object.get("limits").map_or_else(|| Some(Limits::default()), |value| limits(reader, &value));
     Some(Settings {
-        policies: known(policies)?,
-        endpoints: known(endpoints)?,
-        kubernetes: known(kubernetes)?,
+        policies,
+        endpoints,
+        kubernetes,
         socket: socket?,
         state: state?,
         pins: pins?,
@@ -214,11 +215,6 @@ fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
         dns: dns?,
         limits: limits?,
     })
-}
-
-/// A key that may be absent, and where it is there must be right.
-fn known<T>(value: Option<Option<T>>) -> Option<Option<T>> {
-    value.map_or(Some(None), |value| value.map(Some))
 }
 
 fn kubernetes(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Kubernetes> {

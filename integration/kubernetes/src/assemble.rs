@@ -150,7 +150,7 @@ fn one_service(namespace: &str, name: &str, row: &row::Service, slices: &[&row::
     let port = |port: &row::Port| {
         let targets = slices.iter().flat_map(|slice| targets(slice, port)).collect();
         let name = Some(port.name.clone()).filter(|name| !name.is_empty());
-        Some(ServicePort { name, protocol: port.transport()?, port: port.port, node_port: port.node_port, targets })
+        Some(ServicePort { name, protocol: port.transport()?, port: port.number, node_port: port.on_nodes, targets })
     };
     Service {
         name: name.to_owned(),
@@ -166,7 +166,7 @@ fn one_service(namespace: &str, name: &str, row: &row::Service, slices: &[&row::
 fn targets(slice: &row::Slice, port: &row::Port) -> Vec<Target> {
     let target = slice.ports.iter().find(|one| (&one.name, &one.protocol) == (&port.name, &port.protocol));
     let Some(target) = target else { return Vec::new() };
-    slice.backends.iter().map(|address| Target { address: *address, port: target.port }).collect()
+    slice.backends.iter().map(|address| Target { address: *address, port: target.number }).collect()
 }
 
 /// Whether everything behind the service is a trusted resolver.

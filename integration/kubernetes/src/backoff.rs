@@ -12,7 +12,7 @@ const MIN: Duration = Duration::from_millis(200);
 /// The longest pause, less its random part.
 pub(crate) const MAX: Duration = Duration::from_secs(8);
 /// So long without an error, and the pauses are short again.
-const FORGIVEN: Duration = Duration::from_secs(60);
+const FORGIVEN: Duration = Duration::from_mins(1);
 
 /// Pauses that double, each with up to a quarter more by chance, so that nodes do not ask together.
 #[derive(Debug)]

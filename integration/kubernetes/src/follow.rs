@@ -210,11 +210,11 @@ fn is_missing(error: &watcher::Error) -> bool {
 }
 
 fn trouble(error: &watcher::Error) -> Failure {
-    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
     match error {
         InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => failure(error),
         WatchError(status) => Failure { problem: status.message.clone(), refused: true },
-        other => Failure { problem: other.to_string(), refused: true },
+        NoResourceVersion => Failure { problem: error.to_string(), refused: true },
     }
 }
 

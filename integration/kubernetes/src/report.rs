@@ -152,6 +152,8 @@ impl Reporter {
             let pause = match self.one(report, object, &observed.nodes).await {
                 Ok(false) => continue,
                 Ok(true) => PACE,
+                // It was deleted meanwhile.
+                Err(kube::Error::Api(status)) if status.code == 404 => continue,
                 Err(error) => {
                     let problem = failure(&error).problem;
                     tracing::warn!(origin = &*report.origin, problem, "the status of an object could not be written");
@@ -277,9 +279,9 @@ fn stamp() -> String {
 
 fn event(object: &Object, reason: &str, text: &str, mark: u64, node: &str) -> Event {
     let namespace = if object.namespace.is_empty() { "default" } else { &*object.namespace };
-    let mut note = text.to_owned();
-    while note.len() > NOTE_OCTETS_MAX {
-        note.pop();
+    let mut told = text.to_owned();
+    while told.len() > NOTE_OCTETS_MAX {
+        told.pop();
     }
     Event {
         metadata: ObjectMeta {
@@ -289,7 +291,7 @@ fn event(object: &Object, reason: &str, text: &str, mark: u64, node: &str) -> Ev
         },
         action: Some("Enforce".to_owned()),
         event_time: Some(MicroTime(Timestamp::now())),
-        note: Some(note),
+        note: Some(told),
         reason: Some(reason.to_owned()),
         regarding: Some(ObjectReference {
             api_version: Some(object.version.clone()),

@@ -144,19 +144,19 @@ pub(crate) struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Port {
     pub(crate) name: String,
-    pub(crate) port: u16,
+    pub(crate) number: u16,
     /// `TCP`, `UDP` or `SCTP`.
     pub(crate) protocol: String,
     /// Port at the addresses of every node, where it is one of a service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) node_port: Option<u16>,
+    pub(crate) on_nodes: Option<u16>,
 }
 
 impl Port {
-    fn new(name: Option<String>, port: i64, protocol: Option<String>) -> Option<Self> {
-        let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
+    fn new(name: Option<String>, number: i64, protocol: Option<String>) -> Option<Self> {
+        let number = u16::try_from(number).ok().filter(|number| *number > 0)?;
         let protocol = protocol.unwrap_or_else(|| "TCP".to_owned());
-        Some(Self { name: name.unwrap_or_default(), port, protocol, node_port: None })
+        Some(Self { name: name.unwrap_or_default(), number, protocol, on_nodes: None })
     }
 
     /// As rules see it; `None` for a protocol that they cannot name.
@@ -172,7 +172,7 @@ impl Port {
     /// A port by whose name rules may call it.
     pub(crate) fn named(&self) -> Option<NamedPort> {
         let name = Some(self.name.to_ascii_lowercase()).filter(|name| !name.is_empty())?;
-        Some(NamedPort { name, protocol: self.transport()?, port: self.port })
+        Some(NamedPort { name, protocol: self.transport()?, port: self.number })
     }
 }
 
@@ -206,7 +206,7 @@ impl Project for wire::Pod {
             labels: metadata.labels.unwrap_or_default(),
             account: spec.service_account_name,
             addresses,
-            ports: ports.filter_map(|port| Port::new(port.name, port.container_port, port.protocol)).collect(),
+            ports: ports.filter_map(|port| Port::new(port.name, port.number, port.protocol)).collect(),
             host_network: spec.host_network.unwrap_or(false),
             leaving: metadata.deletion_timestamp.is_some(),
             created: metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
@@ -235,8 +235,8 @@ impl Project for wire::Service {
         let balancers = status.load_balancer.ingress.into_iter().flatten().filter_map(|one| one.ip);
         let listed = own.chain(spec.external_ips.into_iter().flatten()).chain(balancers);
         let port = |port: wire::ServicePort| {
-            let node_port = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
-            Some(Port { node_port, ..Port::new(port.name, port.port, port.protocol)? })
+            let on_nodes = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+            Some(Port { on_nodes, ..Port::new(port.name, port.port, port.protocol)? })
         };
         let ports = spec.ports.unwrap_or_default().into_iter();
         Some(Row::Service(Service {

@@ -1,6 +1,6 @@
 //! Every object that is remembered, by kind and name. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use crate::row::{Key, Kind, Row};
 
@@ -92,9 +92,16 @@ impl Tables {
     /// One object is new or changed; `None` where it is as good as gone.
     pub(crate) fn put(&mut self, kind: Kind, key: Key, row: Option<Row>) -> Changed {
         let Some(row) = row else { return self.remove(kind, &key) };
-        match self.rows.entry(kind).or_default().insert(key.clone(), row) {
-            None => Changed::Facts,
-            Some(old) => compare(&old, &self.rows[&kind][&key]),
+        match self.rows.entry(kind).or_default().entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(row);
+                Changed::Facts
+            }
+            Entry::Occupied(mut place) => {
+                let changed = compare(place.get(), &row);
+                place.insert(row);
+                changed
+            }
         }
     }
 

@@ -78,10 +78,10 @@ impl Watch {
         let (inbox, told) = mpsc::channel(TOLD_MAX);
         let health = Arc::new(Health::default());
         let file = saved::path(&options.state);
-        let (observer, observed) = watch::channel(Arc::default());
+        let (sees, observed) = watch::channel(Arc::default());
         let (reports, told_reports) = watch::channel(Arc::default());
         let reporter = Reporter::new(client.clone(), options.node.clone(), told_reports, observed);
-        let hub = Hub::new(options.node, options.dns, (sender, observer), Arc::clone(&health), file);
+        let hub = Hub::new(options.node, options.dns, (sender, sees), Arc::clone(&health), file);
         let mut tasks = JoinSet::new();
         tasks.spawn(hub.run(told));
         for kind in Kind::ALL {

@@ -97,7 +97,8 @@ pub(crate) struct Container {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ContainerPort {
     pub(crate) name: Option<String>,
-    pub(crate) container_port: i64,
+    #[serde(rename = "containerPort")]
+    pub(crate) number: i64,
     pub(crate) protocol: Option<String>,
 }
 

@@ -21,7 +21,7 @@ use super::{
     sources::Facts,
 };
 
-/// Address of a resolver that each node has for its own pods (NodeLocal DNSCache).
+/// Address of a resolver that each node has for its own pods (`NodeLocal` DNS cache).
 const NODE_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
 
 /// Kubernetes as a source.

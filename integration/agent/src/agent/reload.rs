@@ -137,8 +137,10 @@ impl Work {
     }
 
     fn reload(&mut self) {
+        let start = Instant::now();
         let Some(reading) = self.sources.read() else { return };
         let interfaces = interfaces::resolve(&reading.endpoints);
+        let read = start.elapsed();
         if self.last.as_ref().is_none_or(|(last, seen)| *last != reading || *seen != interfaces) {
             self.carry_out(&reading, &interfaces);
         }
@@ -146,6 +148,7 @@ impl Work {
             cluster.tell(&reading.facts, &interfaces, &self.guarded, self.refused.as_ref());
         }
         self.sources.report(&reading, self.refused.is_none());
+        tracing::debug!(?read, whole = ?start.elapsed(), "read again");
         self.last = Some((reading, interfaces));
     }
 

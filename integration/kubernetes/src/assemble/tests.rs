@@ -145,7 +145,11 @@ fn nodes_are_this_one_and_others() {
     assert_eq!((topology.nodes.len(), &*topology.nodes[0].name), (1, "node2"));
 }
 
+<<<<<<< HEAD
 fn service(tables: &mut Tables, namespace: &str, name: &str, spec: Value) {
+=======
+fn service(tables: &mut Tables, namespace: &str, name: &str, spec: &Value) {
+>>>>>>> wt-kube
     put::<wire::Service>(
         tables,
         Kind::Service,
@@ -160,12 +164,20 @@ fn a_service_leads_to_the_backends_of_its_slices() {
         &mut tables,
         "shop",
         "web",
+<<<<<<< HEAD
         json!({
+=======
+        &json!({
+>>>>>>> wt-kube
         "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"], "externalIPs": ["192.0.2.7"],
         "selector": {"app": "web"},
         "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "none", "port": 81}]}),
     );
+<<<<<<< HEAD
     service(&mut tables, "shop", "headless", json!({"clusterIP": "None", "ports": [{"port": 80}]}));
+=======
+    service(&mut tables, "shop", "headless", &json!({"clusterIP": "None", "ports": [{"port": 80}]}));
+>>>>>>> wt-kube
     let slice = json!({
         "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
         "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"], "conditions": {"serving": false}},
@@ -195,13 +207,22 @@ fn a_service_leads_to_the_backends_of_its_slices() {
 fn the_service_of_the_resolvers_is_a_peer_like_them() {
     let mut tables = Tables::default();
     let dns = json!({"selector": {"k8s-app": "kube-dns"}, "clusterIP": "10.96.0.10", "ports": [{"port": 53, "protocol": "UDP"}]});
+<<<<<<< HEAD
     service(&mut tables, "kube-system", "kube-dns", dns.clone());
     service(&mut tables, "elsewhere", "kube-dns", dns);
+=======
+    service(&mut tables, "kube-system", "kube-dns", &dns);
+    service(&mut tables, "elsewhere", "kube-dns", &dns);
+>>>>>>> wt-kube
     service(
         &mut tables,
         "kube-system",
         "metrics",
+<<<<<<< HEAD
         json!({"selector": {"k8s-app": "kube-dns"}, "clusterIP": "10.96.0.11",
+=======
+        &json!({"selector": {"k8s-app": "kube-dns"}, "clusterIP": "10.96.0.11",
+>>>>>>> wt-kube
         "ports": [{"port": 9153}]}),
     );
     for (name, hash) in [("one", "a"), ("two", "b")] {
@@ -244,7 +265,7 @@ fn a_policy_is_what_was_written_less_what_the_server_adds() {
         r#"{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"web","namespace":"shop","labels":{"a":"b"}},"spec":{"endpointSelector":{}},"strange":1}"#
     );
     let Row::Policy(mut policy) = row else { panic!("no policy") };
-    policy.status = std::sync::Arc::new(json!({"conditions": []}));
+    policy.status = Arc::new(json!({"conditions": []}));
     let changed = tables.put(Kind::CiliumNetworkPolicy, ("shop".into(), "web".into()), Some(Row::Policy(policy)));
     assert_eq!(changed, Changed::Status, "a status is no fact");
 }
@@ -272,7 +293,7 @@ fn what_is_saved_comes_back() {
     assert!(crate::saved::read(&path).is_none());
     let mut tables = Tables::default();
     pod(&mut tables, "web", addresses(&["10.0.0.1", "fd00::1"]));
-    service(&mut tables, "shop", "web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80, "nodePort": 30080}]}));
+    service(&mut tables, "shop", "web", &json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80, "nodePort": 30080}]}));
     crate::saved::write(&path, &crate::saved::octets(&tables).unwrap()).unwrap();
     let read = crate::saved::read(&path).unwrap();
     assert_eq!(seen(&read), seen(&tables));

@@ -1,12 +1,17 @@
 //! The agent on a real API server: what is applied there is enforced on the node's interfaces.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
-
-mod common;
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+<<<<<<< HEAD:integration/kubernetes/tests/server.rs
 use common::{CNP, NETWORK_POLICY, POD, SERVICE, Server, install_cilium, object, options, populate, send, state, wait};
+=======
+use crate::common::{
+    CNP, EVENT, NETWORK_POLICY, NODE, NODES, POD, SERVICE, Server, install_cilium, object, options, populate, send,
+    state, wait,
+};
+>>>>>>> wt-kube:integration/kubernetes/tests/cluster/server.rs
 use namegate_testbed::proto::rr::RecordType;
 use namegate_testbed::{Agent, Failure, Pod, Spec, World};
 use serde_json::{Value, json};
@@ -40,8 +45,24 @@ fn until(what: &str, mut check: impl FnMut() -> bool) {
     wait(what, || check().then_some(()));
 }
 
-fn policy(name: &str, spec: Value) -> Value {
+fn policy(name: &str, spec: &Value) -> Value {
     json!({"metadata": {"name": name, "namespace": "empire"}, "spec": spec})
+}
+
+/// What kube-proxy does for the service of the resolvers.
+fn serve(world: &World, resolver: &Pod) {
+    let rules = format!(
+        "add table ip services; add chain ip services output {{ type nat hook output priority -100; }}; \
+         add rule ip services output ip daddr {DNS_SERVICE} udp dport 53 dnat to {}:53",
+        resolver.ipv4()
+    );
+    let uplink = world.uplink();
+    world.node().call(move || {
+        for command in [vec!["ip", "route", "add", DNS_SERVICE, "dev", uplink], vec!["nft", &rules]] {
+            let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
+            assert!(output.status.success(), "{command:?}: {output:?}");
+        }
+    });
 }
 
 #[test]
@@ -58,7 +79,7 @@ fn what_is_applied_is_enforced() {
     let web = SocketAddr::new(star.ipv4(), 80);
     assert!(opens(tie, web), "no policy selects anybody");
 
-    server.apply(NETWORK_POLICY, policy("closed", json!({"podSelector": {"matchLabels": {"class": "deathstar"}}})));
+    server.apply(NETWORK_POLICY, policy("closed", &json!({"podSelector": {"matchLabels": {"class": "deathstar"}}})));
     until("the policy to close", || !opens(tie, web));
     let sources = agent.json("/v1/status").unwrap()["kubernetes"].clone();
     assert_eq!(sources["facts"], "server", "{sources}");
@@ -74,13 +95,13 @@ fn what_is_applied_is_enforced() {
     let from_empire = json!({"endpointSelector": {"matchLabels": {"class": "deathstar"}},
         "ingress": [{"fromEndpoints": [{"matchLabels": {"org": "empire"}}],
             "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]}]});
-    server.apply(CNP, policy("open", from_empire.clone()));
+    server.apply(CNP, policy("open", &from_empire));
     until("the policy to open", || opens(tie, web));
 
     // A form with a mistake is refused alone; the last good one stays.
     let mut wrong = from_empire;
     wrong["ingress"][0]["toPorts"][0]["ports"][0]["port"] = json!("eighty!");
-    server.apply(CNP, policy("open", wrong));
+    server.apply(CNP, policy("open", &wrong));
     let told = wait("the mistake to be told", || {
         let found = agent.policy().unwrap()["diagnostics"].as_array().unwrap().first().cloned();
         found.filter(|found| found["severity"] == "error")
@@ -101,7 +122,7 @@ fn a_registered_network_is_guarded_before_it_is_used() {
     populate(&server, &world, &[STAR, DNS]);
     server.apply(
         NETWORK_POLICY,
-        policy("closed", json!({"podSelector": {"matchLabels": {"class": "tiefighter"}}, "policyTypes": ["Egress"]})),
+        policy("closed", &json!({"podSelector": {"matchLabels": {"class": "tiefighter"}}, "policyTypes": ["Egress"]})),
     );
     let mut agent = Agent::start(&world, &options(&world, &server)).unwrap();
     let (tie, xwing, star) = (world.pod(TIE), world.pod(XWING), world.pod(STAR));
@@ -113,7 +134,7 @@ fn a_registered_network_is_guarded_before_it_is_used() {
     guarded(&agent, STAR);
 
     // The pod is known, and has no addresses yet: that is how it is when a plugin is called.
-    let mut starting = object(tie, common::NODE);
+    let mut starting = object(tie, NODE);
     starting.as_object_mut().unwrap().remove("status");
     server.apply(POD, starting);
     let uid = server.get(POD, "empire", "tiefighter")["metadata"]["uid"].as_str().unwrap().to_owned();
@@ -125,7 +146,7 @@ fn a_registered_network_is_guarded_before_it_is_used() {
     let (status, answer) = send(&agent, "PUT", "/v1/cni/beef", &network(xwing, ""));
     assert_eq!((status, &answer["state"]), (200, &json!("unknown-pod")), "{answer}");
     assert!(!opens(xwing, web));
-    server.apply(POD, object(xwing, common::NODE));
+    server.apply(POD, object(xwing, NODE));
     until("the pod to be known", || opens(xwing, web));
 
     // Registrations outlive the agent.
@@ -156,7 +177,7 @@ fn an_outage_changes_nothing() {
     let world = world();
     let mut server = Server::start(&world);
     populate(&server, &world, &[TIE, STAR, DNS]);
-    let closed = policy("closed", json!({"podSelector": {"matchLabels": {"class": "deathstar"}}}));
+    let closed = policy("closed", &json!({"podSelector": {"matchLabels": {"class": "deathstar"}}}));
     server.apply(NETWORK_POLICY, closed);
     let mut agent = Agent::start(&world, &options(&world, &server)).unwrap();
     guarded(&agent, STAR);
@@ -187,6 +208,62 @@ fn an_outage_changes_nothing() {
     until("the change to be enforced", || opens(tie, web));
 }
 
+/// A condition of a policy of `empire`.
+fn condition(server: &Server<'_>, name: &'static str, kind: &str) -> Option<Value> {
+    let policy = server.get(CNP, "empire", name);
+    policy["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == kind).cloned()
+}
+
+#[test]
+fn an_object_says_what_became_of_it() {
+    let world = world();
+    let server = Server::start(&world);
+    populate(&server, &world, &[TIE, STAR, DNS]);
+    install_cilium(&server);
+    let good = policy("good", &json!({"endpointSelector": {}, "egress": [{"toEntities": ["world"]}]}));
+    server.apply(CNP, good);
+    let agent = Agent::start(&world, &options(&world, &server)).unwrap();
+    let told = |name, kind, status: &str| {
+        wait(&format!("{kind} of {name} to be {status}"), || {
+            condition(&server, name, kind).filter(|it| it["status"] == status)
+        })
+    };
+    assert_eq!(told("good", "Accepted", "True")["reason"], "Valid");
+    assert_eq!(told("good", "Enforced", "True")["message"], "enforced on 1 of 1 nodes");
+    assert_eq!(server.get(CNP, "empire", "good")["status"]["namegate"]["nodes"]["node1"]["generation"], 1);
+
+    // Conditions of others stay, and nothing is written while nothing changes.
+    let others =
+        json!({"conditions": [{"type": "Valid", "status": "True", "lastTransitionTime": "2026-07-01T12:00:00Z"}]});
+    server.apply_status(CNP, "empire", "good", others);
+    server.apply(NODES, json!({"metadata": {"name": "node2"}}));
+    assert_eq!(told("good", "Enforced", "False")["message"], "enforced on 1 of 2 nodes");
+    assert!(condition(&server, "good", "Valid").is_some());
+    let version = || server.get(CNP, "empire", "good")["metadata"]["resourceVersion"].clone();
+    let before = version();
+    server.apply(POD, object(world.pod(XWING), "node2"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(version(), before, "a change elsewhere writes nothing");
+
+    server.apply(CNP, policy("bad", &json!({"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "*.x"}]}]})));
+    let refused = told("bad", "Accepted", "False");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.starts_with("`spec.egress[0].toFQDNs[0].matchName`: "), "{message}");
+    assert_eq!(told("bad", "Enforced", "False")["reason"], "Refused");
+    let events = || -> Vec<Value> {
+        let all = server.try_list(EVENT).unwrap();
+        all.into_iter().filter(|event| event["regarding"]["name"] == "bad").collect()
+    };
+    let event = wait("the event", || events().pop());
+    assert_eq!((&event["reason"], &event["type"]), (&json!("Refused"), &json!("Warning")));
+    assert!(event["note"].as_str().unwrap().starts_with("`spec.egress[0].toFQDNs[0].matchName`: "));
+    drop(agent);
+    let agent = Agent::start(&world, &options(&world, &server)).unwrap();
+    guarded(&agent, TIE);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(events().len(), 1, "a restart tells nothing twice");
+}
+
 #[test]
 fn the_service_of_the_resolvers_is_one() {
     let world = world();
@@ -203,9 +280,10 @@ fn the_service_of_the_resolvers_is_one() {
         {"toEndpoints": [{"matchLabels": {"k8s:io.kubernetes.pod.namespace": "kube-system", "k8s:k8s-app": "kube-dns"}}],
             "toPorts": [{"ports": [{"port": "53", "protocol": "ANY"}], "rules": {"dns": [{"matchPattern": "*"}]}}]},
         {"toFQDNs": [{"matchName": "cilium.io"}]}]});
-    server.apply(CNP, policy("names", rules));
+    server.apply(CNP, policy("names", &rules));
     let agent = Agent::start(&world, &options(&world, &server)).unwrap();
     guarded(&agent, TIE);
+    serve(&world, world.pod(DNS));
     let tie = world.pod(TIE);
     let mut client = tie.client();
     client.resolver = SocketAddr::new(DNS_SERVICE.parse().unwrap(), 53);
@@ -217,7 +295,7 @@ fn the_service_of_the_resolvers_is_one() {
     // The search list of a pod comes first, and opens nothing.
     for suffix in ["empire.svc.cluster.local", "svc.cluster.local", "cluster.local"] {
         let name: &'static str = format!("cilium.io.{suffix}").leak();
-        assert!(ask(name).is_err(), "{name}");
+        assert_eq!(format!("{:?}", ask(name).unwrap_err()), "Code(NXDomain)", "{name}");
     }
     assert_eq!(agent.json("/v1/fqdn/cache").unwrap(), json!([]));
     let started = Instant::now();

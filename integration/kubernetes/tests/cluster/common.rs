@@ -1,5 +1,4 @@
 //! A real API server on the node of a world, the agent that watches it, and objects for both.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -164,6 +163,15 @@ impl<'a> Server<'a> {
         self.ask(move |client| async move { apply(&client, kind, &object).await });
     }
 
+    /// Writes a status as somebody else.
+    pub(crate) fn apply_status(&self, kind: Kind, namespace: &'static str, name: &'static str, status: Value) {
+        self.ask(move |client| async move {
+            let patch = json!({"apiVersion": kind.0, "kind": kind.1, "metadata": {"name": name}, "status": status});
+            let parameters = PatchParams::apply("somebody").force();
+            api(&client, kind, Some(namespace)).patch_status(name, &parameters, &Patch::Apply(&patch)).await.unwrap();
+        });
+    }
+
     pub(crate) fn delete(&self, kind: Kind, namespace: &'static str, name: &'static str) {
         self.ask(move |client| async move {
             let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
@@ -246,8 +254,9 @@ pub(crate) fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The definition of Cilium's policies, as far as the API server needs it; unknown fields of the status are dropped.
-pub(crate) fn cilium(kind: &str, plural: &str, scope: &str) -> Value {
+/// The definition of a kind of Cilium's policies, as far as the API server needs it. Whether it `keeps` unknown fields of
+/// the status: Namegate's own does, Cilium's does not.
+pub(crate) fn cilium(kind: &str, plural: &str, scope: &str, keeps: bool) -> Value {
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let text = json!({"type": "string"});
     let condition = json!({
@@ -267,7 +276,8 @@ pub(crate) fn cilium(kind: &str, plural: &str, scope: &str) -> Value {
                 "name": "v2", "served": true, "storage": true, "subresources": {"status": {}},
                 "schema": {"openAPIV3Schema": {"type": "object", "properties": {
                     "spec": open, "specs": {"type": "array", "items": open},
-                    "status": {"type": "object", "properties": {"conditions": conditions}},
+                    "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": keeps,
+                        "properties": {"conditions": conditions}},
                 }}},
             }],
         },
@@ -276,7 +286,7 @@ pub(crate) fn cilium(kind: &str, plural: &str, scope: &str) -> Value {
 
 /// Installs the definition of CiliumNetworkPolicy and waits until it is served.
 pub(crate) fn install_cilium(server: &Server<'_>) {
-    server.apply(CRD, cilium(CNP.1, CNP.2, "Namespaced"));
+    server.apply(CRD, cilium(CNP.1, CNP.2, "Namespaced", true));
     wait("the kind to be served", || server.try_list(CNP).ok());
 }
 
