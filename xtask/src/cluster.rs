@@ -22,6 +22,7 @@ use images::Image;
 use node::Node;
 use parts::{NODE_NAME, Parts};
 use programs::Programs;
+pub(crate) use programs::helm;
 
 /// How long each step of a start may take.
 const PATIENCE: Duration = Duration::from_mins(2);

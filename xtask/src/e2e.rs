@@ -17,12 +17,17 @@ const LOCAL: &str = "localhost/namegate:e2e";
 const MANIFEST: &str = "integration/deploy/kubernetes/namegate.yaml";
 const CRDS: &str = "integration/deploy/crds";
 
+const SUITES: [&str; 5] = ["seed", "conformance", "race", "mistakes", "faults"];
+
 /// What to try.
 #[derive(Args)]
 pub(crate) struct E2e {
     /// Parts of the run.
-    #[arg(long, value_delimiter = ',', default_value = "seed")]
+    #[arg(long, value_delimiter = ',', default_values = SUITES, value_parser = SUITES)]
     suites: Vec<String>,
+    /// Pods that start at once in the race.
+    #[arg(long, default_value_t = 200)]
+    pods: usize,
     /// Only cases of conformance whose name has this text.
     #[arg(long)]
     only: Option<String>,
@@ -41,6 +46,7 @@ impl E2e {
         let mut e2e = Command::new(programs.join("namegate-e2e"));
         e2e.arg("--kubectl").arg(cluster.program()).arg("--kubeconfig").arg(cluster.folder().join("kubeconfig"));
         e2e.args(["--keeper", &cluster.node.keeper().to_string(), "--suites", &self.suites.join(",")]);
+        e2e.args(["--pods", &self.pods.to_string()]).arg("--xtask").arg(std::env::current_exe()?);
         if let Some(only) = &self.only {
             e2e.args(["--only", only]);
         }

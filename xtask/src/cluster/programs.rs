@@ -14,6 +14,7 @@ use crate::shell::{self, Tool};
 const KUBERNETES_MINOR: &str = "36";
 const KUBERNETES_PATCH: &str = "3";
 const ETCD_VERSION: &str = "3.6.16";
+const HELM_VERSION: &str = "3.22.0";
 /// Names the version that was built as a whole.
 const BUILT: &str = "built";
 /// Built into one folder of the cache.
@@ -110,6 +111,22 @@ fn kubectl(folder: &Path) -> Result<PathBuf> {
         shell::step("building kubectl with Go, once");
         build(folder, &["kubectl"])?;
     }
+    Ok(program)
+}
+
+/// Builds helm, which renders the chart.
+pub(crate) fn helm() -> Result<PathBuf> {
+    let folder = shell::cache()?.join(format!("helm-{HELM_VERSION}"));
+    let program = folder.join("bin/helm");
+    if program.is_file() {
+        return Ok(program);
+    }
+    bench::need_go()?;
+    shell::step(&format!("building helm {HELM_VERSION} with Go, once; this takes minutes"));
+    let module = folder.join("module");
+    write_module(&module, "module helm\n\ngo 1.26\n", &["helm.sh/helm/v3/cmd/helm"])?;
+    go(&module, &["get", &format!("helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}")])?;
+    go(&module, &["build", "-o", &program.to_string_lossy(), "helm.sh/helm/v3/cmd/helm"])?;
     Ok(program)
 }
 

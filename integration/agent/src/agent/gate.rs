@@ -134,6 +134,10 @@ impl Gate {
             topology.endpoints.iter().filter_map(|endpoint| endpoint.interface).collect::<BTreeSet<u32>>()
         });
         let gone: Vec<u32> = wanted.iter().flat_map(|wanted| self.gone(wanted)).collect();
+        if let Some(wanted) = &wanted {
+            // An interface may go while programs are attached to it: then nobody misses them.
+            self.failed.retain(|interface| *interface == NODE_INTERFACE || wanted.contains(interface));
+        }
         let ops = self.engine.update(change, boot_ns());
         let errors = self.write(&ops);
         for interface in gone {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use namegate_testbed::Netns;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// How long anything may take that only needs time.
@@ -100,6 +102,21 @@ impl Cluster {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         let response = runtime.block_on(namegate_testbed::agent::request(&socket, "GET", path)).ok()?;
         if response.status == 200 { serde_json::from_slice(&response.body).ok() } else { None }
+    }
+
+    /// `kill -9` of the agent; the kubelet starts it again.
+    pub(crate) fn kill_agent(&self) -> Result<()> {
+        let network = std::fs::read_link(self.root.with_file_name("ns").join("net"))?;
+        let ours = |process: &Path| {
+            let command = std::fs::read(process.join("cmdline")).unwrap_or_default();
+            let inside = std::fs::read_link(process.join("ns/net")).is_ok_and(|found| found == network);
+            inside && command.starts_with(b"/namegate\0agent\0")
+        };
+        let agent = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path()).find(|path| ours(path));
+        let agent = agent.context("no agent runs")?;
+        let process = agent.file_name().and_then(|name| name.to_str()?.parse().ok()).context("a process number")?;
+        kill(Pid::from_raw(process), Signal::SIGKILL).context("killing the agent")?;
+        wait("the agent's end", || Ok((!agent.exists()).then_some(())))
     }
 
     /// Does something that changes policies, and waits until the agent has read and enforced the change.

@@ -61,9 +61,13 @@ fn play(cluster: &Cluster, mesh: &Mesh, state: &mut State<'_>, case: &Value) -> 
     let steps = case["steps"].as_array().map_or(&whole[..], Vec::as_slice);
     let mut played = Played::default();
     for step in steps {
-        let policies = step["policies"].as_array().map_or(&[][..], Vec::as_slice);
-        state.apply(cluster, &step["world_changes"], policies)?;
-        let expected = expected(mesh, &step["expect"]["matrix"])?;
+        let policies = real(mesh, state.world, &step["policies"])?;
+        state.apply(cluster, &step["world_changes"], &policies)?;
+        let mut expected = expected(mesh, &step["expect"]["matrix"])?;
+        // The suite's prefixes are of the family it was recorded with.
+        if step["policies"].to_string().contains("ipBlock") {
+            expected.retain(|(probe, _)| probe.is_ipv4());
+        }
         played.verdicts += expected.len();
         let started = Instant::now();
         loop {
@@ -77,6 +81,19 @@ fn play(cluster: &Cluster, mesh: &Mesh, state: &mut State<'_>, case: &Value) -> 
         }
     }
     Ok(played)
+}
+
+/// Policies with the real address of a pod in the place of the one that the world's file gives it.
+fn real(mesh: &Mesh, world: &Value, policies: &Value) -> Result<Vec<Value>> {
+    let mut text = if policies.is_null() { "[]".to_owned() } else { policies.to_string() };
+    for pod in world["pods"].as_array().into_iter().flatten() {
+        let name =
+            format!("{}/{}", pod["namespace"].as_str().unwrap_or_default(), pod["name"].as_str().unwrap_or_default());
+        if let (Some(theirs), Some(ours)) = (pod["ips"][0].as_str(), mesh.ipv4(&name)) {
+            text = text.replace(&format!("\"{theirs}/32\""), &format!("\"{ours}/32\""));
+        }
+    }
+    serde_json::from_str(&text).context("policies with real addresses")
 }
 
 /// Every call that a matrix makes a claim about, with whether it gets through.

@@ -3,8 +3,11 @@
 mod article;
 mod cluster;
 mod conformance;
+mod faults;
 mod mesh;
+mod mistakes;
 mod outside;
+mod race;
 mod report;
 mod seed;
 
@@ -36,6 +39,12 @@ struct Arguments {
     /// Folder of conformance data.
     #[arg(long, default_value = "conformance")]
     conformance: PathBuf,
+    /// The program `xtask`, which ends and starts daemons of the cluster.
+    #[arg(long)]
+    xtask: PathBuf,
+    /// Pods of the race.
+    #[arg(long, default_value_t = 200)]
+    pods: usize,
     /// Only cases whose name has this text.
     #[arg(long)]
     only: Option<String>,
@@ -48,6 +57,12 @@ enum Suite {
     Seed,
     /// Kubernetes' own cases for network policies.
     Conformance,
+    /// Pods that start under a policy and call at once.
+    Race,
+    /// Policies with mistakes.
+    Mistakes,
+    /// The API server or the agent is away.
+    Faults,
 }
 
 fn main() -> ExitCode {
@@ -65,12 +80,15 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let cluster = Cluster::new(&arguments.kubectl, &arguments.kubeconfig, arguments.keeper);
     let (cluster, only) = (&cluster, arguments.only.as_deref());
-    let _outside = Outside::start(cluster)?;
+    let outside = Outside::start(cluster)?;
     wait("the agent to be well", || Ok(cluster.agent("/v1/healthz")))?;
     for suite in &arguments.suites {
         let (name, outcome) = match suite {
             Suite::Seed => ("seed", seed::run(cluster, report)),
             Suite::Conformance => ("conformance", conformance::run(cluster, report, &arguments.conformance, only)),
+            Suite::Race => ("race", race::run(cluster, report, &outside, arguments.pods)),
+            Suite::Mistakes => ("mistakes", mistakes::run(cluster, report)),
+            Suite::Faults => ("faults", faults::run(cluster, report, &arguments.xtask)),
         };
         if let Err(error) = outcome {
             report.broken(name, &error);

@@ -38,6 +38,16 @@ pub(crate) struct Probe {
     address: SocketAddr,
 }
 
+impl Probe {
+    pub(crate) fn new(from: &str, address: SocketAddr) -> Self {
+        Self { from: from.to_owned(), to: "outside".to_owned(), udp: false, address }
+    }
+
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+}
+
 impl Mesh {
     /// Creates namespaces, pods and services, and serves in the pods.
     pub(crate) fn build(cluster: &Cluster, world: &Value) -> Result<Self> {
@@ -75,6 +85,11 @@ impl Mesh {
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
         self.members.keys()
+    }
+
+    /// A pod's IPv4 address.
+    pub(crate) fn ipv4(&self, name: &str) -> Option<IpAddr> {
+        self.members.get(name)?.addresses.iter().copied().find(IpAddr::is_ipv4)
     }
 
     /// The calls that stand for one: by each address of the pod, and by its service's.
@@ -124,7 +139,9 @@ impl Member {
                 host.echo_udp(port)
             })
         })?;
-        let service = cluster.get(&["service", &format!("s-{namespace}-{name}"), "-n", namespace])?;
+        let service =
+            cluster.get(&["service", &format!("s-{namespace}-{name}"), "-n", namespace, "--ignore-not-found"]);
+        let service = service.unwrap_or_default();
         let service = service["spec"]["clusterIPs"].as_array().cloned().unwrap_or_default();
         let service = service.iter().filter_map(|address| address.as_str()?.parse().ok()).collect();
         Ok(Self { netns, addresses: cluster.addresses(namespace, name)?, service })

@@ -9,12 +9,13 @@ use namegate_testbed::{Host, Log, Netns, tls_server};
 use crate::cluster::Cluster;
 
 /// Names of the outside with an IPv4 and an IPv6 address each (documentation prefixes: nobody has them).
-const NAMES: [(&str, Ipv4Addr, Ipv6Addr); 4] = [
+const NAMES: [(&str, Ipv4Addr, Ipv6Addr); 3] = [
     ("cilium.io", Ipv4Addr::new(203, 0, 113, 10), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10)),
     ("google.com", Ipv4Addr::new(203, 0, 113, 20), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x20)),
     ("www.google.com", Ipv4Addr::new(203, 0, 113, 21), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x21)),
-    ("race.test", Ipv4Addr::new(203, 0, 113, 30), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x30)),
 ];
+/// An address that no name has.
+pub(crate) const UNNAMED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 30);
 /// TTL of these, seconds.
 const TTL: u32 = 60;
 
