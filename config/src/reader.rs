@@ -3,6 +3,7 @@
 use crate::{
     diagnostic::{Code, Diagnostic, Place, Severity, Source, Span},
     document::{Kind, Node},
+    language::{Refused, Shape},
 };
 
 /// Collects the mistakes of one document.
@@ -26,6 +27,8 @@ pub(crate) struct Object<'n> {
     pub(crate) path: String,
     pub(crate) mark: Span,
     fields: Vec<(&'n str, Value<'n>)>,
+    /// What it may hold, where a table says so.
+    shape: Option<&'static Shape>,
 }
 
 impl<'s> Reader<'s> {
@@ -92,29 +95,31 @@ impl<'s> Reader<'s> {
 
     /// The mapping; unknown and repeated keys are noted.
     pub(crate) fn object<'n>(&mut self, value: &Value<'n>, known: &[&str]) -> Option<Object<'n>> {
-        self.object_without(value, known, &[])
-    }
-
-    /// The same; keys of the language that are not supported are noted with the reason.
-    pub(crate) fn object_without<'n>(
-        &mut self,
-        value: &Value<'n>,
-        known: &[&str],
-        unsupported: &[(&str, &str)],
-    ) -> Option<Object<'n>> {
         let object = self.any_object(value)?;
-        self.check_keys(&object, known, unsupported);
+        self.check_keys(&object, known, &[]);
         Some(object)
     }
 
-    /// Notes the keys that are not known; those of the language that are not supported with the reason.
-    pub(crate) fn check_keys(&mut self, object: &Object<'_>, known: &[&str], unsupported: &[(&str, &str)]) {
+    /// The mapping; keys that its table does not have are noted, and those that it refuses with the reason.
+    pub(crate) fn shaped<'n>(&mut self, value: &Value<'n>, shape: &'static Shape) -> Option<Object<'n>> {
+        let object = self.any_object(value)?;
+        Some(self.in_shape(object, shape))
+    }
+
+    /// The same for a mapping that has been looked at.
+    pub(crate) fn in_shape<'n>(&mut self, object: Object<'n>, shape: &'static Shape) -> Object<'n> {
+        let known: Vec<&str> = shape.fields.iter().map(|field| field.name).collect();
+        self.check_keys(&object, &known, shape.refused);
+        Object { shape: Some(shape), ..object }
+    }
+
+    fn check_keys(&mut self, object: &Object<'_>, known: &[&str], refused: &[Refused]) {
         for (key, field) in &object.fields {
             if known.contains(key) {
                 continue;
             }
-            if let Some((_, reason)) = unsupported.iter().find(|(name, _)| name == key) {
-                self.wrong(field, Code::Unsupported, *reason);
+            if let Some(refused) = refused.iter().find(|refused| refused.name == *key) {
+                self.wrong(field, refused.code, refused.why).help = refused.help.map(str::to_owned);
                 continue;
             }
             let list = known.join(", ");
@@ -142,7 +147,7 @@ impl<'s> Reader<'s> {
             }
             fields.push((&key.text, Value { path, mark: key.span, node }));
         }
-        Some(Object { path: value.path.clone(), mark: value.mark, fields })
+        Some(Object { path: value.path.clone(), mark: value.mark, fields, shape: None })
     }
 
     /// The elements of a list.
@@ -262,7 +267,13 @@ impl<'n> Value<'n> {
 impl<'n> Object<'n> {
     /// A field, where it is given.
     pub(crate) fn get(&self, name: &str) -> Option<Value<'n>> {
+        debug_assert!(self.shape.is_none_or(|shape| shape.names(name)), "no table has `{name}` at `{}`", self.path);
         self.fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
+    }
+
+    /// The table that says what it may hold.
+    pub(crate) fn shape(&self) -> Option<&'static Shape> {
+        self.shape
     }
 
     /// Every field in the order of the file.

@@ -1,6 +1,6 @@
 //! Runs cases: both sides of every flow, look-ups with their TTL, services as the pods behind them.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use super::{
     Answer, Case, Check, Family, Place,
@@ -31,21 +31,13 @@ pub trait Judge {
     fn verdict(&mut self, question: &Question<'_>) -> Result<Verdict, NotJudged>;
 }
 
-/// Why there is no verdict.
+/// Why there is no verdict: the judge could not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotJudged {
-    /// The judge does not do that: no failure of the case.
-    Beyond(&'static str),
-    /// It could not.
-    Broken(String),
-}
+pub struct NotJudged(pub String);
 
 impl fmt::Display for NotJudged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Beyond(why) => f.write_str(why),
-            Self::Broken(why) => f.write_str(why),
-        }
+        f.write_str(&self.0)
     }
 }
 
@@ -105,8 +97,6 @@ pub struct Report {
     pub checked: usize,
     /// Those that were decided otherwise than expected.
     pub failures: Vec<Failure>,
-    /// Those that the judge does not decide, by its reason.
-    pub beyond: BTreeMap<&'static str, usize>,
 }
 
 /// A flow that was decided otherwise than expected.
@@ -156,13 +146,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether the check wants this. What is beyond the judge is not held against it.
+    /// Whether the check wants this.
     pub fn is_as_wanted(&self, check: &Check) -> bool {
         match self {
             Self::Allowed => check.allowed,
             Self::Denied { how, .. } => !check.allowed && check.how.as_deref().is_none_or(|wanted| wanted == *how),
-            Self::Impossible(_) | Self::NotJudged(NotJudged::Broken(_)) => false,
-            Self::NotJudged(NotJudged::Beyond(_)) => true,
+            Self::Impossible(_) | Self::NotJudged(_) => false,
         }
     }
 }
@@ -172,9 +161,7 @@ pub fn run(case: &Case, world: &World, judge: &mut dyn Judge) -> Report {
     let mut report = Report::default();
     run_each(case, world, judge, &mut |Seen { step, check, got, sides }| {
         report.checked += 1;
-        if let Outcome::NotJudged(NotJudged::Beyond(what)) = got {
-            *report.beyond.entry(what).or_default() += 1;
-        } else if !got.is_as_wanted(check) {
+        if !got.is_as_wanted(check) {
             report.failures.push(Failure { step, check: check.clone(), got: got.clone(), sides: sides.to_vec() });
         }
     });
@@ -298,31 +285,23 @@ impl State<'_> {
         })
     }
 
-    /// Both sides; a pod reaches itself. The first denial stands, whatever is beyond the judge on the other side.
+    /// Both sides; a pod reaches itself. The first denial stands.
     fn pair(&mut self, source: &Side, target: &Side, asked: Asked<'_>) -> Judged {
         if source.place == target.place {
             return Ok(Outcome::Allowed);
         }
-        let (mut denied, mut beyond) = (None, None);
+        let mut denied = None;
         for (direction, subject, other) in [(Direction::Egress, source, target), (Direction::Ingress, target, source)] {
             if subject.kind == SideKind::World {
                 continue;
             }
-            match self.side(direction, subject, other, asked) {
-                Ok(verdict) if verdict.allowed => {}
-                Ok(verdict) => {
-                    let how = how(verdict.reason, asked.request);
-                    denied = denied.or(Some(Outcome::Denied { direction, verdict, how }));
-                }
-                Err(NotJudged::Beyond(what)) => beyond = Some(NotJudged::Beyond(what)),
-                Err(broken) => return Err(broken),
+            let verdict = self.side(direction, subject, other, asked)?;
+            if !verdict.allowed {
+                let how = how(verdict.reason, asked.request);
+                denied = denied.or(Some(Outcome::Denied { direction, verdict, how }));
             }
         }
-        match (denied, beyond) {
-            (Some(denied), _) => Ok(denied),
-            (None, Some(beyond)) => Err(beyond),
-            (None, None) => Ok(Outcome::Allowed),
-        }
+        Ok(denied.unwrap_or(Outcome::Allowed))
     }
 
     fn side(

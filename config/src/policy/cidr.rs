@@ -8,6 +8,7 @@ use super::{
     draft::{DraftPeer, GroupReference},
     object::Context,
     selector::{self, Keys},
+    shapes::{cilium, elements, kubernetes},
     translate::CIDR_GROUP,
 };
 use crate::{
@@ -88,7 +89,7 @@ pub(super) fn holes(context: &mut Context<'_>, object: &Object<'_>, net: Option<
 
 /// `ipBlock` of NetworkPolicy.
 pub(super) fn ip_block(context: &mut Context<'_>, value: &Value<'_>) -> Option<DraftPeer> {
-    let object = context.reader.object(value, &["cidr", "except"])?;
+    let object = context.reader.shaped(value, &kubernetes::IP_BLOCK)?;
     let net = context.reader.required(&object, "cidr").and_then(|cidr| prefix(context, &cidr, false));
     let holes = holes(context, &object, net);
     Some(DraftPeer::Ready(PeerSelector::Cidr(CidrSelector::new(net?, holes, CidrReach::Everything))))
@@ -96,9 +97,8 @@ pub(super) fn ip_block(context: &mut Context<'_>, value: &Value<'_>) -> Option<D
 
 /// One entry of `toCIDRSet` or `fromCIDRSet`.
 pub(super) fn set(context: &mut Context<'_>, value: &Value<'_>) -> Option<DraftPeer> {
-    const KINDS: [&str; 3] = ["cidr", "cidrGroupRef", "cidrGroupSelector"];
-    let object = context.reader.object(value, &["cidr", "cidrGroupRef", "cidrGroupSelector", "except"])?;
-    let given: Vec<Value<'_>> = KINDS.iter().filter_map(|key| object.get(key)).collect();
+    let object = context.reader.shaped(value, &elements::CIDR_SET)?;
+    let given: Vec<Value<'_>> = elements::CIDR_SET.one_of().iter().filter_map(|key| object.get(key)).collect();
     match &given[..] {
         [] => {
             context.reader.wrong(
@@ -139,7 +139,7 @@ pub(super) fn set(context: &mut Context<'_>, value: &Value<'_>) -> Option<DraftP
 /// The prefixes of a CiliumCIDRGroup.
 pub(super) fn group(context: &mut Context<'_>, object: &Object<'_>) -> Vec<IpNet> {
     let spec = context.reader.required(object, "spec");
-    let Some(spec) = spec.and_then(|spec| context.reader.object(&spec, &["externalCIDRs"])) else { return Vec::new() };
+    let Some(spec) = spec.and_then(|spec| context.reader.shaped(&spec, &cilium::GROUP_SPEC)) else { return Vec::new() };
     let list = context.reader.required(&spec, "externalCIDRs").and_then(|list| context.reader.list(&list));
     list.unwrap_or_default().iter().filter_map(|item| prefix(context, item, false)).collect()
 }

@@ -9,28 +9,18 @@ use super::{
     peers, ports,
     ports::PortGroup,
     selector::{self, Condition, Keys},
+    shapes::{cilium as shapes, elements},
 };
 use crate::{
     diagnostic::Code,
     labels::{K8S, LabelSelector, POD_NAMESPACE},
+    language::Shape,
     reader::{Object, Value},
     rule::{Direction, Effect, Ports, Subject, Tier},
 };
 
 /// Longest `log.value` in characters.
-const LOG_CHARS_MAX: usize = 32;
-const SPEC_KEYS: [&str; 10] = [
-    "endpointSelector",
-    "nodeSelector",
-    "ingress",
-    "ingressDeny",
-    "egress",
-    "egressDeny",
-    "enableDefaultDeny",
-    "labels",
-    "description",
-    "log",
-];
+pub(super) const LOG_CHARS_MAX: usize = 32;
 
 /// One section of a spec and what its elements are.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +29,18 @@ pub(super) struct Section {
     pub(super) effect: Effect,
     /// Whether the subject is a node.
     pub(super) of_node: bool,
+}
+
+impl Section {
+    /// What its elements may hold.
+    fn shape(self) -> &'static Shape {
+        match (self.direction, self.effect) {
+            (Direction::Ingress, Effect::Deny) => &elements::INGRESS_DENY,
+            (Direction::Ingress, _) => &elements::INGRESS,
+            (Direction::Egress, Effect::Deny) => &elements::EGRESS_DENY,
+            (Direction::Egress, _) => &elements::EGRESS,
+        }
+    }
 }
 
 const SECTIONS: [(&str, Direction, Effect); 4] = [
@@ -72,7 +74,8 @@ pub(super) fn policy(context: &mut Context<'_>, object: &Object<'_>) -> Vec<Draf
 }
 
 fn spec_rules(context: &mut Context<'_>, value: &Value<'_>, drafts: &mut Vec<Draft>) {
-    let Some(spec) = context.reader.object(value, &SPEC_KEYS) else { return };
+    let shape = if context.is_cluster_wide() { &shapes::CLUSTERWIDE_SPEC } else { &shapes::SPEC };
+    let Some(spec) = context.reader.shaped(value, shape) else { return };
     let subject = subject(context, value, &spec);
     texts(context, &spec);
     let default_deny = default_deny(context, &spec);
@@ -111,7 +114,7 @@ fn spec_rules(context: &mut Context<'_>, value: &Value<'_>, drafts: &mut Vec<Dra
         }
     }
     // A misspelt section is a mistake already noted.
-    if elements == 0 && spec.fields().all(|(key, _)| SPEC_KEYS.contains(key)) {
+    if elements == 0 && spec.fields().all(|(key, _)| shape.names(key)) {
         let problem = "one of `ingress`, `ingressDeny`, `egress`, `egressDeny` must have an element";
         let found = context.reader.wrong(value, Code::MissingField, problem);
         found.help = Some("`- {}` as the only element denies everything in that direction".to_owned());
@@ -120,12 +123,7 @@ fn spec_rules(context: &mut Context<'_>, value: &Value<'_>, drafts: &mut Vec<Dra
 
 /// Who the spec is about; nothing where it is wrong.
 fn subject(context: &mut Context<'_>, value: &Value<'_>, spec: &Object<'_>) -> Option<Subject> {
-    let nodes = spec.get("nodeSelector");
-    if let Some(nodes) = nodes.as_ref().filter(|_| context.kind == Kind::CiliumNetworkPolicy) {
-        let problem = "only a CiliumClusterwideNetworkPolicy can select nodes";
-        context.reader.wrong(nodes, Code::Conflict, problem);
-    }
-    match (spec.get("endpointSelector"), nodes) {
+    match (spec.get("endpointSelector"), spec.get("nodeSelector")) {
         (Some(_), Some(nodes)) => {
             context.reader.wrong(&nodes, Code::Conflict, "`endpointSelector` and `nodeSelector` exclude each other");
             None
@@ -183,7 +181,7 @@ fn endpoints_of(context: &mut Context<'_>, conditions: Vec<Condition<'_>>) -> La
 /// Whether ingress and egress deny by default.
 fn default_deny(context: &mut Context<'_>, spec: &Object<'_>) -> (bool, bool) {
     let Some(value) = spec.get("enableDefaultDeny") else { return (true, true) };
-    let Some(object) = context.reader.object(&value, &["ingress", "egress"]) else { return (true, true) };
+    let Some(object) = context.reader.shaped(&value, &shapes::DEFAULT_DENY) else { return (true, true) };
     let mut read = |key: &str, sections: [&str; 2]| {
         let Some(value) = object.get(key) else { return true };
         let flag = context.reader.boolean(&value).unwrap_or(true);
@@ -203,13 +201,13 @@ fn texts(context: &mut Context<'_>, spec: &Object<'_>) {
         context.reader.text(&description);
     }
     for label in spec.get("labels").and_then(|labels| context.reader.list(&labels)).iter().flatten() {
-        let Some(object) = context.reader.object(label, &["key", "value", "source"]) else { continue };
+        let Some(object) = context.reader.shaped(label, &shapes::RULE_LABEL) else { continue };
         context.reader.required(&object, "key");
         for (_, value) in object.fields() {
             context.reader.text(value);
         }
     }
-    let Some(log) = spec.get("log").and_then(|log| context.reader.object(&log, &["value"])) else { return };
+    let Some(log) = spec.get("log").and_then(|log| context.reader.shaped(&log, &shapes::LOG)) else { return };
     let Some(value) = log.get("value") else { return };
     let Some(text) = context.reader.text(&value) else { return };
     if text.chars().count() > LOG_CHARS_MAX || text.chars().any(char::is_control) {
@@ -220,10 +218,7 @@ fn texts(context: &mut Context<'_>, spec: &Object<'_>) {
 
 /// Peers and ports of one element, once for each of its layer 7 limits.
 fn element(context: &mut Context<'_>, value: &Value<'_>, section: Section) -> Vec<(DraftPeers, PortGroup)> {
-    let mut keys = vec!["toPorts", "icmps", "authentication"];
-    keys.extend(peers::members(section));
-    let Some(object) = context.reader.any_object(value) else { return Vec::new() };
-    context.reader.check_keys(&object, &keys, &peers::unsupported(section));
+    let Some(object) = context.reader.shaped(value, section.shape()) else { return Vec::new() };
     authentication(context, &object);
     let named = peers::peers(context, &object, section);
     let (to_ports, icmps) = (object.get("toPorts"), object.get("icmps"));
@@ -256,7 +251,7 @@ fn element(context: &mut Context<'_>, value: &Value<'_>, section: Section) -> Ve
 
 fn authentication(context: &mut Context<'_>, object: &Object<'_>) {
     let Some(value) = object.get("authentication") else { return };
-    let Some(mode) = context.reader.object(&value, &["mode"]) else { return };
+    let Some(mode) = context.reader.shaped(&value, &elements::AUTHENTICATION) else { return };
     let Some(mode) = context.reader.required(&mode, "mode") else { return };
     match context.reader.text(&mode) {
         None | Some("disabled") => {}

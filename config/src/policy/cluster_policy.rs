@@ -5,15 +5,17 @@ use std::sync::Arc;
 use super::{
     cidr,
     draft::{Draft, DraftPeer, DraftPeers},
-    network_policy::number,
+    network_policy::{NUMBER, number},
     object::Context,
     peers,
     ports::{self, Port},
     selector::{self, Keys},
+    shapes::kubernetes as shapes,
 };
 use crate::{
     diagnostic::Code,
     labels::{LabelSelector, RESERVED},
+    language::Bounds,
     name::NamePattern,
     reader::{Object, Value},
     rule::{
@@ -23,20 +25,25 @@ use crate::{
 };
 
 /// Most rules in one direction of one policy.
-const RULES_MAX: usize = 100;
-/// Largest `priority`.
-const PRIORITY_MAX: u32 = 1_000;
+pub(super) const RULES_MAX: usize = 100;
+/// `priority`.
+pub(super) const PRIORITY: Bounds = Bounds(0, 1_000);
 /// Steps between two priorities in [`Tier`]; more than [`RULES_MAX`].
 const PRIORITY_STEP: u32 = 1_000;
+/// What a priority and a place make a tier of.
+type InTier = fn(u32) -> Tier;
+/// Words of `tier`.
+pub(super) const TIERS: [(&str, InTier); 2] = [("Admin", Tier::Admin), ("Baseline", Tier::Baseline)];
+/// Words of `action`.
+pub(super) const ACTIONS: [(&str, Effect); 3] =
+    [("Accept", Effect::Allow), ("Deny", Effect::Deny), ("Pass", Effect::Pass)];
 
 /// The rules of a policy.
 pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec<Draft>> {
-    type InTier = fn(u32) -> Tier;
-    const TIERS: [(&str, InTier); 2] = [("Admin", Tier::Admin), ("Baseline", Tier::Baseline)];
-    let spec = context.reader.object(value, &["tier", "priority", "subject", "ingress", "egress"])?;
+    let spec = context.reader.shaped(value, &shapes::CLUSTER_POLICY_SPEC)?;
     let tier = context.reader.required(&spec, "tier").and_then(|tier| context.reader.choice(&tier, &TIERS));
     let priority = context.reader.required(&spec, "priority");
-    let priority = priority.and_then(|priority| context.reader.integer(&priority, 0..=PRIORITY_MAX));
+    let priority = priority.and_then(|priority| context.reader.integer(&priority, PRIORITY.range()));
     let subject = context.reader.required(&spec, "subject").and_then(|subject| self::subject(context, &subject));
     let mut drafts = Vec::new();
     let mut rules = 0;
@@ -83,18 +90,14 @@ pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec
 }
 
 fn subject(context: &mut Context<'_>, value: &Value<'_>) -> Option<Subject> {
-    let object = context.reader.object(value, &["namespaces", "pods"])?;
-    let place = exactly_one(context, value, &object, &["namespaces", "pods"])?;
+    let object = context.reader.shaped(value, &shapes::SUBJECT)?;
+    let place = exactly_one(context, value, &object)?;
     pods(context, &place).map(Subject::Endpoints)
 }
 
 /// The only field of an object that takes exactly one of some.
-fn exactly_one<'n>(
-    context: &mut Context<'_>,
-    value: &Value<'n>,
-    object: &Object<'n>,
-    keys: &[&str],
-) -> Option<Value<'n>> {
+fn exactly_one<'n>(context: &mut Context<'_>, value: &Value<'n>, object: &Object<'n>) -> Option<Value<'n>> {
+    let keys = object.shape()?.one_of();
     let given: Vec<Value<'_>> = keys.iter().filter_map(|key| object.get(key)).collect();
     let list = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
     match &given[..] {
@@ -119,7 +122,7 @@ fn pods(context: &mut Context<'_>, value: &Value<'_>) -> Option<LabelSelector> {
         }
         return Some(selector);
     }
-    let object = context.reader.object(value, &["namespaceSelector", "podSelector"])?;
+    let object = context.reader.shaped(value, &shapes::NAMESPACED_PODS)?;
     for (key, keys) in [("namespaceSelector", Keys::NAMESPACE), ("podSelector", Keys::POD)] {
         let Some(value) = context.reader.required(&object, key) else { continue };
         for condition in selector::conditions(context, &value, keys).unwrap_or_default() {
@@ -130,12 +133,11 @@ fn pods(context: &mut Context<'_>, value: &Value<'_>) -> Option<LabelSelector> {
 }
 
 fn rule(context: &mut Context<'_>, value: &Value<'_>, direction: Direction) -> Option<(Effect, Vec<DraftPeer>, Ports)> {
-    const ACTIONS: [(&str, Effect); 3] = [("Accept", Effect::Allow), ("Deny", Effect::Deny), ("Pass", Effect::Pass)];
-    let key = match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
+    let (key, shape) = match direction {
+        Direction::Ingress => ("from", &shapes::CLUSTER_FROM),
+        Direction::Egress => ("to", &shapes::CLUSTER_TO),
     };
-    let object = context.reader.object(value, &["name", "action", key, "protocols"])?;
+    let object = context.reader.shaped(value, shape)?;
     if let Some(name) = object.get("name") {
         context.reader.text(&name);
     }
@@ -159,11 +161,13 @@ fn rule(context: &mut Context<'_>, value: &Value<'_>, direction: Direction) -> O
 }
 
 fn peer(context: &mut Context<'_>, value: &Value<'_>, direction: Direction, effect: Option<Effect>) -> Vec<DraftPeer> {
-    const KEYS: [&str; 5] = ["namespaces", "pods", "nodes", "networks", "domainNames"];
-    let keys = if direction == Direction::Ingress { &KEYS[..2] } else { &KEYS[..] };
-    let Some(object) = context.reader.object(value, keys) else { return Vec::new() };
-    let Some(place) = exactly_one(context, value, &object, keys) else { return Vec::new() };
-    let is = |key: &str| object.get(key).is_some();
+    let shape = match direction {
+        Direction::Ingress => &shapes::CLUSTER_FROM_PEER,
+        Direction::Egress => &shapes::CLUSTER_TO_PEER,
+    };
+    let Some(object) = context.reader.shaped(value, shape) else { return Vec::new() };
+    let Some(place) = exactly_one(context, value, &object) else { return Vec::new() };
+    let is = |key: &str| object.fields().any(|(given, _)| *given == key);
     let selectors = if is("nodes") {
         nodes(context, &place)
     } else if is("networks") {
@@ -204,7 +208,7 @@ fn domain_name(context: &mut Context<'_>, value: &Value<'_>) -> Option<NamePatte
         Some(rest) => (rest, NamePattern::pattern(&format!("**.{rest}"))),
         None => (text, NamePattern::pattern(text)),
     };
-    if bare.contains('*') {
+    if bare.contains('*') || bare.is_empty() {
         let problem = "a star can stand at the start only, as `*.example.com`";
         context.reader.wrong(&value.at_value(), Code::BadValue, problem);
         return None;
@@ -213,9 +217,8 @@ fn domain_name(context: &mut Context<'_>, value: &Value<'_>) -> Option<NamePatte
 }
 
 fn protocol(context: &mut Context<'_>, value: &Value<'_>) -> Option<PortMatch> {
-    const KEYS: [&str; 4] = ["tcp", "udp", "sctp", "destinationNamedPort"];
-    let object = context.reader.object(value, &KEYS)?;
-    let place = exactly_one(context, value, &object, &KEYS)?;
+    let object = context.reader.shaped(value, &shapes::PROTOCOL)?;
+    let place = exactly_one(context, value, &object)?;
     if object.get("destinationNamedPort").is_some() {
         let text = context.reader.filled_text(&place)?;
         return match ports::named(context, &place.at_value(), text)? {
@@ -223,9 +226,9 @@ fn protocol(context: &mut Context<'_>, value: &Value<'_>) -> Option<PortMatch> {
             Port::Numbers(_) => None,
         };
     }
-    let transports = KEYS.into_iter().zip(Transport::ALL);
+    let transports = shapes::PROTOCOL.one_of().iter().zip(Transport::ALL);
     let protocol = transports.into_iter().find(|(key, _)| object.get(key).is_some())?.1;
-    let limits = context.reader.object(&place, &["destinationPort"])?;
+    let limits = context.reader.shaped(&place, &shapes::PORT_LIMIT)?;
     let ports = match limits.get("destinationPort") {
         Some(port) => destination_port(context, &port)?,
         None => RangeInclusive16::ALL,
@@ -234,15 +237,15 @@ fn protocol(context: &mut Context<'_>, value: &Value<'_>) -> Option<PortMatch> {
 }
 
 fn destination_port(context: &mut Context<'_>, value: &Value<'_>) -> Option<RangeInclusive16> {
-    let object = context.reader.object(value, &["number", "range"])?;
-    let place = exactly_one(context, value, &object, &["number", "range"])?;
+    let object = context.reader.shaped(value, &shapes::DESTINATION_PORT)?;
+    let place = exactly_one(context, value, &object)?;
     if object.get("number").is_some() {
         return number(context, &place).map(|port| RangeInclusive16 { start: port, end: port });
     }
-    let range = context.reader.object(&place, &["start", "end"])?;
+    let range = context.reader.shaped(&place, &shapes::RANGE)?;
     let start = context.reader.required(&range, "start").and_then(|start| number(context, &start));
     let end = context.reader.required(&range, "end")?;
-    let last = context.reader.integer(&end, 1..=65_535);
+    let last = context.reader.integer(&end, NUMBER.range());
     let start = start?;
     match ports::range(context, &Port::Numbers(RangeInclusive16 { start, end: start }), last?, &end)? {
         Port::Numbers(ports) => Some(ports),

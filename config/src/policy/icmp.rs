@@ -1,17 +1,23 @@
 //! `icmps`: families and types of ICMP, by number or name (IANA "ICMP Type Numbers" and "ICMPv6 Parameters").
 
-use super::object::Context;
+use super::{object::Context, shapes::elements};
 use crate::{
     diagnostic::Code,
     document,
+    language::Bounds,
     reader::{Value, nearest},
     rule::PortMatch,
 };
 
 /// Most fields in one element.
-const FIELDS_MAX: usize = 40;
+pub(super) const FIELDS_MAX: usize = 40;
+/// A type as a number.
+pub(super) const NUMBER: Bounds = Bounds(0, 255);
+/// Words for the families, and whether they are IPv6.
+pub(super) const FAMILIES: [(&str, bool); 2] = [("IPv4", false), ("IPv6", true)];
 
-const V4: [(&str, u8); 15] = [
+/// Names of types of IPv4.
+pub(super) const V4: [(&str, u8); 15] = [
     ("EchoReply", 0),
     ("DestinationUnreachable", 3),
     ("Redirect", 5),
@@ -28,7 +34,8 @@ const V4: [(&str, u8); 15] = [
     ("ExtendedEcho Request", 42),
     ("ExtendedEchoReply", 43),
 ];
-const V6: [(&str, u8); 27] = [
+/// Names of types of IPv6.
+pub(super) const V6: [(&str, u8); 27] = [
     ("DestinationUnreachable", 1),
     ("PacketTooBig", 2),
     ("TimeExceeded", 3),
@@ -62,7 +69,7 @@ const V6: [(&str, u8); 27] = [
 pub(super) fn icmps(context: &mut Context<'_>, value: &Value<'_>) -> Vec<PortMatch> {
     let mut types = Vec::new();
     for item in filled(context, value) {
-        let Some(object) = context.reader.object(&item, &["fields"]) else { continue };
+        let Some(object) = context.reader.shaped(&item, &elements::ICMP) else { continue };
         let Some(fields) = context.reader.required(&object, "fields") else { continue };
         let items = filled(context, &fields);
         if items.len() > FIELDS_MAX {
@@ -85,16 +92,16 @@ fn filled<'n>(context: &mut Context<'_>, value: &Value<'n>) -> Vec<Value<'n>> {
 }
 
 fn field(context: &mut Context<'_>, value: &Value<'_>) -> Option<PortMatch> {
-    let object = context.reader.object(value, &["family", "type"])?;
+    let object = context.reader.shaped(value, &elements::ICMP_TYPE)?;
     let v6 = match object.get("family") {
-        Some(family) => context.reader.choice(&family, &[("IPv4", false), ("IPv6", true)]),
+        Some(family) => context.reader.choice(&family, &FAMILIES),
         None => Some(false),
     };
     let place = context.reader.required(&object, "type");
     let (v6, place) = (v6?, place?.clone());
     let text = match &place.node.kind {
         document::Kind::Text(text) => text.clone(),
-        _ => context.reader.integer(&place, 0..=255)?.to_string(),
+        _ => context.reader.integer(&place, NUMBER.range())?.to_string(),
     };
     let is_number = text.bytes().all(|octet| octet.is_ascii_digit()) && !text.is_empty();
     if is_number {

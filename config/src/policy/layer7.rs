@@ -5,6 +5,7 @@ use super::{
     object::Context,
     peers,
     ports::{Port, PortEntry, Protocol},
+    shapes::elements,
 };
 use crate::{
     diagnostic::Code,
@@ -14,7 +15,8 @@ use crate::{
     rule::{Direction, RangeInclusive16, Transport},
 };
 
-const GONE: &str = "this field is gone since Cilium 1.20, and Namegate has no parser for it";
+/// Why `mismatch` is refused.
+pub(super) const NO_CHANGES: &str = "Namegate changes no requests: a request without the header is denied";
 
 /// The limits of one element of `toPorts`; none where it has no list or an empty one.
 pub(super) fn limits(
@@ -39,9 +41,11 @@ pub(super) fn limits(
 }
 
 fn rules(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>], section: Section) -> Option<L7> {
-    let object = context.reader.any_object(value)?;
-    let unsupported = [("kafka", GONE), ("l7proto", GONE), ("l7", GONE)];
-    context.reader.check_keys(&object, &["http", "dns"], &unsupported);
+    let shape = match section.direction {
+        Direction::Ingress => &elements::INGRESS_LIMITS,
+        Direction::Egress => &elements::EGRESS_LIMITS,
+    };
+    let object = context.reader.shaped(value, shape)?;
     match (object.get("http"), object.get("dns")) {
         (Some(http), None) => self::http(context, &http, entries, section),
         (None, Some(dns)) => self::dns(context, &dns, entries, section),
@@ -99,7 +103,7 @@ fn http(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>],
 }
 
 fn http_rule(context: &mut Context<'_>, value: &Value<'_>) -> Option<HttpRule> {
-    let object = context.reader.object(value, &["method", "path", "host", "headers", "headerMatches"])?;
+    let object = context.reader.shaped(value, &elements::REQUEST)?;
     let mut regex = |key: &str, check: fn(&str) -> Result<RegexText, String>| {
         let value = object.get(key)?;
         let text = context.reader.text(&value)?;
@@ -138,16 +142,7 @@ fn header(context: &mut Context<'_>, value: &Value<'_>) -> Option<HeaderMatch> {
 }
 
 fn header_match(context: &mut Context<'_>, value: &Value<'_>) -> Option<HeaderMatch> {
-    const UNSUPPORTED: [(&str, &str); 1] =
-        [("secret", "header values cannot be taken from a secret: Namegate reads no secrets")];
-    const WORDS: [(&str, ()); 4] = [("LOG", ()), ("ADD", ()), ("DELETE", ()), ("REPLACE", ())];
-    let object = context.reader.object_without(value, &["name", "value", "mismatch"], &UNSUPPORTED)?;
-    if let Some(mismatch) = object.get("mismatch")
-        && context.reader.choice(&mismatch, &WORDS).is_some()
-    {
-        let problem = "Namegate changes no requests: a request without the header is denied";
-        context.reader.wrong(&mismatch, Code::Unsupported, problem).help = Some("leave `mismatch` out".to_owned());
-    }
+    let object = context.reader.shaped(value, &elements::HEADER_MATCH)?;
     let wanted = object.get("value").and_then(|value| context.reader.text(&value)).filter(|text| !text.is_empty());
     let place = context.reader.required(&object, "name")?;
     let name = context.reader.filled_text(&place)?;
@@ -169,9 +164,7 @@ fn header_name(context: &mut Context<'_>, place: &Value<'_>, name: &str) -> Opti
 fn dns(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>], section: Section) -> Option<L7> {
     let on = context.features.dns;
     context.enforced(value, on, "`rules.dns`");
-    if section.direction == Direction::Ingress {
-        context.reader.wrong(value, Code::Conflict, "`dns` rules limit what is asked: they stand under `egress` only");
-    }
+    context.enforced_for_node(value, section.of_node, "`rules.dns`");
     let items = alternatives(context, value)?;
     check_ports(context, value, entries);
     for entry in entries {

@@ -33,6 +33,7 @@ mod object;
 mod peers;
 mod ports;
 mod selector;
+pub(crate) mod shapes;
 mod translate;
 
 use crate::{
@@ -82,12 +83,14 @@ pub struct Features {
     pub server_names: bool,
     /// `nodeSelector`.
     pub nodes: bool,
+    /// `toFQDNs` and `rules.dns` under `nodeSelector`.
+    pub node_names: bool,
 }
 
 impl Default for Features {
     /// Everything on.
     fn default() -> Self {
-        Self { http: true, dns: true, server_names: true, nodes: true }
+        Self { http: true, dns: true, server_names: true, nodes: true, node_names: true }
     }
 }
 

@@ -8,11 +8,13 @@ use super::{
     object::Context,
     ports::{self, Port},
     selector::{self, Keys},
+    shapes::kubernetes as shapes,
 };
 use crate::{
     diagnostic::Code,
     document::Kind,
     labels::LabelSelector,
+    language::Bounds,
     reader::{Object, Value},
     rule::{Direction, Effect, PeerSelector, PortMatch, Ports, RangeInclusive16, Subject, Tier, Transport},
 };
@@ -20,10 +22,15 @@ use crate::{
 /// Protocols as all Kubernetes policies write them.
 pub(super) const PROTOCOLS: [(&str, Transport); 3] =
     [("TCP", Transport::Tcp), ("UDP", Transport::Udp), ("SCTP", Transport::Sctp)];
+/// Words of `policyTypes`.
+pub(super) const POLICY_TYPES: [(&str, Direction); 2] =
+    [("Ingress", Direction::Ingress), ("Egress", Direction::Egress)];
+/// A port as all Kubernetes policies write it.
+pub(super) const NUMBER: Bounds = Bounds(1, 65_535);
 
 /// The rules of a policy. A direction that it covers without an element is one rule that selects nobody.
 pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec<Draft>> {
-    let spec = context.reader.object(value, &["podSelector", "policyTypes", "ingress", "egress"])?;
+    let spec = context.reader.shaped(value, &shapes::NETWORK_POLICY_SPEC)?;
     let mut subject = match spec.get("podSelector") {
         Some(selector) => selector::plain(context, &selector, Keys::POD).unwrap_or_default(),
         None => LabelSelector::default(),
@@ -89,12 +96,11 @@ fn draft(
 
 /// The directions that the policy covers. Left out, they are ingress, and egress where it has an element.
 fn policy_types(context: &mut Context<'_>, spec: &Object<'_>) -> Vec<Direction> {
-    const WORDS: [(&str, Direction); 2] = [("Ingress", Direction::Ingress), ("Egress", Direction::Egress)];
     let given = spec.get("policyTypes").and_then(|list| context.reader.list(&list)).unwrap_or_default();
     if !given.is_empty() {
-        let types: Vec<_> = given.iter().filter_map(|item| context.reader.choice(item, &WORDS)).collect();
+        let types: Vec<_> = given.iter().filter_map(|item| context.reader.choice(item, &POLICY_TYPES)).collect();
         // With a mistake among them nothing is known of the others.
-        return if types.len() == given.len() { types } else { WORDS.map(|(_, direction)| direction).into() };
+        return if types.len() == given.len() { types } else { POLICY_TYPES.map(|(_, direction)| direction).into() };
     }
     let has_egress =
         spec.get("egress").is_some_and(|egress| matches!(&egress.node.kind, Kind::List(items) if !items.is_empty()));
@@ -102,11 +108,11 @@ fn policy_types(context: &mut Context<'_>, spec: &Object<'_>) -> Vec<Direction> 
 }
 
 fn element(context: &mut Context<'_>, value: &Value<'_>, direction: Direction) -> (DraftPeers, Ports) {
-    let key = match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
+    let (key, shape) = match direction {
+        Direction::Ingress => ("from", &shapes::FROM),
+        Direction::Egress => ("to", &shapes::TO),
     };
-    let Some(object) = context.reader.object(value, &[key, "ports"]) else { return (DraftPeers::Any, Ports::Any) };
+    let Some(object) = context.reader.shaped(value, shape) else { return (DraftPeers::Any, Ports::Any) };
     let items = object.get(key).and_then(|list| context.reader.list(&list)).unwrap_or_default();
     let peers = items.iter().filter_map(|item| peer(context, item)).collect();
     let peers = if items.is_empty() { DraftPeers::Any } else { DraftPeers::Of(peers) };
@@ -116,7 +122,7 @@ fn element(context: &mut Context<'_>, value: &Value<'_>, direction: Direction) -
 }
 
 fn peer(context: &mut Context<'_>, value: &Value<'_>) -> Option<DraftPeer> {
-    let object = context.reader.object(value, &["podSelector", "namespaceSelector", "ipBlock"])?;
+    let object = context.reader.shaped(value, &shapes::PEER)?;
     let (pods, namespaces) = (object.get("podSelector"), object.get("namespaceSelector"));
     if let Some(block) = object.get("ipBlock") {
         if pods.is_some() || namespaces.is_some() {
@@ -145,7 +151,7 @@ fn peer(context: &mut Context<'_>, value: &Value<'_>) -> Option<DraftPeer> {
 }
 
 fn port(context: &mut Context<'_>, value: &Value<'_>) -> Option<PortMatch> {
-    let object = context.reader.object(value, &["protocol", "port", "endPort"])?;
+    let object = context.reader.shaped(value, &shapes::NETWORK_PORT)?;
     let protocol = match object.get("protocol") {
         Some(protocol) => context.reader.choice(&protocol, &PROTOCOLS),
         None => Some(Transport::Tcp),
@@ -173,7 +179,7 @@ fn port(context: &mut Context<'_>, value: &Value<'_>) -> Option<PortMatch> {
     let port = match end {
         None => port?,
         Some(end) => {
-            let last = context.reader.integer(&end, 1..=65_535)?;
+            let last = context.reader.integer(&end, NUMBER.range())?;
             ports::range(context, &port?, last, &end)?
         }
     };
@@ -185,5 +191,5 @@ fn port(context: &mut Context<'_>, value: &Value<'_>) -> Option<PortMatch> {
 
 /// A port as a number.
 pub(super) fn number(context: &mut Context<'_>, value: &Value<'_>) -> Option<u16> {
-    context.reader.integer(value, 1..=65_535).and_then(|number| u16::try_from(number).ok())
+    context.reader.integer(value, NUMBER.range()).and_then(|number| u16::try_from(number).ok())
 }

@@ -4,10 +4,12 @@ use super::{
     CidrGroup, Document, Features, Parsed, cidr, cilium, cluster_policy,
     draft::{Body, Draft},
     network_policy,
+    shapes::{self, KINDS, LISTS},
 };
 use crate::{
     diagnostic::{Code, Place, Source},
     label_syntax::name_problem,
+    language::Type,
     reader::{Object, Reader, Value},
     rule::{Binding, Origin},
 };
@@ -21,17 +23,6 @@ pub(super) enum Kind {
     NetworkPolicy,
     ClusterNetworkPolicy,
 }
-
-/// A kind, its name and the versions of it that are read.
-struct KindEntry(Kind, &'static str, &'static [&'static str]);
-
-const KINDS: [KindEntry; 5] = [
-    KindEntry(Kind::CiliumNetworkPolicy, "CiliumNetworkPolicy", &["cilium.io/v2"]),
-    KindEntry(Kind::CiliumClusterwideNetworkPolicy, "CiliumClusterwideNetworkPolicy", &["cilium.io/v2"]),
-    KindEntry(Kind::CiliumCidrGroup, "CiliumCIDRGroup", &["cilium.io/v2", "cilium.io/v2alpha1"]),
-    KindEntry(Kind::NetworkPolicy, "NetworkPolicy", &["networking.k8s.io/v1"]),
-    KindEntry(Kind::ClusterNetworkPolicy, "ClusterNetworkPolicy", &["policy.networking.k8s.io/v1alpha2"]),
-];
 
 /// What everything below an object is read with.
 pub(super) struct Context<'s> {
@@ -66,6 +57,15 @@ impl Context<'_> {
         }
     }
 
+    /// Refuses names in a policy for nodes where nobody hears what a node itself asks.
+    pub(super) fn enforced_for_node(&mut self, value: &Value<'_>, of_node: bool, what: &str) {
+        if of_node && !self.features.node_names {
+            let problem = format!("{what} is not enforced for the node: what it asks itself is not heard");
+            self.reader.wrong(value, Code::Unsupported, problem).help =
+                Some("name prefixes with `toCIDR`, or peers by `toEntities` and `toEndpoints`".to_owned());
+        }
+    }
+
     /// Whether the object is of a kind of the whole cluster.
     pub(super) fn is_cluster_wide(&self) -> bool {
         self.namespace.is_none()
@@ -75,9 +75,9 @@ impl Context<'_> {
 /// Reads one object or a list of them.
 pub(super) fn read(source: &Source, value: &Value<'_>, features: Features, parsed: &mut Parsed) {
     let kind = value.node.field("kind").map(|node| &node.kind);
-    if matches!(kind, Some(crate::document::Kind::Text(text)) if is_list(text)) {
+    if matches!(kind, Some(crate::document::Kind::Text(text)) if LISTS.contains(&&**text)) {
         let mut reader = Reader::new(source);
-        let object = reader.object(value, &["apiVersion", "kind", "metadata", "items"]);
+        let object = reader.shaped(value, &shapes::LIST);
         let items = object.and_then(|object| reader.required(&object, "items"));
         let items = items.and_then(|items| reader.list(&items)).unwrap_or_default();
         parsed.diagnostics.extend(reader.finish());
@@ -87,10 +87,6 @@ pub(super) fn read(source: &Source, value: &Value<'_>, features: Features, parse
         return;
     }
     one(source, value, features, parsed);
-}
-
-fn is_list(kind: &str) -> bool {
-    kind.strip_suffix("List").is_some_and(|of| of.is_empty() || KINDS.iter().any(|entry| entry.1 == of))
 }
 
 fn one(source: &Source, value: &Value<'_>, features: Features, parsed: &mut Parsed) {
@@ -119,12 +115,10 @@ fn document(context: &mut Context<'_>, value: &Value<'_>) -> Option<Document> {
     }
     context.kind = kind;
     kind_name.clone_into(&mut context.kind_name);
-    let is_cilium = matches!(kind, Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy);
-    let keys = ["apiVersion", "kind", "metadata", "spec", "status", "specs"];
-    context.reader.check_keys(&object, if is_cilium { &keys } else { &keys[..5] }, &[]);
+    let object = context.reader.in_shape(object, shapes::entry(kind).shape);
 
     let metadata = metadata(&mut context.reader, &object, kind);
-    if matches!(kind, Kind::CiliumNetworkPolicy | Kind::NetworkPolicy) {
+    if shapes::entry(kind).is_namespaced {
         context.namespace = Some(metadata.namespace.unwrap_or_else(|| "default".to_owned()));
     }
     context.name = metadata.name.clone().unwrap_or_default();
@@ -173,10 +167,10 @@ fn with_spec(
 fn kind(reader: &mut Reader<'_>, header: &Object<'_>) -> Option<(Kind, &'static str)> {
     let value = reader.required(header, "kind")?;
     let text = reader.filled_text(&value)?;
-    if let Some(entry) = KINDS.iter().find(|entry| entry.1 == text) {
-        return Some((entry.0, entry.1));
+    if let Some(entry) = KINDS.iter().find(|entry| entry.name == text) {
+        return Some((entry.kind, entry.name));
     }
-    let known: Vec<&str> = KINDS.iter().map(|entry| entry.1).collect();
+    let known: Vec<&str> = KINDS.iter().map(|entry| entry.name).collect();
     let mut help = format!("the kinds are {}, and List", known.join(", "));
     if let Some(near) = crate::reader::nearest(text, &known) {
         help = format!("did you mean `{near}`? T{}", &help[1..]);
@@ -187,7 +181,7 @@ fn kind(reader: &mut Reader<'_>, header: &Object<'_>) -> Option<(Kind, &'static 
 }
 
 fn check_version(reader: &mut Reader<'_>, header: &Object<'_>, kind: Kind, kind_name: &str, version: &str) {
-    let versions = KINDS.iter().find(|entry| entry.0 == kind).map_or(&[][..], |entry| entry.2);
+    let versions = shapes::entry(kind).versions;
     if versions.contains(&version) {
         return;
     }
@@ -208,28 +202,11 @@ struct Metadata {
 /// Annotation that binds names of the policy to connections, in place of the setting `dns.nameBinding`.
 const BINDING: &str = "namegate.io/name-binding";
 
-/// What `metav1.ObjectMeta` has; only the first four are used.
-const METADATA: [&str; 15] = [
-    "name",
-    "namespace",
-    "labels",
-    "annotations",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "ownerReferences",
-    "finalizers",
-    "managedFields",
-    "selfLink",
-    "generateName",
-];
-
 fn metadata(reader: &mut Reader<'_>, object: &Object<'_>, kind: Kind) -> Metadata {
     let Some(value) = reader.required(object, "metadata") else { return Metadata::default() };
-    let Some(metadata) = reader.object(&value, &METADATA) else { return Metadata::default() };
+    let shape = object.shape().and_then(|shape| shape.field("metadata")).map(|field| field.value);
+    let Some(Type::Object(shape)) = shape else { return Metadata::default() };
+    let Some(metadata) = reader.shaped(&value, shape) else { return Metadata::default() };
     let mut checked_name = |value: &Value<'_>| {
         let name = reader.filled_text(value)?;
         if let Some(problem) = name_problem(name) {
@@ -237,18 +214,10 @@ fn metadata(reader: &mut Reader<'_>, object: &Object<'_>, kind: Kind) -> Metadat
         }
         Some(name.to_owned())
     };
-    let namespace_value = metadata.get("namespace");
-    let namespace = namespace_value.as_ref().and_then(&mut checked_name);
+    let namespace = metadata.get("namespace").as_ref().and_then(&mut checked_name);
     let name = metadata.get("name").and_then(|value| checked_name(&value));
     if metadata.get("name").is_none() {
         reader.required(&metadata, "name");
-    }
-    let cluster_wide = !matches!(kind, Kind::CiliumNetworkPolicy | Kind::NetworkPolicy);
-    if let (true, Some(value)) = (cluster_wide, &namespace_value) {
-        let found = reader.wrong(value, Code::Conflict, "this kind belongs to the whole cluster and has no namespace");
-        if kind == Kind::CiliumClusterwideNetworkPolicy {
-            found.help = Some("write `kind: CiliumNetworkPolicy` for a policy of one namespace".to_owned());
-        }
     }
     let labels = metadata.get("labels").map(|value| reader.text_map(&value)).unwrap_or_default();
     let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();

@@ -6,6 +6,7 @@ use super::{
     draft::{DraftPeer, DraftPeers, ServiceReference},
     object::Context,
     selector::{self, Keys},
+    shapes::elements,
 };
 use crate::{
     diagnostic::{Code, Severity},
@@ -16,40 +17,12 @@ use crate::{
 };
 
 /// Keys that name peers in a section.
-pub(super) fn members(section: Section) -> &'static [&'static str] {
+fn members(section: Section) -> &'static [&'static str] {
     match (section.direction, section.effect) {
-        (Direction::Ingress, _) => &["fromEndpoints", "fromEntities", "fromCIDR", "fromCIDRSet"],
-        (Direction::Egress, Effect::Deny) => &["toEndpoints", "toEntities", "toCIDR", "toCIDRSet", "toServices"],
-        (Direction::Egress, _) => &["toEndpoints", "toEntities", "toCIDR", "toCIDRSet", "toServices", "toFQDNs"],
+        (Direction::Ingress, _) => &elements::FROM_PEERS,
+        (Direction::Egress, Effect::Deny) => &elements::TO_DENIED_PEERS,
+        (Direction::Egress, _) => &elements::TO_PEERS,
     }
-}
-
-/// Keys of the language that a section does not take, with the reason.
-pub(super) fn unsupported(section: Section) -> Vec<(&'static str, &'static str)> {
-    const GROUPS: &str = "groups of cloud providers are not supported: Namegate asks no cloud provider";
-    const REQUIRES: &str =
-        "this field is gone since Cilium 1.19; put its labels into the selectors of the other elements";
-    const NODES: &str = "nodes are not selected by their labels (nor in Cilium, unless a flag is set): name them by \
-        the entity `remote-node` or by their prefixes";
-    let mut keys = vec![
-        ("fromGroups", GROUPS),
-        ("toGroups", GROUPS),
-        ("fromRequires", REQUIRES),
-        ("toRequires", REQUIRES),
-        ("fromNodes", NODES),
-        ("toNodes", NODES),
-    ];
-    match (section.direction, section.effect) {
-        (Direction::Ingress, _) => {
-            keys.push(("fromFQDNs", "names select destinations only: a client cannot be known by a DNS name"));
-            keys.push(("toFQDNs", "names select destinations only: write the element under `egress`"));
-        }
-        (Direction::Egress, Effect::Deny) => {
-            keys.push(("toFQDNs", "a denial cannot name DNS names: it would not hold before the name is looked up"));
-        }
-        _ => {}
-    }
-    keys
 }
 
 /// Who the element names; `None` where no key names peers.
@@ -59,6 +32,9 @@ pub(super) fn peers(context: &mut Context<'_>, object: &Object<'_>, section: Sec
     let mut selected = Vec::new();
     let mut filled: Option<&str> = None;
     for (key, value) in &given {
+        if *key == "toFQDNs" {
+            context.enforced_for_node(value, section.of_node, "`toFQDNs`");
+        }
         let Some(items) = context.reader.list(value) else { continue };
         if items.is_empty() {
             let problem = format!("an empty `{key}` selects nobody");
@@ -134,7 +110,7 @@ fn entity(context: &mut Context<'_>, value: &Value<'_>) -> Option<PeerSelector> 
 
 /// `matchName` or `matchPattern`: one of them.
 pub(super) fn name(context: &mut Context<'_>, value: &Value<'_>) -> Option<NamePattern> {
-    let object = context.reader.object(value, &["matchName", "matchPattern"])?;
+    let object = context.reader.shaped(value, &elements::FQDN)?;
     let (place, parsed) = match (object.get("matchName"), object.get("matchPattern")) {
         (Some(name), None) => {
             let text = context.reader.text(&name)?;
@@ -184,10 +160,10 @@ pub(super) fn checked_pattern(
 }
 
 fn service(context: &mut Context<'_>, value: &Value<'_>) -> Option<DraftPeer> {
-    let object = context.reader.object(value, &["k8sService", "k8sServiceSelector"])?;
+    let object = context.reader.shaped(value, &elements::SERVICE)?;
     let (reference, place, problem) = match (object.get("k8sService"), object.get("k8sServiceSelector")) {
         (Some(place), None) => {
-            let service = context.reader.object(&place, &["serviceName", "namespace"])?;
+            let service = context.reader.shaped(&place, &elements::NAMED_SERVICE)?;
             let name = context.reader.required(&service, "serviceName");
             let name = name.and_then(|name| context.reader.filled_text(&name)).map(str::to_owned);
             let namespace = match (service.get("namespace"), context.is_cluster_wide()) {
@@ -200,7 +176,7 @@ fn service(context: &mut Context<'_>, value: &Value<'_>) -> Option<DraftPeer> {
             (ServiceReference::Name { namespace, name }, service.get("serviceName").unwrap_or(place), problem)
         }
         (None, Some(place)) => {
-            let service = context.reader.object(&place, &["selector", "namespace"])?;
+            let service = context.reader.shaped(&place, &elements::LABELLED_SERVICES)?;
             let selector = context.reader.required(&service, "selector");
             let selector = selector.and_then(|selector| selector::plain(context, &selector, Keys::POD));
             let namespace = service.get("namespace").and_then(|namespace| context.reader.filled_text(&namespace));

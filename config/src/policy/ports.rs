@@ -2,18 +2,28 @@
 
 use std::sync::Arc;
 
-use super::{cilium::Section, layer7, object::Context};
+use super::{cilium::Section, layer7, object::Context, shapes::elements};
 use crate::{
     diagnostic::Code,
     l7::L7,
+    language::Bounds,
     reader::{Object, Value},
-    rule::{Effect, PortMatch, Ports, RangeInclusive16, Transport},
+    rule::{Direction, Effect, PortMatch, Ports, RangeInclusive16, Transport},
 };
 
 /// Most ports in one element of `toPorts`.
-const PORTS_MAX: usize = 40;
+pub(super) const PORTS_MAX: usize = 40;
 /// Longest name of a port in characters (RFC 6335 §5.1).
-const NAME_CHARS_MAX: usize = 15;
+pub(super) const NAME_CHARS_MAX: usize = 15;
+/// `endPort`.
+pub(super) const END: Bounds = Bounds(0, 65_535);
+/// Words for protocols.
+pub(super) const PROTOCOLS: [(&str, Protocol); 4] = [
+    ("TCP", Protocol::Only(Transport::Tcp)),
+    ("UDP", Protocol::Only(Transport::Udp)),
+    ("SCTP", Protocol::Only(Transport::Sctp)),
+    ("ANY", Protocol::Any),
+];
 
 /// Ports with the layer 7 limits that hold for them.
 pub(super) struct PortGroup {
@@ -60,19 +70,13 @@ pub(super) fn to_ports(context: &mut Context<'_>, value: &Value<'_>, section: Se
     Some(groups.into_iter().map(|(l7, matches)| PortGroup { ports: Ports::Of(matches), l7 }).collect())
 }
 
-const TLS: &str = "Namegate does not terminate TLS: what is inside stays unseen";
-const UNSUPPORTED: [(&str, &str); 3] =
-    [("terminatingTLS", TLS), ("originatingTLS", TLS), ("listener", "Namegate runs no Envoy listeners to redirect to")];
-
 fn port_rule(context: &mut Context<'_>, value: &Value<'_>, section: Section) -> (Option<Arc<L7>>, Vec<PortMatch>) {
-    let Some(object) = context.reader.any_object(value) else { return (None, Vec::new()) };
-    if section.effect == Effect::Deny {
-        const NO_L7: &str = "a denial takes ports only: it cannot look at requests";
-        let limits = ["rules", "serverNames"].map(|key| (key, NO_L7));
-        context.reader.check_keys(&object, &["ports"], &[&limits[..], &UNSUPPORTED[..]].concat());
-    } else {
-        context.reader.check_keys(&object, &["ports", "rules", "serverNames"], &UNSUPPORTED);
-    }
+    let shape = match (section.direction, section.effect) {
+        (_, Effect::Deny) => &elements::DENIED_PORTS,
+        (Direction::Ingress, _) => &elements::INGRESS_PORTS,
+        (Direction::Egress, _) => &elements::EGRESS_PORTS,
+    };
+    let Some(object) = context.reader.shaped(value, shape) else { return (None, Vec::new()) };
     let entries = ports(context, value, &object);
     let l7 = if section.effect == Effect::Deny { None } else { layer7::limits(context, &object, &entries, section) };
     let matches = entries.iter().flat_map(|entry| entry.matches(l7.as_ref())).collect();
@@ -103,13 +107,13 @@ fn ports<'n>(context: &mut Context<'_>, value: &Value<'n>, object: &Object<'n>) 
 }
 
 fn entry<'n>(context: &mut Context<'_>, place: Value<'n>) -> Option<PortEntry<'n>> {
-    let object = context.reader.object(&place, &["port", "endPort", "protocol"])?;
+    let object = context.reader.shaped(&place, &elements::PORT)?;
     let protocol = match object.get("protocol") {
         Some(value) => protocol(context, &value),
         None => Some(Protocol::Any),
     };
     let start = context.reader.required(&object, "port").and_then(|value| port(context, &value));
-    let end = object.get("endPort").map(|value| (context.reader.integer(&value, 0..=65_535), value));
+    let end = object.get("endPort").map(|value| (context.reader.integer(&value, END.range()), value));
     let (protocol, port) = (protocol?, start?);
     let port = match (port, end) {
         (port, None) => port,
@@ -142,12 +146,6 @@ pub(super) fn range(context: &mut Context<'_>, port: &Port, end: u32, value: &Va
 }
 
 fn protocol(context: &mut Context<'_>, value: &Value<'_>) -> Option<Protocol> {
-    const WORDS: [(&str, Protocol); 4] = [
-        ("TCP", Protocol::Only(Transport::Tcp)),
-        ("UDP", Protocol::Only(Transport::Udp)),
-        ("SCTP", Protocol::Only(Transport::Sctp)),
-        ("ANY", Protocol::Any),
-    ];
     const OTHERS: [&str; 8] = ["VRRP", "IGMP", "GRE", "IPIP", "IPV6", "ESP", "AH", "ICMPv6"];
     let text = context.reader.text(value)?;
     if text == "ICMP" || text == "ICMPv6" {
@@ -161,7 +159,7 @@ fn protocol(context: &mut Context<'_>, value: &Value<'_>) -> Option<Protocol> {
         context.reader.wrong(&value.at_value(), Code::Unsupported, problem);
         return None;
     }
-    context.reader.choice(value, &WORDS)
+    context.reader.choice(value, &PROTOCOLS)
 }
 
 /// A port as text: a number, `0` for every port, or a name.

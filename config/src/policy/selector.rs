@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::object::Context;
+use super::{
+    object::Context,
+    shapes::{cilium, kubernetes},
+};
 use crate::{
     diagnostic::Code,
     label_syntax::{key_problem, value_problem},
@@ -34,6 +37,19 @@ impl Keys {
     pub(super) const NAMESPACE: Self = Self::Plain(K8S, NAMESPACE_LABELS);
 }
 
+/// An operator of `matchExpressions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    In,
+    NotIn,
+    Exists,
+    DoesNotExist,
+}
+
+/// The operators as they are written.
+pub(super) const WORDS: [(&str, Word); 4] =
+    [("In", Word::In), ("NotIn", Word::NotIn), ("Exists", Word::Exists), ("DoesNotExist", Word::DoesNotExist)];
+
 /// A requirement and where it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Condition<'n> {
@@ -49,7 +65,8 @@ pub(super) fn plain(context: &mut Context<'_>, value: &Value<'_>, keys: Keys) ->
 
 /// The requirements of a `LabelSelector`.
 pub(super) fn conditions<'n>(context: &mut Context<'_>, value: &Value<'n>, keys: Keys) -> Option<Vec<Condition<'n>>> {
-    let object = context.reader.object(value, &["matchLabels", "matchExpressions"])?;
+    let shape = if matches!(keys, Keys::Plain(..)) { &kubernetes::SELECTOR } else { &cilium::SELECTOR };
+    let object = context.reader.shaped(value, shape)?;
     let mut found = Vec::new();
     if let Some(labels) = object.get("matchLabels").and_then(|labels| context.reader.any_object(&labels)) {
         for (key, value) in labels.fields() {
@@ -75,16 +92,8 @@ fn check_value(context: &mut Context<'_>, value: &Value<'_>, text: &str) -> bool
 }
 
 fn expression<'n>(context: &mut Context<'_>, value: &Value<'n>, keys: Keys) -> Option<Condition<'n>> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Word {
-        In,
-        NotIn,
-        Exists,
-        DoesNotExist,
-    }
-    const WORDS: [(&str, Word); 4] =
-        [("In", Word::In), ("NotIn", Word::NotIn), ("Exists", Word::Exists), ("DoesNotExist", Word::DoesNotExist)];
-    let object = context.reader.object(value, &["key", "operator", "values"])?;
+    let shape = if matches!(keys, Keys::Plain(..)) { &kubernetes::EXPRESSION } else { &cilium::EXPRESSION };
+    let object = context.reader.shaped(value, shape)?;
     let key = context.reader.required(&object, "key");
     let word = context.reader.required(&object, "operator").and_then(|word| context.reader.choice(&word, &WORDS));
     let values = values(context, &object);

@@ -270,7 +270,7 @@ spec: {externalCIDRs: [10.0.0.0/8, 192.0.2.0/24]}
     assert_eq!(
         printed,
         [
-            "{k8s:app=web, k8s:io.kubernetes.pod.namespace=empire} cidr 198.51.100.7/32",
+            "{k8s:app=web, k8s:io.kubernetes.pod.namespace=empire} ipBlock 198.51.100.7/32",
             "cidr 10.0.0.0/8 except 10.1.0.0/16",
             "",
         ]
@@ -321,6 +321,30 @@ spec: {nodeSelector: {}, ingress: [{}]}
     let found: Vec<String> = parsed.diagnostics.iter().map(ToString::to_string).collect();
     assert_eq!(found, ["`spec.nodeSelector`: `nodeSelector` is not enforced yet"]);
     assert!(parsed.documents.is_empty());
+}
+
+#[test]
+fn names_in_policies_for_nodes_can_be_switched_off() {
+    let text = "apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: p}
+spec:
+  nodeSelector: {}
+  egress:
+  - toFQDNs: [{matchName: a.io}]
+  - toEntities: [world]
+    toPorts: [{ports: [{port: '53', protocol: UDP}], rules: {dns: [{matchPattern: '*'}]}}]
+";
+    assert_eq!(parse("p.yaml", text).documents.len(), 1);
+    let features = Features { node_names: false, ..Features::default() };
+    let parsed = parse_with("p.yaml", text, &features);
+    let found: Vec<String> = parsed.diagnostics.iter().map(ToString::to_string).collect();
+    let want = ["egress[0].toFQDNs`: `toFQDNs`", "egress[1].toPorts[0].rules.dns`: `rules.dns`"];
+    let why = "is not enforced for the node: what it asks itself is not heard";
+    assert_eq!(found, want.map(|start| format!("`spec.{start} {why}")));
+    assert!(parsed.documents.is_empty());
+    let endpoints = text.replace("nodeSelector", "endpointSelector");
+    assert_eq!(parse_with("p.yaml", &endpoints, &features).documents.len(), 1);
 }
 
 #[test]

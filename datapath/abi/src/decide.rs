@@ -313,7 +313,7 @@ fn judge_new(
     packet: &Packet,
     direction: Direction,
 ) -> Decision {
-    if matches!(direction, Direction::Egress) {
+    if matches!(direction, Direction::Egress) && endpoint.flags & endpoint_flags::NODE == 0 {
         let own = tables.address(&AddressKey { scope: 0, address: key.local });
         if own.is_none_or(|row| row.endpoint != endpoint.endpoint) {
             return Decision::plain(Reason::SpoofedSource);
@@ -365,7 +365,8 @@ fn verdict(
     decision.rule = row.rule;
     decision.proxy_port = row.proxy_port;
     decision.row_flags = row.flags;
-    let from_host = who.local_host && matches!(direction, Direction::Ingress);
+    let from_host =
+        who.local_host && matches!(direction, Direction::Ingress) && endpoint.flags & endpoint_flags::NODE == 0;
     decision.reason = match row.verdict {
         policy_verdict::ALLOW => Reason::Rule,
         policy_verdict::REDIRECT if from_host => {
@@ -983,6 +984,19 @@ mod tests {
             let open = EndpointValue { flags: 0, ..ENDPOINT_ROW };
             assert_eq!(world.judge(&open, &packet, Direction::Egress).reason.denies(), want.denies(), "{source}");
         }
+    }
+
+    #[test]
+    fn every_source_is_the_nodes_own_and_it_is_judged_as_a_peer_like_others() {
+        let mut world = World::new();
+        world.node("10.0.0.1", 1, 0).flags = address_flags::LOCAL_HOST;
+        let node = EndpointValue { flags: ENDPOINT_ROW.flags | endpoint_flags::NODE, ..ENDPOINT_ROW };
+        for source in ["10.0.0.1", "172.17.0.1", POD] {
+            let packet = Packet { source: address(source), ..udp_out() };
+            assert_eq!(world.judge(&node, &packet, Direction::Egress).reason, Reason::Rule, "{source}");
+        }
+        let from_itself = packet("10.0.0.1", "172.17.0.1", protocol::TCP, 4_000, 80);
+        assert_eq!(world.judge(&node, &from_itself, Direction::Ingress).reason, Reason::DefaultDeny);
     }
 
     #[test]

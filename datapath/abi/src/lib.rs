@@ -29,8 +29,8 @@ pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, judge_quoting
 pub use event::{EventRecord, Verdict};
 pub use maps::{
     AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags, flow_flags, identity,
-    limits, map_names, policy_flags, policy_verdict,
+    FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags,
+    flow_flags, identity, limits, map_names, policy_flags, policy_verdict,
 };
 pub use opening::{
     HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, begins_quic,

@@ -74,6 +74,8 @@ pub mod endpoint_flags {
     pub const ENFORCE_INGRESS: u32 = 4;
     /// A policy selects the endpoint for egress.
     pub const ENFORCE_EGRESS: u32 = 8;
+    /// The node itself: every source is its own.
+    pub const NODE: u32 = 16;
 }
 
 /// Bits of [`AddressValue::flags`].
@@ -118,7 +120,10 @@ pub mod policy_flags {
     pub const HOLD_NAME: u8 = 2;
 }
 
-/// Value of `ENDPOINTS`; the key is the index of the host-side interface.
+/// Key in `ENDPOINTS` of the node itself, where a policy selects it: no interface has this index.
+pub const NODE_INTERFACE: u32 = 0;
+
+/// Value of `ENDPOINTS`; the key is the index of the host-side interface, or [`NODE_INTERFACE`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointValue {

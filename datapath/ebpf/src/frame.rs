@@ -3,13 +3,17 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::__sk_buff,
+    helpers::{bpf_get_netns_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
+};
 use namegate_abi::Reader;
 
 /// Octets of an Ethernet header.
 pub(crate) const LINK_OCTETS: usize = 14;
 
-/// A frame under judgement.
+/// A frame under judgement, or a packet on its way to or from a socket: that has no link header.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Frame(*mut __sk_buff);
@@ -17,7 +21,7 @@ pub(crate) struct Frame(*mut __sk_buff);
 impl Frame {
     /// The frame of a running program.
     #[inline(always)]
-    pub(crate) fn new(context: &TcContext) -> Self {
+    pub(crate) fn new(context: &impl EbpfContext) -> Self {
         Self(context.as_ptr().cast())
     }
 
@@ -34,7 +38,7 @@ impl Frame {
         u16::from_be(unsafe { (*self.0).protocol } as u16)
     }
 
-    /// Octets, link header included.
+    /// Octets, with the link header where there is one.
     #[inline(always)]
     pub(crate) fn octets(&self) -> u32 {
         // SAFETY: As above.
@@ -70,6 +74,27 @@ impl Frame {
     pub(crate) fn mark(&self) -> u32 {
         // SAFETY: As above.
         unsafe { (*self.0).mark }
+    }
+
+    /// The mark of the socket that a packet comes from or goes to; 0 where there is none.
+    #[inline(always)]
+    pub(crate) fn socket_mark(&self) -> u32 {
+        // SAFETY: As above.
+        let socket = unsafe { (*self.0).__bindgen_anon_2.sk };
+        if socket.is_null() {
+            return 0;
+        }
+        // SAFETY: The socket is not null; the kernel holds it as long as the program runs.
+        let socket = unsafe { bpf_sk_fullsock(socket) };
+        // SAFETY: As above, where the helper has found it whole.
+        if socket.is_null() { 0 } else { unsafe { (*socket).mark } }
+    }
+
+    /// The network namespace of the socket that a packet comes from or goes to.
+    #[inline(always)]
+    pub(crate) fn namespace(&self) -> u64 {
+        // SAFETY: The helper takes the running program's context.
+        unsafe { bpf_get_netns_cookie(self.0.cast()) }
     }
 
     /// Sets the mark.

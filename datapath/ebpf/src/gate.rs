@@ -43,7 +43,7 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
             return come_back(frame, settings, packet, port);
         }
     }
-    let status = read(frame, packet);
+    let status = read(frame, LINK_OCTETS, packet);
     if status != READ {
         return unreadable(frame, endpoint, direction, status);
     }
@@ -105,12 +105,13 @@ enum Way {
 }
 
 /// The headers were read.
-const READ: u32 = u32::MAX;
+pub(crate) const READ: u32 = u32::MAX;
 
-/// Reads the headers into `packet`; gives [`READ`], or the octet of the reason that decides without them.
+/// Reads the headers, which begin at `at`, into `packet`; gives [`READ`], or the octet of the reason that decides without
+/// them.
 #[inline(never)]
-fn read(frame: Frame, packet: &mut Packet) -> u32 {
-    match parse(&frame, frame.ethertype(), LINK_OCTETS) {
+pub(crate) fn read(frame: Frame, at: usize, packet: &mut Packet) -> u32 {
+    match parse(&frame, frame.ethertype(), at) {
         Ok(headers) => {
             *packet = headers;
             READ
@@ -154,7 +155,7 @@ const NOT_IP: u32 = Reason::NotIp as u32;
 
 /// Judges the packet into `outcome`.
 #[inline(never)]
-fn decide(
+pub(crate) fn decide(
     endpoint: &EndpointValue,
     packet: &Packet,
     quoted: Option<&Packet>,
@@ -166,7 +167,7 @@ fn decide(
 
 /// Writes what later packets are judged by. A row that cannot be written now is written for the next packet.
 #[inline(never)]
-fn remember(endpoint: &EndpointValue, packet: &Packet, direction: Direction, outcome: &Decision) {
+pub(crate) fn remember(endpoint: &EndpointValue, packet: &Packet, direction: Direction, outcome: &Decision) {
     if !matches!(outcome.write, FlowWrite::None) {
         let _ = FLOWS.insert(FlowKey::of(endpoint.endpoint, packet, direction), outcome.flow, 0);
     }
@@ -241,7 +242,7 @@ fn arrive(frame: Frame, settings: &Settings, packet: &Packet, outcome: &mut Deci
 /// Gives a packet that was sent back its socket. It was judged, counted and told of when it was about to leave.
 #[inline(always)]
 fn come_back(frame: Frame, settings: &Settings, packet: &mut Packet, port: u16) -> i32 {
-    if read(frame, packet) == READ && redirect::to_proxy(frame, settings, packet, port) {
+    if read(frame, LINK_OCTETS, packet) == READ && redirect::to_proxy(frame, settings, packet, port) {
         redirect::let_in(frame);
         return TCX_PASS;
     }

@@ -80,7 +80,13 @@ pub(crate) fn let_in(frame: Frame) {
 /// Whether a proxy of this node sent the packet.
 #[inline(always)]
 pub(crate) fn is_from_proxy(frame: Frame, settings: &Settings) -> bool {
-    let mark = frame.mark() & settings.mark_mask;
+    is_proxys(frame.mark(), settings)
+}
+
+/// Whether the mark is the proxies'.
+#[inline(always)]
+pub(crate) fn is_proxys(mark: u32, settings: &Settings) -> bool {
+    let mark = mark & settings.mark_mask;
     mark != 0 && mark == settings.proxy_mark
 }
 

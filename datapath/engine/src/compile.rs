@@ -20,6 +20,7 @@ use namegate_config::{
 
 use crate::{
     Proxies,
+    fronts::{Front, Port, together},
     ports::{Function, Piece, PortRow, names, spans_of},
     selectors::{Term, TermId, Terms},
 };
@@ -44,6 +45,16 @@ pub(crate) struct Template {
     pub(crate) function: Function,
     /// The same as rows above those of any peer.
     pub(crate) rows: Vec<PortRow>,
+    /// Ports of a virtual address whose targets are judged differently.
+    divided: Vec<Port>,
+}
+
+impl Template {
+    /// `below` is what holds for any peer.
+    fn new(function: Function, below: &Function) -> Self {
+        let rows = function.rows(below);
+        Self { function, rows, divided: Vec::new() }
+    }
 }
 
 /// One direction.
@@ -136,10 +147,17 @@ impl Policy {
         self.sides.iter().flat_map(|side| side.identities.keys().copied())
     }
 
+    /// Identities of virtual addresses, each with a port whose targets are judged differently.
+    pub(crate) fn divided(&self) -> impl Iterator<Item = (u32, Port)> {
+        let all = self.sides.iter().flat_map(|side| &side.identities);
+        all.flat_map(|(identity, template)| template.divided.iter().map(|port| (*identity, *port)))
+    }
+
     /// Compiles the rows of an identity, where it has any.
     pub(crate) fn admit(&mut self, identity: u32, set: &[TermId], terms: &Terms) {
         for side in &mut self.sides {
-            if let Some(template) = side.template(set, terms).filter(|template| !template.rows.is_empty()) {
+            let template = side.template(set, terms);
+            if let Some(template) = template.filter(|one| !one.rows.is_empty() || !one.divided.is_empty()) {
                 side.identities.insert(identity, template);
             }
         }
@@ -171,7 +189,7 @@ impl Side {
     ) -> Self {
         let default_deny =
             rules.iter().any(|numbered| numbered.rule.tier == Tier::Normal && numbered.rule.default_deny);
-        let none = Template { function: Function::constant(PolicyValue::default()), rows: Vec::new() };
+        let none = Function::constant(PolicyValue::default());
         let mut side = Self {
             direction,
             rules: Vec::new(),
@@ -182,7 +200,7 @@ impl Side {
             port_names: Vec::new(),
             proxies,
             own_ports: if direction == Direction::Ingress { own_ports.to_vec() } else { Vec::new() },
-            rest: Arc::new(none),
+            rest: Arc::new(Template::new(none.clone(), &none)),
             templates: HashMap::new(),
             identities: BTreeMap::new(),
         };
@@ -193,9 +211,7 @@ impl Side {
         side.port_names.dedup();
         side.rules = rules;
         if !side.rules.is_empty() {
-            let function = side.function(&Kind::default());
-            let rows = function.rows(&side.rest.function);
-            side.rest = Arc::new(Template { function, rows });
+            side.rest = Arc::new(Template::new(side.function(&Kind::default()), &none));
         }
         side
     }
@@ -224,15 +240,40 @@ impl Side {
 
     /// What the policy says about a peer with these selectors; `None` is the same as about any peer.
     fn template(&mut self, set: &[TermId], terms: &Terms) -> Option<Arc<Template>> {
+        let is_judged = self.direction == Direction::Egress && !self.rules.is_empty();
+        match terms.fronts.of(set).filter(|_| is_judged) {
+            Some(front) => Some(Arc::new(self.in_front(front, set, terms))),
+            None => self.of_peer(set, terms),
+        }
+    }
+
+    fn of_peer(&mut self, set: &[TermId], terms: &Terms) -> Option<Arc<Template>> {
         let kind = self.kind(set, terms)?;
         if let Some(known) = self.templates.get(&kind) {
             return Some(Arc::clone(known));
         }
-        let function = self.function(&kind);
-        let rows = function.rows(&self.rest.function);
-        let template = Arc::new(Template { function, rows });
+        let template = Arc::new(Template::new(self.function(&kind), &self.rest.function));
         self.templates.insert(kind, Arc::clone(&template));
         Some(template)
+    }
+
+    /// What the policy says about an address with others behind its ports; its other ports are its own.
+    fn in_front(&mut self, front: &Front, set: &[TermId], terms: &Terms) -> Template {
+        let mut function = self.of_peer(set, terms).unwrap_or_else(|| Arc::clone(&self.rest)).function.clone();
+        let mut divided = Vec::new();
+        for (port, targets) in front.ports() {
+            let values: Vec<PolicyValue> = targets
+                .iter()
+                .map(|(set, at)| match self.of_peer(set, terms) {
+                    Some(template) => template.function.at(port.0, *at),
+                    None => self.rest.function.at(port.0, *at),
+                })
+                .collect();
+            let (value, is_divided) = together(&values);
+            function.put(port.0, port.1, value);
+            divided.extend(is_divided.then_some(*port));
+        }
+        Template { divided, ..Template::new(function, &self.rest.function) }
     }
 
     fn kind(&self, set: &[TermId], terms: &Terms) -> Option<Kind> {

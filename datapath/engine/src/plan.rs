@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
+use namegate_abi::NODE_INTERFACE;
 use namegate_config::{
+    labels::Labels,
     peer::NamedPort,
     rule::{Direction, Subject},
 };
@@ -16,10 +18,10 @@ use crate::{
     ledger::PolicyContent,
     ports::names,
     selectors::{LabelIndex, Term, TermId, set},
-    topology::Peers,
+    topology::{NODE_KEY, Peers},
 };
 
-/// What each endpoint of this node should be judged by.
+/// What each endpoint of this node, and the node itself, should be judged by.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Interface and policy of each.
@@ -28,35 +30,50 @@ pub(crate) struct Plan {
     pub(crate) policies: BTreeMap<PolicyContent, (Vec<NumberedRule>, Vec<NamedPort>)>,
 }
 
+impl Plan {
+    fn add(&mut self, id: EndpointId, interface: u32, rules: Vec<NumberedRule>, named_ports: &[NamedPort]) {
+        let ports = own_ports(&rules, named_ports);
+        let texts = ports.iter().map(|port| Term::Port(port.clone()).to_string()).collect();
+        let content: PolicyContent = (set(rules.iter().map(|rule| rule.cookie).collect()), texts);
+        if !rules.is_empty() {
+            self.policies.entry(content.clone()).or_insert((rules, ports));
+        }
+        self.endpoints.insert(id, (interface, content));
+    }
+}
+
 impl Engine {
-    /// Which rules select which endpoint.
-    pub(crate) fn plan(&self, peers: &Peers) -> Plan {
-        let mut subjects = LabelIndex::default();
+    /// Which rules select which endpoint. This node is one where a rule selects it.
+    pub(crate) fn plan(&mut self, peers: &Peers) -> Plan {
+        let (mut subjects, mut nodes) = (LabelIndex::default(), LabelIndex::default());
         for (at, (_, rule)) in self.rules.iter().enumerate() {
-            // Node subjects are host endpoints: none is enforced.
-            if let Subject::Endpoints(selector) = &rule.subject
-                && self.settings.directions.contains(&rule.direction)
-            {
-                subjects.insert(selector.clone(), at);
+            if self.settings.directions.contains(&rule.direction) {
+                match &rule.subject {
+                    Subject::Endpoints(selector) => subjects.insert(selector.clone(), at),
+                    Subject::Nodes(selector) => nodes.insert(selector.clone(), at),
+                }
             }
         }
         let mut plan = Plan::default();
         for (id, interface, who) in peers.local() {
-            let mut selecting = Vec::new();
-            subjects.each_match(&who.labels, |at| selecting.push(*at));
-            selecting.sort_unstable();
-            selecting.dedup();
-            let rule = |at: &usize| NumberedRule { cookie: self.rules[*at].0, rule: Arc::clone(&self.rules[*at].1) };
-            let rules: Vec<NumberedRule> = selecting.iter().map(rule).collect();
-            let ports = own_ports(&rules, &who.named_ports);
-            let texts = ports.iter().map(|port| Term::Port(port.clone()).to_string()).collect();
-            let content: PolicyContent = (set(rules.iter().map(|rule| rule.cookie).collect()), texts);
-            if !rules.is_empty() {
-                plan.policies.entry(content.clone()).or_insert((rules, ports));
-            }
-            plan.endpoints.insert(id, (interface, content));
+            plan.add(id, interface, self.selecting(&subjects, &who.labels), &who.named_ports);
+        }
+        let rules = peers.node().map(|who| self.selecting(&nodes, &who.labels)).unwrap_or_default();
+        if !rules.is_empty() {
+            let id = EndpointId(self.ledger.endpoint(&NODE_KEY.into()));
+            plan.add(id, NODE_INTERFACE, rules, &[]);
         }
         plan
+    }
+
+    /// The rules, in order, whose subjects match.
+    fn selecting(&self, subjects: &LabelIndex<usize>, labels: &Labels) -> Vec<NumberedRule> {
+        let mut selecting = Vec::new();
+        subjects.each_match(labels, |at| selecting.push(*at));
+        selecting.sort_unstable();
+        selecting.dedup();
+        let rule = |at: usize| NumberedRule { cookie: self.rules[at].0, rule: Arc::clone(&self.rules[at].1) };
+        selecting.into_iter().map(rule).collect()
     }
 
     /// Selectors of the rules of the plan, and ports of peers that they name.

@@ -8,9 +8,30 @@ use namegate_config::{
     peer::Peer,
     reference::{Flow, Limits, SubjectFacts, limits, limits_asking},
     rule::{Binding, Direction, Rule},
+    services::Target,
 };
 
 use crate::{Engine, compile::Policy, topology::Who};
+
+/// The limits that hold whoever of them is reached. A rule counts where it is one of everybody's.
+pub(crate) fn together(targets: &[Target], limits: impl Fn(&Target) -> Limits) -> Limits {
+    let mut all: Option<Vec<Arc<Rule>>> = None;
+    for target in targets {
+        match limits(target) {
+            Limits::Free => {}
+            Limits::Closed(by) => return Limits::Closed(by),
+            Limits::Rules(rules) => match &mut all {
+                None => all = Some(rules),
+                Some(common) => common.retain(|rule| rules.contains(rule)),
+            },
+        }
+    }
+    match all {
+        _ if targets.is_empty() => Limits::Closed(None),
+        Some(rules) => Limits::Rules(rules),
+        None => Limits::Free,
+    }
+}
 
 impl Engine {
     /// The limits on requests inside a flow between an endpoint of this node, which has the address `own`, and `peer`;
@@ -18,7 +39,18 @@ impl Engine {
     ///
     /// Whether the flow may begin is the kernel's to say. Connections outlive the TTL of a name: where nothing else allows
     /// the flow, names count here for an hour longer.
+    /// Behind a port of a service a request must be allowed for all who are there.
     pub fn limits(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: u64) -> Limits {
+        let behind = self.peers.behind(peer, (flow.protocol, flow.port));
+        match behind.filter(|_| direction == Direction::Egress) {
+            Some(behind) => together(&behind.targets, |target| {
+                self.limits_of(own, target.address, direction, Flow { port: target.port, ..flow }, now)
+            }),
+            None => self.limits_of(own, peer, direction, flow, now),
+        }
+    }
+
+    fn limits_of(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: u64) -> Limits {
         let Some((who, policy)) = self.judged(own, direction) else { return Limits::Free };
         let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
         let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
@@ -45,8 +77,11 @@ impl Engine {
         limits_asking(&rules, &subject, &self.facts_of(own, peer, since, false), flow, asked, binding)
     }
 
-    /// Whether it matters for which name a connection asks that began at `since`.
+    /// Whether it matters for which name a connection asks that began at `since`. No name opens a service.
     pub fn is_bound(&self, own: IpAddr, peer: IpAddr, flow: Flow, binding: Binding, since: u64) -> bool {
+        if self.peers.behind(peer, (flow.protocol, flow.port)).is_some() {
+            return false;
+        }
         let Some((who, policy)) = self.judged(own, Direction::Egress) else { return false };
         if !policy.rules().any(|numbered| numbered.rule.is_bound(binding)) {
             return false;

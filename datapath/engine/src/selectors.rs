@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use crate::fronts::Fronts;
 use ipnet::IpNet;
 use namegate_config::{
     labels::{LabelSelector, Labels, Operator, POD_NAMESPACE},
@@ -50,6 +51,8 @@ pub(crate) struct Terms {
     cidrs: CidrIndex,
     exact_names: HashMap<Arc<str>, TermId>,
     patterns: Vec<(NamePattern, TermId)>,
+    /// Beside the selectors: see [`Fronts`].
+    pub(crate) fronts: Fronts,
 }
 
 impl Terms {

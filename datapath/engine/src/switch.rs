@@ -2,10 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use namegate_abi::{AddressKey, EndpointValue, endpoint_flags};
+use namegate_abi::{AddressKey, EndpointValue, NODE_INTERFACE, endpoint_flags};
 use namegate_config::rule::Direction;
 
-use crate::{EndpointId, Engine, Key, MapOp, Row, engine::Local, ledger::PolicyContent, plan::Plan};
+use crate::{
+    EndpointId, Engine, Key, MapOp, Row, engine::Local, ledger::PolicyContent, plan::Plan, topology::NODE_KEY,
+};
 
 impl Engine {
     /// Moves each endpoint to its policy.
@@ -25,6 +27,11 @@ impl Engine {
                 _ => None,
             };
             let mut value = self.endpoint_value(id, content, old.map(|(_, value)| value));
+            if *interface == NODE_INTERFACE {
+                // Its questions go to its resolvers as they are: no program meets them on the way.
+                value.flags = (value.flags | endpoint_flags::NODE) & !endpoint_flags::OBSERVE_DNS;
+                self.cache.open(id, &NODE_KEY.into());
+            }
             let same = held.filter(|held| held.policy == value.policy && !narrowed.contains(&held.policy));
             value.revision = match same {
                 Some(held) => held.revision,

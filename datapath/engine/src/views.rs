@@ -1,23 +1,32 @@
 //! What the API asks: who is here, what was learned, which rule a number means, and how full everything is.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
-use namegate_abi::{Address, AddressKey, endpoint_flags};
+use namegate_abi::{Address, AddressKey, NODE_INTERFACE, endpoint_flags};
 use namegate_config::{
     labels::Labels,
     name::Fqdn,
     peer::NamedPort,
-    rule::{Origin, PeerSelector, Peers, Subject},
+    rule::{Origin, PeerSelector, Peers},
 };
 
-use crate::{EndpointId, Engine, Lookup, Row, compile::Policy};
+use crate::{
+    EndpointId, Engine, Lookup, Row,
+    compile::Policy,
+    engine::Local,
+    topology::{NODE_KEY, Who},
+};
 
 /// An endpoint of this node.
 #[derive(Clone, Debug)]
 pub struct EndpointView {
     /// Its number.
     pub id: EndpointId,
-    /// `namespace/name`.
+    /// `namespace/name`; `host` for the node itself.
     pub key: Arc<str>,
     /// Its labels.
     pub labels: Arc<Labels>,
@@ -25,7 +34,7 @@ pub struct EndpointView {
     pub addresses: Vec<IpAddr>,
     /// Ports it names.
     pub named_ports: Vec<NamedPort>,
-    /// Index of the host-side interface.
+    /// Index of the host-side interface; [`NODE_INTERFACE`] for the node itself.
     pub interface: u32,
     /// Its policy; 0 is none.
     pub policy: u32,
@@ -50,6 +59,19 @@ pub struct KnownName {
     pub ended: bool,
 }
 
+/// A port of a service of which some targets may be reached, and others not: none is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DividedPort {
+    /// `namespace/name` of the service.
+    pub service: Arc<str>,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// The port.
+    pub port: u16,
+    /// Endpoints that are kept from it.
+    pub endpoints: Vec<Arc<str>>,
+}
+
 /// Rows of one map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowCount {
@@ -67,35 +89,41 @@ impl Engine {
         self.every_lookup(move |address| address.expires_ns > now).filter(|lookup| !lookup.addresses.is_empty())
     }
 
-    /// Endpoints of this node, by number.
+    /// Endpoints of this node, by number; with the node itself, as `host`, where a rule selects it.
     pub fn endpoints(&self) -> Vec<EndpointView> {
-        let mut views: Vec<EndpointView> = self
-            .peers
-            .local()
-            .filter_map(|(id, interface, who)| {
-                let value = self.local.get(&id)?.value;
-                let policy = self.policies.get(&value.policy);
-                let mut rules: Vec<Arc<Origin>> =
-                    policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
-                rules.sort_unstable();
-                rules.dedup();
-                Some(EndpointView {
-                    id,
-                    key: Arc::clone(&who.key),
-                    labels: Arc::clone(&who.labels),
-                    addresses: who.addresses.clone(),
-                    named_ports: who.named_ports.clone(),
-                    interface,
-                    policy: value.policy,
-                    revision: value.revision,
-                    rules,
-                    enforced_ingress: value.flags & endpoint_flags::ENFORCE_INGRESS != 0,
-                    enforced_egress: value.flags & endpoint_flags::ENFORCE_EGRESS != 0,
-                })
-            })
-            .collect();
+        let pods = self.peers.local().map(|(id, _, who)| (id, Arc::clone(&who.key), who));
+        let node = self.peers.node().and_then(|who| Some((self.node_id()?, NODE_KEY.into(), who)));
+        let mut views: Vec<EndpointView> =
+            pods.chain(node).filter_map(|(id, key, who)| self.view(id, key, who)).collect();
         views.sort_unstable_by_key(|view| view.id);
         views
+    }
+
+    fn view(&self, id: EndpointId, key: Arc<str>, who: &Who) -> Option<EndpointView> {
+        let Local { interface, value } = *self.local.get(&id)?;
+        let policy = self.policies.get(&value.policy);
+        let mut rules: Vec<Arc<Origin>> =
+            policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        Some(EndpointView {
+            id,
+            key,
+            labels: Arc::clone(&who.labels),
+            addresses: who.addresses.clone(),
+            named_ports: who.named_ports.clone(),
+            interface,
+            policy: value.policy,
+            revision: value.revision,
+            rules,
+            enforced_ingress: value.flags & endpoint_flags::ENFORCE_INGRESS != 0,
+            enforced_egress: value.flags & endpoint_flags::ENFORCE_EGRESS != 0,
+        })
+    }
+
+    /// The number of this node as an endpoint, where a rule selects it.
+    pub fn node_id(&self) -> Option<EndpointId> {
+        self.local.iter().find(|(_, local)| local.interface == NODE_INTERFACE).map(|(id, _)| *id)
     }
 
     /// The endpoint of this node that has the address.
@@ -138,9 +166,37 @@ impl Engine {
             .collect()
     }
 
-    /// `namespace/name` of the pod, or the name of the node, that has the address.
+    /// `namespace/name` of the pod, or the name of the node, that has the address; or of the service with this one.
     pub fn peer_key(&self, address: IpAddr) -> Option<&str> {
-        self.peers.owner(Address::from(address.to_canonical())).map(|who| &*who.key)
+        let address = Address::from(address.to_canonical());
+        let service = || Some(&*self.peers.fronts.get(&address)?.values().next()?.service);
+        self.peers.owner(address).map(|who| &*who.key).or_else(service)
+    }
+
+    /// Ports of services of which some targets may be reached by an endpoint, and others not.
+    pub fn divided(&self) -> Vec<DividedPort> {
+        let mut found: BTreeMap<(Arc<str>, u8, u16), BTreeSet<Arc<str>>> = BTreeMap::new();
+        for (id, policy) in &self.policies {
+            for (identity, (protocol, port)) in policy.divided() {
+                let addresses = self.placed.iter().filter(|(_, (value, _))| value.steps[0].identity == identity);
+                let behind = addresses.filter_map(|(address, _)| self.peers.behind(address.to_ip(), (protocol, port)));
+                for service in behind.map(|behind| Arc::clone(&behind.service)) {
+                    let judged = self.local.iter().filter(|(_, local)| local.value.policy == *id);
+                    let keys = judged.filter_map(|(id, _)| self.cache.endpoints.get(id));
+                    found
+                        .entry((service, protocol, port))
+                        .or_default()
+                        .extend(keys.map(|known| Arc::clone(&known.key)));
+                }
+            }
+        }
+        let shown = |((service, protocol, port), endpoints): (_, BTreeSet<_>)| DividedPort {
+            service,
+            protocol,
+            port,
+            endpoints: endpoints.into_iter().collect(),
+        };
+        found.into_iter().map(shown).collect()
     }
 
     /// Labels of the pod or node that has the address.
@@ -166,10 +222,8 @@ impl Engine {
     pub fn refused(&self) -> Vec<(&'static str, u64)> {
         let rows = self.mirror.refused();
         let own = [("addresses claimed twice", self.peers.conflicts), ("ledger entries", self.ledger.dropped())];
-        let rules = self.rules.iter().filter(|(_, rule)| matches!(rule.subject, Subject::Nodes(_))).count();
-        let nodes = [("rules for nodes", rules as u64)];
         let counted = self.refused.iter().map(|(what, count)| (*what, *count));
-        counted.chain(rows).chain(own).chain(nodes).filter(|(_, count)| *count > 0).collect()
+        counted.chain(rows).chain(own).filter(|(_, count)| *count > 0).collect()
     }
 
     /// The revision of the last change.

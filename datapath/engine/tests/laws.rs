@@ -7,7 +7,7 @@ mod common;
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use common::{FLOWS, Kernel, NAMES, OUTSIDE, Pod, SECOND, addresses, apply, ip, pods, rules, settings, topology};
-use namegate_abi::Reason as Kernels;
+use namegate_abi::{NODE_INTERFACE, Reason as Kernels};
 use namegate_config::{
     l7::Request,
     labels::Labels,
@@ -40,7 +40,7 @@ fn hearings() -> impl Strategy<Value = Vec<Hearing>> {
     proptest::collection::vec(one, 0..6)
 }
 
-/// A new flow of a pod of this node.
+/// A new flow of a pod of this node, or of the node itself.
 #[derive(Clone, Debug)]
 struct Probe {
     pod: usize,
@@ -51,7 +51,7 @@ struct Probe {
 
 fn probes(count: usize) -> impl Strategy<Value = Vec<Probe>> {
     let direction = prop_oneof![Just(Direction::Ingress), Just(Direction::Egress)];
-    let probe = (0..2_usize, proptest::sample::select(addresses()), direction, proptest::sample::select(&FLOWS[..]))
+    let probe = (0..OWN.len(), proptest::sample::select(addresses()), direction, proptest::sample::select(&FLOWS[..]))
         .prop_map(|(pod, peer, direction, flow)| Probe { pod, peer, direction, flow });
     proptest::collection::vec(probe, count)
 }
@@ -69,7 +69,14 @@ struct World {
 /// Where the proxy listens.
 const L7_PORT: u16 = 9_000;
 
-const OWN: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
+/// Addresses of those who are judged: two pods and the node.
+const OWN: [&str; 3] = ["10.0.0.1", "10.0.0.2", "192.168.0.1"];
+const NODE: usize = 2;
+
+/// Where the programs look for the endpoint.
+fn interface(pod: usize) -> u32 {
+    if pod == NODE { NODE_INTERFACE } else { 10 + u32::try_from(pod).unwrap() }
+}
 
 impl World {
     fn new(scope: Scope, rules: Vec<Rule>, pods: &[Option<Pod>]) -> Self {
@@ -124,16 +131,20 @@ impl World {
         self.kernel.apply(&ops);
     }
 
-    /// Whether the pod is here.
+    /// Whether the pod is here; the node is.
     fn has(&self, pod: usize) -> bool {
-        self.id(pod).is_some()
+        pod == NODE || self.id(pod).is_some()
     }
 
     /// The verdict about the flow, and about a request in it that no limit lets pass.
     fn reference(&self, probe: &Probe) -> (Verdict, Verdict) {
         let own = ip(OWN[probe.pod]);
-        let subject = self.topology.endpoints.iter().find(|pod| pod.addresses.contains(&own)).unwrap();
-        let facts = SubjectFacts { labels: &subject.labels, is_node: false, named_ports: &subject.named_ports };
+        let pod = self.topology.endpoints.iter().find(|pod| pod.addresses.contains(&own));
+        let facts = SubjectFacts {
+            labels: pod.map_or(&self.topology.nodes[0].labels, |pod| &pod.labels),
+            is_node: pod.is_none(),
+            named_ports: pod.map_or(&[], |pod| &pod.named_ports),
+        };
         let pod = self.topology.endpoints.iter().find(|pod| pod.addresses.contains(&probe.peer));
         let node = self.topology.nodes.iter().find(|node| node.addresses.contains(&probe.peer));
         let labels = pod.map(|pod| pod.labels.clone()).or_else(|| node.map(|node| node.labels.clone()));
@@ -155,8 +166,11 @@ impl World {
     }
 
     fn allows(kernel: &Kernel, probe: &Probe) -> bool {
-        let interface = 10 + u32::try_from(probe.pod).unwrap();
-        !kernel.judge(interface, ip(OWN[probe.pod]), probe.peer, probe.direction, probe.flow).reason.denies()
+        // A node that no rule selects has no row.
+        kernel.endpoint(interface(probe.pod)).is_none() || {
+            let own = ip(OWN[probe.pod]);
+            !kernel.judge(interface(probe.pod), own, probe.peer, probe.direction, probe.flow).reason.denies()
+        }
     }
 
     /// The kernel does what the rules mean, and says why.
@@ -164,9 +178,14 @@ impl World {
         if !self.has(probe.pod) || ip(OWN[probe.pod]) == probe.peer {
             return;
         }
-        let interface = 10 + u32::try_from(probe.pod).unwrap();
-        let got = self.kernel.judge(interface, ip(OWN[probe.pod]), probe.peer, probe.direction, probe.flow);
         let (want, limited) = self.reference(probe);
+        let interface = interface(probe.pod);
+        assert_eq!(self.engine.node_id().is_some(), self.kernel.endpoint(NODE_INTERFACE).is_some());
+        if probe.pod == NODE && self.engine.node_id().is_none() {
+            assert_eq!(want.reason, Reason::NoPolicy, "{probe:?}");
+            return;
+        }
+        let got = self.kernel.judge(interface, ip(OWN[probe.pod]), probe.peer, probe.direction, probe.flow);
         let at = || format!("{probe:?} at {}: {got:?}, wanted {want:?}", self.kernel.now / SECOND);
         assert_eq!(!got.reason.denies(), want.allowed, "{}", at());
         // A proxy reads the requests exactly where some might not pass.
@@ -260,7 +279,7 @@ proptest! {
         }
         let old = world.kernel.clone();
         let mut steps = vec![old.clone()];
-        let here: Vec<bool> = (0..2).map(|pod| world.has(pod)).collect();
+        let here: Vec<bool> = (0..OWN.len()).map(|pod| world.has(pod)).collect();
         let ops = if let Some(at) = moved {
             let mut pods = before.clone();
             pods[at] = after[at].clone();
@@ -285,7 +304,7 @@ proptest! {
                     prop_assert_eq!(World::allows(step, probe), was, "{:?} after {:?}", probe, &ops[..at]);
                 }
             }
-            let revision = |kernel: &Kernel| kernel.endpoint(10 + u32::try_from(probe.pod).unwrap()).unwrap().revision;
+            let revision = |kernel: &Kernel| kernel.endpoint(interface(probe.pod)).map(|row| row.revision);
             prop_assert!(!was || is || revision(&old) != revision(new), "{:?} is cut without a new revision", probe);
         }
     }

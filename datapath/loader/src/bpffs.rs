@@ -14,14 +14,12 @@ use crate::LoadError;
 
 /// Where the file system is mounted by custom.
 const CUSTOMARY: &str = "/sys/fs/bpf";
-/// The first kernel with tcx, the youngest of what the datapath uses.
-const TCX_SINCE: (u32, u32) = (6, 6);
 
-/// Refuses a kernel that is too old.
-pub(crate) fn check_kernel() -> Result<(), LoadError> {
+/// Refuses a kernel older than the first one with `feature`.
+pub(crate) fn check_kernel(feature: &'static str, since: (u32, u32)) -> Result<(), LoadError> {
     let release = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
-    if version(&release).is_some_and(|version| version < TCX_SINCE) {
-        return Err(LoadError::Kernel { release, feature: "tcx", since: "6.6" });
+    if version(&release).is_some_and(|version| version < since) {
+        return Err(LoadError::Kernel { release, feature, since });
     }
     Ok(())
 }

@@ -8,14 +8,19 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
-use namegate_abi::{Counter, Direction, Reason, Settings, counter_slot, map_names};
+use namegate_abi::{Counter, Direction, NODE_INTERFACE, Reason, Settings, counter_slot, map_names};
 use namegate_engine::{Gate, GateError, MapOp, Row};
 use nix::net::if_::if_indextoname;
 
 use crate::pins::{LinkPins, Replaced};
 use crate::spec::{self, MapLimits};
 use crate::tables::{Tables, take};
-use crate::{Events, LoadError, Openings, bpffs, object, routes};
+use crate::{Events, LoadError, Openings, bpffs, node, object, routes};
+
+/// The first kernel with tcx, the youngest of what the programs of interfaces use.
+const TCX_SINCE: (u32, u32) = (6, 6);
+/// Where the programs of the node's sockets find the namespace they judge.
+const NODE_NAMESPACE: &str = "NODE_NAMESPACE";
 
 /// A program, and where it is attached on the host-side interface.
 struct Program {
@@ -69,7 +74,9 @@ pub struct Datapath {
     tables: Tables,
     events: Option<Events>,
     openings: Option<Openings>,
-    links: LinkPins,
+    pub(crate) links: LinkPins,
+    /// Whether the node's own sockets can be guarded.
+    pub(crate) node: Result<node::Ready, LoadError>,
 }
 
 impl Datapath {
@@ -79,7 +86,7 @@ impl Datapath {
     /// A pinned map whose size changed is replaced with its rows. One whose layout changed is an error, and the earlier
     /// programs go on enforcing.
     pub fn open(options: &Options) -> Result<Self, LoadError> {
-        bpffs::check_kernel()?;
+        bpffs::check_kernel("tcx", TCX_SINCE)?;
         let links = LinkPins::below(&options.pins);
         bpffs::make_folder(links.folder())?;
         let specs = spec::maps(&options.limits);
@@ -98,7 +105,13 @@ impl Datapath {
     }
 
     fn load(options: &Options, specs: &[spec::MapSpec], links: LinkPins) -> Result<Self, LoadError> {
+        let namespace = node::namespace().map_err(|source| LoadError::File {
+            action: "asking for the network namespace of",
+            path: "/proc/self/ns/net".into(),
+            source,
+        })?;
         let mut loader = EbpfLoader::new();
+        loader.override_global(NODE_NAMESPACE, &namespace, true);
         for spec in specs {
             loader.map_pin_path(spec.name, options.pins.join(spec.name));
             loader.map_max_entries(spec.name, spec.rows_max);
@@ -109,15 +122,22 @@ impl Datapath {
                 .load()
                 .map_err(|error| LoadError::Program { program: name, source: Box::new(error) })?;
         }
+        let node = node::load(&mut ebpf);
         let tables = Tables::take_from(&mut ebpf, options.limits)?;
         let ring: RingBuf<_> = take(&mut ebpf, map_names::EVENTS)?;
         let openings: RingBuf<_> = take(&mut ebpf, map_names::OPENINGS)?;
-        Ok(Self { ebpf, tables, events: Some(Events::new(ring)), openings: Some(Openings::new(openings)), links })
+        Ok(Self { ebpf, tables, events: Some(Events::new(ring)), openings: Some(Openings::new(openings)), links, node })
     }
 
     /// Puts the loaded programs into every pinned link; forgets links whose interface is gone.
     fn adopt(&mut self) -> Result<(), LoadError> {
         for (interface, name) in self.links.all() {
+            if interface == NODE_INTERFACE {
+                if !self.adopt_node(&name)? {
+                    self.links.remove(interface, &name)?;
+                }
+                continue;
+            }
             match PROGRAMS.into_iter().find(|program| program.name == name) {
                 Some(program) if self.replace(interface, &program)? => {}
                 _ => self.links.remove(interface, &name)?,
@@ -150,6 +170,7 @@ impl Datapath {
     /// The interfaces with programs, in the order of their index.
     pub fn attached(&self) -> Vec<u32> {
         let mut interfaces: Vec<u32> = self.links.all().into_iter().map(|(interface, _)| interface).collect();
+        interfaces.retain(|interface| *interface != NODE_INTERFACE);
         interfaces.sort_unstable();
         interfaces.dedup();
         interfaces

@@ -12,14 +12,14 @@ use namegate_engine::GateError;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The kernel is too old.
-    #[error("the kernel {release} lacks {feature}, which came with {since}; run a kernel of {since} or later")]
+    #[error("the kernel {release} lacks {feature}; run a kernel of {}.{} or later", since.0, since.1)]
     Kernel {
         /// Version that runs.
         release: String,
         /// What is missing.
         feature: &'static str,
         /// The first version with it.
-        since: &'static str,
+        since: (u32, u32),
     },
     /// The process may not do this.
     #[error("{action} was not permitted; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
@@ -95,6 +95,21 @@ pub enum LoadError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// A program could not be attached to the node's sockets.
+    #[error("attaching `{program}` to the root of the control groups")]
+    AttachNode {
+        /// Name of the program.
+        program: &'static str,
+        /// The kernel's error.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The root of the control groups is not to be seen.
+    #[error(
+        "the root of the control groups (cgroup2) is not mounted here; mount it (`mount -t cgroup2 none DIR`), and give a \
+         container the node's cgroup namespace"
+    )]
+    NoControlGroups,
     /// A program could not be run over a packet.
     #[error("running `{program}` over a packet on the interface with index {interface}")]
     Trial {

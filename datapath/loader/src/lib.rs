@@ -19,6 +19,7 @@ mod error;
 mod events;
 pub mod links;
 mod netlink;
+mod node;
 mod object;
 mod pins;
 pub mod routes;

@@ -3,17 +3,21 @@
 
 use std::io;
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{TestRun, TestRunOptions, TestRunResult};
 use namegate_abi::Direction;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
 use crate::datapath::{Datapath, program, program_of};
-use crate::{LoadError, netlink::ask};
+use crate::{LoadError, netlink::ask, node};
 
 /// `TCX_DROP`: every other answer passes the packet on.
 const DROP: u32 = 2;
+/// Index of the loopback interface.
+const LOOPBACK: u32 = 1;
+/// What a program of a control group answers where the packet goes on.
+const PASS_TO_SOCKET: u32 = 1;
 /// Octets of `__sk_buff` up to and with `ifindex`; the rest reads as zero.
 const CONTEXT_OCTETS: usize = 44;
 /// Where `ifindex` stands in `__sk_buff`.
@@ -26,16 +30,37 @@ impl Datapath {
     /// All is as for a packet on the wire: it is counted, told of, and its flow remembered.
     pub fn try_packet(&mut self, direction: Direction, ifindex: u32, frame: &[u8]) -> Result<bool, LoadError> {
         let wanted = program_of(direction);
-        let mut context = [0; CONTEXT_OCTETS];
-        context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
-        let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
-        let result = program(&mut self.ebpf, wanted)?.test_run(options).map_err(|source| LoadError::Trial {
-            program: wanted,
-            interface: ifindex,
-            source: Box::new(source),
-        })?;
-        Ok(result.return_value != DROP)
+        Ok(run(program(&mut self.ebpf, wanted)?, wanted, ifindex, frame)? != DROP)
     }
+
+    /// The same for a packet that a socket of the node sends or is about to receive, by way of an interface.
+    pub fn try_node_packet(&mut self, direction: Direction, ifindex: u32, frame: &[u8]) -> Result<bool, LoadError> {
+        let wanted = node::program_of(direction);
+        Ok(run(node::program(&mut self.ebpf, wanted)?, wanted, ifindex, frame)? == PASS_TO_SOCKET)
+    }
+}
+
+/// What a program answers to the frame.
+fn run<P>(program: &P, name: &'static str, ifindex: u32, frame: &[u8]) -> Result<u32, LoadError>
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+{
+    let mut context = [0; CONTEXT_OCTETS];
+    context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
+    let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
+    let result = program.test_run(options);
+    let result =
+        result.map_err(|source| LoadError::Trial { program: name, interface: ifindex, source: Box::new(source) })?;
+    Ok(result.return_value)
+}
+
+/// Switches the loopback interface of the calling thread's network namespace on.
+pub fn loopback_up() -> io::Result<()> {
+    let mut request = LinkMessage::default();
+    request.header.index = LOOPBACK;
+    request.header.flags = LinkFlags::Up;
+    request.header.change_mask = LinkFlags::Up;
+    ask(RouteNetlinkMessage::SetLink(request), NLM_F_ACK).map(drop)
 }
 
 /// Adds a pair of interfaces to the network namespace of the calling thread; the first has `index`, the second the one

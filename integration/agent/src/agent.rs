@@ -34,6 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Outcome;
 
+pub(crate) use desk::forbidden;
 pub(crate) use files::shown as shown_diagnostic;
 
 use book::Book;
@@ -46,8 +47,9 @@ use openings::Checks;
 use reload::Reloader;
 use requests::RequestDesk;
 
-/// What of the policy language is enforced where both directions are guarded: no policy for nodes.
-pub(crate) const FEATURES: Features = Features { http: true, dns: true, server_names: true, nodes: false };
+/// What of the policy language is enforced where both directions are guarded: no names in policies for nodes.
+pub(crate) const FEATURES: Features =
+    Features { http: true, dns: true, server_names: true, nodes: true, node_names: false };
 /// Mark of packets that go to a local proxy.
 const REDIRECT_MARK: u32 = 0x200;
 /// Mark of what the proxy sends.
@@ -100,9 +102,9 @@ fn log() {
 
 /// What of the policy language is enforced with these directions: a proxy gets its servers' answers from the programs of
 /// both.
-fn features(directions: &[Direction]) -> Features {
+fn features(directions: &[Direction], nodes: bool) -> Features {
     let both = [Direction::Ingress, Direction::Egress].iter().all(|direction| directions.contains(direction));
-    Features { http: both && FEATURES.http, server_names: both && FEATURES.server_names, ..FEATURES }
+    Features { http: both && FEATURES.http, server_names: both && FEATURES.server_names, nodes, ..FEATURES }
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
@@ -111,7 +113,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let server = Server::bind(&settings.socket)?;
     let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
     let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
-    let (gate, events, openings) = open(&settings, &clients, &instruments)?;
+    let (gate, (events, openings), features) = open(&settings, &clients, &instruments)?;
     let door = gate.door();
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
     let checks = Arc::new(Checks::default());
@@ -127,7 +129,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     door.ask(move |gate| gate.set_proxies(proxies)).await?;
     let reloader = {
         let (settings, door, book) = (settings.clone(), door.clone(), Arc::clone(&book));
-        tokio::task::spawn_blocking(move || Reloader::start(&settings, door, book)).await??
+        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book)).await??
     };
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
     // Open as long as names are looked at.
@@ -145,12 +147,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     stop(reloader, gate, proxy, l7).await
 }
 
-/// Loads or adopts what is in the kernel, and starts the thread that owns it.
+/// Loads or adopts what is in the kernel, and starts the thread that owns it; says what can be enforced.
 fn open(
     settings: &Settings,
     clients: &Arc<ArcSwap<Clients>>,
     instruments: &Instruments,
-) -> anyhow::Result<(Running, Events, Openings)> {
+) -> anyhow::Result<(Running, (Events, Openings), Features)> {
     let limits = settings.limits;
     let options = Options {
         pins: settings.pins.clone(),
@@ -165,7 +167,12 @@ fn open(
     };
     let mut datapath = Datapath::open(&options).map_err(gate::load_error)?;
     routes::set_up(&options.settings).context("setting up the route to the proxy")?;
-    if features(&settings.directions).http
+    let refusal = datapath.node_refusal();
+    if let Some(error) = refusal {
+        tracing::warn!(error = %gate::Chain(error), "policies for nodes are refused here");
+    }
+    let features = features(&settings.directions, refusal.is_none());
+    if features.http
         && let Err(error) = routes::forward_proxied()
     {
         tracing::error!(%error, "net.ipv4.tcp_early_demux stays: limits on requests to endpoints drop them; set it to 0");
@@ -181,7 +188,7 @@ fn open(
         instruments.clone(),
         settings.audit,
     )?;
-    Ok((gate.start()?, events, openings))
+    Ok((gate.start()?, (events, openings), features))
 }
 
 fn kernel_settings(dns_port: u16, names_port: u16) -> KernelSettings {

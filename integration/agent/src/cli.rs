@@ -9,6 +9,7 @@ mod name_match;
 mod output;
 mod policy_test;
 mod policy_trace;
+mod schema;
 mod sources;
 mod status;
 mod style;
@@ -52,6 +53,8 @@ fn verb(cli: Cli) -> anyhow::Result<Outcome> {
         Verb::Policy { verb: PolicyVerb::Validate(args) } => validate::run(&args),
         Verb::Policy { verb: PolicyVerb::Test(args) } => policy_test::run(&args),
         Verb::Policy { verb: PolicyVerb::Trace(args) } => policy_trace::run(&args),
+        Verb::Policy { verb: PolicyVerb::Schema { kind } } => schema::run(kind.as_deref()),
+        Verb::Policy { verb: PolicyVerb::Crds { directory } } => schema::crds(directory.as_deref()),
         Verb::Fqdn { verb: FqdnVerb::Match { pattern, name } } => name_match::run(&pattern, &name),
         Verb::Fqdn { verb: FqdnVerb::Cache { verb } } => block_on(async {
             match verb {

@@ -8,6 +8,7 @@ mod frame;
 mod judge;
 mod kernel;
 mod memory;
+mod requests;
 mod topology;
 
 pub(crate) use explain::{Explained, Tracer};

@@ -68,6 +68,8 @@ fn help_of_every_verb_ends_well_and_has_an_example() {
         &["policy", "validate"],
         &["policy", "test"],
         &["policy", "trace"],
+        &["policy", "schema"],
+        &["policy", "crds"],
         &["fqdn"],
         &["fqdn", "match"],
         &["fqdn", "cache"],
@@ -82,4 +84,34 @@ fn help_of_every_verb_ends_well_and_has_an_example() {
         assert!(out.contains("Example:"), "{verb:?}: {out}");
         assert!(!out.contains('\u{1b}'), "no colour where there is no terminal");
     }
+}
+
+#[test]
+fn schemas_are_printed_by_kind_or_together() {
+    let read = |arguments: &[&str]| {
+        let (code, out, _) = said(&namegate(&[&["policy", "schema"], arguments].concat()));
+        assert_eq!(code, Some(0), "{arguments:?}");
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()
+    };
+    assert_eq!(read(&["NetworkPolicy"])["properties"]["kind"]["enum"][0], "NetworkPolicy");
+    assert_eq!(read(&[])["oneOf"].as_array().unwrap().len(), 6, "five kinds and lists of them");
+    let (code, out, err) = said(&namegate(&["policy", "schema", "Pod"]));
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(err.contains("CiliumNetworkPolicy"), "{err}");
+}
+
+#[test]
+fn definitions_are_printed_or_written() {
+    let (code, out, _) = said(&namegate(&["policy", "crds"]));
+    assert_eq!((code, out.matches("kind: CustomResourceDefinition").count()), (Some(0), 4));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    assert_eq!(said(&namegate(&["policy", "crds", "--directory", path])), (Some(0), String::new(), String::new()));
+    let mut files: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    assert_eq!(texts.iter().map(String::len).sum::<usize>() + 3 * "---\n".len(), out.len());
+    let (code, _, err) = said(&namegate(&["policy", "crds", "--directory", "/nonexistent"]));
+    assert_eq!(code, Some(2));
+    assert!(err.contains("writing /nonexistent/"), "{err}");
 }

@@ -62,7 +62,6 @@ fn the_model_decides_every_case_as_expected() {
     assert_eq!(last_line(&out), "325 cases, 95424 flows, 0 failed", "{out}{err}");
     assert_eq!(code, Some(0));
     assert_eq!(out.matches("FAILED").count(), 0, "{out}");
-    assert!(out.contains("5 verdicts over host endpoints by the reference"), "{out}");
     // Only a case that says that a product may refuse its policy has one refused.
     assert!(out.contains("cilium/doc-requires (conformance/cases/cilium/doc-requires.yaml, doubtful)"), "{out}");
     assert_eq!(out.matches("a policy of the case is refused").count(), 1, "{out}");
@@ -71,18 +70,16 @@ fn the_model_decides_every_case_as_expected() {
 /// Needs root.
 #[test]
 fn the_kernel_decides_every_flow_as_expected() {
-    for (suite, last, not_judged) in [
-        ("seed", "7 cases, 73 flows, 0 failed", 8),
-        ("cilium", "91 cases, 414 flows, 0 failed", 66),
-        ("k8s-e2e", "48 cases, 25056 flows, 0 failed", 0),
-        ("cnp-api", "29 cases, 317 flows, 0 failed", 0),
+    for (suite, last) in [
+        ("seed", "7 cases, 73 flows, 0 failed"),
+        ("cilium", "91 cases, 414 flows, 0 failed"),
+        ("k8s-e2e", "48 cases, 25056 flows, 0 failed"),
+        ("cnp-api", "29 cases, 317 flows, 0 failed"),
     ] {
         let cases = format!("conformance/cases/{suite}");
         let (code, out, err) =
             said(&namegate(&root(), &["policy", "test", "--datapath", "kernel", "-o", "text", "--cases", &cases]));
         assert_eq!((code, last_line(&out)), (Some(0), last), "{out}{err}");
-        let counted = out.lines().find_map(|line| line.split_once(" flows not judged")).map(|(count, _)| count);
-        assert_eq!(counted.unwrap_or("0"), not_judged.to_string(), "{out}");
     }
 }
 

@@ -138,6 +138,15 @@ impl World {
         &self.outside_log
     }
 
+    /// Adds servers on the node itself: `serve` is called on the namespace's thread.
+    pub fn serve_node<F>(&self, serve: F) -> Result<()>
+    where
+        F: FnOnce(&Host) -> Result<()> + Send + 'static,
+    {
+        let host = Host { name: "node".to_owned(), log: Log::default(), ..self.outside_host.clone() };
+        self.node.run(async move { serve(&host) })
+    }
+
     /// Adds servers outside: `serve` is called on the namespace's thread.
     pub fn serve_outside<F>(&self, serve: F) -> Result<()>
     where

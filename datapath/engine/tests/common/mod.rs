@@ -252,6 +252,7 @@ pub(crate) fn topology(pods: &[Option<Pod>]) -> Topology {
         endpoints: endpoints.collect(),
         nodes: vec![node("n1", true, "192.168.0.1"), node("n2", false, "192.168.0.2")],
         resolver_services: vec![],
+        services: vec![],
     }
 }
 
@@ -268,6 +269,14 @@ fn label_selectors() -> impl Strategy<Value = LabelSelector> {
         list(vec![Requirement::new("app", Operator::DoesNotExist)]),
         list(vec![Requirement::equals("reserved:world", "")]),
         list(vec![Requirement::equals("node:rack", "n2")]),
+    ]
+}
+
+fn node_selectors() -> impl Strategy<Value = LabelSelector> {
+    prop_oneof![
+        2 => Just(LabelSelector::default()),
+        2 => Just(LabelSelector::new([Requirement::equals("node:rack", "n1")])),
+        1 => Just(LabelSelector::new([Requirement::equals("node:rack", "n2")])),
     ]
 }
 
@@ -340,17 +349,22 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
         0.3,
         any::<bool>().prop_map(|http| Arc::new(if http { L7::Http(vec![]) } else { L7::ServerNames(vec![]) })),
     );
-    let rule = (label_selectors(), direction, tier, effect, quiet, peers, ports(), any::<u32>(), limits).prop_map(
+    let subject = prop_oneof![
+        4 => label_selectors().prop_map(Subject::Endpoints),
+        1 => node_selectors().prop_map(Subject::Nodes),
+    ];
+    let rule = (subject, direction, tier, effect, quiet, peers, ports(), any::<u32>(), limits).prop_map(
         |(subject, direction, tier, effect, quiet, peers, ports, name, l7)| Rule {
             origin: Arc::new(Origin { kind: "T".into(), namespace: None, name: format!("r{name}"), path: "x".into() }),
-            subject: Subject::Endpoints(subject),
+            // Policies for nodes limit no requests.
+            l7: l7.filter(|_| effect == Effect::Allow && matches!(subject, Subject::Endpoints(_))),
+            subject,
             direction,
             tier,
             effect: if effect == Effect::Pass && !matches!(tier, Tier::Admin(_)) { Effect::Allow } else { effect },
             default_deny: tier == Tier::Normal && !quiet,
             peers,
             ports,
-            l7: if effect == Effect::Allow { l7 } else { None },
             binding: None,
         },
     );

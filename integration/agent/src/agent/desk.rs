@@ -71,24 +71,29 @@ impl Desk for GateDesk {
 
     fn forbids(&self, client: IpAddr, resolver: SocketAddr, over_tcp: bool, name: Option<&Fqdn>) -> Option<String> {
         let flow = Flow { protocol: if over_tcp { TCP } else { UDP }, port: resolver.port() };
-        match self.clients.load().askers.limits(client, resolver.ip(), flow) {
-            Limits::Free => None,
-            Limits::Closed(rule) => {
-                Some(rule.map_or_else(|| "no rule allows this resolver".to_owned(), |rule| rule.to_string()))
-            }
-            Limits::Rules(rules) => {
-                let allows = |rule: &Arc<Rule>| match (rule.l7.as_deref(), name) {
-                    (Some(L7::Dns(patterns)), Some(name)) => patterns.iter().any(|pattern| pattern.matches(name)),
-                    _ => false,
-                };
-                let first = rules.first().map(|rule| format!("no pattern of {} allows this name", rule.origin));
-                first.filter(|_| !rules.iter().any(allows))
-            }
-        }
+        forbidden(&self.clients.load().askers.limits(client, resolver.ip(), flow), name)
     }
 
     async fn install(&self, answers: Vec<Answer>) -> Vec<Result<(), NotInstalled>> {
         let count = answers.len();
         self.door.learn(answers).await.unwrap_or_else(|_| vec![Err(NotInstalled::Closed); count])
+    }
+}
+
+/// Why a question for the name is refused; `None` where it may be asked. A name that no pattern can stand for is none.
+pub(crate) fn forbidden(limits: &Limits, name: Option<&Fqdn>) -> Option<String> {
+    match limits {
+        Limits::Free => None,
+        Limits::Closed(rule) => {
+            Some(rule.as_ref().map_or_else(|| "no rule allows this resolver".to_owned(), ToString::to_string))
+        }
+        Limits::Rules(rules) => {
+            let allows = |rule: &Arc<Rule>| match (rule.l7.as_deref(), name) {
+                (Some(L7::Dns(patterns)), Some(name)) => patterns.iter().any(|pattern| pattern.matches(name)),
+                _ => false,
+            };
+            let first = rules.first().map(|rule| format!("no pattern of {} allows this name", rule.origin));
+            first.filter(|_| !rules.iter().any(allows))
+        }
     }
 }

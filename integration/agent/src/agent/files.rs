@@ -14,7 +14,7 @@ use namegate_api::view::{self, DocumentState};
 use namegate_config::{
     diagnostic::Diagnostic,
     endpoints::{self, EndpointsFile},
-    policy::{self, Catalog, Document, Features},
+    policy::{self, Document, Features},
     rule::Rule,
 };
 
@@ -66,7 +66,7 @@ impl Files {
         self.read_policies(&mut reading);
         self.read_endpoints(&mut reading);
         let documents: Vec<Document> = self.good.values().flatten().cloned().collect();
-        let translated = policy::translate(&documents, &Catalog::default());
+        let translated = policy::translate(&documents, &reading.endpoints.catalog());
         reading.diagnostics.extend(translated.diagnostics.iter().map(shown));
         reading.rules = translated.rules;
         count_rules(&mut reading);

@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use namegate_abi::NODE_INTERFACE;
 use namegate_api::{Instruments, Refusal};
 use namegate_config::rule;
 use namegate_dns_proxy::NotInstalled;
@@ -138,6 +139,7 @@ impl Gate {
         for interface in wanted.into_iter().flatten() {
             self.attach(interface);
         }
+        self.guard_node();
         self.clients.store(Arc::new(Clients::of(&self.engine)));
         self.changes.fetch_add(1, Ordering::Release);
         self.keep();
@@ -166,6 +168,20 @@ impl Gate {
             Err(error) => {
                 if self.failed.insert(interface) {
                     tracing::error!(interface, error = %Chain(&error), "programs could not be attached");
+                }
+            }
+        }
+    }
+
+    /// Attaches to the node's sockets where a rule selects the node, and only there.
+    fn guard_node(&mut self) {
+        let wanted = self.engine.node_id().is_some();
+        let guarded = if wanted { self.datapath.guard_node(self.directions) } else { self.datapath.release_node() };
+        match guarded {
+            Ok(()) => drop(self.failed.remove(&NODE_INTERFACE)),
+            Err(error) => {
+                if self.failed.insert(NODE_INTERFACE) {
+                    tracing::error!(error = %Chain(&error), wanted, "the node's own sockets");
                 }
             }
         }

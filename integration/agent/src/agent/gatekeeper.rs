@@ -24,6 +24,8 @@ use super::{
     shown::{Figures, Known, interface, selectors, shown_lookup, waiting},
 };
 
+/// The node itself among the endpoints.
+const HOST: &str = "host";
 /// Denials in the status.
 const DENIALS_SHOWN: usize = 100;
 /// How long a healthy gate may take to answer.
@@ -86,7 +88,8 @@ impl Keeper {
         self.settings.directions.iter().map(shown).collect()
     }
 
-    /// Every endpoint of the file that is to be guarded, with what the engine knows of it.
+    /// Every endpoint of the file that is to be guarded, with what the engine knows of it; and the node itself, where a
+    /// rule selects it.
     async fn list(&self) -> Result<Vec<Endpoint>, Refusal> {
         let known = self.door.ask(|gate| Known::of(gate)).await?;
         let page = self.book.page();
@@ -97,19 +100,31 @@ impl Keeper {
                 None => waiting(endpoint, page.endpoints.labels(endpoint).iter().map(ToString::to_string).collect()),
             })
             .collect();
+        endpoints.extend(known.views.get(HOST).map(|view| self.shown_node(view, &known)));
         endpoints.sort_by(|one, other| (one.id, &one.name).cmp(&(other.id, &other.name)));
         Ok(endpoints)
     }
 
     fn shown(&self, listed: &endpoints::Endpoint, view: &EndpointView, known: &Known) -> Endpoint {
         Endpoint {
-            id: view.id.0,
             name: listed.name.clone(),
             namespace: listed.namespace.clone(),
-            labels: view.labels.iter().map(ToString::to_string).collect(),
-            addresses: view.addresses.clone(),
             interface: interface(listed),
             interface_index: Some(view.interface),
+            ..self.shown_node(view, known)
+        }
+    }
+
+    /// What an endpoint shares with the node.
+    fn shown_node(&self, view: &EndpointView, known: &Known) -> Endpoint {
+        Endpoint {
+            id: view.id.0,
+            name: view.key.to_string(),
+            namespace: String::new(),
+            labels: view.labels.iter().map(ToString::to_string).collect(),
+            addresses: view.addresses.clone(),
+            interface: None,
+            interface_index: None,
             state: if known.failed.contains(&view.interface) { EndpointState::Failed } else { EndpointState::Guarded },
             ingress: self.enforcement(rule::Direction::Ingress, view.enforced_ingress),
             egress: self.enforcement(rule::Direction::Egress, view.enforced_egress),

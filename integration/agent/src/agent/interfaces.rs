@@ -57,5 +57,6 @@ pub(crate) fn topology(file: &EndpointsFile, interfaces: &Interfaces) -> Topolog
         endpoints: endpoints.collect(),
         nodes: std::iter::once(host).chain(others).collect(),
         resolver_services: Vec::new(),
+        services: file.services.clone(),
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
-use namegate_config::{rule::Direction, settings::Settings};
+use namegate_config::{policy::Features, rule::Direction, settings::Settings};
 use namegate_engine::Change;
 use namegate_loader::links::LinkWatch;
 use notify::{
@@ -57,8 +57,7 @@ struct Work {
 
 impl Reloader {
     /// Reads everything once, waits until the kernel holds it, then goes on by itself.
-    pub(crate) fn start(settings: &Settings, door: Door, book: Arc<Book>) -> anyhow::Result<Self> {
-        let features = super::features(&settings.directions);
+    pub(crate) fn start(settings: &Settings, features: Features, door: Door, book: Arc<Book>) -> anyhow::Result<Self> {
         let files = Files::new(settings.policies.clone(), settings.endpoints.clone(), &settings.state, features)?;
         let mut work = Work { files, door, book, directions: settings.directions.clone(), last: None };
         let (wake, woken) = channel();
@@ -124,10 +123,11 @@ impl Work {
         let topology = interfaces::topology(&reading.endpoints, &interfaces);
         let change = Change { rules: Some(reading.rules.clone()), topology: Some(topology) };
         let changed = self.door.ask_blocking(move |gate| {
-            gate.change(change).iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>()
+            let refused: Vec<String> = gate.change(change).iter().map(|error| Chain(error).to_string()).collect();
+            (refused, gate.engine().divided())
         });
         match changed {
-            Ok(refused) => self.book.enforced(refused),
+            Ok((refused, divided)) => self.book.enforced(refused, &divided),
             Err(error) => tracing::error!(%error, "a change could not be handed to the gate"),
         }
         self.last = Some((reading, interfaces));

@@ -2,12 +2,13 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use ipnet::IpNet;
 use namegate_config::{
     cases::Place,
     reference::{Flow, ICMP, ICMPV6},
     rule::Transport,
+    schema,
 };
 
 /// Where the agent's API is, unless its settings say otherwise.
@@ -85,6 +86,24 @@ pub(crate) enum PolicyVerb {
         after_help = "Example:\n  namegate policy trace --from shop/web --to 192.0.2.1 --config namegate.yaml\n  namegate policy trace --from empire/xwing --to empire/deathstar --http 'GET /v1' --world world.yaml --policies policies/\n\nExit codes: 0 the flow is allowed, 1 it is denied, 2 it could not be judged."
     )]
     Trace(TraceArgs),
+    /// Print the JSON Schema of policies, for editors and pipelines: what is right in its form fits it.
+    #[command(
+        after_help = "Example:\n  namegate policy schema CiliumNetworkPolicy\n  namegate policy schema > policies.schema.json"
+    )]
+    Schema {
+        /// Kind of object; left out, one schema of all kinds and of lists.
+        #[arg(value_name = "KIND", value_parser = PossibleValuesParser::new(schema::kinds()))]
+        kind: Option<String>,
+    },
+    /// Print the definitions of the policy kinds (CRDs), for clusters that have none of them.
+    #[command(
+        after_help = "Example:\n  namegate policy crds\n  namegate policy crds --directory crds/\n  namegate policy crds | kubectl apply --server-side -f -"
+    )]
+    Crds {
+        /// Write a file for each kind there instead.
+        #[arg(long, value_name = "PATH")]
+        directory: Option<PathBuf>,
+    },
 }
 
 /// Options of `policy trace`.

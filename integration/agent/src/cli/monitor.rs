@@ -83,6 +83,8 @@ fn clock(time: &str) -> &str {
 fn endpoint(flow: &Flow) -> String {
     match &flow.endpoint {
         gone if gone.name.is_empty() => format!("endpoint {}", gone.id),
+        // The node itself has no namespace.
+        node if node.namespace.is_empty() => node.name.clone(),
         endpoint => format!("{}/{}", endpoint.namespace, endpoint.name),
     }
 }

@@ -49,7 +49,6 @@ fn all(suite: &Suite, mut trial: Trial, args: &TestArgs) -> anyhow::Result<Repor
         progress.show(&found.case.name);
         report.cases.push(one(suite, found, &mut trial, args.verbose)?);
     }
-    report.by_reference = trial.by_reference();
     Ok(report)
 }
 
@@ -63,10 +62,9 @@ fn one(suite: &Suite, found: &Found, trial: &mut Trial, verbose: bool) -> anyhow
         run_each(case, &suite.worlds[&found.world], trial, &mut |seen| {
             tested.flows += 1;
             match seen.got {
-                Became::NotJudged(NotJudged::Broken(problem)) => {
+                Became::NotJudged(NotJudged(problem)) => {
                     broken.get_or_insert_with(|| format!("{}: {}: {problem}", case.name, seen.check));
                 }
-                Became::NotJudged(NotJudged::Beyond(what)) => *tested.beyond.entry(what).or_default() += 1,
                 got if !got.is_as_wanted(seen.check) => tested.failures.push(Line::of(case, &seen)),
                 _ => {}
             }

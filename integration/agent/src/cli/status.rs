@@ -128,16 +128,14 @@ fn diagnostics(status: &Status) -> String {
     let lines = status.diagnostics.iter().map(|found| {
         let colour = if found.severity == Severity::Error { style::ERROR } else { style::NOTE };
         let help = found.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        // What no file says has no place.
+        let place = if found.file.is_empty() {
+            String::new()
+        } else {
+            format!("{}:{}:{}:", found.file, found.line, found.column)
+        };
         let field = if found.field.is_empty() { String::new() } else { format!(" `{}`:", found.field) };
-        format!(
-            "{colour}{}{} {}:{}:{}:{field} {}{help}\n",
-            found.severity.text(),
-            style::RESET,
-            found.file,
-            found.line,
-            found.column,
-            found.message
-        )
+        format!("{colour}{}{} {place}{field} {}{help}\n", found.severity.text(), style::RESET, found.message)
     });
     lines.collect()
 }

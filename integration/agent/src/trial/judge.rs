@@ -1,37 +1,42 @@
 //! The judge of cases: an engine for each node, the rows it wants in a table, and frames judged by that table.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
-use namegate_abi::{Direction, Reason as Why};
+use namegate_abi::{Direction, NODE_INTERFACE, Reason as Why};
 use namegate_config::{
     cases::{Answer, Judge, NotJudged, Place, Question, World},
-    reference::{Reason, Verdict, verdict, verdict_l7},
+    l7::Request,
+    reference::{Reason, Verdict, verdict_l7},
     rule::{self, Rule, Subject},
     settings::{self, Settings},
 };
 use namegate_engine::{Change, EndpointId, Engine, Gate, MapOp, Proxies};
 
-use super::{frame, topology};
+use super::{frame, requests::Requests, topology};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// The clock between two steps moves by more than any TTL: what one step learned is over in the next.
 const STEP_NS: u64 = 30 * 86_400 * SECOND_NS;
 /// Index of the first interface; 1 is the loopback interface of every namespace.
-const FIRST_INTERFACE: u32 = 10;
+pub(super) const FIRST_INTERFACE: u32 = 10;
 /// Lowest source port of trial packets.
 const FIRST_PORT: u16 = 1_024;
 /// Ports by which flows that go through a proxy are told: nobody listens there.
 const PROXIES: Proxies = Proxies { dns: 1, l7: 1 };
-/// Requests that the judge leaves alone.
-pub(crate) const LAYER_7: &str = "what is asked inside a flow is not judged by this datapath";
+
+/// Policies for nodes where these cannot be judged.
+const NO_NODES: &str = "this kernel cannot guard the sockets of a node: that needs Linux 6.15";
 
 /// Where rows lie and frames are judged.
 pub(crate) trait Table: Gate {
     /// Frames that follow come at this time, in nanoseconds.
     fn set_clock(&mut self, now_ns: u64) -> anyhow::Result<()>;
 
-    /// Judges a frame that the endpoint behind an interface sends or receives.
+    /// Judges a frame that the endpoint behind an interface, or a socket of the node, sends or receives.
     fn judge(&mut self, interface: u32, direction: Direction, frame: &[u8]) -> anyhow::Result<Decided>;
+
+    /// Whether it judges frames of sockets of the node.
+    fn judges_node(&self) -> bool;
 
     /// Forgets the flows of frames that passed.
     fn forget_flows(&mut self) -> anyhow::Result<()>;
@@ -45,14 +50,16 @@ pub(crate) trait Ground {
     /// Makes sure that there is an interface with this index.
     fn interface(&mut self, index: u32) -> anyhow::Result<()>;
 
-    /// Whether it decides over what is asked inside a flow.
-    fn judges_requests(&self) -> bool;
+    /// The proxies that flows are handed to; without them the reference judges what is asked inside a flow.
+    fn requests(&self) -> Option<&Requests>;
 }
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decided {
     pub(crate) passes: bool,
+    /// A proxy judges what is asked inside the flow.
+    pub(crate) handed_over: bool,
     pub(crate) reason: Why,
     /// Number of the rule; 0 is none.
     pub(crate) rule: u32,
@@ -70,8 +77,8 @@ pub(crate) struct Trial {
     rules: Vec<Rule>,
     step_ns: u64,
     own_port: u16,
-    /// Questions about host endpoints that the reference answered.
-    by_reference: usize,
+    /// Names of the nodes that have addresses.
+    hosts: HashMap<IpAddr, String>,
 }
 
 /// What one node knows.
@@ -93,7 +100,7 @@ impl Trial {
             rules: Vec::new(),
             step_ns: 0,
             own_port: FIRST_PORT,
-            by_reference: 0,
+            hosts: HashMap::new(),
         }
     }
 
@@ -110,20 +117,24 @@ impl Trial {
         Ok(())
     }
 
-    /// Questions about host endpoints that the reference answered, ever: no datapath enforces them.
-    pub(crate) const fn by_reference(&self) -> usize {
-        self.by_reference
-    }
-
     fn stage(&mut self, world: &World, rules: &[Rule]) -> anyhow::Result<()> {
         self.step_ns += STEP_NS;
         self.rules = rules.to_vec();
-        for pod in world.pods.iter().filter(|pod| !pod.host_network) {
-            if !self.nodes.iter().any(|node| node.name == pod.node) {
+        self.hosts = world.nodes.iter().flat_map(|node| node.ips.iter().map(|ip| (*ip, node.name.clone()))).collect();
+        let pods = world.pods.iter().filter(|pod| !pod.host_network).map(|pod| pod.node.clone());
+        let for_nodes = rules.iter().any(|rule| matches!(rule.subject, Subject::Nodes(_)));
+        let hosts = world.nodes.iter().filter(|_| for_nodes).map(|node| Some(node.name.clone()));
+        for name in pods.chain(hosts) {
+            if !self.nodes.iter().any(|node| node.name == name) {
                 let mut engine = Engine::new(&self.settings);
                 engine.set_proxies(PROXIES);
-                self.nodes.push(Node { name: pod.node.clone(), engine, endpoints: HashMap::new() });
+                self.nodes.push(Node { name, engine, endpoints: HashMap::new() });
             }
+        }
+        if for_nodes {
+            // Frames of the node's sockets go by an interface too.
+            interface(&mut self.interfaces, "");
+            self.ground.interface(FIRST_INTERFACE)?;
         }
         while self.tables.len() < self.nodes.len() {
             self.tables.push(self.ground.table()?);
@@ -144,13 +155,17 @@ impl Trial {
     }
 
     fn learn(&mut self, answer: &Answer) -> anyhow::Result<()> {
-        let Place::Pod(key) = &answer.by else { return Ok(()) };
         for (node, table) in self.nodes.iter_mut().zip(&mut self.tables) {
-            let Some((endpoint, _)) = node.endpoints.get(key) else { continue };
+            let endpoint = match &answer.by {
+                Place::Pod(key) => node.endpoints.get(key).map(|(endpoint, _)| *endpoint),
+                Place::Host(name) if node.name.as_ref() == Some(name) => node.engine.node_id(),
+                _ => None,
+            };
+            let Some(endpoint) = endpoint else { continue };
             let ttl_s = u32::try_from(answer.ttl_s).unwrap_or(u32::MAX);
             let addresses = answer.addresses.iter().map(|address| (*address, ttl_s)).collect();
             let answer_ns = self.step_ns + answer.at_s.saturating_mul(SECOND_NS);
-            let answer = namegate_engine::Answer { endpoint: *endpoint, names: answer.names.clone(), addresses };
+            let answer = namegate_engine::Answer { endpoint, names: answer.names.clone(), addresses };
             let mut ops = Vec::new();
             node.engine.learn(&answer, answer_ns, &mut ops);
             write(&mut **table, &ops)?;
@@ -158,66 +173,91 @@ impl Trial {
         Ok(())
     }
 
-    /// Protocol, port and peer: by the table of the subject's node.
-    fn flow(&mut self, question: &Question<'_>) -> anyhow::Result<Verdict> {
-        if question.subject.is_node {
-            return Ok(self.host_endpoint(question));
-        }
-        let Place::Pod(key) = question.place else { anyhow::bail!("{} is no endpoint", question.place) };
-        let found = self.nodes.iter().zip(&mut self.tables).find_map(|(node, table)| {
-            let (_, interface) = node.endpoints.get(key)?;
-            Some((node, table, *interface))
+    /// Protocol, port and peer: by the table of the subject's node. Says also whether a proxy judges the rest.
+    fn flow(&mut self, question: &Question<'_>) -> anyhow::Result<(Verdict, bool)> {
+        let is_node = question.subject.is_node;
+        let host = self.hosts.get(&question.address);
+        let found = self.nodes.iter().zip(&mut self.tables).find_map(|(node, table)| match question.place {
+            _ if is_node => (host.is_some() && node.name.as_ref() == host).then_some((node, table, NODE_INTERFACE)),
+            Place::Pod(key) => node.endpoints.get(key).map(|(_, interface)| (node, table, *interface)),
+            _ => None,
         });
-        let Some((node, table, interface)) = found else { anyhow::bail!("{key} is on no node") };
-        let (direction, source, destination) = match question.direction {
-            rule::Direction::Egress => (Direction::Egress, question.address, question.peer.address),
-            rule::Direction::Ingress => (Direction::Ingress, question.peer.address, question.address),
+        let (node, table, interface) = match found {
+            // A node that no rule selects is no endpoint.
+            None if is_node => return Ok((NO_POLICY, false)),
+            Some((node, ..)) if is_node && node.engine.node_id().is_none() => return Ok((NO_POLICY, false)),
+            Some(found) => found,
+            None => anyhow::bail!("{} is on no node", question.place),
         };
-        let Some(frame) = frame::first(source, destination, question.flow, self.own_port) else {
-            anyhow::bail!("{source} and {destination} are of two families");
-        };
-        table.set_clock(self.step_ns + question.now_s.saturating_mul(SECOND_NS))?;
-        let decided = table.judge(interface, direction, &frame)?;
+        anyhow::ensure!(!is_node || table.judges_node(), NO_NODES);
+        let at_ns = self.step_ns + question.now_s.saturating_mul(SECOND_NS);
+        let decided = decided(&mut **table, question, interface, self.own_port, at_ns)?;
         self.own_port = self.own_port.checked_add(1).unwrap_or(FIRST_PORT);
         if self.own_port == FIRST_PORT || !frame::has_ports(question.flow) {
             table.forget_flows()?;
         }
-        let by = node.engine.origin(decided.rule).cloned();
-        let reason = match decided.reason {
-            Why::Rule | Why::ProxyAbsent if decided.rule != 0 => Reason::Rule,
-            // Policies select the endpoint, and none of them denies by default.
-            Why::Rule | Why::NoPolicy => Reason::NoPolicy,
-            Why::LocalHost => Reason::LocalHost,
-            Why::DenyRule => Reason::DenyRule,
-            Why::DefaultDeny | Why::NameExpired => Reason::DefaultDeny,
-            other => anyhow::bail!("the packet was not judged as the first of a flow: {}", other.text()),
-        };
-        // The proxy that a rule hands the flow to is not part of a trial: the flow as such is allowed.
-        Ok(Verdict { allowed: decided.passes || decided.reason == Why::ProxyAbsent, by, reason })
+        Ok((said(decided, node)?, decided.handed_over))
     }
 
-    /// Host endpoints are enforced by no datapath. Where rules for nodes are in force the reference answers.
-    fn host_endpoint(&mut self, question: &Question<'_>) -> Verdict {
-        if !self.rules.iter().any(|rule| matches!(rule.subject, Subject::Nodes(_))) {
-            return Verdict { allowed: true, by: None, reason: Reason::NoPolicy };
-        }
-        self.by_reference += 1;
-        verdict(&self.rules, &question.subject, question.peer, question.direction, question.flow)
-    }
-
-    /// What is asked inside a flow that passes: by the limits of the rules, as the reference reads them, since the rows
-    /// carry none. The look-up ahead of a flow to a name is always judged: without it there is no such flow.
-    fn request(&self, question: &Question<'_>, flow: Verdict) -> Result<Verdict, NotJudged> {
+    /// What is asked inside a flow that passes: made to the proxy that the flow is handed to, under the limits that the
+    /// engine tells it of.
+    fn request(&self, question: &Question<'_>, flow: Verdict, handed_over: bool) -> anyhow::Result<Verdict> {
         let Some(request) = question.request.filter(|_| flow.allowed) else { return Ok(flow) };
-        let Question { subject, peer, direction, .. } = question;
-        if !self.ground.judges_requests() && !question.is_lookup {
-            // Without limits the flow is all there is to judge.
-            let limited = self.rules.iter().any(|rule| rule.l7.is_some() && is_matching(rule, question));
-            return if limited { Err(NotJudged::Beyond(LAYER_7)) } else { Ok(flow) };
+        let Question { subject, peer, direction, address, .. } = question;
+        let Some(requests) = self.ground.requests().filter(|_| !subject.is_node) else {
+            let limits = verdict_l7(&self.rules, subject, peer, *direction, question.flow, request);
+            return Ok(if limits.reason == Reason::L7 { limits } else { flow });
+        };
+        if !handed_over {
+            return Ok(flow);
         }
-        let limits = verdict_l7(&self.rules, subject, peer, *direction, question.flow, request);
-        Ok(if limits.reason == Reason::L7 { limits } else { flow })
+        let Some(node) = self.nodes.iter().find(|node| node.engine.endpoint_by_address(*address).is_some()) else {
+            anyhow::bail!("{address} is no endpoint's");
+        };
+        let limits = if let Request::Dns { .. } = request {
+            node.engine.askers().limits(*address, peer.address, question.flow)
+        } else {
+            let now_ns = self.step_ns + question.now_s.saturating_mul(SECOND_NS);
+            node.engine.limits(*address, peer.address, *direction, question.flow, now_ns)
+        };
+        requests.make(request, *direction, limits)
     }
+}
+
+const NO_POLICY: Verdict = Verdict { allowed: true, by: None, reason: Reason::NoPolicy };
+
+/// What becomes of the first packet of the flow.
+fn decided(
+    table: &mut dyn Table,
+    question: &Question<'_>,
+    interface: u32,
+    own_port: u16,
+    at_ns: u64,
+) -> anyhow::Result<Decided> {
+    let (direction, source, destination) = match question.direction {
+        rule::Direction::Egress => (Direction::Egress, question.address, question.peer.address),
+        rule::Direction::Ingress => (Direction::Ingress, question.peer.address, question.address),
+    };
+    let Some(frame) = frame::first(source, destination, question.flow, own_port) else {
+        anyhow::bail!("{source} and {destination} are of two families");
+    };
+    table.set_clock(at_ns)?;
+    table.judge(interface, direction, &frame)
+}
+
+/// The same as a verdict.
+fn said(decided: Decided, node: &Node) -> anyhow::Result<Verdict> {
+    let by = node.engine.origin(decided.rule).cloned();
+    let reason = match decided.reason {
+        Why::Rule | Why::ProxyAbsent if decided.rule != 0 => Reason::Rule,
+        // Policies select the endpoint, and none of them denies by default.
+        Why::Rule | Why::NoPolicy => Reason::NoPolicy,
+        Why::LocalHost => Reason::LocalHost,
+        Why::DenyRule => Reason::DenyRule,
+        Why::DefaultDeny | Why::NameExpired => Reason::DefaultDeny,
+        other => anyhow::bail!("the packet was not judged as the first of a flow: {}", other.text()),
+    };
+    Ok(Verdict { allowed: decided.passes, by, reason })
 }
 
 /// Whether a rule is about the subject and matches peer, protocol and port.
@@ -243,14 +283,14 @@ impl Judge for Trial {
     }
 
     fn verdict(&mut self, question: &Question<'_>) -> Result<Verdict, NotJudged> {
-        let flow = self.flow(question).map_err(broken)?;
-        self.request(question, flow)
+        let (flow, handed_over) = self.flow(question).map_err(broken)?;
+        self.request(question, flow, handed_over).map_err(broken)
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn broken(error: anyhow::Error) -> NotJudged {
-    NotJudged::Broken(format!("{error:#}"))
+    NotJudged(format!("{error:#}"))
 }
 
 fn write(table: &mut dyn Table, ops: &[MapOp]) -> anyhow::Result<()> {

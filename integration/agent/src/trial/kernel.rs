@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use namegate_abi::{AddressKey, AddressValue, Direction, Reason, Verdict};
+use namegate_abi::{AddressKey, AddressValue, Direction, NODE_INTERFACE, Reason, Verdict};
 use namegate_engine::{Gate, GateError, Key, MapOp, Row};
 use namegate_loader::{Datapath, Events, MapLimits, Options, trial};
 use nix::{
@@ -15,7 +15,10 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-use super::judge::{Decided, Ground, Table};
+use super::{
+    judge::{Decided, FIRST_INTERFACE, Ground, Table},
+    requests::Requests,
+};
 
 /// Where the maps of trials are pinned: a folder for each process.
 const PINS: &str = "/sys/fs/bpf";
@@ -31,6 +34,7 @@ const DRIFT_NS: u64 = 50_000_000;
 pub(crate) struct Kernel {
     pins: Pins,
     tables: usize,
+    requests: Requests,
     /// Interfaces are there below this index, from the first one asked for.
     interfaces: Option<(u32, u32)>,
 }
@@ -50,9 +54,10 @@ impl Kernel {
     pub(crate) fn new() -> anyhow::Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET)
             .context("making a network namespace for `--datapath kernel`; it needs root (CAP_SYS_ADMIN)")?;
+        trial::loopback_up().context("switching the loopback interface on")?;
         remove_left_over();
         let pins = Pins(Path::new(PINS).join(format!("{FOLDER}{}", std::process::id())));
-        Ok(Self { pins, tables: 0, interfaces: None })
+        Ok(Self { pins, tables: 0, requests: Requests::start()?, interfaces: None })
     }
 }
 
@@ -88,9 +93,8 @@ impl Ground for Kernel {
         Ok(())
     }
 
-    /// The programs hand no flow to a layer 7 proxy.
-    fn judges_requests(&self) -> bool {
-        false
+    fn requests(&self) -> Option<&Requests> {
+        Some(&self.requests)
     }
 }
 
@@ -153,14 +157,23 @@ impl Table for Maps {
 
     fn judge(&mut self, interface: u32, direction: Direction, frame: &[u8]) -> anyhow::Result<Decided> {
         while self.events.next().is_some() {}
-        let passes = self.datapath.try_packet(direction, interface, frame)?;
+        let passes = match interface {
+            NODE_INTERFACE => self.datapath.try_node_packet(direction, FIRST_INTERFACE, frame)?,
+            interface => self.datapath.try_packet(direction, interface, frame)?,
+        };
         let record = self.events.next().context("the programs told of no verdict: the flow was known, or nobody's")?;
         anyhow::ensure!(
             passes == (Verdict::from_octet(record.verdict) != Verdict::Denied),
             "what the program did is not what it told of"
         );
         let reason = Reason::from_octet(record.reason).context("the programs gave a reason that is not known")?;
-        Ok(Decided { passes, reason, rule: record.rule })
+        // The port of a trial's proxies is nobody's: a flow that a rule hands over is told of as one without its proxy.
+        let handed_over = reason == Reason::ProxyAbsent || Verdict::from_octet(record.verdict) == Verdict::Redirected;
+        Ok(Decided { passes: passes || handed_over, handed_over, reason, rule: record.rule })
+    }
+
+    fn judges_node(&self) -> bool {
+        self.datapath.node_refusal().is_none()
     }
 
     fn forget_flows(&mut self) -> anyhow::Result<()> {

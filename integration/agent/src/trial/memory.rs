@@ -11,6 +11,7 @@ use namegate_engine::{Gate, GateError, Key, MapOp, Row};
 use super::{
     frame::LINK_OCTETS,
     judge::{Decided, Ground, Table},
+    requests::Requests,
 };
 
 /// Trials in memory.
@@ -26,8 +27,9 @@ impl Ground for Model {
         Ok(())
     }
 
-    fn judges_requests(&self) -> bool {
-        true
+    /// The reference judges them.
+    fn requests(&self) -> Option<&Requests> {
+        None
     }
 }
 
@@ -71,14 +73,18 @@ impl Table for Memory {
         };
         let ethertype = frame.get(12..LINK_OCTETS).map_or(0, |octets| u16::from_be_bytes([octets[0], octets[1]]));
         let reader = Octets(frame);
-        let (reason, rule) = match parse(&reader, ethertype, LINK_OCTETS) {
+        let (reason, rule, proxy) = match parse(&reader, ethertype, LINK_OCTETS) {
             Ok(packet) => {
                 let decision = judge(self, &reader, endpoint, &packet, direction);
-                (decision.reason, decision.rule)
+                (decision.reason, decision.rule, decision.proxy_port)
             }
-            Err(reason) => (reason, 0),
+            Err(reason) => (reason, 0, 0),
         };
-        Ok(Decided { passes: !reason.denies(), reason, rule })
+        Ok(Decided { passes: !reason.denies(), handed_over: proxy != 0, reason, rule })
+    }
+
+    fn judges_node(&self) -> bool {
+        true
     }
 
     /// None is remembered.

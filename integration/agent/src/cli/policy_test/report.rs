@@ -1,12 +1,9 @@
 //! What came out of cases: for people, for programs, for build servers.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write},
-};
+use std::fmt::{self, Write};
 
 use namegate_config::{
-    cases::{Case, NotJudged, Outcome, Seen},
+    cases::{Case, Outcome, Seen},
     diagnostic::Diagnostic,
     reference::Verdict,
     rule::Direction,
@@ -16,12 +13,13 @@ use serde_json::json;
 
 use crate::cli::{output, style};
 
+/// A flow that went as expected.
+const OK: &str = "ok";
+
 /// Everything that was run.
 #[derive(Default)]
 pub(super) struct Report {
     pub(super) cases: Vec<Tested>,
-    /// Questions about host endpoints that the reference answered.
-    pub(super) by_reference: usize,
 }
 
 /// One case.
@@ -34,8 +32,6 @@ pub(super) struct Tested {
     pub(super) failures: Vec<Line>,
     /// Every flow, where that is asked for.
     pub(super) flow_lines: Vec<Line>,
-    /// Flows that the datapath does not judge.
-    pub(super) beyond: BTreeMap<&'static str, usize>,
     /// Mistakes for which a policy of the case is refused; its flows are not asked then.
     pub(super) refused: Vec<Diagnostic>,
     pub(super) seconds: f64,
@@ -51,7 +47,7 @@ pub(super) struct Line {
     flow: String,
     expected: String,
     got: String,
-    /// `ok`, `skipped` where the datapath does not judge it, or `FAILED`.
+    /// `ok` or `FAILED`.
     status: &'static str,
     /// What each side said: a look-up first, egress before ingress.
     sides: Vec<Said>,
@@ -77,7 +73,6 @@ impl Tested {
             flows: 0,
             failures: Vec::new(),
             flow_lines: Vec::new(),
-            beyond: BTreeMap::new(),
             refused: errors.cloned().collect(),
             seconds: 0.0,
         }
@@ -111,11 +106,7 @@ impl Line {
             flow: check.to_string(),
             expected,
             got: got_text,
-            status: match got {
-                Outcome::NotJudged(NotJudged::Beyond(_)) => "skipped",
-                got if got.is_as_wanted(check) => "ok",
-                _ => "FAILED",
-            },
+            status: if got.is_as_wanted(check) { OK } else { "FAILED" },
             sides: sides.iter().map(Said::of).collect(),
         }
     }
@@ -152,14 +143,6 @@ impl Report {
         self.cases.iter().map(|case| case.flows).sum()
     }
 
-    fn beyond(&self) -> BTreeMap<&'static str, usize> {
-        let mut all = BTreeMap::new();
-        for (what, count) in self.cases.iter().flat_map(|case| &case.beyond) {
-            *all.entry(*what).or_default() += count;
-        }
-        all
-    }
-
     /// The last line counts cases, flows and failures.
     pub(super) fn text(&self, verbose: bool) -> anyhow::Result<String> {
         let mut text = String::new();
@@ -178,13 +161,6 @@ impl Report {
                 write_line(&mut text, line)?;
             }
         }
-        for (what, count) in self.beyond() {
-            writeln!(text, "{count} flows not judged: {what}")?;
-        }
-        if self.by_reference != 0 {
-            let count = self.by_reference;
-            writeln!(text, "{count} verdicts over host endpoints by the reference: no datapath enforces these")?;
-        }
         let doubtful: usize = self.cases.iter().map(|case| case.wrong() - case.failed()).sum();
         if doubtful != 0 {
             writeln!(text, "{doubtful} differ in doubtful cases and do not count")?;
@@ -201,7 +177,7 @@ impl Report {
             let refused: Vec<_> = case.refused.iter().map(crate::agent::shown_diagnostic).collect();
             let mut value = json!({
                 "name": case.name, "file": case.file, "doubtful": case.doubtful, "flows": case.flows,
-                "failed": case.failed(), "notJudged": case.beyond, "refused": refused, "failures": case.failures,
+                "failed": case.failed(), "refused": refused, "failures": case.failures,
             });
             if verbose {
                 value["checks"] = json!(case.flow_lines);
@@ -212,7 +188,6 @@ impl Report {
             "cases": self.cases.iter().map(case).collect::<Vec<_>>(),
             "summary": {
                 "cases": self.cases.len(), "flows": self.flows(), "failed": self.failed(),
-                "notJudged": self.beyond(), "byReference": self.by_reference,
             },
         })
     }
@@ -220,11 +195,7 @@ impl Report {
 
 /// The flow, what was expected, what came out and what each side said.
 pub(super) fn write_line(text: &mut String, line: &Line) -> fmt::Result {
-    let colour = match line.status {
-        "ok" => style::GOOD,
-        "skipped" => style::NOTE,
-        _ => style::ERROR,
-    };
+    let colour = if line.status == OK { style::GOOD } else { style::ERROR };
     write!(text, "  {colour}{}{} {}", line.status, style::RESET, line.flow)?;
     match &*line.title {
         "" if line.step == 1 => {}

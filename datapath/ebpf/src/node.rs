@@ -1,0 +1,126 @@
+//! The node's own sockets: one packet, judged as those of an endpoint are, on its way from or to a socket.
+//!
+//! The programs see the sockets of every network namespace, and judge those of one: the agent's. They can be interrupted
+//! by a packet of another socket, so what the stages hand on lies on the stack and not in memory of the CPU.
+
+use aya_ebpf::programs::SkBuffContext;
+use namegate_abi::{
+    Class, Decision, Direction, EndpointValue, FlowWrite, NODE_INTERFACE, Packet, Reason, Verdict, endpoint_flags,
+    protocol, tcp,
+};
+
+use crate::{
+    frame::Frame,
+    gate::{READ, decide, read, remember},
+    maps::{ENDPOINTS, SETTINGS},
+    redirect, report,
+};
+
+/// The packet goes on.
+const PASS: i32 = 1;
+/// It goes no further; who sends it is told (`EPERM`).
+const DROP: i32 = 0;
+/// The loopback interface has the first index of every namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+/// Type of ICMP's answer to an echo (RFC 792), and of ICMPv6's (RFC 4443).
+const ECHO_REPLIES: [(u8, u16); 2] = [(protocol::ICMP, 0), (protocol::ICMPV6, 129)];
+
+/// Cookie of the network namespace whose sockets are judged; the loader writes it.
+#[unsafe(no_mangle)]
+static NODE_NAMESPACE: u64 = 0;
+
+/// Judges a packet that a socket sent or is about to receive.
+#[inline(always)]
+pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
+    let frame = Frame::new(context);
+    // SAFETY: The loader has written it before the program was there. Volatile: the compiler knows the zero above.
+    let namespace = unsafe { core::ptr::read_volatile(&raw const NODE_NAMESPACE) };
+    if frame.namespace() != namespace || frame.interface() == LOOPBACK {
+        return PASS;
+    }
+    // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
+    let Some(endpoint) = (unsafe { ENDPOINTS.get(NODE_INTERFACE) }) else {
+        return PASS;
+    };
+    let Some(settings) = SETTINGS.get(0) else {
+        return DROP; // The map has this one row: never.
+    };
+    if redirect::is_from_proxy(frame, settings) || redirect::is_proxys(frame.socket_mark(), settings) {
+        return PASS;
+    }
+    let mut packet = NOTHING_READ;
+    let status = read(frame, 0, &mut packet);
+    if status != READ {
+        return if endpoint.enforces(direction) { refuse_unreadable(frame, endpoint, direction) } else { PASS };
+    }
+    let mut outcome = Decision::plain(Reason::Malformed);
+    decide(endpoint, &packet, None, direction, &mut outcome);
+    if !outcome.reason.denies() && outcome.proxy_port != 0 {
+        // No rule for nodes limits requests, since no proxy could read them. One that does is not kept to.
+        outcome.reason = Reason::ProxyAbsent;
+    }
+    if !outcome.reason.denies() {
+        report::count(frame, direction, outcome.reason);
+        remember(endpoint, &packet, direction, &outcome);
+        if matches!(outcome.write, FlowWrite::New) {
+            tell(frame, endpoint, direction, &packet, &outcome);
+        }
+        return PASS;
+    }
+    if matches!(direction, Direction::Egress) && is_kernels(&packet) {
+        return PASS;
+    }
+    report::count(frame, direction, outcome.reason);
+    tell(frame, endpoint, direction, &packet, &outcome);
+    refused(endpoint)
+}
+
+/// Before the headers are read.
+const NOTHING_READ: Packet = Packet {
+    source: namegate_abi::Address([0; 16]),
+    destination: namegate_abi::Address([0; 16]),
+    source_port: 0,
+    destination_port: 0,
+    icmp: 0,
+    protocol: 0,
+    tcp_flags: 0,
+    class: Class::Plain,
+    fragmented: false,
+    fragment_id: 0,
+    transport_at: 0,
+};
+
+/// What the kernel answers by itself where no socket has the packet: resets, echoes, errors. It was no program's to send.
+#[inline(always)]
+fn is_kernels(packet: &Packet) -> bool {
+    let kind = packet.icmp >> 8;
+    matches!(packet.class, Class::Error)
+        || (packet.protocol == protocol::TCP && packet.tcp_flags & tcp::RST != 0)
+        || ECHO_REPLIES.contains(&(packet.protocol, kind))
+}
+
+/// Refuses a packet whose headers say nothing.
+#[inline(always)]
+fn refuse_unreadable(frame: Frame, endpoint: &EndpointValue, direction: Direction) -> i32 {
+    report::count(frame, direction, Reason::Malformed);
+    let verdict = if refused(endpoint) == PASS { Verdict::Audited } else { Verdict::Denied };
+    report::tell_unreadable(frame, endpoint, direction, Reason::Malformed, verdict);
+    refused(endpoint)
+}
+
+/// What becomes of a denied packet.
+#[inline(always)]
+fn refused(endpoint: &EndpointValue) -> i32 {
+    if endpoint.flags & endpoint_flags::AUDIT != 0 { PASS } else { DROP }
+}
+
+/// Tells of the packet; gives the stack that the record takes back.
+#[inline(never)]
+fn tell(frame: Frame, endpoint: &EndpointValue, direction: Direction, packet: &Packet, outcome: &Decision) {
+    let verdict = match (outcome.reason.denies(), endpoint.flags & endpoint_flags::AUDIT != 0) {
+        (false, _) => Verdict::Allowed,
+        (true, true) => Verdict::Audited,
+        (true, false) => Verdict::Denied,
+    };
+    report::tell(frame, endpoint, direction, packet, outcome, verdict);
+}
