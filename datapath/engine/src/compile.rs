@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use namegate_abi::{PolicyValue, policy_flags, policy_verdict, protocol::TCP};
+use namegate_abi::{
+    PolicyValue, policy_flags, policy_verdict,
+    protocol::{TCP, UDP},
+};
 use namegate_config::{
     l7::L7,
     peer::NamedPort,
@@ -320,16 +323,18 @@ impl Side {
         }
         let mut function = Function::constant(self.settle(&everywhere));
         if everywhere.iter().any(|at| kind.by_name.contains(at)) {
-            spans.entry(TCP).or_default();
+            for protocol in [TCP, UDP] {
+                spans.entry(protocol).or_default();
+            }
         }
         for (protocol, spans) in spans {
-            let by_name = if protocol == TCP { &kind.by_name[..] } else { &[] };
-            function.set(protocol, self.pieces(&everywhere, &spans, by_name));
+            let by_name = if [TCP, UDP].contains(&protocol) { &kind.by_name[..] } else { &[] };
+            function.set(protocol, self.pieces(&everywhere, &spans, (protocol, by_name)));
         }
         function
     }
 
-    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)], by_name: &[usize]) -> Vec<Piece> {
+    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)], bound: (u8, &[usize])) -> Vec<Piece> {
         let after = |end: u16| end.checked_add(1);
         let mut cuts: Vec<u16> =
             spans.iter().flat_map(|&(start, end, _)| [Some(start), after(end)]).flatten().collect();
@@ -344,14 +349,14 @@ impl Side {
             matching.extend(spans.iter().filter(|span| (span.0..=span.1).contains(&start)).map(|span| span.2));
             matching.sort_unstable();
             matching.dedup();
-            pieces.push(Piece { start, value: self.settle_bound(&matching, by_name) });
+            pieces.push(Piece { start, value: self.settle_bound(&matching, bound) });
         }
         pieces
     }
 
     /// The verdict where these rules match, some of them by the names of the peer alone. Where the flow would not pass
     /// without those, a connection must ask for a name: a proxy reads it, or the programs copy it out to be looked at.
-    fn settle_bound(&self, matching: &[usize], by_name: &[usize]) -> PolicyValue {
+    fn settle_bound(&self, matching: &[usize], (protocol, by_name): (u8, &[usize])) -> PolicyValue {
         let value = self.settle(matching);
         let depends = |binding| {
             let is_bound = |at: &usize| by_name.contains(at) && self.rules[*at].rule.is_bound(binding);
@@ -359,6 +364,9 @@ impl Side {
             others.len() < matching.len() && self.settle(&others).verdict != policy_verdict::ALLOW
         };
         if value.verdict == policy_verdict::ALLOW && depends(Binding::Enforce) {
+            if protocol == UDP {
+                return PolicyValue { flags: policy_flags::HOLD_NAME, ..value };
+            }
             return PolicyValue { verdict: policy_verdict::REDIRECT, proxy_port: self.proxies.l7, ..value };
         }
         if value.verdict == policy_verdict::ALLOW && depends(Binding::Observe) {
