@@ -10,6 +10,7 @@ use super::{
 use crate::{
     endpoints::{Attachment, Endpoint, EndpointsFile, NAMESPACE_NAME},
     rule::Transport,
+    services,
     settings::Dns,
 };
 
@@ -38,7 +39,7 @@ impl World {
         namespaces.extend(file.namespaces.iter().map(|one| (&*one.name, one.labels.clone())));
         world.namespaces = namespaces.into_iter().map(|(name, labels)| namespace(name, labels)).collect();
         world.pods = file.endpoints.iter().map(pod).collect();
-        world.services = resolver(file, dns).into_iter().collect();
+        world.services = file.services.iter().map(service).chain(resolver(file, dns)).collect();
         world
     }
 }
@@ -48,14 +49,34 @@ fn namespace(name: &str, mut labels: BTreeMap<String, String>) -> Namespace {
     Namespace { name: name.to_owned(), labels }
 }
 
+const fn protocol(transport: Transport) -> Protocol {
+    match transport {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
+        Transport::Sctp => Protocol::Sctp,
+    }
+}
+
+fn service(listed: &services::Service) -> Service {
+    let port = |port: &services::ServicePort| {
+        super::ServicePort::plain(port.port, protocol(port.protocol)).in_front_of(port.targets.clone())
+    };
+    Service {
+        name: listed.name.clone(),
+        namespace: listed.namespace.clone(),
+        labels: listed.labels.clone(),
+        cluster_ips: listed.addresses.clone(),
+        selector: listed.selector.clone(),
+        ports: listed.ports.iter().map(port).collect(),
+        backends: listed.as_reference().backends,
+        ..Service::default()
+    }
+}
+
 fn pod(endpoint: &Endpoint) -> Pod {
     let port = |port: &crate::peer::NamedPort| Port {
         port: port.port,
-        protocol: match port.protocol {
-            Transport::Tcp => Protocol::Tcp,
-            Transport::Udp => Protocol::Udp,
-            Transport::Sctp => Protocol::Sctp,
-        },
+        protocol: protocol(port.protocol),
         name: Some(port.name.clone()),
     };
     let is_here = matches!(endpoint.attachment, Some(Attachment::Interface(_) | Attachment::Netns(_)));

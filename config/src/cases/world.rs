@@ -17,6 +17,7 @@ use crate::{
     peer::NamedPort,
     policy,
     rule::Transport,
+    services::Target,
 };
 
 /// Most aliases followed from one name.
@@ -202,12 +203,20 @@ pub struct ServicePort {
     /// Port of the pods behind it; its own number where left out.
     #[serde(default)]
     pub target_port: Option<TargetPort>,
+    /// Who is behind this port, where that is known without labels.
+    #[serde(skip)]
+    pub(super) targets: Option<Vec<Target>>,
 }
 
 impl ServicePort {
     /// A port with the same number at the pods.
     pub(super) const fn plain(port: u16, protocol: Protocol) -> Self {
-        Self { _name: IgnoredAny, port, protocol, target_port: None }
+        Self { _name: IgnoredAny, port, protocol, target_port: None, targets: None }
+    }
+
+    /// The port with these behind it, whatever labels they have.
+    pub(super) fn in_front_of(self, targets: Vec<Target>) -> Self {
+        Self { targets: Some(targets), ..self }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use namegate_config::endpoints::{self, Attachment};
 use namegate_config::policy::{self, Catalog};
+use namegate_config::rule::Binding;
 use namegate_config::settings::{self, Dns, Limits, PrivateAnswers, Refusal, Scope, Settings};
 
 /// Pages with YAML blocks or links.
@@ -163,6 +164,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         private_answers,
         scope,
         refusal,
+        name_binding,
         addresses_per_name_max,
         names_per_endpoint_max,
         upstream_timeout_ms,
@@ -181,6 +183,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         Refusal::Refused => "refused",
         Refusal::Nxdomain => "nxdomain",
     };
+    let name_binding = Binding::WORDS.iter().find(|(_, binding)| binding == name_binding).unwrap().0;
     vec![
         ("dns.resolvers", format!("{resolvers:?}")),
         ("dns.resolverLabels", format!("{{{}}}", labels.join(", "))),
@@ -190,6 +193,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         ("dns.privateAnswers", private_answers.to_owned()),
         ("dns.scope", scope.to_owned()),
         ("dns.refusal", refusal.to_owned()),
+        ("dns.nameBinding", name_binding.to_owned()),
         ("dns.addressesPerNameMax", addresses_per_name_max.to_string()),
         ("dns.namesPerEndpointMax", names_per_endpoint_max.to_string()),
         ("dns.upstreamTimeoutMs", upstream_timeout_ms.to_string()),

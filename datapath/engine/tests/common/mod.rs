@@ -252,6 +252,7 @@ pub(crate) fn topology(pods: &[Option<Pod>]) -> Topology {
         endpoints: endpoints.collect(),
         nodes: vec![node("n1", true, "192.168.0.1"), node("n2", false, "192.168.0.2")],
         resolver_services: vec![],
+        services: vec![],
     }
 }
 
@@ -364,6 +365,7 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
             default_deny: tier == Tier::Normal && !quiet,
             peers,
             ports,
+            binding: None,
         },
     );
     proptest::collection::vec(rule, count)
