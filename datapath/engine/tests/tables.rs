@@ -355,7 +355,7 @@ fn an_endpoint_that_leaves_takes_its_names_and_its_number() {
 #[test]
 fn limited_rules_need_a_proxy_and_one_free_rule_lifts_the_limits() {
     let http = || Some(Arc::new(L7::Http(vec![])));
-    let dns = || Some(Arc::new(L7::Dns(vec![])));
+    let dns = || Some(Arc::new(L7::Dns(vec![].into())));
     let world = |l7| Rule { l7, ..allow(vec![PeerSelector::Entity(Entity::World)]) };
     let proxies = |dns, l7| Proxies { dns, l7 };
     for (what, rules, proxies, want) in [

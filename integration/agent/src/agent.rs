@@ -231,6 +231,7 @@ fn dns_config(settings: &Settings) -> DnsConfig {
         install_timeout: INSTALL_TIMEOUT,
         mark: PROXY_MARK,
         fixed_resolver: None,
+        refusal: settings.dns.refusal,
     }
 }
 
