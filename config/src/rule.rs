@@ -49,6 +49,7 @@ impl Rule {
         names
             && self.effect == Effect::Allow
             && self.direction == Direction::Egress
+            && matches!(self.subject, Subject::Endpoints(_))
             && !matches!(self.l7.as_deref(), Some(L7::Dns(_)))
     }
 }

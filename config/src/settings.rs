@@ -65,6 +65,8 @@ pub struct Dns {
     pub private_answers: PrivateAnswers,
     /// Who a learned address opens for.
     pub scope: Scope,
+    /// How a question that rules forbid is answered.
+    pub refusal: Refusal,
     /// Whether an opened address is for connections to its names alone, where the policy does not say.
     pub name_binding: Binding,
     /// Addresses kept for one name and endpoint.
@@ -93,6 +95,16 @@ pub enum Scope {
     Endpoint,
     /// Every endpoint of the node.
     Node,
+}
+
+/// The answer to a question that rules forbid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refusal {
+    /// REFUSED: some clients ask the next resolver of their list, all see that it is not the name's fault.
+    #[default]
+    Refused,
+    /// NXDOMAIN, as if there were no such name (RFC 2308).
+    Nxdomain,
 }
 
 /// Rows of the kernel's maps. A full map refuses new rows.
@@ -135,6 +147,7 @@ impl Default for Dns {
             max_ttl_s: 86_400,
             private_answers: PrivateAnswers::Allow,
             scope: Scope::Endpoint,
+            refusal: Refusal::Refused,
             name_binding: Binding::Observe,
             addresses_per_name_max: 1_000,
             names_per_endpoint_max: 10_000,
@@ -185,14 +198,13 @@ const KEYS: [&str; 10] =
 
 fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     let object = reader.object(root, &KEYS)?;
-    let kubernetes = object.get("kubernetes").and_then(|value| kubernetes(reader, &value));
-    let is_optional = object.get("kubernetes").is_some();
-    // A mistake in what may be absent is with the reader.
+    let in_kubernetes = object.get("kubernetes");
     let mut source = |key| {
-        let value = if is_optional { object.get(key) } else { reader.required(&object, key) };
+        let value = if in_kubernetes.is_some() { object.get(key) } else { reader.required(&object, key) };
         value.and_then(|value| path(reader, &value))
     };
     let (policies, endpoints) = (source("policies"), source("endpoints"));
+    let kubernetes = in_kubernetes.and_then(|value| kubernetes(reader, &value));
     let mut path_or = |key, default: &str| match object.get(key) {
         Some(value) => path(reader, &value),
         None => Some(default.into()),
@@ -257,7 +269,7 @@ fn directions(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Directio
     Some(directions)
 }
 
-const DNS_KEYS: [&str; 12] = [
+const DNS_KEYS: [&str; 13] = [
     "resolvers",
     "resolverLabels",
     "resolverNamespace",
@@ -265,6 +277,7 @@ const DNS_KEYS: [&str; 12] = [
     "maxTtl",
     "privateAnswers",
     "scope",
+    "refusal",
     "nameBinding",
     "addressesPerNameMax",
     "namesPerEndpointMax",
@@ -276,6 +289,7 @@ fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
     /// A week: longer TTLs are cut by resolvers too (RFC 8767 §4).
     const TTL_MAX_S: u32 = 604_800;
     const PRIVATE: [(&str, PrivateAnswers); 2] = [("allow", PrivateAnswers::Allow), ("deny", PrivateAnswers::Deny)];
+    const REFUSALS: [(&str, Refusal); 2] = [("refused", Refusal::Refused), ("nxdomain", Refusal::Nxdomain)];
     const SCOPES: [(&str, Scope); 2] = [("endpoint", Scope::Endpoint), ("node", Scope::Node)];
     let object = reader.object(value, &DNS_KEYS)?;
     let mut dns = Dns::default();
@@ -307,6 +321,9 @@ fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
     }
     if let Some(scope) = object.get("scope").and_then(|value| reader.choice(&value, &SCOPES)) {
         dns.scope = scope;
+    }
+    if let Some(refusal) = object.get("refusal").and_then(|value| reader.choice(&value, &REFUSALS)) {
+        dns.refusal = refusal;
     }
     if let Some(binding) = object.get("nameBinding").and_then(|value| reader.choice(&value, &Binding::WORDS)) {
         dns.name_binding = binding;
@@ -407,6 +424,7 @@ dns:
   maxTtl: 60
   privateAnswers: deny
   scope: node
+  refusal: nxdomain
   nameBinding: enforce
   addressesPerNameMax: 10
   namesPerEndpointMax: 20
@@ -423,6 +441,7 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
             max_ttl_s: 60,
             private_answers: PrivateAnswers::Deny,
             scope: Scope::Node,
+            refusal: Refusal::Nxdomain,
             name_binding: Binding::Enforce,
             addresses_per_name_max: 10,
             names_per_endpoint_max: 20,
@@ -457,6 +476,7 @@ dns:
   minTtl: 10
   maxTtl: 5
   scope: Node
+  refusal: servfail
 limits: {flows: -1}
 ";
         assert_eq!(
@@ -469,8 +489,9 @@ limits: {flows: -1}
                 "5:8 `audit`: `true` or `false` is wanted here, this is text",
                 "7:15 `dns.resolvers[0]`: `dns.example`: invalid IP address syntax",
                 "10:10 `dns.scope`: `Node` is none of the words this field takes",
+                "11:12 `dns.refusal`: `servfail` is none of the words this field takes",
                 "8:3 `dns.minTtl`: minTtl (10) is above maxTtl (5)",
-                "11:17 `limits.flows`: -1 is not within 1 and 16777216",
+                "12:17 `limits.flows`: -1 is not within 1 and 16777216",
             ]
         );
     }

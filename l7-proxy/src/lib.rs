@@ -19,6 +19,7 @@ pub mod hello;
 mod http;
 pub mod path;
 mod proxy;
+pub mod quic;
 pub mod sniff;
 mod socket;
 mod tally;
@@ -26,3 +27,4 @@ mod upstream;
 
 pub use desk::{Access, Demand, Desk, Fate, Match, Named, Question, What};
 pub use proxy::{Config, Proxy, ProxyError};
+pub use socket::send_as;

@@ -290,10 +290,12 @@ fn judge_again(
     if verdict.reason.denies() {
         return verdict;
     }
+    let held = names_wanted(endpoint, verdict.row_flags) & flow_flags::NAME_HELD;
     let news = FlowValue {
         identity: who.identity,
         rule: verdict.rule,
         revision: endpoint.revision,
+        flags: flow.flags & !flow_flags::NAME_HELD | held,
         // A connection with a proxy can not go on past it.
         proxy_port: if verdict.proxy_port == 0 { flow.proxy_port } else { verdict.proxy_port },
         ..flow
@@ -322,7 +324,7 @@ fn judge_new(
     if verdict.reason.denies() {
         return verdict;
     }
-    let wanted = if verdict.row_flags & policy_flags::OBSERVE_NAME != 0 { flow_flags::NAME_WANTED } else { 0 };
+    let wanted = names_wanted(endpoint, verdict.row_flags);
     let flow = FlowValue {
         last_seen_ns: tables.now_ns(),
         identity: who.identity,
@@ -333,6 +335,17 @@ fn judge_new(
         proxy_port: verdict.proxy_port,
     };
     Decision { write: FlowWrite::New, flow, ..verdict }
+}
+
+/// What a row asks of the names in a flow. Where nothing is to be dropped, nothing waits.
+#[inline(always)]
+fn names_wanted(endpoint: &EndpointValue, row_flags: u8) -> u8 {
+    let audit = endpoint.flags & endpoint_flags::AUDIT != 0;
+    match row_flags & (policy_flags::HOLD_NAME | policy_flags::OBSERVE_NAME) {
+        0 => 0,
+        policy_flags::HOLD_NAME if !audit => flow_flags::NAME_HELD,
+        _ => flow_flags::NAME_WANTED,
+    }
 }
 
 #[inline(always)]
@@ -631,9 +644,19 @@ mod tests {
         let decision = world.pass(&ENDPOINT_ROW, &next, Direction::Egress);
         assert_eq!(decision.flow.flags & flow_flags::NAME_WANTED, flow_flags::NAME_WANTED);
         world.flows.values_mut().for_each(|flow| flow.flags &= !flow_flags::NAME_WANTED);
-        let later = EndpointValue { revision: ENDPOINT_ROW.revision + 1, ..ENDPOINT_ROW };
+        let mut later = EndpointValue { revision: ENDPOINT_ROW.revision + 1, ..ENDPOINT_ROW };
         let decision = world.pass(&later, &next, Direction::Egress);
         assert_eq!(decision.flow.flags & flow_flags::NAME_WANTED, 0, "not again under new rules");
+        for (row_flags, want) in [(policy_flags::HOLD_NAME, flow_flags::NAME_HELD), (0, 0)] {
+            world.policy.values_mut().for_each(|row| row.flags = row_flags);
+            later.revision += 1;
+            let held = world.pass(&later, &next, Direction::Egress).flow.flags & flow_flags::NAME_HELD;
+            assert_eq!(held, want, "as the rules say now");
+        }
+        world.policy.values_mut().for_each(|row| row.flags = policy_flags::HOLD_NAME);
+        let audited = EndpointValue { flags: later.flags | endpoint_flags::AUDIT, ..later };
+        let decision = world.pass(&audited, &udp_out(), Direction::Egress);
+        assert_eq!(decision.flow.flags, flow_flags::LEARNED | flow_flags::NAME_WANTED, "nothing waits in audit mode");
     }
 
     /// Requests towards the endpoint's port 80 go to a proxy on `proxy_port`.

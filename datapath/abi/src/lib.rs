@@ -32,6 +32,9 @@ pub use maps::{
     FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags,
     flow_flags, identity, limits, map_names, policy_flags, policy_verdict,
 };
-pub use opening::{OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, opening_flags};
+pub use opening::{
+    HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, begins_quic,
+    opening_flags,
+};
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use reason::{Direction, Reason};

@@ -96,6 +96,8 @@ pub mod flow_flags {
     pub const PROXIED: u8 = 8;
     /// What the endpoint sends is copied: the name in it was not seen yet.
     pub const NAME_WANTED: u8 = 16;
+    /// Datagrams that may begin a connection wait with the agent until the name in them is looked at.
+    pub const NAME_HELD: u8 = 32;
     /// Where the number of copies stands.
     pub const COPIES_SHIFT: u32 = 6;
 }
@@ -347,8 +349,9 @@ pub struct Settings {
     pub mark_mask: u32,
     /// Port of the DNS proxy on 127.0.0.1 and `::1`, host order; 0 is no proxy.
     pub dns_port: u16,
-    /// Zero.
-    pub spare: u16,
+    /// UDP port on 127.0.0.1 and `::1` that is open as long as somebody looks at the names of held datagrams, host order;
+    /// 0 is nobody.
+    pub names_port: u16,
 }
 const _: () = assert!(size_of::<Settings>() == 16);
 

@@ -2,18 +2,21 @@
 
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes};
 use namegate_abi::{
-    Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW,
-    OPENINGS_PER_SECOND, OpeningRecord, Packet, Reader, counter_slot, flow_flags, protocol,
+    Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, HELD_OCTETS_MAX, OPENING_OCTETS_MAX,
+    OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, Packet, Reader, Settings, begins_quic, counter_slot,
+    flow_flags, opening_flags, protocol,
 };
 
 use crate::{
     frame::Frame,
     maps::{COPY, COPY_RATE, OPENINGS},
-    report,
+    redirect, report,
 };
 
 /// Octets of a UDP header.
 const UDP_OCTETS: u32 = 8;
+/// Datagrams in a frame (`UDP_MAX_SEGMENTS`).
+const SEGMENTS_MAX: u32 = 128;
 /// A second.
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -21,7 +24,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 #[repr(C)]
 pub(crate) struct Copy {
     record: OpeningRecord,
-    octets: [u8; OPENING_OCTETS_MAX],
+    octets: [u8; HELD_OCTETS_MAX],
 }
 
 /// Copies made on this CPU since `began_ns`.
@@ -53,6 +56,58 @@ pub(crate) fn observe(frame: Frame, endpoint: &EndpointValue, packet: &Packet, o
     }
 }
 
+/// What becomes of a packet whose flow's names are looked at before it goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Held {
+    /// It begins no connection: it goes on.
+    No,
+    /// The agent has it.
+    Yes,
+    /// It can not be looked at.
+    Unreadable,
+    /// Nobody looks at it.
+    Alone,
+}
+
+/// Hands a datagram that may begin a connection to the agent.
+#[inline(never)]
+pub(crate) fn hold(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &Packet, rule: u32) -> Held {
+    if packet.protocol != protocol::UDP || !matches!(packet.class, Class::Plain) {
+        return Held::No;
+    }
+    // The octets that tell may stand in a later part.
+    if packet.fragmented {
+        return Held::Unreadable;
+    }
+    if !begins_connection(frame, packet.transport_at as u32 + UDP_OCTETS) {
+        return Held::No;
+    }
+    if settings.names_port == 0 || !redirect::has_proxy(frame, packet, settings.names_port) {
+        return Held::Alone;
+    }
+    copy(frame, endpoint, packet, rule, opening_flags::HELD);
+    Held::Yes
+}
+
+/// Whether one of the datagrams of a frame may begin a connection.
+#[inline(always)]
+fn begins_connection(frame: Frame, at: u32) -> bool {
+    let segment = u32::from(frame.segment());
+    let mut at = at;
+    for _ in 0..SEGMENTS_MAX {
+        let Some(head) = frame.load::<5>(at as usize) else { return false };
+        if begins_quic(head) {
+            return true;
+        }
+        if segment == 0 {
+            return false;
+        }
+        at += segment;
+    }
+    true
+}
+
 /// Sends the payload to the agent; false where there is none. One that finds the ring full, or comes too fast, is counted.
 #[inline(never)]
 fn copy(frame: Frame, endpoint: &EndpointValue, packet: &Packet, rule: u32, flags: u8) -> bool {
@@ -77,8 +132,9 @@ fn copy(frame: Frame, endpoint: &EndpointValue, packet: &Packet, rule: u32, flag
         spare: [0; 5],
     };
     // Unknown to the compiler, so that the verifier sees the bounds just here.
-    let wanted = core::hint::black_box(length.min(OPENING_OCTETS_MAX as u32));
-    if wanted == 0 || wanted > OPENING_OCTETS_MAX as u32 {
+    let octets_max = if flags & opening_flags::HELD != 0 { HELD_OCTETS_MAX } else { OPENING_OCTETS_MAX };
+    let wanted = core::hint::black_box(length.min(octets_max as u32));
+    if wanted == 0 || wanted > HELD_OCTETS_MAX as u32 {
         return false;
     }
     // SAFETY: The helper writes `wanted` octets, which there is room for, or fails.

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use namegate_abi::{PolicyValue, policy_flags, policy_verdict, protocol::TCP};
+use namegate_abi::{
+    PolicyValue, policy_flags, policy_verdict,
+    protocol::{TCP, UDP},
+};
 use namegate_config::{
     l7::L7,
     peer::NamedPort,
@@ -17,9 +20,9 @@ use namegate_config::{
 
 use crate::{
     Proxies,
-    fronts::{Front, Port, together},
+    fronts::{Front, Port},
     ports::{Function, Piece, PortRow, names, spans_of},
-    selectors::{Term, TermId, Terms},
+    selectors::{TermId, Terms},
 };
 
 /// A rule and the number that rows carry.
@@ -256,20 +259,9 @@ impl Side {
 
     /// What the policy says about an address with others behind its ports; its other ports are its own.
     fn in_front(&mut self, front: &Front, set: &[TermId], terms: &Terms) -> Template {
-        let mut function = self.of_peer(set, terms).unwrap_or_else(|| Arc::clone(&self.rest)).function.clone();
-        let mut divided = Vec::new();
-        for (port, targets) in front.ports() {
-            let values: Vec<PolicyValue> = targets
-                .iter()
-                .map(|(set, at)| match self.of_peer(set, terms) {
-                    Some(template) => template.function.at(port.0, *at),
-                    None => self.rest.function.at(port.0, *at),
-                })
-                .collect();
-            let (value, is_divided) = together(&values);
-            function.put(port.0, port.1, value);
-            divided.extend(is_divided.then_some(*port));
-        }
+        let mut of_set = |set: &[TermId]| self.of_peer(set, terms).unwrap_or_else(|| Arc::clone(&self.rest));
+        let mut function = of_set(set).function.clone();
+        let divided = front.cover(&mut function, |set, protocol, port| of_set(set).function.at(protocol, port));
         Template { divided, ..Template::new(function, &self.rest.function) }
     }
 
@@ -320,16 +312,18 @@ impl Side {
         }
         let mut function = Function::constant(self.settle(&everywhere));
         if everywhere.iter().any(|at| kind.by_name.contains(at)) {
-            spans.entry(TCP).or_default();
+            for protocol in [TCP, UDP] {
+                spans.entry(protocol).or_default();
+            }
         }
         for (protocol, spans) in spans {
-            let by_name = if protocol == TCP { &kind.by_name[..] } else { &[] };
-            function.set(protocol, self.pieces(&everywhere, &spans, by_name));
+            let by_name = if [TCP, UDP].contains(&protocol) { &kind.by_name[..] } else { &[] };
+            function.set(protocol, self.pieces(&everywhere, &spans, (protocol, by_name)));
         }
         function
     }
 
-    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)], by_name: &[usize]) -> Vec<Piece> {
+    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)], bound: (u8, &[usize])) -> Vec<Piece> {
         let after = |end: u16| end.checked_add(1);
         let mut cuts: Vec<u16> =
             spans.iter().flat_map(|&(start, end, _)| [Some(start), after(end)]).flatten().collect();
@@ -344,14 +338,14 @@ impl Side {
             matching.extend(spans.iter().filter(|span| (span.0..=span.1).contains(&start)).map(|span| span.2));
             matching.sort_unstable();
             matching.dedup();
-            pieces.push(Piece { start, value: self.settle_bound(&matching, by_name) });
+            pieces.push(Piece { start, value: self.settle_bound(&matching, bound) });
         }
         pieces
     }
 
     /// The verdict where these rules match, some of them by the names of the peer alone. Where the flow would not pass
     /// without those, a connection must ask for a name: a proxy reads it, or the programs copy it out to be looked at.
-    fn settle_bound(&self, matching: &[usize], by_name: &[usize]) -> PolicyValue {
+    fn settle_bound(&self, matching: &[usize], (protocol, by_name): (u8, &[usize])) -> PolicyValue {
         let value = self.settle(matching);
         let depends = |binding| {
             let is_bound = |at: &usize| by_name.contains(at) && self.rules[*at].rule.is_bound(binding);
@@ -359,6 +353,9 @@ impl Side {
             others.len() < matching.len() && self.settle(&others).verdict != policy_verdict::ALLOW
         };
         if value.verdict == policy_verdict::ALLOW && depends(Binding::Enforce) {
+            if protocol == UDP {
+                return PolicyValue { flags: policy_flags::HOLD_NAME, ..value };
+            }
             return PolicyValue { verdict: policy_verdict::REDIRECT, proxy_port: self.proxies.l7, ..value };
         }
         if value.verdict == policy_verdict::ALLOW && depends(Binding::Observe) {
@@ -434,23 +431,4 @@ fn first_of<'r>(
 fn value_of(decider: &NumberedRule) -> PolicyValue {
     let verdict = if decider.rule.effect == Effect::Allow { policy_verdict::ALLOW } else { policy_verdict::DENY };
     PolicyValue { verdict, rule: decider.cookie, ..PolicyValue::default() }
-}
-
-/// The ports of an endpoint that its ingress rules name: part of what makes its policy.
-pub(crate) fn own_ports(rules: &[NumberedRule], named: &[NamedPort]) -> Vec<NamedPort> {
-    let ingress = rules.iter().filter(|numbered| numbered.rule.direction == Direction::Ingress);
-    let wanted: Vec<&String> = ingress.flat_map(|numbered| names(&numbered.rule.ports)).collect();
-    let mut ports: Vec<NamedPort> = named.iter().filter(|port| wanted.contains(&&port.name)).cloned().collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports
-}
-
-/// Terms of the peers of a rule.
-pub(crate) fn terms_of(rule: &Rule) -> impl Iterator<Item = Term> {
-    let selectors = match &rule.peers {
-        Peers::Any => &[][..],
-        Peers::Of(selectors) => selectors,
-    };
-    selectors.iter().map(|selector| Term::Peer(selector.clone()))
 }

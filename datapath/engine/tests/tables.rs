@@ -355,7 +355,7 @@ fn an_endpoint_that_leaves_takes_its_names_and_its_number() {
 #[test]
 fn limited_rules_need_a_proxy_and_one_free_rule_lifts_the_limits() {
     let http = || Some(Arc::new(L7::Http(vec![])));
-    let dns = || Some(Arc::new(L7::Dns(vec![])));
+    let dns = || Some(Arc::new(L7::Dns(vec![].into())));
     let world = |l7| Rule { l7, ..allow(vec![PeerSelector::Entity(Entity::World)]) };
     let proxies = |dns, l7| Proxies { dns, l7 };
     for (what, rules, proxies, want) in [
@@ -407,11 +407,13 @@ fn connections_to_a_bound_name_go_through_the_proxy_or_are_copied() {
         let ops = setup.engine.set_proxies(Proxies { dns: 0, l7: 9 });
         apply(&setup.engine, &mut setup.kernel, &ops);
         setup.learn(0, "a.io", "192.0.2.1", 600);
-        let judged = [WEB, Flow { protocol: 132, ..WEB }].map(|flow| {
+        let judged = [6, 17, 132].map(|protocol| {
+            let flow = Flow { protocol, ..WEB };
             let decision = setup.kernel.judge(10, ip(OWN), ip("192.0.2.1"), Direction::Egress, flow);
             (decision.proxy_port, decision.row_flags)
         });
-        assert_eq!(judged, [tcp, other], "{rules:#?}");
+        let udp = if tcp == read { (0, policy_flags::HOLD_NAME) } else { tcp };
+        assert_eq!(judged, [tcp, udp, other], "{rules:#?}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::maps::{MapData, RingBuf};
-use namegate_abi::{EventRecord, OPENING_OCTETS_MAX, OpeningRecord};
+use namegate_abi::{EventRecord, HELD_OCTETS_MAX, OpeningRecord};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -82,7 +82,7 @@ impl Openings {
         loop {
             let item = self.0.next()?;
             let Some((head, octets)) = item.split_at_checked(size_of::<OpeningRecord>()) else { continue };
-            if octets.len() <= OPENING_OCTETS_MAX {
+            if octets.len() <= HELD_OCTETS_MAX {
                 // SAFETY: The octets are as many as the record has, and every pattern of them is valid.
                 let record = unsafe { head.as_ptr().cast::<OpeningRecord>().read_unaligned() };
                 return Some(Opening { record, octets: octets.to_vec() });

@@ -65,8 +65,8 @@ fn chain() -> Vec<u8> {
     [text(1, TABLE), text(3, CHAIN), attribute(4 | NESTED, &hook), text(7, "filter")].concat()
 }
 
-/// `meta mark & MASK == MARK notrack`.
-fn rule(mark: u32, mask: u32) -> Vec<u8> {
+/// `meta mark & BITS == MARK notrack`.
+fn rule(mark: u32, bits: u32) -> Vec<u8> {
     // Marks are compared in the order of this machine's octets.
     let value = |number: u32| attribute(1, &number.to_ne_bytes());
     let meta = [number(1, REGISTER), number(2, META_MARK)].concat();
@@ -74,7 +74,7 @@ fn rule(mark: u32, mask: u32) -> Vec<u8> {
         number(1, REGISTER),
         number(2, REGISTER),
         number(3, 4),
-        attribute(4 | NESTED, &value(mask)),
+        attribute(4 | NESTED, &value(bits)),
         attribute(5 | NESTED, &value(0)),
     ];
     let compared = [number(1, REGISTER), number(2, COMPARE_EQUAL), attribute(3 | NESTED, &value(mark))];

@@ -10,6 +10,7 @@ mod files;
 mod flows;
 mod gate;
 mod gatekeeper;
+mod held;
 mod interfaces;
 mod journal;
 mod kubernetes;
@@ -124,7 +125,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let door = gate.door();
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
     let checks = Arc::new(Checks::default());
-    let watching = tokio::spawn(openings::follow(openings, door.clone(), Arc::clone(&flows), Arc::clone(&checks)));
+    let watching =
+        tokio::spawn(openings::follow(openings, door.clone(), Arc::clone(&flows), Arc::clone(&checks), PROXY_MARK));
     let (requests, records) = RequestDesk::new(door.clone(), gate.changes());
     let l7 = Arc::new(L7Proxy::start(&l7_config(), requests.clone())?);
     let telling = tokio::spawn(requests::follow(records, door.clone(), Arc::clone(&flows)));
@@ -141,7 +143,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
-    let kernel = kernel_settings(proxy.port());
+    // Open as long as names are looked at.
+    let (names_port, _present) = held::presence().context("opening the ports that say somebody looks at names")?;
+    let kernel = kernel_settings(proxy.port(), names_port);
     door.ask(move |gate| gate.datapath().set(&kernel)).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
     let (dns, reads) = (Arc::clone(&proxy), Arc::clone(&l7));
@@ -182,7 +186,7 @@ fn open(
             flows: limits.flows,
             endpoints: limits.endpoints,
         },
-        settings: kernel_settings(0),
+        settings: kernel_settings(0, 0),
     };
     let mut datapath = Datapath::open(&options).map_err(gate::load_error)?;
     routes::set_up(&options.settings).context("setting up the route to the proxy")?;
@@ -215,8 +219,8 @@ fn open(
     Ok((gate.start()?, (events, openings), features))
 }
 
-fn kernel_settings(dns_port: u16) -> KernelSettings {
-    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, spare: 0 }
+fn kernel_settings(dns_port: u16, names_port: u16) -> KernelSettings {
+    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, names_port }
 }
 
 fn dns_config(settings: &Settings) -> DnsConfig {
@@ -227,6 +231,7 @@ fn dns_config(settings: &Settings) -> DnsConfig {
         install_timeout: INSTALL_TIMEOUT,
         mark: PROXY_MARK,
         fixed_resolver: None,
+        refusal: settings.dns.refusal,
     }
 }
 

@@ -30,6 +30,10 @@ const BAD: &str = "bad.shared.test";
 const OTHER: &str = "other.shared.test";
 /// Ports of servers that speak first.
 const GREETING: u16 = 2_222;
+/// How long a QUIC connection may take that is not to come about, and one of which nothing is lost: a client sends again
+/// after a second.
+const QUIC_SILENT: Duration = Duration::from_millis(2_500);
+const QUIC_AGAIN: Duration = Duration::from_millis(900);
 /// After the word that an agent must have said by now.
 const TOLD: Duration = Duration::from_millis(300);
 
@@ -445,4 +449,139 @@ fn without_the_agent_enforced_names_do_not_pass_and_observed_ones_do() {
         agent.run().unwrap();
         assert!(talk(pod, 443, vec![hello(config, GOOD)]).is_ok(), "{binding}");
     }
+}
+
+/// A QUIC server for every name, which sends back what comes.
+fn serve_quic(world: &World) {
+    world
+        .serve_outside(|_| {
+            let key = rcgen::KeyPair::generate()?;
+            let certificate = rcgen::CertificateParams::new(vec![GOOD.to_owned()])?.self_signed(&key)?;
+            let key = tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+            let config = quinn::ServerConfig::with_single_cert(vec![certificate.der().clone()], key.into())?;
+            let endpoint = quinn::Endpoint::server(config, SocketAddr::new(ip("0.0.0.0"), 443))?;
+            tokio::spawn(async move {
+                while let Some(incoming) = endpoint.accept().await {
+                    tokio::spawn(async move {
+                        let Ok(connection) = incoming.await else { return };
+                        while let Ok((mut send, mut receive)) = connection.accept_bi().await {
+                            let heard = receive.read_to_end(1_024).await.unwrap();
+                            send.write_all(&heard).await.unwrap();
+                            send.finish().unwrap();
+                        }
+                    });
+                }
+            });
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// A connection of a pod over QUIC.
+#[derive(Clone)]
+struct Quic {
+    /// Closed on drop.
+    _endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+}
+
+impl Quic {
+    async fn open(config: Arc<ClientConfig>, name: &str) -> Option<Self> {
+        let endpoint = quinn::Endpoint::client(SocketAddr::new(ip("0.0.0.0"), 0)).unwrap();
+        let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+        let config = quinn::ClientConfig::new(Arc::new(config));
+        let connecting = endpoint.connect_with(config, SocketAddr::new(ip(SHARED), 443), name).unwrap();
+        let connection = tokio::time::timeout(QUIC_SILENT, connecting).await.ok()?.unwrap();
+        Some(Self { _endpoint: endpoint, connection })
+    }
+
+    /// Sends octets, many enough for many packets, and gets them back.
+    async fn talk(&self) {
+        let (mut send, mut receive) = self.connection.open_bi().await.unwrap();
+        send.write_all(&[7; 1_000]).await.unwrap();
+        send.finish().unwrap();
+        let heard = tokio::time::timeout(WITHIN, receive.read_to_end(2_000)).await.unwrap().unwrap();
+        assert_eq!(heard, [7; 1_000]);
+    }
+}
+
+/// Whether a connection comes about, and how fast.
+fn quic(pod: &Pod, config: &Arc<ClientConfig>, name: &'static str) -> Option<Duration> {
+    let config = config.clone();
+    pod.netns.run(async move {
+        let began = std::time::Instant::now();
+        let quic = Quic::open(config, name).await?;
+        let took = began.elapsed();
+        quic.talk().await;
+        Some(took)
+    })
+}
+
+#[test]
+fn quic_to_another_name_of_the_address_is_refused() {
+    let world = shared_world(&[TIE]);
+    serve_quic(&world);
+    let agent = start(&world, &names(&[GOOD]), "enforce");
+    let pod = world.pod(TIE);
+    resolve(pod, &[GOOD]);
+    for (kind, config) in &kinds()[1..] {
+        let took = quic(pod, config, GOOD).unwrap_or_else(|| panic!("{kind}: no connection"));
+        assert!(took < QUIC_AGAIN, "{kind}: nothing had to be sent again: {took:?}");
+        assert_eq!(quic(pod, config, BAD), None, "{kind}");
+    }
+    let denied = agent
+        .wait_for("the refusals", |agent| {
+            let denials = agent.denials(pod)?;
+            let of_quic = denials.into_iter().filter(|flow| flow["protocol"] == "UDP");
+            let found: Vec<_> = of_quic.filter(|flow| flow["reason"] == "name-mismatch").collect();
+            Ok((found.len() == 2).then_some(found))
+        })
+        .unwrap();
+    assert!(denied.iter().all(|flow| flow["server-name"] == BAD && flow["destination-port"] == 443), "{denied:#?}");
+    assert_eq!(pod.netns.run(client::echo(echo(SHARED), b"not QUIC", WITHIN)), Ok(()), "other protocols pass");
+}
+
+#[test]
+fn quic_without_the_agent_goes_on_where_it_was_let_pass() {
+    let world = shared_world(&[TIE]);
+    serve_quic(&world);
+    let mut agent = start(&world, &names(&[GOOD]), "enforce");
+    let pod = world.pod(TIE);
+    resolve(pod, &[GOOD]);
+    let (_, config) = &kinds()[1];
+    let open = config.clone();
+    let connection = pod.netns.run(async move { Quic::open(open, GOOD).await.unwrap() });
+    let talk = |connection: &Quic| {
+        let connection = connection.clone();
+        pod.netns.run(async move { connection.talk().await });
+    };
+    talk(&connection);
+    agent.kill().unwrap();
+    talk(&connection);
+    assert_eq!(quic(pod, config, GOOD), None, "nobody looks at its name");
+    agent.run().unwrap();
+    talk(&connection);
+    assert!(quic(pod, config, GOOD).is_some());
+    let absent = agent.denials(pod).unwrap();
+    assert!(absent.iter().any(|flow| flow["reason"] == "proxy-absent"), "{absent:#?}");
+}
+
+#[test]
+fn quic_to_another_name_is_told_where_names_are_observed() {
+    let world = shared_world(&[TIE]);
+    serve_quic(&world);
+    let agent = start(&world, &names(&[GOOD]), "observe");
+    let pod = world.pod(TIE);
+    resolve(pod, &[GOOD]);
+    for (_, config) in &kinds()[1..] {
+        assert!(quic(pod, config, GOOD).is_some() && quic(pod, config, BAD).is_some());
+    }
+    agent
+        .wait_for("the connections", |agent| {
+            let wanted = vec![("audited".to_owned(), Some(BAD.to_owned())); 2];
+            Ok((mismatches(agent) == wanted).then_some(()))
+        })
+        .unwrap();
+    let status = agent.json("/v1/status").unwrap();
+    assert_eq!(status["mismatches"][0]["protocol"], "UDP", "{status:#}");
 }

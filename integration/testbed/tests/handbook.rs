@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use namegate_config::endpoints::{self, Attachment};
 use namegate_config::policy::{self, Catalog};
 use namegate_config::rule::Binding;
-use namegate_config::settings::{self, Dns, Kubernetes, Limits, PrivateAnswers, Scope, Settings};
+use namegate_config::settings::{self, Dns, Kubernetes, Limits, PrivateAnswers, Refusal, Scope, Settings};
 
 /// Pages with YAML blocks or links.
 const PAGES: [&str; 12] = [
@@ -171,6 +171,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         max_ttl_s,
         private_answers,
         scope,
+        refusal,
         name_binding,
         addresses_per_name_max,
         names_per_endpoint_max,
@@ -186,6 +187,10 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         Scope::Endpoint => "endpoint",
         Scope::Node => "node",
     };
+    let refusal = match refusal {
+        Refusal::Refused => "refused",
+        Refusal::Nxdomain => "nxdomain",
+    };
     let name_binding = Binding::WORDS.iter().find(|(_, binding)| binding == name_binding).unwrap().0;
     vec![
         ("dns.resolvers", format!("{resolvers:?}")),
@@ -195,6 +200,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         ("dns.maxTtl", max_ttl_s.to_string()),
         ("dns.privateAnswers", private_answers.to_owned()),
         ("dns.scope", scope.to_owned()),
+        ("dns.refusal", refusal.to_owned()),
         ("dns.nameBinding", name_binding.to_owned()),
         ("dns.addressesPerNameMax", addresses_per_name_max.to_string()),
         ("dns.namesPerEndpointMax", names_per_endpoint_max.to_string()),

@@ -38,7 +38,7 @@ pub(crate) const UDP: u8 = 17;
 
 /// Marks as the agent sets them.
 pub(crate) const SETTINGS: Settings =
-    Settings { redirect_mark: 0x200, proxy_mark: 0x100, mark_mask: 0xf00, dns_port: 0, spare: 0 };
+    Settings { redirect_mark: 0x200, proxy_mark: 0x100, mark_mask: 0xf00, dns_port: 0, names_port: 0 };
 
 /// Small maps: they are made anew for each test.
 pub(crate) const LIMITS: MapLimits =

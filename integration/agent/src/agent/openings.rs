@@ -1,5 +1,5 @@
-//! What connections begin with, copied by the kernel: the name that each asks for, held against those that opened its
-//! address. Nothing waits for it.
+//! What connections begin with, copied by the kernel: the name that each asks for is held against those that opened its
+//! address. Nothing waits for it but the datagrams that are in [`super::held`].
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use lru::LruCache;
-use namegate_abi::{FlowKey, OPENINGS_PER_FLOW, Reason, protocol};
+use namegate_abi::{FlowKey, OPENINGS_PER_FLOW, OpeningRecord, Reason, begins_quic, opening_flags, protocol};
 use namegate_api::{
     rfc3339,
     view::{Direction, Flow, FlowPeer, Tally, Verdict},
@@ -22,13 +22,17 @@ use namegate_config::{
     rule::{self, Binding},
 };
 use namegate_engine::Engine;
-use namegate_l7_proxy::sniff::{self, FirstHost, OPENING_OCTETS_MAX};
+use namegate_l7_proxy::{
+    quic::{Flight, Heard},
+    sniff::{self, FirstHost, OPENING_OCTETS_MAX},
+};
 use namegate_loader::{Opening, Openings};
 
 use super::{
     clock,
     flows::{self, Flows},
     gate::Door,
+    held::Waiting,
     requests::mismatch_text,
 };
 
@@ -36,6 +40,8 @@ use super::{
 const GATHERED_MAX: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// Copies looked at in one go.
 const BATCH_MAX: usize = 256;
+/// After this long the ports of a UDP flow are another's.
+const UDP_IDLE_NS: u64 = 120_000_000_000;
 
 /// What became of connections, counted.
 #[derive(Debug, Default)]
@@ -43,17 +49,32 @@ pub(crate) struct Checks([AtomicU64; WORDS.len()]);
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
+pub(super) enum Check {
     Matched,
     Mismatched,
     Nameless,
     Unread,
+    Refused,
 }
 
-const WORDS: [&str; 4] = ["matched", "mismatched", "nameless", "unread"];
+const WORDS: [&str; 5] = ["matched", "mismatched", "nameless", "unread", "refused"];
+
+/// The datagrams that a packet carried.
+pub(super) fn datagrams(opening: &Opening) -> impl Iterator<Item = &[u8]> {
+    let each = match usize::from(opening.record.segment) {
+        0 => opening.octets.len(),
+        segment => segment,
+    };
+    opening.octets.chunks(each.max(1))
+}
+
+/// Whether a datagram can begin a connection of QUIC.
+pub(super) fn is_quic(datagram: &[u8]) -> bool {
+    datagram.first_chunk().is_some_and(|head| begins_quic(*head))
+}
 
 impl Checks {
-    fn count(&self, check: Check) {
+    pub(super) fn count(&self, check: Check) {
         self.0[check as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -66,11 +87,11 @@ impl Checks {
 
 /// A connection that asks for something.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    flow: FlowKey,
-    rule: u32,
-    began_ns: u64,
-    asked: Option<Fqdn>,
+pub(super) struct Seen {
+    pub(super) flow: FlowKey,
+    pub(super) rule: u32,
+    pub(super) began_ns: u64,
+    pub(super) asked: Option<Fqdn>,
 }
 
 /// What the first octets of a flow come to.
@@ -94,18 +115,39 @@ struct Gathered {
     /// Segments after a gap.
     ahead: BTreeMap<u32, Vec<u8>>,
     segments: u8,
+    /// UDP: what its datagrams said.
+    flight: Flight,
     done: bool,
 }
 
 impl Gathered {
     fn new(opening: &Opening) -> Self {
         let (began_ns, base) = (opening.record.time_ns, opening.record.sequence);
-        Self { began_ns, base, octets: Vec::new(), ahead: BTreeMap::new(), segments: 0, done: false }
+        let (octets, ahead, flight) = (Vec::new(), BTreeMap::new(), Flight::default());
+        Self { began_ns, base, octets, ahead, segments: 0, flight, done: false }
     }
 
-    /// Whether the segment can be one of this connection: its ports may have been used again.
-    fn fits(&self, sequence: u32) -> bool {
-        (sequence.wrapping_sub(self.base) as usize) < OPENING_OCTETS_MAX
+    /// Whether the packet can be one of this connection: its ports may have been used again.
+    fn fits(&self, record: &OpeningRecord) -> bool {
+        match record.flow.protocol {
+            protocol::TCP => (record.sequence.wrapping_sub(self.base) as usize) < OPENING_OCTETS_MAX,
+            _ => record.time_ns.saturating_sub(self.began_ns) < UDP_IDLE_NS,
+        }
+    }
+
+    /// Hears what datagrams say.
+    fn hear(&mut self, opening: &Opening) -> Found {
+        self.segments += 1;
+        let mut found = Found::Partial;
+        for datagram in datagrams(opening) {
+            match self.flight.read(datagram) {
+                Heard::Known if !is_quic(datagram) && self.segments == 1 => return Found::Nameless,
+                Heard::Known | Heard::Partial => {}
+                Heard::Asks(name) => found = Found::Asked(name),
+                Heard::Refused => return Found::Asked(None),
+            }
+        }
+        found
     }
 
     fn add(&mut self, sequence: u32, octets: Vec<u8>) {
@@ -143,9 +185,10 @@ pub(crate) async fn follow(
     door: Door,
     flows: Arc<Flows>,
     checks: Arc<Checks>,
+    mark: u32,
 ) -> anyhow::Result<()> {
     let mut openings = openings.into_async()?;
-    let mut gathered = LruCache::new(GATHERED_MAX);
+    let (mut gathered, mut waiting) = (LruCache::new(GATHERED_MAX), Waiting::new(mark));
     loop {
         let mut ready = openings.readable_mut().await?;
         loop {
@@ -154,11 +197,20 @@ pub(crate) async fn follow(
             if batch.is_empty() {
                 break;
             }
-            let seen: Vec<Seen> = batch.into_iter().filter_map(|one| take(&mut gathered, one, &checks)).collect();
+            let mut seen = Vec::new();
+            for opening in batch {
+                if opening.record.flags & opening_flags::HELD != 0 {
+                    let told = waiting.take(opening, &door, &checks).await;
+                    flows.tell(told.into_iter().collect());
+                } else {
+                    seen.extend(take(&mut gathered, opening, &checks));
+                }
+            }
             if seen.is_empty() {
                 continue;
             }
-            let judged = door.ask(move |gate| seen.iter().map(|one| judge(gate.engine(), one)).collect::<Vec<_>>());
+            let of_one = |engine: &Engine, one: &Seen| judge(engine, one, Binding::Observe);
+            let judged = door.ask(move |gate| seen.iter().map(|one| of_one(gate.engine(), one)).collect::<Vec<_>>());
             let Ok(judged) = judged.await else { return Ok(()) };
             for one in &judged {
                 checks.count(if one.is_some() { Check::Mismatched } else { Check::Matched });
@@ -172,53 +224,51 @@ pub(crate) async fn follow(
 /// Adds a copy to what is known of its connection; gives that once it is known what it asks for.
 fn take(gathered: &mut LruCache<FlowKey, Gathered>, opening: Opening, checks: &Checks) -> Option<Seen> {
     let record = opening.record;
-    if record.flow.protocol != protocol::TCP {
-        return None;
-    }
     let known = gathered.get_or_insert_mut(record.flow, || Gathered::new(&opening));
-    if !known.fits(record.sequence) {
+    if !known.fits(&record) {
         *known = Gathered::new(&opening);
     }
     if known.done {
         return None;
     }
-    known.add(record.sequence, opening.octets);
-    let found = known.found();
+    let found = match record.flow.protocol {
+        protocol::TCP => {
+            known.add(record.sequence, opening.octets);
+            known.found()
+        }
+        _ => known.hear(&opening),
+    };
     known.done = found != Found::Partial || known.segments >= OPENINGS_PER_FLOW;
     if known.done {
-        (known.octets, known.ahead) = (Vec::new(), BTreeMap::new());
+        (known.octets, known.ahead, known.flight) = (Vec::new(), BTreeMap::new(), Flight::default());
     }
     match found {
-        Found::Asked(asked) => Some(Seen { flow: record.flow, rule: record.rule, began_ns: known.began_ns, asked }),
-        Found::Nameless => {
-            checks.count(Check::Nameless);
-            None
+        Found::Asked(asked) => {
+            return Some(Seen { flow: record.flow, rule: record.rule, began_ns: known.began_ns, asked });
         }
-        Found::Partial => {
-            if known.done {
-                checks.count(Check::Unread);
-            }
-            None
-        }
+        Found::Nameless => checks.count(Check::Nameless),
+        Found::Partial if known.done => checks.count(Check::Unread),
+        Found::Partial => {}
     }
+    None
 }
 
-/// The record of a connection that would not pass where names were enforced.
-fn judge(engine: &Engine, seen: &Seen) -> Option<Flow> {
+/// The record of a connection that does not pass where names are bound this strictly.
+pub(super) fn judge(engine: &Engine, seen: &Seen, binding: Binding) -> Option<Flow> {
     let Seen { flow, rule, began_ns, asked } = seen;
     let (own, peer) = (flow.local.to_ip(), flow.remote.to_ip());
     let judged = reference::Flow { protocol: flow.protocol, port: flow.remote_port };
-    let asking = engine.limits_asking(own, peer, judged, asked.as_ref(), Binding::Observe, *began_ns);
+    let asking = engine.limits_asking(own, peer, judged, asked.as_ref(), binding, *began_ns);
     let whole = engine.limits(own, peer, rule::Direction::Egress, judged, *began_ns);
     if !matches!(asking, Limits::Closed(_)) || matches!(whole, Limits::Closed(_)) {
         return None;
     }
-    let openers = engine.openers(own, peer, judged, Binding::Observe, *began_ns);
+    let openers = engine.openers(own, peer, judged, binding, *began_ns);
     let fqdns: Vec<String> = openers.iter().map(ToString::to_string).collect();
     let asked = asked.as_ref().map(ToString::to_string);
     Some(Flow {
         time: rfc3339(clock::calendar(*began_ns)),
-        verdict: Verdict::Audited,
+        verdict: if binding == Binding::Enforce { Verdict::Denied } else { Verdict::Audited },
         direction: Direction::Egress,
         endpoint: flows::endpoint(engine, flow.endpoint),
         reason_text: mismatch_text(asked.as_deref(), &fqdns),
@@ -239,8 +289,6 @@ fn judge(engine: &Engine, seen: &Seen) -> Option<Flow> {
 
 #[cfg(test)]
 mod tests {
-    use namegate_abi::OpeningRecord;
-
     use super::*;
 
     fn opening(port: u16, sequence: u32, octets: &[u8]) -> Opening {
@@ -283,7 +331,7 @@ mod tests {
             }
         }
         let counts: Vec<u64> = checks.tallies(3).into_iter().map(|tally| tally.count).collect();
-        assert_eq!(counts, [0, 0, 1, 1, 3]);
+        assert_eq!(counts, [0, 0, 1, 1, 0, 3]);
         assert!(gathered.iter().all(|(_, one)| one.done && one.octets.is_empty() && one.ahead.is_empty()));
     }
 }

@@ -161,25 +161,6 @@ mod tests {
 
     use super::*;
 
-    fn kubernetes() -> Kubernetes {
-        let problem = Some("connection refused".into());
-        let source = Source { kind: "Pod".into(), state: SourceState::Failing, problem };
-        Kubernetes { node: "node1".into(), facts: Facts::Server, sources: vec![source] }
-    }
-
-    fn mistake() -> Diagnostic {
-        Diagnostic {
-            file: "a.yaml".into(),
-            line: 3,
-            column: 5,
-            severity: Severity::Error,
-            code: "namegate::unknown-field".into(),
-            field: "spec.egres".into(),
-            message: "there is no such field".into(),
-            help: Some("did you mean `egress`?".into()),
-        }
-    }
-
     fn mismatch() -> NameMismatch {
         NameMismatch {
             endpoint: "shop/web".into(),
@@ -201,6 +182,25 @@ mod tests {
             denied: true,
             packets: 12,
             octets: 900,
+        }
+    }
+
+    fn kubernetes() -> Kubernetes {
+        let problem = Some("connection refused".into());
+        let source = Source { kind: "Pod".into(), state: SourceState::Failing, problem };
+        Kubernetes { node: "node1".into(), facts: Facts::Server, sources: vec![source] }
+    }
+
+    fn mistake() -> Diagnostic {
+        Diagnostic {
+            file: "a.yaml".into(),
+            line: 3,
+            column: 5,
+            severity: Severity::Error,
+            code: "namegate::unknown-field".into(),
+            field: "spec.egres".into(),
+            message: "there is no such field".into(),
+            help: Some("did you mean `egress`?".into()),
         }
     }
 
