@@ -10,6 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bound;
 mod connection;
 mod desk;
 mod guard;
@@ -18,9 +19,10 @@ pub mod hello;
 mod http;
 pub mod path;
 mod proxy;
+pub mod sniff;
 mod socket;
 mod tally;
 mod upstream;
 
-pub use desk::{Access, Demand, Desk, Fate, What};
+pub use desk::{Access, Demand, Desk, Fate, Match, Named, Question, What};
 pub use proxy::{Config, Proxy, ProxyError};

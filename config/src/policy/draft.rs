@@ -9,7 +9,7 @@ use crate::{
     diagnostic::{Diagnostic, Place},
     l7::L7,
     labels::LabelSelector,
-    rule::{Direction, Effect, Origin, PeerSelector, Ports, Subject, Tier},
+    rule::{Binding, Direction, Effect, Origin, PeerSelector, Ports, Subject, Tier},
 };
 
 /// What an object says.
@@ -31,6 +31,7 @@ pub(super) struct Draft {
     pub(super) peers: DraftPeers,
     pub(super) ports: Ports,
     pub(super) l7: Option<Arc<L7>>,
+    pub(super) binding: Option<Binding>,
     /// Where it stands in its file.
     pub(super) place: Place,
 }

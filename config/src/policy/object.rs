@@ -11,7 +11,7 @@ use crate::{
     label_syntax::name_problem,
     language::Type,
     reader::{Object, Reader, Value},
-    rule::Origin,
+    rule::{Binding, Origin},
 };
 
 /// The kinds that are understood.
@@ -31,6 +31,8 @@ pub(super) struct Context<'s> {
     pub(super) kind: Kind,
     /// Namespace of the object; `None` for cluster-wide kinds.
     pub(super) namespace: Option<String>,
+    /// What the annotation [`BINDING`] says.
+    pub(super) binding: Option<Binding>,
     kind_name: String,
     name: String,
     /// Path of the object in its document, with a final dot where it is not the whole of it.
@@ -93,6 +95,7 @@ fn one(source: &Source, value: &Value<'_>, features: Features, parsed: &mut Pars
         features,
         kind: Kind::CiliumNetworkPolicy,
         namespace: None,
+        binding: None,
         kind_name: String::new(),
         name: String::new(),
         base: if value.path.is_empty() { String::new() } else { format!("{}.", value.path) },
@@ -114,11 +117,12 @@ fn document(context: &mut Context<'_>, value: &Value<'_>) -> Option<Document> {
     kind_name.clone_into(&mut context.kind_name);
     let object = context.reader.in_shape(object, shapes::entry(kind).shape);
 
-    let metadata = metadata(&mut context.reader, &object);
+    let metadata = metadata(&mut context.reader, &object, kind);
     if shapes::entry(kind).is_namespaced {
         context.namespace = Some(metadata.namespace.unwrap_or_else(|| "default".to_owned()));
     }
     context.name = metadata.name.clone().unwrap_or_default();
+    context.binding = metadata.binding;
     let body = match kind {
         Kind::CiliumCidrGroup => Body::CidrGroup(CidrGroup {
             name: context.name.clone(),
@@ -192,9 +196,13 @@ struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
     labels: Vec<(String, String)>,
+    binding: Option<Binding>,
 }
 
-fn metadata(reader: &mut Reader<'_>, object: &Object<'_>) -> Metadata {
+/// Annotation that binds names of the policy to connections, in place of the setting `dns.nameBinding`.
+const BINDING: &str = "namegate.io/name-binding";
+
+fn metadata(reader: &mut Reader<'_>, object: &Object<'_>, kind: Kind) -> Metadata {
     let Some(value) = reader.required(object, "metadata") else { return Metadata::default() };
     let shape = object.shape().and_then(|shape| shape.field("metadata")).map(|field| field.value);
     let Some(Type::Object(shape)) = shape else { return Metadata::default() };
@@ -213,5 +221,14 @@ fn metadata(reader: &mut Reader<'_>, object: &Object<'_>) -> Metadata {
     }
     let labels = metadata.get("labels").map(|value| reader.text_map(&value)).unwrap_or_default();
     let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    Metadata { name, namespace, labels }
+    let annotations = metadata.get("annotations").filter(|_| kind != Kind::CiliumCidrGroup);
+    let binding = annotations.and_then(|annotations| binding(reader, &annotations));
+    Metadata { name, namespace, labels, binding }
+}
+
+/// Annotations of others are theirs to check.
+fn binding(reader: &mut Reader<'_>, annotations: &Value<'_>) -> Option<Binding> {
+    let node = annotations.node.field(BINDING)?;
+    let value = Value { path: format!("{}.{BINDING}", annotations.path), mark: node.mark(), node };
+    reader.choice(&value, &Binding::WORDS)
 }

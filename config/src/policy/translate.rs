@@ -106,6 +106,7 @@ impl Resolver<'_> {
             peers,
             ports: draft.ports.clone(),
             l7: draft.l7.clone(),
+            binding: draft.binding,
         }
     }
 

@@ -55,6 +55,13 @@ impl Frame {
         }
     }
 
+    /// Octets of the payload of each packet on the wire, where the frame carries several; else 0.
+    #[inline(always)]
+    pub(crate) fn segment(&self) -> u16 {
+        // SAFETY: As above.
+        unsafe { (*self.0).gso_size as u16 }
+    }
+
     /// Index of the interface.
     #[inline(always)]
     pub(crate) fn interface(&self) -> u32 {

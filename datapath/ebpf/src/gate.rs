@@ -12,7 +12,7 @@ use namegate_abi::{
 use crate::{
     frame::{Frame, LINK_OCTETS},
     maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, RESOLVERS, SCRATCH, SETTINGS, Scratch},
-    redirect, report,
+    opening, redirect, report,
 };
 
 /// Port of DNS (RFC 1035 §4.2).
@@ -67,6 +67,9 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         let (verdict, action) = refused(endpoint);
         report::tell(frame, endpoint, direction, packet, outcome, verdict);
         return action;
+    }
+    if matches!(direction, Direction::Egress) && matches!(way, Way::On) {
+        opening::observe(frame, endpoint, packet, outcome);
     }
     remember(endpoint, packet, direction, outcome);
     if matches!(outcome.write, FlowWrite::New) {

@@ -8,11 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use namegate_abi::{PolicyValue, policy_verdict};
+use namegate_abi::{PolicyValue, policy_flags, policy_verdict, protocol::TCP};
 use namegate_config::{
     l7::L7,
     peer::NamedPort,
-    rule::{Direction, Effect, Peers, Ports, Rule, Tier},
+    rule::{Binding, Direction, Effect, Peers, Ports, Rule, Tier},
 };
 
 use crate::{
@@ -84,6 +84,8 @@ struct Side {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Kind {
     rules: Vec<usize>,
+    /// Those of them that select the peer by its names alone.
+    by_name: Vec<usize>,
     ports: Vec<NamedPort>,
 }
 
@@ -262,8 +264,12 @@ impl Side {
 
     fn kind(&self, set: &[TermId], terms: &Terms) -> Option<Kind> {
         let mut kind = Kind::default();
+        let mut otherwise = Vec::new();
         for term in set {
-            kind.rules.extend(self.by_term.get(term).into_iter().flatten());
+            let rules = self.by_term.get(term).into_iter().flatten();
+            let selected = if terms.is_name(*term) { &mut kind.by_name } else { &mut otherwise };
+            selected.extend(rules.clone());
+            kind.rules.extend(rules);
             if let Some(port) = terms.port(*term).filter(|port| self.port_names.contains(&port.name)) {
                 kind.ports.push(port.clone());
             }
@@ -276,6 +282,9 @@ impl Side {
         }
         kind.rules.sort_unstable();
         kind.rules.dedup();
+        kind.by_name.retain(|at| !otherwise.contains(at) && self.rules[*at].rule.is_bound(Binding::Observe));
+        kind.by_name.sort_unstable();
+        kind.by_name.dedup();
         kind.ports.sort_unstable();
         Some(kind)
     }
@@ -299,13 +308,17 @@ impl Side {
             }
         }
         let mut function = Function::constant(self.settle(&everywhere));
+        if everywhere.iter().any(|at| kind.by_name.contains(at)) {
+            spans.entry(TCP).or_default();
+        }
         for (protocol, spans) in spans {
-            function.set(protocol, self.pieces(&everywhere, &spans));
+            let by_name = if protocol == TCP { &kind.by_name[..] } else { &[] };
+            function.set(protocol, self.pieces(&everywhere, &spans, by_name));
         }
         function
     }
 
-    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)]) -> Vec<Piece> {
+    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)], by_name: &[usize]) -> Vec<Piece> {
         let after = |end: u16| end.checked_add(1);
         let mut cuts: Vec<u16> =
             spans.iter().flat_map(|&(start, end, _)| [Some(start), after(end)]).flatten().collect();
@@ -320,9 +333,27 @@ impl Side {
             matching.extend(spans.iter().filter(|span| (span.0..=span.1).contains(&start)).map(|span| span.2));
             matching.sort_unstable();
             matching.dedup();
-            pieces.push(Piece { start, value: self.settle(&matching) });
+            pieces.push(Piece { start, value: self.settle_bound(&matching, by_name) });
         }
         pieces
+    }
+
+    /// The verdict where these rules match, some of them by the names of the peer alone. Where the flow would not pass
+    /// without those, a connection must ask for a name: a proxy reads it, or the programs copy it out to be looked at.
+    fn settle_bound(&self, matching: &[usize], by_name: &[usize]) -> PolicyValue {
+        let value = self.settle(matching);
+        let depends = |binding| {
+            let is_bound = |at: &usize| by_name.contains(at) && self.rules[*at].rule.is_bound(binding);
+            let others: Vec<usize> = matching.iter().copied().filter(|at| !is_bound(at)).collect();
+            others.len() < matching.len() && self.settle(&others).verdict != policy_verdict::ALLOW
+        };
+        if value.verdict == policy_verdict::ALLOW && depends(Binding::Enforce) {
+            return PolicyValue { verdict: policy_verdict::REDIRECT, proxy_port: self.proxies.l7, ..value };
+        }
+        if value.verdict == policy_verdict::ALLOW && depends(Binding::Observe) {
+            return PolicyValue { flags: policy_flags::OBSERVE_NAME, ..value };
+        }
+        value
     }
 
     /// The verdict where these rules match, in the order of [`Tier`].

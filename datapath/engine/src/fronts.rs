@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     const fn value(verdict: u8, proxy_port: u16, rule: u32) -> PolicyValue {
-        PolicyValue { verdict, spare: 0, proxy_port, rule }
+        PolicyValue { verdict, flags: 0, proxy_port, rule }
     }
 
     #[test]

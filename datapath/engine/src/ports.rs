@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use namegate_abi::{PolicyKey, PolicyValue, policy_verdict};
+use namegate_abi::{PolicyKey, PolicyValue, policy_flags, policy_verdict};
 use namegate_config::{
     peer::NamedPort,
     reference::{ICMP, ICMPV6},
@@ -90,7 +90,7 @@ impl Function {
     /// Whether a flow that this function lets pass would be denied, or sent another way, by `new`.
     pub(crate) fn is_narrowed_by(&self, new: &Self) -> bool {
         let passes = |value: PolicyValue| value.verdict != policy_verdict::DENY;
-        let way = |value: PolicyValue| (value.verdict, value.proxy_port);
+        let way = |value: PolicyValue| (value.verdict, value.proxy_port, value.flags & policy_flags::HOLD_NAME);
         let cut = |old: PolicyValue, new: PolicyValue| passes(old) && way(old) != way(new);
         cut(self.default, new.default)
             || self
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     fn value(rule: u32) -> PolicyValue {
-        PolicyValue { verdict: u8::from(rule != 0), spare: 0, proxy_port: 0, rule }
+        PolicyValue { verdict: u8::from(rule != 0), flags: 0, proxy_port: 0, rule }
     }
 
     fn look_up(rows: &[PortRow], protocol: u8, port: u16) -> Option<PolicyValue> {

@@ -4,13 +4,14 @@ use std::{net::IpAddr, sync::Arc};
 
 use namegate_config::{
     labels::Labels,
+    name::Fqdn,
     peer::Peer,
-    reference::{Flow, Limits, SubjectFacts, limits},
-    rule::{Direction, Rule},
+    reference::{Flow, Limits, SubjectFacts, limits, limits_asking},
+    rule::{Binding, Direction, Rule},
     services::Target,
 };
 
-use crate::{Engine, topology::Who};
+use crate::{Engine, compile::Policy, topology::Who};
 
 /// The limits that hold whoever of them is reached. A rule counts where it is one of everybody's.
 pub(crate) fn together(targets: &[Target], limits: impl Fn(&Target) -> Limits) -> Limits {
@@ -50,16 +51,61 @@ impl Engine {
     }
 
     fn limits_of(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: u64) -> Limits {
-        let subject = self.peers.owner(own.to_canonical().into());
-        let Some((who, id)) = subject.and_then(|who| Some((who, who.id?))) else { return Limits::Free };
-        let policy = self.local.get(&id).and_then(|local| self.policies.get(&local.value.policy));
-        let Some(policy) = policy.filter(|policy| policy.enforces(direction)) else { return Limits::Free };
+        let Some((who, policy)) = self.judged(own, direction) else { return Limits::Free };
         let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
         let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
         match limits(&rules, &subject, &self.facts_of(own, peer, now, false), direction, flow) {
             Limits::Closed(_) => limits(&rules, &subject, &self.facts_of(own, peer, now, true), direction, flow),
             open => open,
         }
+    }
+
+    /// The limits on what a connection from the endpoint with the address `own` asks for, when it asks for a name: as
+    /// [`limits_asking`]. Names count whose TTL had not ended at `since`, when the connection began.
+    pub fn limits_asking(
+        &self,
+        own: IpAddr,
+        peer: IpAddr,
+        flow: Flow,
+        asked: Option<&Fqdn>,
+        binding: Binding,
+        since: u64,
+    ) -> Limits {
+        let Some((who, policy)) = self.judged(own, Direction::Egress) else { return Limits::Free };
+        let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
+        let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
+        limits_asking(&rules, &subject, &self.facts_of(own, peer, since, false), flow, asked, binding)
+    }
+
+    /// Whether it matters for which name a connection asks that began at `since`. No name opens a service.
+    pub fn is_bound(&self, own: IpAddr, peer: IpAddr, flow: Flow, binding: Binding, since: u64) -> bool {
+        if self.peers.behind(peer, (flow.protocol, flow.port)).is_some() {
+            return false;
+        }
+        let Some((who, policy)) = self.judged(own, Direction::Egress) else { return false };
+        if !policy.rules().any(|numbered| numbered.rule.is_bound(binding)) {
+            return false;
+        }
+        let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
+        let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
+        let facts = self.facts_of(own, peer, since, false);
+        let nameless = limits_asking(&rules, &subject, &facts, flow, None, binding);
+        nameless != limits(&rules, &subject, &facts, Direction::Egress, flow)
+    }
+
+    /// Names that opened the address for this flow, as [`Engine::limits_asking`] sees it.
+    pub fn openers(&self, own: IpAddr, peer: IpAddr, flow: Flow, binding: Binding, since: u64) -> Vec<Fqdn> {
+        let names = self.facts_of(own, peer, since, false).names;
+        let opens =
+            |name: &Fqdn| !matches!(self.limits_asking(own, peer, flow, Some(name), binding, since), Limits::Closed(_));
+        names.into_iter().filter(opens).collect()
+    }
+
+    /// The endpoint with the address `own`, and its policy where that holds in this direction.
+    fn judged(&self, own: IpAddr, direction: Direction) -> Option<(&Who, &Policy)> {
+        let who = self.peers.owner(own.to_canonical().into())?;
+        let policy = self.local.get(&who.id?).and_then(|local| self.policies.get(&local.value.policy))?;
+        policy.enforces(direction).then_some((who, policy))
     }
 
     /// Who has an address, as the endpoint with the address `own` sees it; `ended` counts names whose TTL has ended too.

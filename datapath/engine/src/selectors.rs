@@ -98,6 +98,11 @@ impl Terms {
         self.ports.iter().filter(move |(port, _)| port.name == name).map(|(_, id)| *id)
     }
 
+    /// Whether the number stands for a name.
+    pub(crate) fn is_name(&self, id: TermId) -> bool {
+        matches!(self.by_id.get(&id), Some(Term::Peer(PeerSelector::Name(_))))
+    }
+
     /// The port that a number stands for.
     pub(crate) fn port(&self, id: TermId) -> Option<&NamedPort> {
         match self.by_id.get(&id) {

@@ -84,7 +84,9 @@ impl Engine {
     fn number_rules(&mut self, rules: Vec<Rule>) {
         let known: HashMap<&Rule, u32> = self.rules.iter().map(|(cookie, rule)| (&**rule, *cookie)).collect();
         let mut numbered: Vec<(u32, Arc<Rule>)> = Vec::with_capacity(rules.len());
-        for rule in rules {
+        for mut rule in rules {
+            // Part of the rule: under another setting it is another rule, and its flows are judged again.
+            rule.binding = rule.binding.or(Some(self.settings.dns.name_binding)).filter(|_| rule.may_bind());
             // The text holds all of the rule: a rule with another content has another number.
             let cookie = known.get(&rule).copied().unwrap_or_else(|| self.ledger.rule(format!("{rule:?}")));
             self.origins.insert(cookie, Arc::clone(&rule.origin));

@@ -19,6 +19,7 @@ mod error;
 mod events;
 pub mod links;
 mod netlink;
+pub mod netns;
 mod node;
 mod object;
 mod pins;
@@ -29,5 +30,5 @@ pub mod trial;
 
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;
-pub use events::Events;
+pub use events::{Events, Opening, Openings};
 pub use spec::MapLimits;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use namegate_config::endpoints::{self, Attachment};
 use namegate_config::policy::{self, Catalog};
+use namegate_config::rule::Binding;
 use namegate_config::settings::{self, Dns, Limits, PrivateAnswers, Scope, Settings};
 
 /// Pages with YAML blocks or links.
@@ -162,6 +163,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         max_ttl_s,
         private_answers,
         scope,
+        name_binding,
         addresses_per_name_max,
         names_per_endpoint_max,
         upstream_timeout_ms,
@@ -176,6 +178,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         Scope::Endpoint => "endpoint",
         Scope::Node => "node",
     };
+    let name_binding = Binding::WORDS.iter().find(|(_, binding)| binding == name_binding).unwrap().0;
     vec![
         ("dns.resolvers", format!("{resolvers:?}")),
         ("dns.resolverLabels", format!("{{{}}}", labels.join(", "))),
@@ -184,6 +187,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         ("dns.maxTtl", max_ttl_s.to_string()),
         ("dns.privateAnswers", private_answers.to_owned()),
         ("dns.scope", scope.to_owned()),
+        ("dns.nameBinding", name_binding.to_owned()),
         ("dns.addressesPerNameMax", addresses_per_name_max.to_string()),
         ("dns.namesPerEndpointMax", names_per_endpoint_max.to_string()),
         ("dns.upstreamTimeoutMs", upstream_timeout_ms.to_string()),

@@ -365,6 +365,7 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
             default_deny: tier == Tier::Normal && !quiet,
             peers,
             ports,
+            binding: None,
         },
     );
     proptest::collection::vec(rule, count)

@@ -1,7 +1,7 @@
 //! The one thread that owns the engine and the kernel's maps: requests come in, writes go out, in order, without a lock.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -115,6 +115,11 @@ impl Gate {
     /// Interfaces whose programs could not be attached.
     pub(crate) fn failed(&self) -> &BTreeSet<u32> {
         &self.failed
+    }
+
+    /// Interfaces whose packets are judged.
+    pub(crate) fn guarded(&self) -> HashSet<u32> {
+        self.datapath.attached().into_iter().filter(|interface| !self.failed.contains(interface)).collect()
     }
 
     /// Writes that the kernel refused.

@@ -1,11 +1,13 @@
 //! `namegate status`: the gate at a glance.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::SocketAddr};
 
 use namegate_api::view::{Severity, Status};
 
 use super::{Outcome, args::Output, client::Client, monitor::flow_line, output, style};
 
+/// Kinds of connections with another name shown; `-o json` has them all.
+const MISMATCHES_SHOWN: usize = 20;
 /// Denials shown; `-o json` has them all.
 const DENIALS_SHOWN: usize = 20;
 
@@ -33,6 +35,13 @@ fn page(status: &Status) -> Result<String, std::fmt::Error> {
     if status.requests.iter().any(|tally| tally.count > 0) {
         let rows = status.requests.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
         section(&mut page, "Requests", &output::table(&["OUTCOME", "COUNT"], rows))?;
+    }
+    if status.name_checks.iter().any(|tally| tally.count > 0) {
+        let rows = status.name_checks.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
+        section(&mut page, "Names of connections", &output::table(&["OUTCOME", "CONNECTIONS"], rows))?;
+    }
+    if !status.mismatches.is_empty() {
+        section(&mut page, "What `nameBinding: enforce` would refuse", &mismatches(status))?;
     }
     section(&mut page, "Last denials", &denials(status))?;
     if !status.diagnostics.is_empty() {
@@ -94,6 +103,19 @@ fn refused(status: &Status) -> String {
     output::table(&["BOUND", "REFUSED", "SETTING"], rows)
 }
 
+fn mismatches(status: &Status) -> String {
+    let rows = status.mismatches.iter().take(MISMATCHES_SHOWN).map(|one| {
+        [
+            one.endpoint.clone(),
+            SocketAddr::new(one.address, one.port).to_string() + "/" + &one.protocol,
+            one.asked.clone().unwrap_or_else(|| "none".to_owned()),
+            one.names.join(", "),
+            one.count.to_string(),
+        ]
+    });
+    output::table(&["ENDPOINT", "ADDRESS", "ASKED FOR", "OPENED BY", "COUNT"], rows)
+}
+
 fn denials(status: &Status) -> String {
     if status.denials.is_empty() {
         return "none\n".to_owned();
@@ -121,14 +143,39 @@ fn diagnostics(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use namegate_api::view::{
-        Counter, Diagnostic, Direction, EndpointCounts, Fill, NameCounts, Refused, Revision, Tally,
+        Counter, Diagnostic, Direction, EndpointCounts, Fill, NameCounts, NameMismatch, Refused, Revision, Tally,
     };
 
     use super::*;
 
+    fn mismatch() -> NameMismatch {
+        NameMismatch {
+            endpoint: "shop/web".into(),
+            address: [192, 0, 2, 9].into(),
+            port: 443,
+            protocol: "TCP".into(),
+            asked: Some("b.example".into()),
+            names: vec!["a.example".into()],
+            count: 2,
+            last: "2026-07-01T12:00:01.000Z".into(),
+        }
+    }
+
+    fn denied() -> Counter {
+        Counter {
+            direction: Direction::Egress,
+            reason: "default-deny".into(),
+            text: "no rule allows it".into(),
+            denied: true,
+            packets: 12,
+            octets: 900,
+        }
+    }
+
     #[test]
     fn the_page_tells_what_matters() {
         let status = Status {
+            kubernetes: None,
             version: "0.1.0".into(),
             started: "2026-07-01T12:00:00.000Z".into(),
             audit: false,
@@ -136,18 +183,13 @@ mod tests {
             revision: Revision { wanted: 5, enforced: 4 },
             endpoints: EndpointCounts { guarded: 2, waiting: 1, failed: 0 },
             names: NameCounts { names: 3, addresses: 7 },
-            counters: vec![Counter {
-                direction: Direction::Egress,
-                reason: "default-deny".into(),
-                text: "no rule allows it".into(),
-                denied: true,
-                packets: 12,
-                octets: 900,
-            }],
+            counters: vec![denied()],
             maps: vec![Fill { map: "POLICY".into(), rows: 50, rows_max: 200, setting: "limits.policyRows".into() }],
             refused: vec![Refused { bound: "names-per-endpoint".into(), count: 2, setting: "dns.n".into() }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
             requests: vec![],
+            name_checks: vec![Tally { what: "matched".into(), count: 8 }],
+            mismatches: vec![mismatch()],
             denials: vec![],
             flows: vec![],
             flows_lost: 4,
@@ -185,6 +227,14 @@ mod tests {
         DNS
         OUTCOME   MESSAGES
         answered  6
+
+        Names of connections
+        OUTCOME  CONNECTIONS
+        matched  8
+
+        What `nameBinding: enforce` would refuse
+        ENDPOINT  ADDRESS            ASKED FOR  OPENED BY  COUNT
+        shop/web  192.0.2.9:443/TCP  b.example  a.example  2
 
         Last denials
         none

@@ -26,7 +26,7 @@ use namegate_config::{
 };
 use namegate_dns_proxy::{NotInstalled, Proxy as DnsProxy};
 use namegate_engine::{Answer, EndpointId};
-use namegate_l7_proxy::{Access, Demand, Fate, Proxy as L7Proxy};
+use namegate_l7_proxy::{Access, Demand, Fate, Match, Proxy as L7Proxy, Question};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::ServerName};
 
 use crate::agent::forbidden;
@@ -66,7 +66,7 @@ impl Demands {
 }
 
 impl namegate_l7_proxy::Desk for Demands {
-    fn demand(&self, _: SocketAddr, _: SocketAddr) -> impl Future<Output = Option<Demand>> + Send {
+    fn demand(&self, _: Question) -> impl Future<Output = Option<Demand>> + Send {
         ready(self.next().clone())
     }
 
@@ -128,8 +128,13 @@ impl Requests {
 
     /// Makes a request that these limits hold for.
     pub(crate) fn make(&self, request: &Request, direction: Direction, limits: Limits) -> anyhow::Result<Verdict> {
-        *self.demands.next() =
-            Some(Demand { sides: vec![(direction, limits.clone())], keeps_source: false, audit: false });
+        *self.demands.next() = Some(Demand {
+            sides: vec![(direction, limits.clone())],
+            keeps_source: false,
+            audit: false,
+            bound: false,
+            binding: Match::Good,
+        });
         let (allowed, by) = match request {
             Request::Http { method, path, host, headers } => self.http(method, path, host, headers)?,
             Request::Tls { server_name } => self.tls(server_name.as_ref())?,

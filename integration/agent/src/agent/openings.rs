@@ -1,0 +1,289 @@
+//! What connections begin with, copied by the kernel: the name that each asks for, held against those that opened its
+//! address. Nothing waits for it.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use lru::LruCache;
+use namegate_abi::{FlowKey, OPENINGS_PER_FLOW, Reason, protocol};
+use namegate_api::{
+    rfc3339,
+    view::{Direction, Flow, FlowPeer, Tally, Verdict},
+};
+use namegate_config::{
+    name::Fqdn,
+    reference::{self, Limits},
+    rule::{self, Binding},
+};
+use namegate_engine::Engine;
+use namegate_l7_proxy::sniff::{self, FirstHost, OPENING_OCTETS_MAX};
+use namegate_loader::{Opening, Openings};
+
+use super::{
+    clock,
+    flows::{self, Flows},
+    gate::Door,
+    requests::mismatch_text,
+};
+
+/// Connections that are gathered at a time; the one heard of longest ago gives way.
+const GATHERED_MAX: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
+/// Copies looked at in one go.
+const BATCH_MAX: usize = 256;
+
+/// What became of connections, counted.
+#[derive(Debug, Default)]
+pub(crate) struct Checks([AtomicU64; WORDS.len()]);
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    Matched,
+    Mismatched,
+    Nameless,
+    Unread,
+}
+
+const WORDS: [&str; 4] = ["matched", "mismatched", "nameless", "unread"];
+
+impl Checks {
+    fn count(&self, check: Check) {
+        self.0[check as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Every word with its count, always in the same order; `lost` are copies that the kernel could not hand over.
+    pub(crate) fn tallies(&self, lost: u64) -> Vec<Tally> {
+        let counts = WORDS.into_iter().zip(&self.0).map(|(word, count)| (word, count.load(Ordering::Relaxed)));
+        counts.chain([("lost", lost)]).map(|(what, count)| Tally { what: what.to_owned(), count }).collect()
+    }
+}
+
+/// A connection that asks for something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    flow: FlowKey,
+    rule: u32,
+    began_ns: u64,
+    asked: Option<Fqdn>,
+}
+
+/// What the first octets of a flow come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Found {
+    /// Not enough of them.
+    Partial,
+    /// A protocol without names.
+    Nameless,
+    /// The name asked for.
+    Asked(Option<Fqdn>),
+}
+
+/// One connection's first octets, from segments in any order.
+#[derive(Debug)]
+struct Gathered {
+    began_ns: u64,
+    /// Sequence number of the first octet.
+    base: u32,
+    octets: Vec<u8>,
+    /// Segments after a gap.
+    ahead: BTreeMap<u32, Vec<u8>>,
+    segments: u8,
+    done: bool,
+}
+
+impl Gathered {
+    fn new(opening: &Opening) -> Self {
+        let (began_ns, base) = (opening.record.time_ns, opening.record.sequence);
+        Self { began_ns, base, octets: Vec::new(), ahead: BTreeMap::new(), segments: 0, done: false }
+    }
+
+    /// Whether the segment can be one of this connection: its ports may have been used again.
+    fn fits(&self, sequence: u32) -> bool {
+        (sequence.wrapping_sub(self.base) as usize) < OPENING_OCTETS_MAX
+    }
+
+    fn add(&mut self, sequence: u32, octets: Vec<u8>) {
+        self.segments += 1;
+        self.ahead.insert(sequence.wrapping_sub(self.base), octets);
+        while let Some(entry) = self.ahead.first_entry()
+            && *entry.key() as usize <= self.octets.len()
+        {
+            let (at, octets) = (*entry.key() as usize, entry.remove());
+            // A part of it may have come before.
+            self.octets.extend(octets.get(self.octets.len() - at..).unwrap_or_default());
+        }
+    }
+
+    fn found(&self) -> Found {
+        let host = |is_http2| match sniff::first_host(&self.octets, is_http2) {
+            FirstHost::Partial => Found::Partial,
+            FirstHost::Whole(name) => Found::Asked(name),
+            FirstHost::Malformed => Found::Asked(None),
+        };
+        match sniff::read(&self.octets) {
+            Ok(sniff::Opening::Partial) => Found::Partial,
+            Ok(sniff::Opening::Other) => Found::Nameless,
+            Ok(sniff::Opening::Tls(name)) => Found::Asked(name),
+            Ok(sniff::Opening::Http) => host(false),
+            Ok(sniff::Opening::Http2) => host(true),
+            Err(_) => Found::Asked(None),
+        }
+    }
+}
+
+/// Reads copies as they come, until the gate stops.
+pub(crate) async fn follow(
+    openings: Openings,
+    door: Door,
+    flows: Arc<Flows>,
+    checks: Arc<Checks>,
+) -> anyhow::Result<()> {
+    let mut openings = openings.into_async()?;
+    let mut gathered = LruCache::new(GATHERED_MAX);
+    loop {
+        let mut ready = openings.readable_mut().await?;
+        loop {
+            let source = ready.get_inner_mut();
+            let batch: Vec<Opening> = std::iter::from_fn(|| source.next()).take(BATCH_MAX).collect();
+            if batch.is_empty() {
+                break;
+            }
+            let seen: Vec<Seen> = batch.into_iter().filter_map(|one| take(&mut gathered, one, &checks)).collect();
+            if seen.is_empty() {
+                continue;
+            }
+            let judged = door.ask(move |gate| seen.iter().map(|one| judge(gate.engine(), one)).collect::<Vec<_>>());
+            let Ok(judged) = judged.await else { return Ok(()) };
+            for one in &judged {
+                checks.count(if one.is_some() { Check::Mismatched } else { Check::Matched });
+            }
+            flows.tell(judged.into_iter().flatten().collect());
+        }
+        ready.clear_ready();
+    }
+}
+
+/// Adds a copy to what is known of its connection; gives that once it is known what it asks for.
+fn take(gathered: &mut LruCache<FlowKey, Gathered>, opening: Opening, checks: &Checks) -> Option<Seen> {
+    let record = opening.record;
+    if record.flow.protocol != protocol::TCP {
+        return None;
+    }
+    let known = gathered.get_or_insert_mut(record.flow, || Gathered::new(&opening));
+    if !known.fits(record.sequence) {
+        *known = Gathered::new(&opening);
+    }
+    if known.done {
+        return None;
+    }
+    known.add(record.sequence, opening.octets);
+    let found = known.found();
+    known.done = found != Found::Partial || known.segments >= OPENINGS_PER_FLOW;
+    if known.done {
+        (known.octets, known.ahead) = (Vec::new(), BTreeMap::new());
+    }
+    match found {
+        Found::Asked(asked) => Some(Seen { flow: record.flow, rule: record.rule, began_ns: known.began_ns, asked }),
+        Found::Nameless => {
+            checks.count(Check::Nameless);
+            None
+        }
+        Found::Partial => {
+            if known.done {
+                checks.count(Check::Unread);
+            }
+            None
+        }
+    }
+}
+
+/// The record of a connection that would not pass where names were enforced.
+fn judge(engine: &Engine, seen: &Seen) -> Option<Flow> {
+    let Seen { flow, rule, began_ns, asked } = seen;
+    let (own, peer) = (flow.local.to_ip(), flow.remote.to_ip());
+    let judged = reference::Flow { protocol: flow.protocol, port: flow.remote_port };
+    let asking = engine.limits_asking(own, peer, judged, asked.as_ref(), Binding::Observe, *began_ns);
+    let whole = engine.limits(own, peer, rule::Direction::Egress, judged, *began_ns);
+    if !matches!(asking, Limits::Closed(_)) || matches!(whole, Limits::Closed(_)) {
+        return None;
+    }
+    let openers = engine.openers(own, peer, judged, Binding::Observe, *began_ns);
+    let fqdns: Vec<String> = openers.iter().map(ToString::to_string).collect();
+    let asked = asked.as_ref().map(ToString::to_string);
+    Some(Flow {
+        time: rfc3339(clock::calendar(*began_ns)),
+        verdict: Verdict::Audited,
+        direction: Direction::Egress,
+        endpoint: flows::endpoint(engine, flow.endpoint),
+        reason_text: mismatch_text(asked.as_deref(), &fqdns),
+        peer: FlowPeer { address: peer, name: None, fqdns, identity: 0 },
+        source: own,
+        source_port: flow.local_port,
+        destination: peer,
+        destination_port: flow.remote_port,
+        protocol: flows::protocol(flow.protocol),
+        rule: engine.origin(*rule).map(ToString::to_string),
+        reason: Reason::NameMismatch.word().to_owned(),
+        tcp_flags: 0,
+        length: 0,
+        http: None,
+        server_name: asked,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use namegate_abi::OpeningRecord;
+
+    use super::*;
+
+    fn opening(port: u16, sequence: u32, octets: &[u8]) -> Opening {
+        let flow = FlowKey { local_port: port, protocol: protocol::TCP, ..FlowKey::default() };
+        Opening { record: OpeningRecord { flow, sequence, ..OpeningRecord::default() }, octets: octets.to_vec() }
+    }
+
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a.io\r\n\r\n";
+
+    #[test]
+    fn segments_in_any_order_are_put_together_once() {
+        let checks = Checks::default();
+        let mut gathered = LruCache::new(GATHERED_MAX);
+        let mut take = |sequence: u32, from: usize, to: usize| {
+            let seen = take(
+                &mut gathered,
+                opening(1, sequence.wrapping_add(u32::try_from(from).unwrap()), &HEAD[from..to]),
+                &checks,
+            );
+            seen.map(|seen| seen.asked.map(|name| name.to_string()))
+        };
+        let name = Some(Some("a.io".to_owned()));
+        // The numbers go round.
+        let base = u32::MAX - 8;
+        assert_eq!(take(base, 0, 6), None);
+        assert_eq!(take(base, 20, HEAD.len()), None);
+        assert_eq!(take(base, 3, 21), name, "the gap is filled, and more");
+        assert_eq!(take(base, 0, HEAD.len()), None, "told once");
+        assert_eq!(take(base.wrapping_add(100_000), 0, HEAD.len()), name, "the same ports again");
+    }
+
+    #[test]
+    fn what_is_never_whole_is_counted_and_forgotten() {
+        let checks = Checks::default();
+        let mut gathered = LruCache::new(GATHERED_MAX);
+        for (port, octets) in [(1, &b"GET /"[..]), (2, b"\0\x01")] {
+            for at in 0..u32::from(OPENINGS_PER_FLOW) {
+                let seen = take(&mut gathered, opening(port, at * 5, octets), &checks);
+                assert_eq!(seen, None);
+            }
+        }
+        let counts: Vec<u64> = checks.tallies(3).into_iter().map(|tally| tally.count).collect();
+        assert_eq!(counts, [0, 0, 1, 1, 3]);
+        assert!(gathered.iter().all(|(_, one)| one.done && one.octets.is_empty() && one.ahead.is_empty()));
+    }
+}
