@@ -55,7 +55,8 @@ pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
     if status != READ {
         return if endpoint.enforces(direction) { refuse_unreadable(frame, endpoint, direction) } else { PASS };
     }
-    blur(&mut packet, settings.spare);
+    // A mark has no bits outside its mask.
+    blur(&mut packet, (settings.redirect_mark & !settings.mark_mask) as u16);
     let is_connections = matches!(direction, Direction::Egress) && packet.protocol == protocol::TCP;
     let mut outcome = Decision::plain(Reason::Malformed);
     decide(endpoint, &packet, None, direction, &mut outcome);

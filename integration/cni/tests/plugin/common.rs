@@ -98,7 +98,7 @@ pub(crate) fn call(variables: &[(&str, &str)], input: &str) -> Done {
 }
 
 /// Variables of a call for the pod empire/xwing, whose interface is this test's own `lo`: it has no other side.
-pub(crate) fn variables<'a>(command: &'a str) -> Variables<'a> {
+pub(crate) fn variables(command: &str) -> Variables<'_> {
     vec![
         ("CNI_COMMAND", command),
         ("CNI_CONTAINERID", "c0ffee"),

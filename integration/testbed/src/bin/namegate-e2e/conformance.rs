@@ -19,10 +19,10 @@ const SHOWN: usize = 3;
 
 /// Runs every case below a folder on the world that they share.
 pub(crate) fn run(cluster: &Cluster, report: &mut Report, root: &Path, only: Option<&str>) -> Result<()> {
-    report.chapter("Network policies of Kubernetes' own end-to-end tests");
+    Report::chapter("Network policies of Kubernetes' own end-to-end tests");
     let world = read(&root.join("world-netpol.yaml"))?;
     let mesh = Mesh::build(cluster, &world)?;
-    report.note(&format!("{} pods, each calls each by address and by service, IPv4 and IPv6", mesh.len()));
+    Report::note(&format!("{} pods, each calls each by address and by service, IPv4 and IPv6", mesh.len()));
     let mut state = State { world: &world, policies: BTreeSet::new(), changed: BTreeSet::new() };
     for path in cases(&root.join("cases/k8s-e2e"))? {
         let case = read(&path)?;
@@ -73,7 +73,7 @@ fn play(cluster: &Cluster, mesh: &Mesh, state: &mut State<'_>, case: &Value) -> 
         loop {
             let seen = mesh.call(expected.iter().map(|(probe, _)| probe));
             let wrong = expected.iter().zip(&seen).filter(|((_, allowed), seen)| allowed != *seen);
-            let wrong: Vec<String> = wrong.map(|((probe, _), seen)| mesh.words(probe, *seen)).collect();
+            let wrong: Vec<String> = wrong.map(|((probe, _), seen)| Mesh::words(probe, *seen)).collect();
             if wrong.is_empty() || started.elapsed() > PATIENCE {
                 played.wrong.extend(wrong);
                 break;
@@ -140,18 +140,18 @@ impl State<'_> {
             cluster.kubectl(&["delete", kind, name, "-n", namespace, "--ignore-not-found", "--wait=false"])?;
         }
         self.policies = wanted;
-        let mut changed = BTreeSet::new();
+        let mut relabelled = BTreeSet::new();
         for (kind, entries) in [("namespace", &changes["namespaces"]), ("pod", &changes["pods"])] {
             for (key, entry) in entries.as_object().into_iter().flatten() {
                 let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
                 label(cluster, kind, namespace, name, &entry["labels"])?;
-                changed.insert((kind.to_owned(), namespace.to_owned(), name.to_owned()));
+                relabelled.insert((kind.to_owned(), namespace.to_owned(), name.to_owned()));
             }
         }
-        for (kind, namespace, name) in self.changed.difference(&changed) {
+        for (kind, namespace, name) in self.changed.difference(&relabelled) {
             label(cluster, kind, namespace, name, &self.labels(kind, namespace, name)?)?;
         }
-        self.changed = changed;
+        self.changed = relabelled;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::outside::UNNAMED;
 use crate::report::Report;
 
 /// How long the API server stays away.
-const OUTAGE: Duration = Duration::from_secs(60);
+const OUTAGE: Duration = Duration::from_mins(1);
 const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -27,7 +27,7 @@ spec:
 
 /// Runs it. `xtask` ends and starts daemons of the cluster.
 pub(crate) fn run(cluster: &Cluster, report: &mut Report, xtask: &Path) -> Result<()> {
-    report.chapter("Faults");
+    Report::chapter("Faults");
     let mesh = Mesh::build(cluster, &world())?;
     cluster.change("the policy to be enforced", || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
     let faults = Faults { cluster, mesh, xtask };

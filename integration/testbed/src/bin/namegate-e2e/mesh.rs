@@ -121,7 +121,7 @@ impl Mesh {
     }
 
     /// A call in words, with what became of it.
-    pub(crate) fn words(&self, probe: &Probe, through: bool) -> String {
+    pub(crate) fn words(probe: &Probe, through: bool) -> String {
         let protocol = if probe.udp { "UDP" } else { "TCP" };
         let verdict = if through { "allowed" } else { "denied" };
         format!("{} -> {} ({}) {protocol} {verdict}", probe.from, probe.to, probe.address)

@@ -23,7 +23,7 @@ const SAID: [(&str, &str, &str); 2] = [
 
 /// Runs it.
 pub(crate) fn run(cluster: &Cluster, report: &mut Report) -> Result<()> {
-    report.chapter("Mistakes in policies");
+    Report::chapter("Mistakes in policies");
     for (what, rule, words) in REFUSED {
         let said = match cluster.feed(&["apply", "-f", "-"], &policy(rule)) {
             Ok(_) => "accepted".to_owned(),

@@ -42,7 +42,7 @@ spec:
 
 /// Runs it with so many pods.
 pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pods: usize) -> Result<()> {
-    report.chapter("The first packet of a pod");
+    Report::chapter("The first packet of a pod");
     cluster.kubectl(&["delete", "namespace", "race", "--ignore-not-found"])?;
     cluster.kubectl(&["create", "namespace", "race"])?;
     cluster.change("the policy to be enforced", || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;

@@ -21,11 +21,11 @@ impl Report {
         Self { started: Instant::now(), rows: 0, failed: 0 }
     }
 
-    pub(crate) fn chapter(&self, title: &str) {
+    pub(crate) fn chapter(title: &str) {
         anstream::println!("\n{BOLD}{title}{PLAIN}");
     }
 
-    pub(crate) fn note(&self, text: &str) {
+    pub(crate) fn note(text: &str) {
         anstream::println!("  {DIM}{text}{PLAIN}");
     }
 

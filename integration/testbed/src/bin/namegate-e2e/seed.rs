@@ -37,9 +37,9 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report) -> Result<()> {
     for step in &steps {
         match step {
             Step::Create { chapter, command } if command.contains("<<EOF") => {
-                report.chapter(chapter);
+                Report::chapter(chapter);
                 let took = policy(cluster, command)?;
-                report.note(&format!("enforced {} ms after it was created", took.as_millis()));
+                Report::note(&format!("enforced {} ms after it was created", took.as_millis()));
             }
             Step::Create { .. } => {} // Done before.
             Step::Test { command, allowed } => test(cluster, report, &named(cluster, command)?, *allowed)?,
@@ -51,7 +51,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report) -> Result<()> {
 
 /// Creates everything but policies, and sees that without any every command gets an answer.
 fn prepare(cluster: &Cluster, report: &mut Report, steps: &[Step], local: &dyn Fn(&str) -> String) -> Result<()> {
-    report.chapter("Setup to test the policies");
+    Report::chapter("Setup to test the policies");
     for step in steps {
         match step {
             Step::Create { command, .. } if !command.contains("<<EOF") => {
@@ -75,7 +75,7 @@ fn prepare(cluster: &Cluster, report: &mut Report, steps: &[Step], local: &dyn F
             ensure!(seen.answered(), "without a policy `{command}` gets no answer: {}", seen.text);
         }
     }
-    report.note("without a policy every command of the article gets an answer");
+    Report::note("without a policy every command of the article gets an answer");
     Ok(())
 }
 
