@@ -20,13 +20,15 @@ const CHART: &str = "integration/deploy/helm/namegate";
 const MANIFEST: &str = "integration/deploy/kubernetes/namegate.yaml";
 const CRDS: &str = "integration/deploy/crds";
 
+/// What is tried unless told otherwise, and what else there is.
 const SUITES: [&str; 5] = ["seed", "conformance", "race", "mistakes", "faults"];
+const ALL_SUITES: [&str; 6] = ["seed", "conformance", "cyclonus", "race", "mistakes", "faults"];
 
 /// What to try.
 #[derive(Args)]
 pub(crate) struct E2e {
     /// Parts of the run.
-    #[arg(long, value_delimiter = ',', default_values = SUITES, value_parser = SUITES)]
+    #[arg(long, value_delimiter = ',', default_values = SUITES, value_parser = ALL_SUITES)]
     suites: Vec<String>,
     /// What installs Namegate.
     #[arg(long, default_value = "manifest", value_parser = ["manifest", "chart"])]
