@@ -81,7 +81,7 @@ struct Packet<'d> {
 }
 
 static SUITE: LazyLock<Option<Suite>> =
-    LazyLock::new(|| TLS13_AES_128_GCM_SHA256.tls13().and_then(|suite| suite.quic_suite()));
+    LazyLock::new(|| TLS13_AES_128_GCM_SHA256.tls13().and_then(rustls::Tls13CipherSuite::quic_suite));
 
 impl Flight {
     /// Reads a datagram of the client.

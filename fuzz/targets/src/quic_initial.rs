@@ -58,7 +58,7 @@ fn sealed(content: &[u8]) -> Vec<u8> {
     let mut header = [&[0xc3, 0, 0, 0, 1, 8][..], &ID, &[0, 0], &number(4 + payload.len() + 16)].concat();
     let number_at = header.len();
     header.extend([0; 4]);
-    let suite = TLS13_AES_128_GCM_SHA256.tls13().and_then(|suite| suite.quic_suite());
+    let suite = TLS13_AES_128_GCM_SHA256.tls13().and_then(rustls::Tls13CipherSuite::quic_suite);
     let Some(suite) = suite else { return Vec::new() };
     let keys = suite.keys(&ID, Side::Client, Version::V1);
     let Ok(tag) = keys.local.packet.encrypt_in_place(0, &header, &mut payload) else { return Vec::new() };
