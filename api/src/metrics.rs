@@ -161,6 +161,7 @@ mod tests {
             denials: vec![],
             flows: vec![Tally { what: "denied".into(), count: 11 }],
             flows_lost: 1,
+            kubernetes: None,
             diagnostics: vec![],
         }
     }

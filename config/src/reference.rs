@@ -327,6 +327,7 @@ mod tests {
     use super::*;
     use crate::{
         labels::{LabelSelector, Requirement},
+        question::QueryType,
         rule::{Entity, PeerSelector, Peers, RangeInclusive16},
     };
 
@@ -464,7 +465,7 @@ mod tests {
     #[test]
     fn limits_of_layer_7_add_up() {
         use crate::{l7::L7, name::NamePattern};
-        let names = |text| Some(Arc::new(L7::Dns(vec![NamePattern::pattern(text).unwrap()])));
+        let names = |text| Some(Arc::new(L7::Dns(vec![NamePattern::pattern(text).unwrap()].into())));
         let limited = |text| Rule { l7: names(text), ..rule(Tier::Normal, Effect::Allow) };
         let free = rule(Tier::Normal, Effect::Allow);
         let elsewhere = Rule { ports: web(), ..free.clone() };
@@ -484,7 +485,7 @@ mod tests {
             (vec![quiet.clone()], Reason::Rule),
             (vec![quiet, limited("c.io")], Reason::L7),
         ] {
-            let request = Request::Dns { name: "b.io".parse().unwrap() };
+            let request = Request::Dns { name: "b.io".parse().unwrap(), kind: QueryType::A };
             let got = verdict_l7(&rules, &subject, &world(), Direction::Egress, flow, &request);
             let shared: Vec<Arc<Rule>> = rules.iter().cloned().map(Arc::new).collect();
             let passes = match limits(&shared, &subject, &world(), Direction::Egress, flow) {
@@ -497,7 +498,7 @@ mod tests {
         }
         let host = Peer { labels: Arc::new(Labels::node(true, [])), ..world() };
         let rules = [Rule { direction: Direction::Ingress, ..limited("a.io") }];
-        let request = Request::Dns { name: "b.io".parse().unwrap() };
+        let request = Request::Dns { name: "b.io".parse().unwrap(), kind: QueryType::A };
         assert_eq!(verdict_l7(&rules, &subject, &host, Direction::Ingress, flow, &request).reason, Reason::LocalHost);
     }
 

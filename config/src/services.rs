@@ -48,9 +48,9 @@ pub struct Target {
 }
 
 impl Service {
-    /// What `toServices` of a policy finds.
+    /// What `toServices` of a policy finds. Behind a service with a selector are pods, which are known by their labels.
     pub fn as_reference(&self) -> policy::Service {
-        let targets = self.ports.iter().flat_map(|port| &port.targets);
+        let targets = self.ports.iter().flat_map(|port| &port.targets).filter(|_| self.selector.is_empty());
         let mut backends: Vec<IpAddr> = targets.map(|target| target.address.to_canonical()).collect();
         backends.sort_unstable();
         backends.dedup();

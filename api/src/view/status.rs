@@ -49,6 +49,9 @@ pub struct Status {
     pub flows: Vec<Tally>,
     /// Records of flows that were lost since the ring was full.
     pub flows_lost: u64,
+    /// Kubernetes as a source, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
     /// Mistakes in policies and endpoints; the last good state is in force.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -76,6 +79,69 @@ pub struct NameMismatch {
     /// When the last of them was seen (RFC 3339).
     #[schema(format = DateTime)]
     pub last: String,
+}
+
+/// Kubernetes as a source of policies and endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Kubernetes {
+    /// Name of this node.
+    pub node: String,
+    /// What is in force.
+    pub facts: Facts,
+    /// Kinds of objects, and how each is followed.
+    pub sources: Vec<Source>,
+}
+
+/// Where the facts in force come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Facts {
+    /// From the API server.
+    Server,
+    /// From the file of the last run: the server has not answered yet.
+    Saved,
+    /// There are none: the kernel goes on with what it holds.
+    None,
+}
+
+/// A kind of objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Source {
+    /// As written in manifests.
+    pub kind: String,
+    /// How it is followed.
+    pub state: SourceState,
+    /// Why it is not followed, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// How a kind of objects is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceState {
+    /// Not heard of yet.
+    Listing,
+    /// Followed.
+    Watching,
+    /// The server does not have the kind.
+    Absent,
+    /// Not followed for now; what was known last stays in force.
+    Failing,
+}
+
+impl SourceState {
+    /// The word in JSON.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Listing => "listing",
+            Self::Watching => "watching",
+            Self::Absent => "absent",
+            Self::Failing => "failing",
+        }
+    }
 }
 
 /// How many endpoints are in which state.

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
+
 use super::{
-    Namespace, Node, Pod, Port, Protocol, Service, World,
+    Namespace, Node, Pod, Port, Protocol, Service, ServicePort, World,
     run::RESOLVER,
     world::{CLUSTER_DOMAIN, HOST},
 };
 use crate::{
     endpoints::{Attachment, Endpoint, EndpointsFile, NAMESPACE_NAME},
     rule::Transport,
-    services,
+    services::{self, Target},
     settings::Dns,
 };
 
@@ -59,7 +61,7 @@ const fn protocol(transport: Transport) -> Protocol {
 
 fn service(listed: &services::Service) -> Service {
     let port = |port: &services::ServicePort| {
-        super::ServicePort::plain(port.port, protocol(port.protocol)).in_front_of(port.targets.clone())
+        ServicePort::plain(port.port, protocol(port.protocol)).in_front_of(port.targets.clone())
     };
     Service {
         name: listed.name.clone(),
@@ -96,7 +98,7 @@ fn pod(endpoint: &Endpoint) -> Pod {
 fn resolver(file: &EndpointsFile, dns: &Dns) -> Option<Service> {
     let (namespace, name) = RESOLVER.split_once('/')?;
     let selector = if dns.resolver_namespace == namespace { dns.resolver_labels.clone() } else { BTreeMap::new() };
-    let ports = [Protocol::Udp, Protocol::Tcp].map(|protocol| super::ServicePort::plain(53, protocol));
+    let ports = [Protocol::Udp, Protocol::Tcp].map(|protocol| ServicePort::plain(53, protocol));
     let is_behind = |endpoint: &&Endpoint| {
         let has = |(key, value): (&String, &String)| endpoint.labels.get(key) == Some(value);
         endpoint.namespace == namespace && !selector.is_empty() && selector.iter().all(has)
@@ -111,4 +113,16 @@ fn resolver(file: &EndpointsFile, dns: &Dns) -> Option<Service> {
         backends,
         ..Service::default()
     })
+}
+
+impl ServicePort {
+    /// A port with the same number at the pods.
+    const fn plain(port: u16, protocol: Protocol) -> Self {
+        Self { _name: IgnoredAny, port, protocol, target_port: None, targets: None }
+    }
+
+    /// The port with these behind it, whatever labels they have.
+    fn in_front_of(self, targets: Vec<Target>) -> Self {
+        Self { targets: Some(targets), ..self }
+    }
 }

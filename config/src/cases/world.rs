@@ -194,7 +194,7 @@ pub struct Service {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ServicePort {
     #[serde(default, rename = "name")]
-    _name: IgnoredAny,
+    pub(super) _name: IgnoredAny,
     /// Its number.
     pub port: u16,
     /// Its protocol.
@@ -206,18 +206,6 @@ pub struct ServicePort {
     /// Who is behind this port, where that is known without labels.
     #[serde(skip)]
     pub(super) targets: Option<Vec<Target>>,
-}
-
-impl ServicePort {
-    /// A port with the same number at the pods.
-    pub(super) const fn plain(port: u16, protocol: Protocol) -> Self {
-        Self { _name: IgnoredAny, port, protocol, target_port: None, targets: None }
-    }
-
-    /// The port with these behind it, whatever labels they have.
-    pub(super) fn in_front_of(self, targets: Vec<Target>) -> Self {
-        Self { targets: Some(targets), ..self }
-    }
 }
 
 /// Port of the pods behind a service.

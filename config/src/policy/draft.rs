@@ -19,6 +19,16 @@ pub(super) enum Body {
     CidrGroup(CidrGroup),
 }
 
+impl Body {
+    /// Whether a rule of the object limits DNS questions.
+    pub(super) fn limits_questions(&self) -> bool {
+        match self {
+            Self::Rules(drafts) => drafts.iter().any(|draft| matches!(draft.l7.as_deref(), Some(L7::Dns(_)))),
+            Self::CidrGroup(_) => false,
+        }
+    }
+}
+
 /// A [`crate::rule::Rule`] in the making.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {

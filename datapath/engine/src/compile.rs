@@ -20,9 +20,9 @@ use namegate_config::{
 
 use crate::{
     Proxies,
-    fronts::{Front, Port, together},
+    fronts::{Front, Port},
     ports::{Function, Piece, PortRow, names, spans_of},
-    selectors::{Term, TermId, Terms},
+    selectors::{TermId, Terms},
 };
 
 /// A rule and the number that rows carry.
@@ -259,20 +259,9 @@ impl Side {
 
     /// What the policy says about an address with others behind its ports; its other ports are its own.
     fn in_front(&mut self, front: &Front, set: &[TermId], terms: &Terms) -> Template {
-        let mut function = self.of_peer(set, terms).unwrap_or_else(|| Arc::clone(&self.rest)).function.clone();
-        let mut divided = Vec::new();
-        for (port, targets) in front.ports() {
-            let values: Vec<PolicyValue> = targets
-                .iter()
-                .map(|(set, at)| match self.of_peer(set, terms) {
-                    Some(template) => template.function.at(port.0, *at),
-                    None => self.rest.function.at(port.0, *at),
-                })
-                .collect();
-            let (value, is_divided) = together(&values);
-            function.put(port.0, port.1, value);
-            divided.extend(is_divided.then_some(*port));
-        }
+        let mut of_set = |set: &[TermId]| self.of_peer(set, terms).unwrap_or_else(|| Arc::clone(&self.rest));
+        let mut function = of_set(set).function.clone();
+        let divided = front.cover(&mut function, |set, protocol, port| of_set(set).function.at(protocol, port));
         Template { divided, ..Template::new(function, &self.rest.function) }
     }
 
@@ -442,23 +431,4 @@ fn first_of<'r>(
 fn value_of(decider: &NumberedRule) -> PolicyValue {
     let verdict = if decider.rule.effect == Effect::Allow { policy_verdict::ALLOW } else { policy_verdict::DENY };
     PolicyValue { verdict, rule: decider.cookie, ..PolicyValue::default() }
-}
-
-/// The ports of an endpoint that its ingress rules name: part of what makes its policy.
-pub(crate) fn own_ports(rules: &[NumberedRule], named: &[NamedPort]) -> Vec<NamedPort> {
-    let ingress = rules.iter().filter(|numbered| numbered.rule.direction == Direction::Ingress);
-    let wanted: Vec<&String> = ingress.flat_map(|numbered| names(&numbered.rule.ports)).collect();
-    let mut ports: Vec<NamedPort> = named.iter().filter(|port| wanted.contains(&&port.name)).cloned().collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports
-}
-
-/// Terms of the peers of a rule.
-pub(crate) fn terms_of(rule: &Rule) -> impl Iterator<Item = Term> {
-    let selectors = match &rule.peers {
-        Peers::Any => &[][..],
-        Peers::Of(selectors) => selectors,
-    };
-    selectors.iter().map(|selector| Term::Peer(selector.clone()))
 }

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt};
 
 use namegate_abi::{PolicyValue, policy_verdict};
 
-use crate::selectors::{Set, TermId};
+use crate::{
+    ports::Function,
+    selectors::{Set, TermId},
+};
 
 /// Protocol number and port.
 pub(crate) type Port = (u8, u16);
@@ -29,8 +32,20 @@ impl Front {
         Self { ports: ports.into_iter().map(sorted).collect() }
     }
 
-    pub(crate) const fn ports(&self) -> &BTreeMap<Port, Vec<(Set, u16)>> {
-        &self.ports
+    /// Gives the ports the verdicts of who is behind them; says for which ports these differ.
+    pub(crate) fn cover(
+        &self,
+        function: &mut Function,
+        mut value: impl FnMut(&[TermId], u8, u16) -> PolicyValue,
+    ) -> Vec<Port> {
+        let mut divided = Vec::new();
+        for (&(protocol, port), targets) in &self.ports {
+            let values: Vec<PolicyValue> = targets.iter().map(|(set, at)| value(set, protocol, *at)).collect();
+            let (together, is_divided) = together(&values);
+            function.put(protocol, port, together);
+            divided.extend(is_divided.then_some((protocol, port)));
+        }
+        divided
     }
 }
 

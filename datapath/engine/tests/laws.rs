@@ -13,6 +13,7 @@ use namegate_config::{
     labels::Labels,
     name::Fqdn,
     peer::Peer,
+    question::QueryType,
     reference::{Flow, Limits, Reason, SubjectFacts, Verdict, verdict, verdict_l7},
     rule::{Binding, Direction, Rule},
     settings::Scope,
@@ -157,7 +158,7 @@ impl World {
             names: names.map(|((_, name, _), _)| name.parse::<Fqdn>().unwrap()).collect(),
             named_ports: pod.map(|pod| pod.named_ports.clone()).unwrap_or_default().into(),
         };
-        let request = Request::Dns { name: "x.org".parse().unwrap() };
+        let request = Request::Dns { name: "x.org".parse().unwrap(), kind: QueryType::A };
         let (direction, flow) = (probe.direction, probe.flow);
         (
             verdict(&self.rules, &facts, &peer, direction, flow),

@@ -355,7 +355,7 @@ fn an_endpoint_that_leaves_takes_its_names_and_its_number() {
 #[test]
 fn limited_rules_need_a_proxy_and_one_free_rule_lifts_the_limits() {
     let http = || Some(Arc::new(L7::Http(vec![])));
-    let dns = || Some(Arc::new(L7::Dns(vec![])));
+    let dns = || Some(Arc::new(L7::Dns(vec![].into())));
     let world = |l7| Rule { l7, ..allow(vec![PeerSelector::Entity(Entity::World)]) };
     let proxies = |dns, l7| Proxies { dns, l7 };
     for (what, rules, proxies, want) in [
@@ -383,7 +383,7 @@ fn connections_to_a_bound_name_go_through_the_proxy_or_are_copied() {
     let both = Rule { binding: enforce, ..allow(vec![name("a.io"), PeerSelector::Entity(Entity::World)]) };
     let quiet = Rule { default_deny: false, ..bound("a.io", enforce) };
     let deny = Rule { effect: Effect::Deny, peers: Peers::Any, ..allow(vec![]) };
-    let questions = Rule { l7: Some(Arc::new(L7::Dns(vec![]))), ..bound("a.io", enforce) };
+    let questions = Rule { l7: Some(Arc::new(L7::Dns(vec![].into()))), ..bound("a.io", enforce) };
     // Port of the proxy, and flags.
     let (plain, copied, read) = ((0, 0), (0, policy_flags::OBSERVE_NAME), (9, 0));
     for (rules, tcp, other) in [

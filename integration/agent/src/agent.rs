@@ -1,7 +1,10 @@
 //! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
 
+mod adopt;
 mod book;
 mod clock;
+mod cluster;
+mod cni;
 mod desk;
 mod files;
 mod flows;
@@ -10,10 +13,13 @@ mod gatekeeper;
 mod held;
 mod interfaces;
 mod journal;
+mod kubernetes;
+mod objects;
 mod openings;
 mod reload;
 mod requests;
 mod shown;
+mod sources;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -29,7 +35,7 @@ use namegate_config::{
 use namegate_dns_proxy::{Config as DnsConfig, Proxy};
 use namegate_engine::{Engine, Proxies};
 use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
-use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, routes};
+use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, routes, untracked};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Outcome;
@@ -43,6 +49,7 @@ use flows::Flows;
 use gate::{Gate, Running};
 use gatekeeper::Keeper;
 use journal::Journal;
+use kubernetes::Kubernetes;
 use openings::Checks;
 use reload::Reloader;
 use requests::RequestDesk;
@@ -82,9 +89,10 @@ pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
 /// Paths in the settings are relative to their file.
 fn beside(config: &Path, mut settings: Settings) -> Settings {
     let folder = config.parent().unwrap_or(Path::new("."));
-    for path in
-        [&mut settings.policies, &mut settings.endpoints, &mut settings.socket, &mut settings.state, &mut settings.pins]
-    {
+    let files = [&mut settings.policies, &mut settings.endpoints].into_iter().flatten();
+    let kubeconfig = settings.kubernetes.as_mut().and_then(|kubernetes| kubernetes.kubeconfig.as_mut());
+    let places = [&mut settings.socket, &mut settings.state, &mut settings.pins];
+    for path in files.chain(kubeconfig).chain(places) {
         *path = folder.join(&*path);
     }
     settings
@@ -127,10 +135,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     // Before the rules: those that need a proxy find it.
     let proxies = Proxies { dns: proxy.port(), l7: l7.port() };
     door.ask(move |gate| gate.set_proxies(proxies)).await?;
+    let kubernetes = Kubernetes::start(&settings).await?;
     let reloader = {
         let (settings, door, book) = (settings.clone(), door.clone(), Arc::clone(&book));
-        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book)).await??
+        let cluster = kubernetes.as_ref().map(Kubernetes::cluster);
+        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book, cluster)).await??
     };
+    let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
     // Open as long as names are looked at.
     let (names_port, _present) = held::presence().context("opening the ports that say somebody looks at names")?;
@@ -138,7 +149,19 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     door.ask(move |gate| gate.datapath().set(&kernel)).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
     let (dns, reads) = (Arc::clone(&proxy), Arc::clone(&l7));
-    let keeper = Keeper { settings, door, book, flows, checks, proxy: dns, l7: reads, requests, instruments, started };
+    let keeper = Keeper {
+        settings,
+        door,
+        book,
+        flows,
+        checks,
+        proxy: dns,
+        l7: reads,
+        requests,
+        instruments,
+        started,
+        kubernetes,
+    };
     server.serve(Arc::new(keeper), end()).await;
     let tasks = [&following, &watching, &links].map(tokio::task::JoinHandle::abort_handle);
     for task in tasks.into_iter().chain([telling.abort_handle()]) {
@@ -177,6 +200,11 @@ fn open(
     {
         tracing::error!(%error, "net.ipv4.tcp_early_demux stays: limits on requests to endpoints drop them; set it to 0");
     }
+    if features.http
+        && let Err(error) = untracked::set_up(&options.settings)
+    {
+        tracing::warn!(%error, "no rule of nftables: connections to a service are dropped where limits on requests apply");
+    }
     let events = datapath.take_events().context("the ring of events was taken already")?;
     let openings = datapath.take_openings().context("the ring of openings was taken already")?;
     let gate = Gate::new(
@@ -203,6 +231,7 @@ fn dns_config(settings: &Settings) -> DnsConfig {
         install_timeout: INSTALL_TIMEOUT,
         mark: PROXY_MARK,
         fixed_resolver: None,
+        refusal: settings.dns.refusal,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What was read from the files and how far the kernel is, for those who ask.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use namegate_api::view::{Diagnostic, Document, Revision, Severity, Unenforced};
 use namegate_config::{
@@ -9,7 +9,10 @@ use namegate_config::{
 };
 use namegate_engine::DividedPort;
 
-use super::{files::Reading, interfaces::Interfaces};
+use super::{
+    interfaces::Interfaces,
+    sources::{Facts, Reading},
+};
 
 /// The state of the files.
 #[derive(Debug, Default)]
@@ -27,7 +30,9 @@ pub(crate) struct Page {
     /// Rules that hold nothing back.
     pub(crate) not_enforced: Vec<Unenforced>,
     /// Endpoints in force.
-    pub(crate) endpoints: EndpointsFile,
+    pub(crate) endpoints: Arc<EndpointsFile>,
+    /// What Kubernetes adds.
+    pub(crate) facts: Arc<Facts>,
     /// Their interfaces.
     pub(crate) interfaces: Interfaces,
     /// Rows of the last change that the kernel refused.
@@ -47,7 +52,8 @@ impl Book {
         page.documents.clone_from(&reading.documents);
         page.diagnostics.clone_from(&reading.diagnostics);
         page.not_enforced = not_enforced(&reading.rules, directions);
-        page.endpoints.clone_from(&reading.endpoints);
+        page.endpoints = Arc::clone(&reading.endpoints);
+        page.facts = Arc::clone(&reading.facts);
         page.interfaces.clone_from(interfaces);
     }
 

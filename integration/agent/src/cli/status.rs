@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, net::SocketAddr};
 
-use namegate_api::view::{Severity, Status};
+use namegate_api::view::{Facts, Severity, SourceState, Status};
 
 use super::{Outcome, args::Output, client::Client, monitor::flow_line, output, style};
 
@@ -61,6 +61,18 @@ fn head(page: &mut String, status: &Status) -> std::fmt::Result {
     let (guarded, waiting, failed) = (endpoints.guarded, endpoints.waiting, endpoints.failed);
     writeln!(page, "Endpoints  {guarded} guarded, {waiting} waiting for their interface, {failed} failed")?;
     writeln!(page, "Names      {} learned, {} addresses open", status.names.names, status.names.addresses)?;
+    if let Some(kubernetes) = &status.kubernetes {
+        let facts = match kubernetes.facts {
+            Facts::Server => "objects of the API server are in force",
+            Facts::Saved => "the API server has not answered yet: objects of the last run are in force",
+            Facts::None => "the API server has not answered yet: the kernel goes on with what it holds",
+        };
+        writeln!(page, "Kubernetes {facts} (node {})", kubernetes.node)?;
+        for source in kubernetes.sources.iter().filter(|source| source.state == SourceState::Failing) {
+            let problem = source.problem.as_deref().unwrap_or("no reason is known");
+            writeln!(page, "           {} is not followed: {problem}", source.kind)?;
+        }
+    }
     if status.flows_lost > 0 {
         writeln!(page, "Flows      {} were not told: they came too fast", status.flows_lost)?;
     }
@@ -143,7 +155,8 @@ fn diagnostics(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use namegate_api::view::{
-        Counter, Diagnostic, Direction, EndpointCounts, Fill, NameCounts, NameMismatch, Refused, Revision, Tally,
+        Counter, Diagnostic, Direction, EndpointCounts, Fill, Kubernetes, NameCounts, NameMismatch, Refused, Revision,
+        Source, Tally,
     };
 
     use super::*;
@@ -172,6 +185,25 @@ mod tests {
         }
     }
 
+    fn kubernetes() -> Kubernetes {
+        let problem = Some("connection refused".into());
+        let source = Source { kind: "Pod".into(), state: SourceState::Failing, problem };
+        Kubernetes { node: "node1".into(), facts: Facts::Server, sources: vec![source] }
+    }
+
+    fn mistake() -> Diagnostic {
+        Diagnostic {
+            file: "a.yaml".into(),
+            line: 3,
+            column: 5,
+            severity: Severity::Error,
+            code: "namegate::unknown-field".into(),
+            field: "spec.egres".into(),
+            message: "there is no such field".into(),
+            help: Some("did you mean `egress`?".into()),
+        }
+    }
+
     #[test]
     fn the_page_tells_what_matters() {
         let status = Status {
@@ -192,16 +224,8 @@ mod tests {
             denials: vec![],
             flows: vec![],
             flows_lost: 4,
-            diagnostics: vec![Diagnostic {
-                file: "a.yaml".into(),
-                line: 3,
-                column: 5,
-                severity: Severity::Error,
-                code: "namegate::unknown-field".into(),
-                field: "spec.egres".into(),
-                message: "there is no such field".into(),
-                help: Some("did you mean `egress`?".into()),
-            }],
+            kubernetes: Some(kubernetes()),
+            diagnostics: vec![mistake()],
         };
         let page = anstream::adapter::strip_str(&page(&status).unwrap()).to_string();
         insta::assert_snapshot!(page, @r"
@@ -209,6 +233,8 @@ mod tests {
         Policy     revision 4 enforced, 1 behind what the files say
         Endpoints  2 guarded, 1 waiting for their interface, 0 failed
         Names      3 learned, 7 addresses open
+        Kubernetes objects of the API server are in force (node node1)
+                   Pod is not followed: connection refused
         Flows      4 were not told: they came too fast
 
         Packets

@@ -21,10 +21,11 @@ use hickory_proto::{
 use namegate_config::{
     l7::Request,
     name::Fqdn,
+    question::QueryType,
     reference::{Limits, Reason, Verdict},
     rule::Direction,
 };
-use namegate_dns_proxy::{NotInstalled, Proxy as DnsProxy};
+use namegate_dns_proxy::{Asked, Forbidden, NotInstalled, Proxy as DnsProxy};
 use namegate_engine::{Answer, EndpointId};
 use namegate_l7_proxy::{Access, Demand, Fate, Match, Proxy as L7Proxy, Question};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::ServerName};
@@ -94,9 +95,9 @@ impl namegate_dns_proxy::Desk for Demands {
         true
     }
 
-    fn forbids(&self, _: IpAddr, _: SocketAddr, _: bool, name: Option<&Fqdn>) -> Option<String> {
+    fn forbids(&self, _: IpAddr, _: SocketAddr, _: bool, asked: Asked<'_>) -> Option<Forbidden> {
         let limits = self.next().as_ref().and_then(|demand| demand.sides.first().map(|(_, limits)| limits.clone()));
-        forbidden(&limits.unwrap_or(Limits::Closed(None)), name)
+        forbidden(&limits.unwrap_or(Limits::Closed(None)), asked)
     }
 
     fn install(&self, answers: Vec<Answer>) -> impl Future<Output = Vec<Result<(), NotInstalled>>> + Send {
@@ -138,7 +139,7 @@ impl Requests {
         let (allowed, by) = match request {
             Request::Http { method, path, host, headers } => self.http(method, path, host, headers)?,
             Request::Tls { server_name } => self.tls(server_name.as_ref())?,
-            Request::Dns { name } => (self.dns(name)?, None),
+            Request::Dns { name, kind } => (self.dns(name, *kind)?, None),
         };
         let by = by.or_else(|| match limits {
             Limits::Rules(rules) => rules.first().map(|rule| Arc::clone(&rule.origin)),
@@ -183,12 +184,12 @@ impl Requests {
         }
     }
 
-    fn dns(&self, name: &Fqdn) -> anyhow::Result<bool> {
+    fn dns(&self, name: &Fqdn, kind: QueryType) -> anyhow::Result<bool> {
         let client = UdpSocket::bind(ANYWHERE)?;
         client.set_read_timeout(Some(PATIENCE))?;
         client.connect((Ipv4Addr::LOCALHOST, self.dns.port()))?;
         let mut question = Message::query();
-        question.add_query(Query::query(Name::from_ascii(name.to_string())?, RecordType::A));
+        question.add_query(Query::query(Name::from_ascii(name.to_string())?, RecordType::from(kind.0)));
         client.send(&question.to_vec()?)?;
         let mut answer = [0; DNS_OCTETS_MAX];
         let octets = client.recv(&mut answer).context("waiting for the answer of a resolver")?;
