@@ -383,7 +383,7 @@ fn connections_to_a_bound_name_go_through_the_proxy_or_are_copied() {
     let both = Rule { binding: enforce, ..allow(vec![name("a.io"), PeerSelector::Entity(Entity::World)]) };
     let quiet = Rule { default_deny: false, ..bound("a.io", enforce) };
     let deny = Rule { effect: Effect::Deny, peers: Peers::Any, ..allow(vec![]) };
-    let questions = Rule { l7: Some(Arc::new(L7::Dns(vec![]))), ..bound("a.io", enforce) };
+    let questions = Rule { l7: Some(Arc::new(L7::Dns(vec![].into()))), ..bound("a.io", enforce) };
     // Port of the proxy, and flags.
     let (plain, copied, read) = ((0, 0), (0, policy_flags::OBSERVE_NAME), (9, 0));
     for (rules, tcp, other) in [
