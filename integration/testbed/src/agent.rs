@@ -252,7 +252,7 @@ impl<'a> Agent<'a> {
 
     /// The number of the agent's process, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(std::process::Child::id)
+        self.child.as_ref().map(Child::id)
     }
 
     fn wait_end(&mut self) -> Result<()> {
