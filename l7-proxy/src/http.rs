@@ -1,6 +1,15 @@
 //! HTTP requests of one connection: each is read, judged, and passed on or answered 403.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -18,8 +27,10 @@ use tokio::sync::{Mutex, watch};
 use crate::{
     connection::{IDLE_MAX, Prefixed, Shared},
     desk::{Access, Desk, Fate, What},
+    framing::{Doubtful, Framing},
     guard::{Asked, Guard, HttpFacts, Judgement},
     head,
+    splice::{self, SILENCE_MAX},
     tally::Outcome,
     upstream::{Upstream, UpstreamError},
 };
@@ -54,6 +65,9 @@ struct Session<D> {
     upstream: Upstream,
     /// The limits, and the revision they are of.
     guard: Mutex<(u64, Arc<Guard>)>,
+    /// Requests so far.
+    asked: AtomicU64,
+    doubtful: Doubtful,
 }
 
 /// Serves requests until the client or the server is done, or until `stop` is closed and those under way are answered.
@@ -67,7 +81,10 @@ pub(crate) async fn serve<D: Desk>(
 ) {
     let (client, server) = ends;
     let upstream = Upstream::new(server, shared.mark, is_http2);
-    let session = Arc::new(Session { shared, client, server, upstream, guard: Mutex::new(guard) });
+    let doubtful = Doubtful::default();
+    let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
+    let (guard, asked) = (Mutex::new(guard), AtomicU64::new(0));
+    let session = Arc::new(Session { shared, client, server, upstream, guard, asked, doubtful });
     let service = service_fn(move |request| {
         let session = Arc::clone(&session);
         async move { Ok::<_, Infallible>(session.answer(request).await) }
@@ -107,7 +124,9 @@ impl<D: Desk> Session<D> {
     async fn answer(&self, request: Request<Incoming>) -> Reply {
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
-        let facts = match head::read(&parts) {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let read = if self.doubtful.has(number) { Err(head::TWO_ENDS) } else { head::read(&parts) };
+        let facts = match read {
             Ok(facts) => facts,
             Err(head::Refused { status, why }) => {
                 self.shared.tallies.count(Outcome::Malformed);
@@ -270,9 +289,7 @@ fn incoming(mut response: Response<Incoming>, from_client: Option<OnUpgrade>) ->
         let server = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
             if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-                // Either side may break off.
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX).await;
             }
         });
         return response.map(Either::Left);

@@ -12,6 +12,7 @@
 
 mod connection;
 mod desk;
+mod framing;
 mod guard;
 mod head;
 pub mod hello;
@@ -19,6 +20,7 @@ mod http;
 pub mod path;
 mod proxy;
 mod socket;
+mod splice;
 mod tally;
 mod upstream;
 

@@ -4,8 +4,8 @@ use std::fs::read_to_string;
 
 use anyhow::{Context, Result};
 
-/// The most memory that a process and its children had (`VmHWM`, proc_pid_status(5)), added up, octets. What processes
-/// share counts for each.
+/// The most memory that a process and its children had (`VmHWM`, `proc_pid_status(5)`), added up, octets. What
+/// processes share counts for each.
 pub(crate) fn peak(pid: u32) -> Result<u64> {
     let children =
         read_to_string(format!("/proc/{pid}/task/{pid}/children")).context("reading a process's children")?;

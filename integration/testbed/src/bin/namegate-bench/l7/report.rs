@@ -84,11 +84,10 @@ impl Report {
             "cores": machine.cores, "kernel": machine.kernel, "busy-percent-before": machine.busy_percent,
         });
         self.line(&format!(
-            "{BOLD}Requests{PLAIN}  {} paths, {} server names, {BODY_OCTETS} octets a response; {} round(s) of {} s and {} s a leg",
+            "{BOLD}Requests{PLAIN}  {} paths, {} server names, {BODY_OCTETS} octets a response; {} round(s) of 2 x {} s",
             settings::path_rules().len(),
             settings::name_rules().len(),
             self.rounds,
-            self.seconds,
             self.seconds
         ));
         self.line(&format!("{DIM}wrk: {CONNECTIONS} connections, {THREADS} threads; then one connection{PLAIN}"));
@@ -145,7 +144,7 @@ impl Report {
     fn table(&self, work: Work) {
         self.line(&format!("\n{BOLD}{}{PLAIN}: {}", work.name(), work.title()));
         self.line(&format!(
-            "{BOLD}{:<10}{:>10}  {:<15}{:>7}{:>10}{:>10}{:>9}{:>9}{:>10}  {}{PLAIN}",
+            "{BOLD}{:<10}{:>10}  {:<15}{:>7}{:>10}{:>10}{:>11}{:>11}{:>10}  {}{PLAIN}",
             "leg",
             "requests/s",
             "(rounds)",
@@ -170,7 +169,7 @@ impl Report {
             let added = [|counted: &Counted| counted.p50_us, |counted: &Counted| counted.p99_us]
                 .map(|part| self.added(row, part).map_or("-".to_owned(), added));
             self.line(&format!(
-                "{:<10}{:>10.0}  {DIM}{:<15}{PLAIN}{:>7}{:>10}{:>10}{:>9}{:>9}{:>10}  {}",
+                "{:<10}{:>10.0}  {DIM}{:<15}{PLAIN}{:>7}{:>10}{:>10}{:>11}{:>11}{:>10}  {}",
                 row.leg.name(),
                 spread.median,
                 format!("{:.0}-{:.0}", spread.least, spread.most),

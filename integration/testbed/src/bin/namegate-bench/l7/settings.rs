@@ -163,7 +163,10 @@ pub(crate) fn envoy(folder: &Path, http: u16, tls: u16, origin: IpAddr) -> Resul
     });
     let manager = filter("http", manager, "network.http_connection_manager.v3.HttpConnectionManager");
     let tcp = filter("tcp", json!({"stat_prefix": "tls", "cluster": "tls"}), "network.tcp_proxy.v3.TcpProxy");
-    let listener = |name: &str, port: u16, chain: Value| json!({"name": name, "address": address(loopback(port)), "tcp_backlog_size": 4096, "filter_chains": [chain]});
+    let listener = |name: &str, port: u16, chain: Value| {
+        let address = address(loopback(port));
+        json!({"name": name, "address": address, "tcp_backlog_size": 4096, "filter_chains": [chain]})
+    };
     let mut by_name =
         listener("tls", tls, json!({"filter_chain_match": {"server_names": name_rules()}, "filters": [tcp]}));
     by_name["listener_filters"] = json!([filter("tls", json!({}), "listener.tls_inspector.v3.TlsInspector")]);

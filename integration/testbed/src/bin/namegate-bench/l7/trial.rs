@@ -70,7 +70,7 @@ fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", settings::NAME).into_bytes()
 }
 
-/// A small `ClientHello` with a server name, as one record (RFC 8446 §4.1.2, RFC 6066 §3). A server answers it by an alert.
+/// A small `ClientHello` with a server name, as one record (RFC 8446 §4.1.2, RFC 6066 §3). Servers answer by an alert.
 fn hello(name: &str) -> Vec<u8> {
     let vector = |octets: &[u8]| {
         let length = u16::try_from(octets.len()).unwrap_or(u16::MAX).to_be_bytes();
