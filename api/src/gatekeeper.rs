@@ -8,7 +8,10 @@ use tokio::sync::broadcast;
 
 use crate::{
     instruments::Instruments,
-    view::{Endpoint, Flow, Forgotten, FqdnLookup, FqdnNames, Health, LookupSource, Policy, Status},
+    view::{
+        CniEndpoint, CniRegistration, Endpoint, Flow, Forgotten, FqdnLookup, FqdnNames, Health, LookupSource, Policy,
+        Status,
+    },
 };
 
 /// An answer under way.
@@ -30,6 +33,15 @@ pub trait Gatekeeper: Send + Sync + 'static {
 
     /// One endpoint, by id, `namespace/name` or a name that only one has.
     fn endpoint(&self, name: String) -> Reply<'_, Endpoint>;
+
+    /// Networks of pods that a CNI plugin has registered, by container.
+    fn cni(&self) -> Reply<'_, Vec<CniEndpoint>>;
+
+    /// Registers a network; on return the kernel judges its packets, by default with denial.
+    fn register(&self, container: String, registration: CniRegistration) -> Reply<'_, CniEndpoint>;
+
+    /// Forgets a registered network, where it is one.
+    fn unregister(&self, container: String) -> Reply<'_, ()>;
 
     /// Documents, revisions and mistakes.
     fn policy(&self) -> Reply<'_, Policy>;
@@ -78,6 +90,9 @@ pub enum Refusal {
     /// More than one endpoint has this name.
     #[error("`{0}` is the name of several endpoints; write `namespace/name` or the id")]
     Ambiguous(String),
+    /// A registered network is not guarded.
+    #[error("the network is not guarded: {0}")]
+    NotGuarded(String),
     /// The gate stops or does not answer.
     #[error("the gate does not answer ({0}); its log says why")]
     Unavailable(String),

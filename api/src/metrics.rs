@@ -93,6 +93,8 @@ fn events(registry: &mut Registry, status: &Status) {
     registry.register("dns_messages", "DNS messages by outcome", dns);
     let flows = counters::<VerdictLabel>(status.flows.iter().map(|tally| (tally.what.as_str(), tally.count)));
     registry.register("flows", "New and denied flows that were told, by verdict", flows);
+    let checks = counters::<OutcomeLabel>(status.name_checks.iter().map(|tally| (tally.what.as_str(), tally.count)));
+    registry.register("name_checks", "Connections whose name was looked at beside the way, by outcome", checks);
     let lost: Counter = Counter::default();
     lost.inc_by(status.flows_lost);
     registry.register("flows_lost", "Records of flows lost since the ring was full", lost);
@@ -154,9 +156,12 @@ mod tests {
             refused: vec![Refused { bound: "names".into(), count: 2, setting: String::new() }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
             requests: vec![Tally { what: "denied".into(), count: 3 }],
+            name_checks: vec![Tally { what: "mismatched".into(), count: 4 }],
+            mismatches: vec![],
             denials: vec![],
             flows: vec![Tally { what: "denied".into(), count: 11 }],
             flows_lost: 1,
+            kubernetes: None,
             diagnostics: vec![],
         }
     }
@@ -175,6 +180,7 @@ mod tests {
             "namegate_map_rows_max{map=\"POLICY\"} 10",
             "namegate_refused_total{bound=\"names\"} 2",
             "namegate_dns_messages_total{outcome=\"answered\"} 6",
+            "namegate_name_checks_total{outcome=\"mismatched\"} 4",
             "namegate_flows_lost_total 1",
             "namegate_dns_install_seconds_count 1",
             "namegate_build_info{version=\"1.2.3\"} 1",

@@ -74,7 +74,7 @@ impl Problem {
     }
 
     /// The request's body is too long.
-    pub(crate) fn body_too_long(octets_max: u64) -> Self {
+    pub(crate) fn body_too_long(octets_max: usize) -> Self {
         let detail = format!("the body may have {octets_max} octets");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-long", "The body is too long", detail)
     }
@@ -102,6 +102,9 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::NoSuchEndpoint(_) => endpoint(StatusCode::NOT_FOUND, "no-such-endpoint"),
             Refusal::Ambiguous(_) => endpoint(StatusCode::BAD_REQUEST, "ambiguous-endpoint"),
+            Refusal::NotGuarded(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-guarded", "The network is not guarded", detail)
+            }
             Refusal::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The gate does not answer", detail)
             }

@@ -1,5 +1,6 @@
 //! The resources, and their OpenAPI document.
 
+mod cni;
 mod endpoint;
 mod flows;
 mod fqdn;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::Request,
+    extract::{DefaultBodyLimit, Request},
     http::{Method, Uri},
     middleware,
     response::{IntoResponse, Response},
@@ -47,6 +48,8 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(fqdn::names))
         .routes(routes!(endpoint::list))
         .routes(routes!(endpoint::one))
+        .routes(routes!(cni::list))
+        .routes(routes!(cni::put, cni::delete))
         .routes(routes!(gate::policy))
         .routes(routes!(gate::status))
         .routes(routes!(gate::healthz))
@@ -63,6 +66,7 @@ pub(crate) fn router(gate: Arc<dyn Gatekeeper>) -> Router {
         .route("/v1/openapi.json", get(async move |uri: Uri| without_parameters(&uri).map(|()| Json(document))))
         .fallback(async |uri: Uri| Problem::no_such_path(uri.path()))
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(limits::BODY_OCTETS_MAX))
         .layer(middleware::from_fn_with_state(requests, limits::keep))
         .with_state(Api { gate, streams: Arc::new(Semaphore::new(limits::STREAMS_MAX)) })
 }

@@ -98,6 +98,53 @@ async fn the_rest_answers_with_views() {
     }
 }
 
+fn network(pod: &str) -> Value {
+    json!({"namespace": "empire", "pod": pod, "uid": "u", "interface": "veth1", "addresses": ["10.244.1.10", "fd00::10"]})
+}
+
+#[tokio::test]
+async fn networks_are_registered_listed_and_forgotten() {
+    let world = World::start();
+    let (status, answer) = world.send_body("PUT", "/v1/cni/c0ffee", &network("tie")).await;
+    assert_eq!((status, &answer["state"], &answer["container-id"]), (200, &json!("guarded"), &json!("c0ffee")));
+    assert_eq!(answer["registration"], network("tie"));
+    assert_eq!(world.get("/v1/cni").await.1[0], answer);
+    let (status, problem) = world.send_body("PUT", "/v1/cni/beef", &network("lost")).await;
+    assert_eq!((status, &problem["type"]), (503, &json!("urn:namegate:problem:not-guarded")));
+    assert_eq!(problem["detail"], "the network is not guarded: its interface is not there");
+    for _ in 0..2 {
+        assert_eq!(world.send_body("DELETE", "/v1/cni/c0ffee", &Value::Null).await.0, 204);
+    }
+    assert_eq!(world.get("/v1/cni").await, (200, json!([])));
+}
+
+#[tokio::test]
+async fn networks_that_cannot_be_are_refused() {
+    let world = World::start();
+    let with = |key: &str, value: Value| {
+        let mut network = network("tie");
+        network[key] = value;
+        network
+    };
+    for (path, body, parameter) in [
+        ("/v1/cni/..", network("tie"), "container"),
+        ("/v1/cni/.hidden", network("tie"), "container"),
+        ("/v1/cni/a%2Fb", network("tie"), "container"),
+        ("/v1/cni/c", json!({}), "body"),
+        ("/v1/cni/c", with("interface", json!("a/b")), "body"),
+        ("/v1/cni/c", with("interface", json!("sixteen-octets-x")), "body"),
+        ("/v1/cni/c", with("addresses", json!([])), "body"),
+        ("/v1/cni/c", with("addresses", json!(["127.0.0.1"])), "body"),
+        ("/v1/cni/c", with("addresses", json!(["10.0.0.0/8"])), "body"),
+        ("/v1/cni/c", with("pod", json!("../x")), "body"),
+        ("/v1/cni/c", with("strange", json!(1)), "body"),
+    ] {
+        let (status, problem) = world.send_body("PUT", path, &body).await;
+        assert_eq!((status, &problem["parameter"]), (400, &json!(parameter)), "{path} {body}: {problem}");
+    }
+    assert_eq!(world.get("/v1/cni").await, (200, json!([])));
+}
+
 #[tokio::test]
 async fn health_is_503_when_not_well() {
     let world = World::start();
@@ -121,6 +168,8 @@ async fn openapi_describes_every_path_that_is_served() {
     let paths: Vec<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     let mut want = vec![
         "/metrics",
+        "/v1/cni",
+        "/v1/cni/{container}",
         "/v1/endpoint",
         "/v1/endpoint/{id}",
         "/v1/flows",

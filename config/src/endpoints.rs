@@ -13,8 +13,10 @@ use crate::{
     label_syntax::{key_problem, name_problem, value_problem},
     labels::Labels,
     peer::NamedPort,
+    policy::Catalog,
     reader::{Object, Reader, Value},
     rule::Transport,
+    services::{Service, ServicePort, Target},
     settings::one_document,
 };
 
@@ -34,6 +36,8 @@ pub struct EndpointsFile {
     pub namespaces: Vec<Namespace>,
     /// Pods and the like.
     pub endpoints: Vec<Endpoint>,
+    /// Services with virtual addresses.
+    pub services: Vec<Service>,
 }
 
 /// This node.
@@ -94,6 +98,11 @@ pub enum Attachment {
 }
 
 impl EndpointsFile {
+    /// What policies can refer to.
+    pub fn catalog(&self) -> Catalog {
+        Catalog { services: self.services.iter().map(Service::as_reference).collect(), cidr_groups: Vec::new() }
+    }
+
     /// The labels of an endpoint, with those of its namespace.
     pub fn labels(&self, endpoint: &Endpoint) -> Labels {
         let listed = self.namespaces.iter().find(|namespace| namespace.name == endpoint.namespace);
@@ -145,12 +154,13 @@ struct FileReader<'s> {
 
 impl FileReader<'_> {
     fn file(&mut self, root: &Value<'_>) -> Option<EndpointsFile> {
-        let object = self.reader.object(root, &["host", "nodes", "namespaces", "endpoints"])?;
+        let object = self.reader.object(root, &["host", "nodes", "namespaces", "endpoints", "services"])?;
         let host = object.get("host").and_then(|value| self.host(&value)).unwrap_or_default();
         let nodes = self.each(&object, "nodes", Self::node);
         let namespaces = self.each(&object, "namespaces", Self::namespace);
         let endpoints = self.each(&object, "endpoints", Self::endpoint);
-        Some(EndpointsFile { host, nodes, namespaces, endpoints })
+        let services = self.each(&object, "services", Self::service);
+        Some(EndpointsFile { host, nodes, namespaces, endpoints, services })
     }
 
     fn each<T>(
@@ -166,7 +176,7 @@ impl FileReader<'_> {
 
     fn host(&mut self, value: &Value<'_>) -> Option<Host> {
         let object = self.reader.object(value, &["addresses", "labels"])?;
-        Some(Host { addresses: self.addresses(&object, "this node"), labels: self.labels(&object) })
+        Some(Host { addresses: self.addresses(&object, "this node"), labels: self.labels(&object, "labels") })
     }
 
     fn node(&mut self, value: &Value<'_>) -> Option<Node> {
@@ -174,14 +184,14 @@ impl FileReader<'_> {
         let name = self.name(&object, "name");
         let owner = format!("node {}", name.as_deref().unwrap_or("without a name"));
         self.claim(object.get("name").as_ref(), &owner, &owner);
-        let (addresses, labels) = (self.addresses(&object, &owner), self.labels(&object));
+        let (addresses, labels) = (self.addresses(&object, &owner), self.labels(&object, "labels"));
         Some(Node { name: name?, addresses, labels })
     }
 
     fn namespace(&mut self, value: &Value<'_>) -> Option<Namespace> {
         let object = self.reader.object(value, &["name", "labels"])?;
         let name = self.name(&object, "name");
-        let labels = self.labels(&object);
+        let labels = self.labels(&object, "labels");
         let owner = format!("namespace {}", name.as_deref()?);
         self.claim(object.get("name").as_ref(), &owner, &owner);
         Some(Namespace { name: name?, labels })
@@ -198,7 +208,7 @@ impl FileReader<'_> {
         if name.is_some() && namespace.is_some() {
             self.claim(object.get("name").as_ref(), &owner, &owner);
         }
-        let labels = self.labels(&object);
+        let labels = self.labels(&object, "labels");
         let service_account = object.get("serviceAccount").and_then(|value| self.reader.filled_text(&value));
         let service_account = service_account.map(str::to_owned);
         let attachment = self.attachment(&object, &owner);
@@ -242,17 +252,80 @@ impl FileReader<'_> {
 
     /// A port; nothing where it has no name, since only names are looked up.
     fn port(&mut self, value: &Value<'_>) -> Option<NamedPort> {
-        const PROTOCOLS: [(&str, Transport); 3] =
-            [("TCP", Transport::Tcp), ("UDP", Transport::Udp), ("SCTP", Transport::Sctp)];
         let object = self.reader.object(value, &["name", "port", "protocol"])?;
         let name = object.get("name").and_then(|value| self.reader.filled_text(&value));
-        let port = self.reader.required(&object, "port").and_then(|value| self.reader.integer(&value, 1..=65_535));
-        let protocol = match object.get("protocol") {
-            Some(value) => self.reader.choice(&value, &PROTOCOLS)?,
-            None => Transport::Tcp,
+        let port = self.reader.required(&object, "port").and_then(|value| self.number(&value));
+        let protocol = self.protocol(&object)?;
+        Some(NamedPort { name: name?.to_ascii_lowercase(), protocol, port: port? })
+    }
+
+    fn service(&mut self, value: &Value<'_>) -> Option<Service> {
+        const KEYS: [&str; 6] = ["name", "namespace", "labels", "selector", "addresses", "ports"];
+        let object = self.reader.object(value, &KEYS)?;
+        let (name, namespace) = (self.name(&object, "name"), self.name(&object, "namespace"));
+        let words = |text: &Option<String>| text.clone().unwrap_or_default();
+        let owner = format!("service {}/{}", words(&namespace), words(&name));
+        if name.is_some() && namespace.is_some() {
+            self.claim(object.get("name").as_ref(), &owner, &owner);
+        }
+        Some(Service {
+            labels: self.labels(&object, "labels"),
+            selector: self.labels(&object, "selector"),
+            addresses: self.addresses(&object, &owner),
+            ports: self.each(&object, "ports", |file, value| file.service_port(value, &owner)),
+            name: name?,
+            namespace: namespace?,
+        })
+    }
+
+    fn service_port(&mut self, value: &Value<'_>, owner: &str) -> Option<ServicePort> {
+        let object = self.reader.object(value, &["name", "port", "protocol", "nodePort", "targets"])?;
+        let name = object.get("name").and_then(|value| self.reader.filled_text(&value)).map(str::to_owned);
+        let protocol = self.protocol(&object);
+        let words = protocol.map_or("", Transport::as_str);
+        let place = self.reader.required(&object, "port");
+        let port = place.as_ref().and_then(|value| self.number(value));
+        if let Some(port) = port {
+            self.claim(place.as_ref(), &format!("port {port}/{words} of {owner}"), owner);
+        }
+        let place = object.get("nodePort");
+        let node_port = place.as_ref().and_then(|value| self.number(value));
+        if let Some(port) = node_port {
+            self.claim(place.as_ref(), &format!("port {port}/{words} of every node"), owner);
+        }
+        let targets = self.each(&object, "targets", |file, value| file.target(value, port));
+        Some(ServicePort { name, protocol: protocol?, port: port?, node_port, targets })
+    }
+
+    /// A target; its port is that of the service where none is given.
+    fn target(&mut self, value: &Value<'_>, of_service: Option<u16>) -> Option<Target> {
+        let object = self.reader.object(value, &["address", "port"])?;
+        let address = self.reader.required(&object, "address");
+        let address = address.and_then(|value| self.address(&value));
+        let port = match object.get("port") {
+            Some(value) => self.number(&value),
+            None => of_service,
         };
-        let port = u16::try_from(port?).ok()?;
-        Some(NamedPort { name: name?.to_ascii_lowercase(), protocol, port })
+        Some(Target { address: address?, port: port? })
+    }
+
+    /// TCP where none is given.
+    fn protocol(&mut self, object: &Object<'_>) -> Option<Transport> {
+        const WORDS: [(&str, Transport); 3] =
+            [("TCP", Transport::Tcp), ("UDP", Transport::Udp), ("SCTP", Transport::Sctp)];
+        object.get("protocol").map_or(Some(Transport::Tcp), |value| self.reader.choice(&value, &WORDS))
+    }
+
+    fn number(&mut self, value: &Value<'_>) -> Option<u16> {
+        self.reader.integer(value, 1..=65_535).and_then(|number| u16::try_from(number).ok())
+    }
+
+    fn address(&mut self, value: &Value<'_>) -> Option<IpAddr> {
+        let address = self.reader.parsed::<IpAddr>(value)?.to_canonical();
+        if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+            self.reader.wrong(value, Code::BadValue, format!("{address} cannot be the address of one peer"));
+        }
+        Some(address)
     }
 
     fn addresses(&mut self, object: &Object<'_>, owner: &str) -> Vec<IpAddr> {
@@ -260,19 +333,15 @@ impl FileReader<'_> {
         let items = self.reader.list(&value).unwrap_or_default();
         let mut addresses = Vec::with_capacity(items.len());
         for item in items {
-            let Some(address) = self.reader.parsed::<IpAddr>(&item) else { continue };
-            let address = address.to_canonical();
-            if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
-                self.reader.wrong(&item, Code::BadValue, format!("{address} cannot be the address of one peer"));
-            }
+            let Some(address) = self.address(&item) else { continue };
             self.claim(Some(&item), &format!("address {address}"), owner);
             addresses.push(address);
         }
         addresses
     }
 
-    fn labels(&mut self, object: &Object<'_>) -> BTreeMap<String, String> {
-        let Some(value) = object.get("labels") else { return BTreeMap::new() };
+    fn labels(&mut self, object: &Object<'_>, key: &str) -> BTreeMap<String, String> {
+        let Some(value) = object.get(key) else { return BTreeMap::new() };
         let Some(labels) = self.reader.any_object(&value) else { return BTreeMap::new() };
         let mut read = BTreeMap::new();
         for (key, value) in labels.fields() {
@@ -347,6 +416,56 @@ endpoints:
         );
         assert_eq!(file.endpoints[1].attachment, Some(Attachment::Netns("/run/netns/x".into())));
         assert_eq!(file.endpoints[2].attachment, None);
+    }
+
+    #[test]
+    fn services_are_read() {
+        let text = "
+services:
+- name: web
+  namespace: empire
+  labels: {team: navy}
+  selector: {app: web}
+  addresses: [10.96.0.10, 'fd00:96::10']
+  ports:
+  - {name: http, port: 80, nodePort: 30080, targets: [{address: 10.244.1.10, port: 8080}, {address: 'fd00:10::10'}]}
+  - {port: 53, protocol: UDP}
+";
+        let file = parse("endpoints.yaml", text).unwrap();
+        let [service] = &file.services[..] else { panic!("{file:?}") };
+        assert_eq!((&*service.name, &*service.namespace, service.addresses.len()), ("web", "empire", 2));
+        assert_eq!((&*service.labels["team"], &*service.selector["app"]), ("navy", "web"));
+        let target = |address: &str, port| Target { address: address.parse().unwrap(), port };
+        let want = [
+            ServicePort {
+                name: Some("http".into()),
+                protocol: Transport::Tcp,
+                port: 80,
+                node_port: Some(30_080),
+                targets: vec![target("10.244.1.10", 8080), target("fd00:10::10", 80)],
+            },
+            ServicePort { name: None, protocol: Transport::Udp, port: 53, node_port: None, targets: vec![] },
+        ];
+        assert_eq!(service.ports, want);
+        assert_eq!(file.catalog().services[0].selector, service.selector);
+        let text = "
+endpoints: [{name: a, namespace: n, addresses: [10.0.0.1]}]
+services:
+- {name: s, namespace: n, addresses: [10.0.0.1], ports: [{port: 80, nodePort: 1}, {port: 80, protocol: TCP}]}
+- {name: s, namespace: n, ports: [{port: 81, nodePort: 1, targets: [{address: ::1}, {port: 1}]}]}
+";
+        let found: Vec<String> = parse("endpoints.yaml", text).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            [
+                "`services[0].addresses[0]`: address 10.0.0.1 belongs to endpoint n/a already",
+                "`services[0].ports[1].port`: port 80/TCP of service n/s belongs to service n/s already",
+                "`services[1].name`: service n/s is listed twice",
+                "`services[1].ports[0].nodePort`: port 1/TCP of every node belongs to service n/s already",
+                "`services[1].ports[0].targets[0].address`: ::1 cannot be the address of one peer",
+                "`services[1].ports[0].targets[1].address`: must be given",
+            ]
+        );
     }
 
     #[test]

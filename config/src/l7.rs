@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
 
-use crate::name::{Fqdn, NamePattern};
+use crate::{
+    name::{Fqdn, NamePattern},
+    question::{QueryType, Questions},
+};
 
 /// Longest regular expression in octets.
 pub const REGEX_OCTETS_MAX: usize = 1_024;
@@ -16,8 +19,8 @@ const REGEX_COMPILED_MAX: usize = 1 << 20;
 pub enum L7 {
     /// HTTP requests that one of these matches. Whatever is not HTTP does not pass.
     Http(Vec<HttpRule>),
-    /// DNS questions for names that one of these matches.
-    Dns(Vec<NamePattern>),
+    /// DNS questions.
+    Dns(Questions),
     /// TLS connections to server names that one of these matches.
     ServerNames(Vec<NamePattern>),
 }
@@ -69,6 +72,8 @@ pub enum Request {
     Dns {
         /// The name asked for.
         name: Fqdn,
+        /// The record type asked for.
+        kind: QueryType,
     },
     /// The first message of a TLS connection.
     Tls {
@@ -82,8 +87,8 @@ impl L7 {
     pub fn allows(&self, request: &Request) -> bool {
         match (self, request) {
             (Self::Http(rules), Request::Http { .. }) => rules.iter().any(|rule| rule.matches(request)),
-            (Self::Dns(patterns), Request::Dns { name })
-            | (Self::ServerNames(patterns), Request::Tls { server_name: Some(name) }) => {
+            (Self::Dns(questions), Request::Dns { name, kind }) => questions.allows(name, *kind),
+            (Self::ServerNames(patterns), Request::Tls { server_name: Some(name) }) => {
                 patterns.iter().any(|pattern| pattern.matches(name))
             }
             _ => false,
@@ -209,13 +214,13 @@ mod tests {
     #[test]
     fn requests_of_another_kind_do_not_pass() {
         let http = Request::Http { method: "GET".into(), path: "/".into(), host: "a.io".into(), headers: vec![] };
-        let dns = Request::Dns { name: "a.io".parse().unwrap() };
+        let dns = Request::Dns { name: "a.io".parse().unwrap(), kind: QueryType::A };
         let tls = Request::Tls { server_name: Some("a.io".parse().unwrap()) };
         let nameless = Request::Tls { server_name: None };
         let pattern = vec![NamePattern::pattern("*").unwrap()];
         for (l7, want) in [
             (L7::Http(vec![HttpRule::default()]), [true, false, false, false]),
-            (L7::Dns(pattern.clone()), [false, true, false, false]),
+            (L7::Dns(pattern.clone().into()), [false, true, false, false]),
             (L7::ServerNames(pattern), [false, false, true, false]),
             (L7::Http(vec![]), [false; 4]),
         ] {

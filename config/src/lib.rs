@@ -19,6 +19,7 @@ mod language;
 pub mod name;
 pub mod peer;
 pub mod policy;
+pub mod question;
 mod reader;
 pub mod reference;
 pub mod rule;

@@ -9,8 +9,9 @@ use std::{fmt, sync::Arc};
 use crate::{
     l7::{L7, Request},
     labels::Labels,
+    name::Fqdn,
     peer::{NamedPort, Peer},
-    rule::{Direction, Effect, Origin, PortMatch, Ports, Rule, Subject, Tier, Transport},
+    rule::{Binding, Direction, Effect, Origin, PortMatch, Ports, Rule, Subject, Tier, Transport},
 };
 
 /// The endpoint whose rules are asked.
@@ -109,7 +110,7 @@ impl Verdict {
 
 /// Judges one new flow of the subject in one direction. Layer 7 limits are not looked at.
 pub fn verdict(rules: &[Rule], subject: &SubjectFacts<'_>, peer: &Peer, direction: Direction, flow: Flow) -> Verdict {
-    decide(&rules.iter().collect::<Vec<_>>(), subject, peer, direction, flow, &|_| true)
+    decide(&rules.iter().collect::<Vec<_>>(), subject, &Seen::whole(peer), direction, flow, &|_| true)
 }
 
 /// Judges a request inside a flow: as [`verdict`], and then the layer 7 limits of the rules that allow the flow.
@@ -124,7 +125,7 @@ pub fn verdict_l7(
     flow: Flow,
     request: &Request,
 ) -> Verdict {
-    decide(&rules.iter().collect::<Vec<_>>(), subject, peer, direction, flow, &|l7| l7.allows(request))
+    decide(&rules.iter().collect::<Vec<_>>(), subject, &Seen::whole(peer), direction, flow, &|l7| l7.allows(request))
 }
 
 /// What is asked of the requests inside a flow.
@@ -146,6 +147,32 @@ pub fn limits(
     direction: Direction,
     flow: Flow,
 ) -> Limits {
+    limits_seen(rules, subject, &Seen::whole(peer), direction, flow)
+}
+
+/// The same for a connection from the subject that asks for a name: rules that are bound as strictly as `binding` see this
+/// name of the peer alone, or none where the peer does not have it. Others see every name, so the least strict rule that
+/// allows the flow decides.
+pub fn limits_asking(
+    rules: &[Arc<Rule>],
+    subject: &SubjectFacts<'_>,
+    peer: &Peer,
+    flow: Flow,
+    asked: Option<&Fqdn>,
+    binding: Binding,
+) -> Limits {
+    let names = peer.names.iter().filter(|name| Some(*name) == asked).cloned().collect();
+    let seen = Seen { whole: peer, asked: Some((Peer { names, ..peer.clone() }, binding)) };
+    limits_seen(rules, subject, &seen, Direction::Egress, flow)
+}
+
+fn limits_seen(
+    rules: &[Arc<Rule>],
+    subject: &SubjectFacts<'_>,
+    peer: &Seen<'_>,
+    direction: Direction,
+    flow: Flow,
+) -> Limits {
     let all: Vec<&Rule> = rules.iter().map(|rule| &**rule).collect();
     let verdict = |passes| decide(&all, subject, peer, direction, flow, &move |_| passes);
     let flow_alone = verdict(true);
@@ -164,8 +191,29 @@ pub fn limits(
     Limits::Rules(rules.iter().filter(limiting).cloned().collect())
 }
 
+/// A peer as each rule sees it.
+struct Seen<'a> {
+    whole: &'a Peer,
+    /// What is left of it for rules that are bound this strictly.
+    asked: Option<(Peer, Binding)>,
+}
+
+impl<'a> Seen<'a> {
+    const fn whole(peer: &'a Peer) -> Self {
+        Self { whole: peer, asked: None }
+    }
+
+    fn by(&self, rule: &Rule) -> &Peer {
+        match &self.asked {
+            Some((asked, binding)) if rule.is_bound(*binding) => asked,
+            _ => self.whole,
+        }
+    }
+}
+
 /// Whether the rule is about this flow of the subject.
-fn is_matching(rule: &Rule, subject: &SubjectFacts<'_>, peer: &Peer, direction: Direction, flow: Flow) -> bool {
+fn is_matching(rule: &Rule, subject: &SubjectFacts<'_>, peer: &Seen<'_>, direction: Direction, flow: Flow) -> bool {
+    let peer = peer.by(rule);
     let named_ports = match direction {
         Direction::Ingress => subject.named_ports,
         Direction::Egress => &peer.named_ports,
@@ -180,7 +228,7 @@ fn is_matching(rule: &Rule, subject: &SubjectFacts<'_>, peer: &Peer, direction: 
 fn decide(
     rules: &[&Rule],
     subject: &SubjectFacts<'_>,
-    peer: &Peer,
+    peer: &Seen<'_>,
     direction: Direction,
     flow: Flow,
     passes: &dyn Fn(&L7) -> bool,
@@ -201,7 +249,7 @@ fn decide(
         return Verdict::of(rule);
     }
     let by_default = selecting.iter().any(|rule| rule.tier == Tier::Normal && rule.default_deny);
-    let from_local_host = is_from_local_host(subject, peer, direction);
+    let from_local_host = is_from_local_host(subject, peer.whole, direction);
     match normal(Effect::Allow).next() {
         Some(rule) if !by_default => return Verdict::of(rule),
         Some(rule) if !from_local_host => {
@@ -279,6 +327,7 @@ mod tests {
     use super::*;
     use crate::{
         labels::{LabelSelector, Requirement},
+        question::QueryType,
         rule::{Entity, PeerSelector, Peers, RangeInclusive16},
     };
 
@@ -297,6 +346,7 @@ mod tests {
             peers: Peers::Any,
             ports: Ports::Any,
             l7: None,
+            binding: None,
         }
     }
 
@@ -415,7 +465,7 @@ mod tests {
     #[test]
     fn limits_of_layer_7_add_up() {
         use crate::{l7::L7, name::NamePattern};
-        let names = |text| Some(Arc::new(L7::Dns(vec![NamePattern::pattern(text).unwrap()])));
+        let names = |text| Some(Arc::new(L7::Dns(vec![NamePattern::pattern(text).unwrap()].into())));
         let limited = |text| Rule { l7: names(text), ..rule(Tier::Normal, Effect::Allow) };
         let free = rule(Tier::Normal, Effect::Allow);
         let elsewhere = Rule { ports: web(), ..free.clone() };
@@ -435,7 +485,7 @@ mod tests {
             (vec![quiet.clone()], Reason::Rule),
             (vec![quiet, limited("c.io")], Reason::L7),
         ] {
-            let request = Request::Dns { name: "b.io".parse().unwrap() };
+            let request = Request::Dns { name: "b.io".parse().unwrap(), kind: QueryType::A };
             let got = verdict_l7(&rules, &subject, &world(), Direction::Egress, flow, &request);
             let shared: Vec<Arc<Rule>> = rules.iter().cloned().map(Arc::new).collect();
             let passes = match limits(&shared, &subject, &world(), Direction::Egress, flow) {
@@ -448,8 +498,48 @@ mod tests {
         }
         let host = Peer { labels: Arc::new(Labels::node(true, [])), ..world() };
         let rules = [Rule { direction: Direction::Ingress, ..limited("a.io") }];
-        let request = Request::Dns { name: "b.io".parse().unwrap() };
+        let request = Request::Dns { name: "b.io".parse().unwrap(), kind: QueryType::A };
         assert_eq!(verdict_l7(&rules, &subject, &host, Direction::Ingress, flow, &request).reason, Reason::LocalHost);
+    }
+
+    #[test]
+    fn the_least_strict_rule_that_allows_a_connection_decides_on_its_name() {
+        use crate::{l7::L7, name::NamePattern, rule::PeerSelector};
+        let to = |peer: PeerSelector, binding| Rule {
+            peers: Peers::Of(vec![peer]),
+            binding,
+            ..rule(Tier::Normal, Effect::Allow)
+        };
+        let name = |text, binding| to(PeerSelector::Name(NamePattern::pattern(text).unwrap()), Some(binding));
+        let bound = |text| name(text, Binding::Enforce);
+        let world_open = to(PeerSelector::Entity(Entity::World), Some(Binding::Enforce));
+        let quiet = Rule { default_deny: false, ..bound("a.io") };
+        let limited = Rule { l7: Some(Arc::new(L7::Http(vec![]))), ..bound("a.io") };
+        let peer = Peer { names: vec!["a.io".parse().unwrap(), "b.io".parse().unwrap()], ..world() };
+        let labels = Labels::pod("empire", [], [], None);
+        let subject = SubjectFacts { labels: &labels, is_node: false, named_ports: &[] };
+        // Whether a.io, b.io, a name that the address was not given for, and no name pass.
+        for (rules, want) in [
+            (vec![bound("a.io")], [true, false, false, false]),
+            (vec![bound("a.io"), bound("b.io")], [true, true, false, false]),
+            (vec![bound("*.io")], [true, true, false, false]),
+            (vec![name("a.io", Binding::Observe)], [true; 4]),
+            (vec![bound("a.io"), name("a.io", Binding::Off)], [true; 4]),
+            (vec![bound("a.io"), name("c.io", Binding::Off)], [true, false, false, false]),
+            (vec![bound("a.io"), world_open.clone()], [true; 4]),
+            (vec![bound("a.io"), rule(Tier::Admin(1), Effect::Allow)], [true; 4]),
+            (vec![quiet], [true; 4]),
+            (vec![limited.clone()], [false; 4]),
+            (vec![limited, bound("b.io")], [false, true, false, false]),
+        ] {
+            let rules: Vec<Arc<Rule>> = rules.into_iter().map(Arc::new).collect();
+            let names: [Option<Fqdn>; 4] =
+                [Some("a.io"), Some("b.io"), Some("c.io"), None].map(|name| name.map(|name| name.parse().unwrap()));
+            let passes = names.each_ref().map(|name| {
+                limits_asking(&rules, &subject, &peer, WEB, name.as_ref(), Binding::Enforce) == Limits::Free
+            });
+            assert_eq!(passes, want, "{rules:#?}");
+        }
     }
 
     #[test]

@@ -29,6 +29,45 @@ pub struct Rule {
     pub ports: Ports,
     /// Requests that pass within matching flows; `None` is all. Only rules that allow have it.
     pub l7: Option<Arc<L7>>,
+    /// Whether its names open their addresses for connections to themselves alone; `None` is as the settings say.
+    pub binding: Option<Binding>,
+}
+
+impl Rule {
+    /// Whether a connection must ask for one of its names, at least as strictly as `binding` says. Rules about DNS are
+    /// never bound: a question has no name of its server.
+    pub fn is_bound(&self, binding: Binding) -> bool {
+        self.binding.is_some_and(|own| own >= binding) && self.may_bind()
+    }
+
+    /// Whether [`Rule::binding`] means anything here.
+    pub fn may_bind(&self) -> bool {
+        let names = match &self.peers {
+            Peers::Any => false,
+            Peers::Of(peers) => peers.iter().any(|peer| matches!(peer, PeerSelector::Name(_))),
+        };
+        names
+            && self.effect == Effect::Allow
+            && self.direction == Direction::Egress
+            && matches!(self.subject, Subject::Endpoints(_))
+            && !matches!(self.l7.as_deref(), Some(L7::Dns(_)))
+    }
+}
+
+/// What becomes of a connection to an address that a name opened, when it asks for another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Binding {
+    /// It passes.
+    Off,
+    /// It passes, and is recorded.
+    Observe,
+    /// It does not pass.
+    Enforce,
+}
+
+impl Binding {
+    /// The words for it.
+    pub const WORDS: [(&str, Self); 3] = [("off", Self::Off), ("observe", Self::Observe), ("enforce", Self::Enforce)];
 }
 
 /// Where a rule stands: `empire/allow-within-namespace specs[1].egress[0]`.

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::rule::Transport;
+use crate::{policy, rule::Transport};
 
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,4 +45,21 @@ pub struct Target {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
+}
+
+impl Service {
+    /// What `toServices` of a policy finds. Behind a service with a selector are pods, which are known by their labels.
+    pub fn as_reference(&self) -> policy::Service {
+        let targets = self.ports.iter().flat_map(|port| &port.targets).filter(|_| self.selector.is_empty());
+        let mut backends: Vec<IpAddr> = targets.map(|target| target.address.to_canonical()).collect();
+        backends.sort_unstable();
+        backends.dedup();
+        policy::Service {
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            labels: self.labels.clone(),
+            selector: self.selector.clone(),
+            backends,
+        }
+    }
 }

@@ -1,24 +1,28 @@
 //! The agent's settings file, `namegate.yaml`. Parsing reads text alone and never looks at the machine.
 //!
-//! Every key but `policies` and `endpoints` has a default; unknown keys are refused; all mistakes are reported at once.
+//! Every key has a default but `policies` and `endpoints`, which are needed without `kubernetes`. Unknown keys are refused;
+//! all mistakes are reported at once.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use crate::{
     diagnostic::{Code, Diagnostic, Source, Span},
     document::{Node, read},
+    label_syntax::name_problem,
     labels::{K8S, LabelSelector, POD_NAMESPACE, Requirement},
     reader::{Object, Reader, Value},
-    rule::Direction,
+    rule::{Binding, Direction},
 };
 
 /// Everything the agent can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Directory of policies: `*.yaml`, `*.yml`, `*.json`.
-    pub policies: PathBuf,
+    pub policies: Option<PathBuf>,
     /// The endpoints file, see [`crate::endpoints`].
-    pub endpoints: PathBuf,
+    pub endpoints: Option<PathBuf>,
+    /// Kubernetes as a source of both, beside the files or in their place.
+    pub kubernetes: Option<Kubernetes>,
     /// Unix socket of the REST API.
     pub socket: PathBuf,
     /// Directory of the journal; should not outlive the boot.
@@ -33,6 +37,15 @@ pub struct Settings {
     pub dns: Dns,
     /// Sizes of the kernel's maps, in rows.
     pub limits: Limits,
+}
+
+/// Where the API server is, and which node this is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Name of this node; `None` is what the environment says (`NODE_NAME`).
+    pub node: Option<String>,
+    /// A kubeconfig; `None` is the account of the pod that the agent runs in, else what `KUBECONFIG` says.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Settings of the DNS proxy and of what its answers open.
@@ -52,6 +65,10 @@ pub struct Dns {
     pub private_answers: PrivateAnswers,
     /// Who a learned address opens for.
     pub scope: Scope,
+    /// How a question that rules forbid is answered.
+    pub refusal: Refusal,
+    /// Whether an opened address is for connections to its names alone, where the policy does not say.
+    pub name_binding: Binding,
     /// Addresses kept for one name and endpoint.
     pub addresses_per_name_max: u32,
     /// Names kept for one endpoint.
@@ -78,6 +95,16 @@ pub enum Scope {
     Endpoint,
     /// Every endpoint of the node.
     Node,
+}
+
+/// The answer to a question that rules forbid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refusal {
+    /// REFUSED: some clients ask the next resolver of their list, all see that it is not the name's fault.
+    #[default]
+    Refused,
+    /// NXDOMAIN, as if there were no such name (RFC 2308).
+    Nxdomain,
 }
 
 /// Rows of the kernel's maps. A full map refuses new rows.
@@ -120,6 +147,8 @@ impl Default for Dns {
             max_ttl_s: 86_400,
             private_answers: PrivateAnswers::Allow,
             scope: Scope::Endpoint,
+            refusal: Refusal::Refused,
+            name_binding: Binding::Observe,
             addresses_per_name_max: 1_000,
             names_per_endpoint_max: 10_000,
             upstream_timeout_ms: 5_000,
@@ -164,12 +193,18 @@ pub(crate) fn one_document(source: &Source) -> Result<Node, Vec<Diagnostic>> {
     }
 }
 
-const KEYS: [&str; 9] = ["policies", "endpoints", "socket", "state", "pins", "directions", "audit", "dns", "limits"];
+const KEYS: [&str; 10] =
+    ["policies", "endpoints", "kubernetes", "socket", "state", "pins", "directions", "audit", "dns", "limits"];
 
 fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     let object = reader.object(root, &KEYS)?;
-    let policies = reader.required(&object, "policies").and_then(|value| path(reader, &value));
-    let endpoints = reader.required(&object, "endpoints").and_then(|value| path(reader, &value));
+    let in_kubernetes = object.get("kubernetes");
+    let mut source = |key| {
+        let value = if in_kubernetes.is_some() { object.get(key) } else { reader.required(&object, key) };
+        value.and_then(|value| path(reader, &value))
+    };
+    let (policies, endpoints) = (source("policies"), source("endpoints"));
+    let kubernetes = in_kubernetes.and_then(|value| kubernetes(reader, &value));
     let mut path_or = |key, default: &str| match object.get(key) {
         Some(value) => path(reader, &value),
         None => Some(default.into()),
@@ -185,8 +220,9 @@ fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     let dns = object.get("dns").map_or_else(|| Some(Dns::default()), |value| dns(reader, &value));
     let limits = object.get("limits").map_or_else(|| Some(Limits::default()), |value| limits(reader, &value));
     Some(Settings {
-        policies: policies?,
-        endpoints: endpoints?,
+        policies,
+        endpoints,
+        kubernetes,
         socket: socket?,
         state: state?,
         pins: pins?,
@@ -195,6 +231,18 @@ fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
         dns: dns?,
         limits: limits?,
     })
+}
+
+fn kubernetes(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Kubernetes> {
+    let object = reader.object(value, &["node", "kubeconfig"])?;
+    let node = object.get("node").and_then(|value| {
+        let name = reader.filled_text(&value)?;
+        if let Some(problem) = name_problem(name) {
+            reader.wrong(&value.at_value(), Code::BadValue, problem);
+        }
+        Some(name.to_owned())
+    });
+    Some(Kubernetes { node, kubeconfig: object.get("kubeconfig").and_then(|value| path(reader, &value)) })
 }
 
 /// A path; a relative one is the agent's to resolve.
@@ -221,7 +269,7 @@ fn directions(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Directio
     Some(directions)
 }
 
-const DNS_KEYS: [&str; 11] = [
+const DNS_KEYS: [&str; 13] = [
     "resolvers",
     "resolverLabels",
     "resolverNamespace",
@@ -229,6 +277,8 @@ const DNS_KEYS: [&str; 11] = [
     "maxTtl",
     "privateAnswers",
     "scope",
+    "refusal",
+    "nameBinding",
     "addressesPerNameMax",
     "namesPerEndpointMax",
     "upstreamTimeoutMs",
@@ -239,6 +289,7 @@ fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
     /// A week: longer TTLs are cut by resolvers too (RFC 8767 §4).
     const TTL_MAX_S: u32 = 604_800;
     const PRIVATE: [(&str, PrivateAnswers); 2] = [("allow", PrivateAnswers::Allow), ("deny", PrivateAnswers::Deny)];
+    const REFUSALS: [(&str, Refusal); 2] = [("refused", Refusal::Refused), ("nxdomain", Refusal::Nxdomain)];
     const SCOPES: [(&str, Scope); 2] = [("endpoint", Scope::Endpoint), ("node", Scope::Node)];
     let object = reader.object(value, &DNS_KEYS)?;
     let mut dns = Dns::default();
@@ -270,6 +321,12 @@ fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
     }
     if let Some(scope) = object.get("scope").and_then(|value| reader.choice(&value, &SCOPES)) {
         dns.scope = scope;
+    }
+    if let Some(refusal) = object.get("refusal").and_then(|value| reader.choice(&value, &REFUSALS)) {
+        dns.refusal = refusal;
+    }
+    if let Some(binding) = object.get("nameBinding").and_then(|value| reader.choice(&value, &Binding::WORDS)) {
+        dns.name_binding = binding;
     }
     if dns.min_ttl_s > dns.max_ttl_s {
         let place = object.get("minTtl").or_else(|| object.get("maxTtl")).unwrap_or_else(|| value.clone());
@@ -332,10 +389,28 @@ mod tests {
     }
 
     #[test]
+    fn kubernetes_takes_the_place_of_files() {
+        let settings = parse("namegate.yaml", "kubernetes: {}\n").unwrap();
+        assert_eq!((settings.policies, settings.endpoints), (None, None));
+        assert_eq!(settings.kubernetes, Some(Kubernetes::default()));
+        let settings = parse("namegate.yaml", "kubernetes: {}\npolicies: p\n").unwrap();
+        assert_eq!(settings.policies, Some("p".into()));
+        assert_eq!(
+            mistakes("kubernetes: {node: A_B, kubeconfig: ''}\npolicies: ''\n"),
+            [
+                "1:20 `kubernetes.node`: `A_B` is not a name: lower case letters, digits, `-` and `.`, at most 253",
+                "1:37 `kubernetes.kubeconfig`: must not be empty",
+                "2:11 `policies`: must not be empty",
+            ]
+        );
+    }
+
+    #[test]
     fn every_key_is_read() {
         let text = "
 policies: /p
 endpoints: /e.yaml
+kubernetes: {node: node1, kubeconfig: /k}
 socket: /s
 state: /st
 pins: /pi
@@ -349,6 +424,8 @@ dns:
   maxTtl: 60
   privateAnswers: deny
   scope: node
+  refusal: nxdomain
+  nameBinding: enforce
   addressesPerNameMax: 10
   namesPerEndpointMax: 20
   upstreamTimeoutMs: 30
@@ -364,6 +441,8 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
             max_ttl_s: 60,
             private_answers: PrivateAnswers::Deny,
             scope: Scope::Node,
+            refusal: Refusal::Nxdomain,
+            name_binding: Binding::Enforce,
             addresses_per_name_max: 10,
             names_per_endpoint_max: 20,
             upstream_timeout_ms: 30,
@@ -371,8 +450,9 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
         };
         assert_eq!(dns.resolver_selector(), None);
         let want = Settings {
-            policies: "/p".into(),
-            endpoints: "/e.yaml".into(),
+            policies: Some("/p".into()),
+            endpoints: Some("/e.yaml".into()),
+            kubernetes: Some(Kubernetes { node: Some("node1".into()), kubeconfig: Some("/k".into()) }),
             socket: "/s".into(),
             state: "/st".into(),
             pins: "/pi".into(),
@@ -396,6 +476,7 @@ dns:
   minTtl: 10
   maxTtl: 5
   scope: Node
+  refusal: servfail
 limits: {flows: -1}
 ";
         assert_eq!(
@@ -408,8 +489,9 @@ limits: {flows: -1}
                 "5:8 `audit`: `true` or `false` is wanted here, this is text",
                 "7:15 `dns.resolvers[0]`: `dns.example`: invalid IP address syntax",
                 "10:10 `dns.scope`: `Node` is none of the words this field takes",
+                "11:12 `dns.refusal`: `servfail` is none of the words this field takes",
                 "8:3 `dns.minTtl`: minTtl (10) is above maxTtl (5)",
-                "11:17 `limits.flows`: -1 is not within 1 and 16777216",
+                "12:17 `limits.flows`: -1 is not within 1 and 16777216",
             ]
         );
     }

@@ -18,10 +18,10 @@ pub trait Desk: Clone + Send + Sync + 'static {
     /// Whether answers of this resolver may open addresses. Without it a question is forwarded and nothing recorded.
     fn is_trusted(&self, resolver: IpAddr) -> bool;
 
-    /// The rule that keeps a client from asking `resolver` for the name; `None` where it may. A name that no pattern can
-    /// stand for is none. The client gets REFUSED with the rule as extended error (RFC 8914).
-    fn forbids(&self, client: IpAddr, resolver: SocketAddr, over_tcp: bool, name: Option<&Fqdn>) -> Option<String> {
-        let _ = (client, resolver, over_tcp, name);
+    /// What keeps a client from asking `resolver`; `None` where it may. The client gets the reason as extended error
+    /// (RFC 8914).
+    fn forbids(&self, client: IpAddr, resolver: SocketAddr, over_tcp: bool, asked: Asked<'_>) -> Option<Forbidden> {
+        let _ = (client, resolver, over_tcp, asked);
         None
     }
 
@@ -34,6 +34,24 @@ pub trait Desk: Clone + Send + Sync + 'static {
     /// Hands over the checked answers of one batch; resolves when the kernel holds them. One result per answer, in
     /// order. Runs on the worker's tokio runtime and is dropped at `install_timeout`.
     fn install(&self, answers: Vec<Answer>) -> impl Future<Output = Vec<Result<(), NotInstalled>>> + Send;
+}
+
+/// What a question asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'q> {
+    /// None where no pattern can stand for the name.
+    pub name: Option<&'q Fqdn>,
+    /// Number of the record type.
+    pub kind: u16,
+}
+
+/// Why a question is not asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forbidden {
+    /// For people.
+    pub reason: String,
+    /// The name may be asked for, only not with this type.
+    pub is_name_allowed: bool,
 }
 
 /// Why the gate does not hold an answer. The client gets SERVFAIL with these words as extended error (RFC 8914).

@@ -50,6 +50,6 @@ mod wire;
 mod worker;
 
 pub use answer::{Reading, read_answer};
-pub use desk::{Desk, NotInstalled};
+pub use desk::{Asked, Desk, Forbidden, NotInstalled};
 pub use proxy::{Config, Proxy, ProxyError};
 pub use wire::WireError;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use namegate_config::settings::Refusal;
 use tokio::sync::watch;
 
 use crate::{
@@ -38,6 +39,8 @@ pub struct Config {
     /// Who is asked where a question is not redirected but sent to the proxy's own address: the proxy is then a plain
     /// forwarder with the same checks. None answers such questions not at all.
     pub fixed_resolver: Option<SocketAddr>,
+    /// How a question that [`Desk::forbids`] is answered.
+    pub refusal: Refusal,
 }
 
 impl Default for Config {
@@ -49,6 +52,7 @@ impl Default for Config {
             install_timeout: Duration::from_secs(1),
             mark: 0,
             fixed_resolver: None,
+            refusal: Refusal::Refused,
         }
     }
 }
@@ -81,6 +85,7 @@ pub enum ProxyError {
 pub(crate) struct Settings {
     pub(crate) patience: Patience,
     pub(crate) marked: Marked,
+    pub(crate) refusal: Refusal,
     fixed_resolver: Option<SocketAddr>,
     port: u16,
 }
@@ -114,6 +119,7 @@ impl Proxy {
         let settings = Settings {
             patience: Patience { upstream: config.upstream_timeout, install: config.install_timeout },
             marked,
+            refusal: config.refusal,
             fixed_resolver: config.fixed_resolver,
             port,
         };

@@ -1,13 +1,21 @@
 //! Replies that the proxy writes itself: errors with their reason (RFC 8914), and the short form of a reply that is too
 //! long. They are made in place of a message with the same header and question, so the client's own octets go back.
 
-use crate::wire::{HEADER_OCTETS, kind};
+use crate::wire::{CLASS_IN, HEADER_OCTETS, kind};
 
 /// Response codes (RFC 1035 §4.1.1).
+pub(crate) const NOERROR: u8 = 0;
 pub(crate) const FORMERR: u8 = 1;
 pub(crate) const SERVFAIL: u8 = 2;
+pub(crate) const NXDOMAIN: u8 = 3;
 pub(crate) const NOTIMP: u8 = 4;
 pub(crate) const REFUSED: u8 = 5;
+
+/// How long a client may remember that a name is not there, in seconds: rules may change.
+const NEGATIVE_TTL_S: u32 = 5;
+/// Octets of the text of an extended error; more is cut off, so that header, question, records and text fit the 512 octets
+/// that every client takes.
+const TEXT_OCTETS_MAX: usize = 160;
 
 /// UDP payload that the proxy says it can take, in octets (RFC 9715 §3.1 names 1400 at most; 1232 fits every IPv6 path).
 const EDNS_OCTETS: u16 = 1232;
@@ -58,6 +66,22 @@ pub(crate) fn make_error(
     }
 }
 
+/// Turns a message into the reply that there is no such name, or with `NOERROR` no such record of it: with the SOA record
+/// that lets it be remembered for a short time (RFC 2308 §2 and §5).
+pub(crate) fn make_negative(
+    message: &mut Vec<u8>,
+    question_end: usize,
+    edns: bool,
+    rcode: u8,
+    why: Option<&ExtendedError>,
+) {
+    make_bare(message, question_end, rcode);
+    append_soa(message);
+    if edns {
+        append_opt(message, why);
+    }
+}
+
 /// Turns a message into a truncated reply without records: the client asks again over TCP (RFC 2181 §9).
 pub(crate) fn make_truncated(message: &mut Vec<u8>, question_end: usize, edns: bool) {
     make_bare(message, question_end, 0);
@@ -76,6 +100,21 @@ fn make_bare(message: &mut Vec<u8>, question_end: usize, rcode: u8) {
     message[4..HEADER_OCTETS].copy_from_slice(&[0, questions, 0, 0, 0, 0, 0, 0]);
 }
 
+/// A zone of nobody above the question's name: the root is its server and its owner.
+fn append_soa(message: &mut Vec<u8>) {
+    let first = message.get(HEADER_OCTETS).copied().map_or(0, u16::from);
+    // What follows the first label stands in the question; the root's octet where the name has one label.
+    let parent = if first == 0 { 12 } else { 13 + first };
+    message[9] = 1;
+    message.extend((0xc000 | parent).to_be_bytes());
+    message.extend([kind::SOA, CLASS_IN].into_iter().flat_map(u16::to_be_bytes));
+    message.extend(NEGATIVE_TTL_S.to_be_bytes());
+    message.extend(22_u16.to_be_bytes());
+    message.extend([0, 0]);
+    // Serial, refresh, retry, expire; the last is the negative TTL.
+    message.extend([1, 3_600, 600, 86_400, NEGATIVE_TTL_S].into_iter().flat_map(u32::to_be_bytes));
+}
+
 fn append_opt(message: &mut Vec<u8>, why: Option<&ExtendedError>) {
     message[11] = 1;
     message.push(0);
@@ -83,6 +122,7 @@ fn append_opt(message: &mut Vec<u8>, why: Option<&ExtendedError>) {
     message.extend(EDNS_OCTETS.to_be_bytes());
     message.extend([0; 4]);
     let text = why.map_or("", |error| error.text.as_str());
+    let text = &text[..text.floor_char_boundary(TEXT_OCTETS_MAX)];
     let text_octets = u16::try_from(text.len()).unwrap_or(0);
     match why {
         None => message.extend([0; 2]),

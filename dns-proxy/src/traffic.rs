@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     batch::socket_address,
-    desk::{Desk, NotInstalled},
+    desk::{Asked, Desk, NotInstalled},
     exchange::{self, Idle},
     pending::{Client, Entry, Pending},
     poller::Poller,
@@ -186,8 +186,12 @@ impl<D: Desk> Traffic<D> {
             Opening::Ask(transaction) if self.desk.limits(client.to_canonical()) => {
                 let name = transaction.name();
                 let over_tcp = transport == Transport::Tcp;
-                match self.desk.forbids(client.to_canonical(), resolver, over_tcp, name.as_ref()) {
-                    Some(rule) => self.send(client_side, transaction.refuse(&rule, &self.tallies)),
+                let asked = Asked { name: name.as_ref(), kind: transaction.kind() };
+                match self.desk.forbids(client.to_canonical(), resolver, over_tcp, asked) {
+                    Some(why) => {
+                        let refusal = self.settings.refusal;
+                        self.send(client_side, transaction.refuse(&why, refusal, Outcome::Forbidden, &self.tallies));
+                    }
                     None => self.begin(transaction, client_side, resolver, now),
                 }
             }

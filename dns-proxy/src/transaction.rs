@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use namegate_config::name::Fqdn;
+use namegate_config::{name::Fqdn, settings::Refusal};
 use namegate_engine::{Answer, EndpointId};
 
 use crate::{
     answer,
-    desk::NotInstalled,
-    reply::{self, ExtendedError, FORMERR, NOTIMP, REFUSED, SERVFAIL},
+    desk::{Forbidden, NotInstalled},
+    reply::{self, ExtendedError, FORMERR, NOERROR, NOTIMP, NXDOMAIN, REFUSED, SERVFAIL},
     tally::{Outcome, Tallies},
     wire::{HEADER_OCTETS, Header, Name, Question, Record, WireError, kind, same_question},
 };
@@ -140,11 +140,22 @@ impl Transaction {
         Name::read(&self.message, HEADER_OCTETS).ok().and_then(|(name, _)| name.fqdn())
     }
 
-    /// The reply to a question that a rule forbids.
-    pub(crate) fn refuse(mut self, rule: &str, tallies: &Tallies) -> Vec<u8> {
-        tallies.count(Outcome::Forbidden);
-        let why = ExtendedError::blocked(rule);
-        reply::make_error(&mut self.message, self.asked.question.end, self.asked.has_edns, REFUSED, Some(&why));
+    /// Number of the record type that is asked for.
+    pub(crate) fn kind(&self) -> u16 {
+        self.asked.question.kind
+    }
+
+    /// The reply to a question that must not be asked.
+    pub(crate) fn refuse(mut self, why: &Forbidden, refusal: Refusal, outcome: Outcome, tallies: &Tallies) -> Vec<u8> {
+        tallies.count(outcome);
+        let (message, end, edns) = (&mut self.message, self.asked.question.end, self.asked.has_edns);
+        let reason = ExtendedError::blocked(&why.reason);
+        match (refusal, why.is_name_allowed) {
+            (Refusal::Refused, _) => reply::make_error(message, end, edns, REFUSED, Some(&reason)),
+            (Refusal::Nxdomain, false) => reply::make_negative(message, end, edns, NXDOMAIN, Some(&reason)),
+            // Other types of the name may be asked for: NXDOMAIN would hide them.
+            (Refusal::Nxdomain, true) => reply::make_negative(message, end, edns, NOERROR, Some(&reason)),
+        }
         self.message
     }
 
@@ -403,11 +414,38 @@ mod tests {
         let question = with_edns(query(0x4e47, NAME, A), 1232);
         let world = World::asking(&question, origin(Transport::Udp));
         assert_eq!(world.transaction.name().unwrap().as_str(), NAME.trim_end_matches('.'));
-        let reply = world.transaction.refuse("shop/names egress[0]", &world.tallies);
+        let why = Forbidden { reason: "shop/names egress[0]".into(), is_name_allowed: false };
+        let reply = world.transaction.refuse(&why, Refusal::Refused, Outcome::Forbidden, &world.tallies);
         assert_eq!((reply[3] & 0xf, world.tallies.of(Outcome::Forbidden)), (REFUSED, 1));
         // Option 15, its length, and error 15: blocked (RFC 8914 §4.16).
         let option = [&[0, 15, 0, 22, 0, 15][..], b"shop/names egress[0]"].concat();
         assert!(reply.ends_with(&option), "{reply:02x?}");
+    }
+
+    #[test]
+    fn a_forbidden_name_can_be_denied_to_exist() {
+        use hickory_proto::{
+            op::{Message, ResponseCode},
+            rr::RData,
+        };
+        for (name, parent, is_name_allowed, edns, want) in [
+            (NAME, "allowed.test.", false, true, ResponseCode::NXDomain),
+            (NAME, "allowed.test.", false, false, ResponseCode::NXDomain),
+            (NAME, "allowed.test.", true, true, ResponseCode::NoError),
+            ("test.", ".", false, true, ResponseCode::NXDomain),
+        ] {
+            let bare = query(0x4e47, name, A);
+            let world = World::asking(&if edns { with_edns(bare, 1232) } else { bare }, origin(Transport::Udp));
+            let why = Forbidden { reason: "shop/names egress[0] ".repeat(20), is_name_allowed };
+            let reply = world.transaction.refuse(&why, Refusal::Nxdomain, Outcome::Forbidden, &world.tallies);
+            assert!(reply.len() <= UDP_OCTETS);
+            let reply = Message::from_vec(&reply).unwrap();
+            assert_eq!((reply.metadata.response_code, reply.answers.len()), (want, 0), "{name}");
+            assert_eq!((reply.authorities.len(), reply.edns.is_some()), (1, edns), "{name}");
+            let RData::SOA(soa) = &reply.authorities[0].data else { panic!("{reply:?}") };
+            assert_eq!(reply.authorities[0].name.to_string(), parent);
+            assert_eq!((soa.minimum, reply.authorities[0].ttl), (5, 5));
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ const POINTERS_MAX: usize = 127;
 pub(crate) mod kind {
     pub(crate) const A: u16 = 1;
     pub(crate) const CNAME: u16 = 5;
+    pub(crate) const SOA: u16 = 6;
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const OPT: u16 = 41;
     pub(crate) const SVCB: u16 = 64;

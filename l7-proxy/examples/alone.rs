@@ -5,7 +5,7 @@
 //! alone PORT SERVER WORKERS tls PATTERN...  # TLS to server names that one of these patterns is for
 //! ```
 
-use std::{error::Error, net::SocketAddr, process::ExitCode, sync::Arc, thread};
+use std::{error::Error, process::ExitCode, sync::Arc, thread};
 
 use namegate_config::{
     l7::{HttpRule, L7, RegexText},
@@ -14,7 +14,7 @@ use namegate_config::{
     reference::Limits,
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
 };
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Proxy};
+use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
 
 const USAGE: &str = "usage: alone PORT SERVER WORKERS http|tls RULE...";
 
@@ -23,9 +23,9 @@ const USAGE: &str = "usage: alone PORT SERVER WORKERS http|tls RULE...";
 struct OneRule(Arc<Rule>);
 
 impl Desk for OneRule {
-    async fn demand(&self, _: SocketAddr, _: SocketAddr) -> Option<Demand> {
+    async fn demand(&self, _: Question) -> Option<Demand> {
         let sides = vec![(Direction::Egress, Limits::Rules(vec![Arc::clone(&self.0)]))];
-        Some(Demand { sides, keeps_source: false, audit: false })
+        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good })
     }
 
     fn revision(&self) -> u64 {
@@ -47,6 +47,7 @@ fn rule(l7: L7) -> Rule {
         peers: Peers::Any,
         ports: Ports::Any,
         l7: Some(Arc::new(l7)),
+        binding: None,
     }
 }
 

@@ -7,9 +7,10 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use namegate_config::name::Fqdn;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -18,12 +19,14 @@ use tokio::{
 };
 
 use crate::{
-    desk::{Access, Desk, Fate, What},
+    bound,
+    desk::{Access, Desk, Fate, Named, Question, What},
     framing::Framing,
     guard::{Asked, Compiler, Guard, Judgement},
     hello::{self, HELLO_OCTETS_MAX, Hello},
-    http,
+    http::{self, Opened},
     proxy::Config,
+    sniff::{HTTP2, TLS},
     socket,
     splice::{self, SILENCE_MAX},
     tally::{Outcome, Tallies},
@@ -36,13 +39,9 @@ const CONNECTIONS_PER_CLIENT_MAX: usize = 8_192;
 /// How long a client may say nothing, or take for the head of a request.
 pub(crate) const IDLE_MAX: Duration = Duration::from_mins(1);
 /// How long the first octets may take once they have begun.
-const FIRST_MAX: Duration = Duration::from_secs(10);
+pub(crate) const FIRST_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failure to accept: most often there are no descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// First octet of a TLS connection.
-const TLS: u8 = 22;
-/// How HTTP/2 begins (RFC 9113 §3.4).
-const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What all connections share.
 #[derive(Debug)]
@@ -83,6 +82,35 @@ impl<D> Shared<D> {
         seats.all += 1;
         seats.by_client.insert(client, own + 1);
         Some(Seat { shared: Arc::clone(self), client })
+    }
+}
+
+impl<D: Desk> Shared<D> {
+    /// The limits on a connection, and the revision they are of.
+    pub(crate) async fn guard(
+        &self,
+        client: SocketAddr,
+        server: SocketAddr,
+        began: Instant,
+        named: Named,
+    ) -> Option<(u64, Arc<Guard>)> {
+        let revision = self.desk.revision();
+        let demand = self.desk.demand(Question { client, server, age: began.elapsed(), named }).await?;
+        Some((revision, Arc::new(self.compiler.guard(demand))))
+    }
+
+    /// Those on a connection that asks for a name, where that matters.
+    pub(crate) async fn guard_of(
+        &self,
+        any: &Arc<Guard>,
+        (client, server): (SocketAddr, SocketAddr),
+        began: Instant,
+        name: Option<&Fqdn>,
+    ) -> Option<Arc<Guard>> {
+        if !any.bound {
+            return Some(Arc::clone(any));
+        }
+        Some(self.guard(client, server, began, Named::One(name.cloned())).await?.1)
     }
 }
 
@@ -147,17 +175,28 @@ async fn serve<D: Desk>(
         socket::reset(stream);
         return Ok(());
     };
-    let mut first = Vec::new();
-    timeout(IDLE_MAX, stream.read_buf(&mut first)).await??;
-    let Some(&octet) = first.first() else { return Ok(()) };
-    let revision = shared.desk.revision();
-    let Some(demand) = shared.desk.demand(client, server).await else {
+    let began = Instant::now();
+    let Some(mut guarded) = shared.guard(client, server, began, Named::Any).await else {
         socket::reset(stream);
         return Ok(());
     };
-    let guard = Arc::new(shared.compiler.guard(demand));
+    if guarded.1.bound && guarded.1.is_free() {
+        return bound::serve(shared, stream, Opened { ends: (client, server), began, upstream: None }, guarded, stop)
+            .await;
+    }
+    let mut first = Vec::new();
+    timeout(IDLE_MAX, stream.read_buf(&mut first)).await??;
+    let Some(&octet) = first.first() else { return Ok(()) };
+    if guarded.0 != shared.desk.revision() {
+        let Some(now) = shared.guard(client, server, began, Named::Any).await else {
+            socket::reset(stream);
+            return Ok(());
+        };
+        guarded = now;
+    }
+    let guard = &guarded.1;
     if octet == TLS && (guard.takes_tls() || guard.audit) {
-        return tls(shared, stream, (client, server), first, &guard).await;
+        return tls(shared, stream, (client, server), first, began, guard).await;
     }
     if !guard.takes_http() && !guard.audit {
         let judged = guard.judge(Asked::Tls(None));
@@ -171,8 +210,8 @@ async fn serve<D: Desk>(
         }
     }
     let is_http2 = first.starts_with(HTTP2);
-    http::serve(Arc::clone(shared), Prefixed::new(first, stream), (client, server), (revision, guard), is_http2, stop)
-        .await;
+    let opened = Opened { ends: (client, server), began, upstream: None };
+    http::serve(Arc::clone(shared), Prefixed::new(first, stream), opened, guarded, is_http2, stop).await;
     Ok(())
 }
 
@@ -182,7 +221,8 @@ async fn tls<D: Desk>(
     mut stream: TcpStream,
     ends: (SocketAddr, SocketAddr),
     mut first: Vec<u8>,
-    guard: &Guard,
+    began: Instant,
+    guard: &Arc<Guard>,
 ) -> io::Result<()> {
     let (client, server) = ends;
     let reading = async {
@@ -206,6 +246,11 @@ async fn tls<D: Desk>(
             return Ok(());
         }
     };
+    let named = shared.guard_of(guard, ends, began, name.as_ref()).await;
+    let Some(guard) = named else {
+        socket::reset(stream);
+        return Ok(());
+    };
     let judged = guard.judge(Asked::Tls(name.as_ref()));
     let shown = name.map(|name| name.to_string());
     if !judged.allowed && !guard.audit {
@@ -213,7 +258,7 @@ async fn tls<D: Desk>(
         socket::reset(stream);
         return Ok(());
     }
-    let fate = if judged.allowed { Fate::Allowed } else { Fate::Audited };
+    let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
     record_tls(shared, ends, judged, fate, shown);
     let source = guard.keeps_source.then(|| client.ip().to_canonical());
     let upstream = match socket::connect(server, source, shared.mark).await {
@@ -229,7 +274,7 @@ async fn tls<D: Desk>(
     Ok(())
 }
 
-fn record_tls<D: Desk>(
+pub(crate) fn record_tls<D: Desk>(
     shared: &Shared<D>,
     (client, server): (SocketAddr, SocketAddr),
     judged: Judgement,
@@ -237,8 +282,8 @@ fn record_tls<D: Desk>(
     server_name: Option<String>,
 ) {
     shared.tallies.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
-    let Judgement { direction, rule, .. } = judged;
-    shared.desk.record(Access { client, server, direction, rule, fate, what: What::Tls { server_name } });
+    let Judgement { direction, rule, mismatch, .. } = judged;
+    shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what: What::Tls { server_name } });
 }
 
 /// A stream of which the first octets were read already.
@@ -250,7 +295,7 @@ pub(crate) struct Prefixed {
 }
 
 impl Prefixed {
-    fn new(first: Vec<u8>, stream: TcpStream) -> Self {
+    pub(crate) fn new(first: Vec<u8>, stream: TcpStream) -> Self {
         Self { first, at: 0, stream, framing: None }
     }
 

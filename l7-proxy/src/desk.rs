@@ -3,21 +3,43 @@
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use namegate_config::{
+    name::Fqdn,
     reference::Limits,
     rule::{Direction, Origin},
 };
 
 /// Answers what is asked of the requests of a connection, and takes records of them.
 pub trait Desk: Clone + Send + Sync + 'static {
-    /// The limits on requests of `client` to `server`, the address that it called. `None` where nobody answers: then no
-    /// request passes.
-    fn demand(&self, client: SocketAddr, server: SocketAddr) -> impl Future<Output = Option<Demand>> + Send;
+    /// The limits on requests of a connection. `None` where nobody answers: then no request passes.
+    fn demand(&self, question: Question) -> impl Future<Output = Option<Demand>> + Send;
 
     /// Grows when answers may have changed: open connections ask anew before their next request. It must not block.
     fn revision(&self) -> u64;
 
     /// Takes a record. It must not block.
     fn record(&self, access: Access);
+}
+
+/// A connection, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Who called.
+    pub client: SocketAddr,
+    /// The address that was called.
+    pub server: SocketAddr,
+    /// How long ago the connection began: names count that opened the address then.
+    pub age: Duration,
+    /// What it asks for.
+    pub named: Named,
+}
+
+/// The name that a connection or request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Not known yet, or not one of a protocol with names.
+    Any,
+    /// This one; `None` where it asks for none, or for none that a rule could name.
+    One(Option<Fqdn>),
 }
 
 /// What is asked of the requests of one connection.
@@ -29,6 +51,22 @@ pub struct Demand {
     pub keeps_source: bool,
     /// What would be denied passes, and is recorded as such.
     pub audit: bool,
+    /// It matters for which name a connection asks: the question is put again with it.
+    pub bound: bool,
+    /// What the name that was asked for means.
+    pub binding: Match,
+}
+
+/// Whether a connection asks for a name that opened its address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Match {
+    /// It does, or need not.
+    #[default]
+    Good,
+    /// It does not: it passes, and is recorded as such.
+    Observed,
+    /// It does not, and does not pass.
+    Refused,
 }
 
 /// What became of a request.
@@ -55,6 +93,8 @@ pub struct Access {
     pub rule: Option<Arc<Origin>>,
     /// What became of it.
     pub fate: Fate,
+    /// The name did not open the address: that decided.
+    pub mismatch: bool,
     /// What was asked.
     pub what: What,
 }

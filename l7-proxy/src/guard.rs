@@ -13,7 +13,7 @@ use namegate_config::{
 };
 use regex::Regex;
 
-use crate::desk::Demand;
+use crate::desk::{Demand, Match};
 
 /// Sets of limits whose compiled form is kept.
 const KEPT_MAX: usize = 4_096;
@@ -46,6 +46,8 @@ pub(crate) struct Judgement {
     pub(crate) direction: Direction,
     /// The rule that decided.
     pub(crate) rule: Option<Arc<Origin>>,
+    /// The name that was asked for did not open the address: that decided.
+    pub(crate) mismatch: bool,
 }
 
 /// The limits of one connection, from both ends.
@@ -54,6 +56,10 @@ pub(crate) struct Guard {
     sides: Vec<(Direction, Side)>,
     pub(crate) keeps_source: bool,
     pub(crate) audit: bool,
+    /// It matters for which name a connection asks.
+    pub(crate) bound: bool,
+    /// What that name means.
+    pub(crate) binding: Match,
 }
 
 #[derive(Debug)]
@@ -86,7 +92,8 @@ pub(crate) struct Compiler(Mutex<HashMap<Arc<L7>, Arc<Compiled>>>);
 impl Compiler {
     pub(crate) fn guard(&self, demand: Demand) -> Guard {
         let sides = demand.sides.into_iter().map(|(direction, limits)| (direction, self.side(limits))).collect();
-        Guard { sides, keeps_source: demand.keeps_source, audit: demand.audit }
+        let Demand { keeps_source, audit, bound, binding, .. } = demand;
+        Guard { sides, keeps_source, audit, bound, binding }
     }
 
     fn side(&self, limits: Limits) -> Side {
@@ -155,22 +162,39 @@ impl Http {
 impl Guard {
     /// Whether every end lets the request pass; the first that does not decides.
     pub(crate) fn judge(&self, asked: Asked<'_>) -> Judgement {
-        let mut passed = Judgement { allowed: true, direction: Direction::Egress, rule: None };
+        let observed = self.binding == Match::Observed;
+        let mut passed = Judgement { allowed: true, direction: Direction::Egress, rule: None, mismatch: observed };
         for (direction, side) in &self.sides {
             let direction = *direction;
             match side {
                 Side::Free => {}
-                Side::Closed(rule) => return Judgement { allowed: false, direction, rule: rule.clone() },
+                Side::Closed(rule) => {
+                    let mismatch = self.binding == Match::Refused && direction == Direction::Egress;
+                    return Judgement { allowed: false, direction, rule: rule.clone(), mismatch };
+                }
                 Side::Rules(rules) => {
                     let Some((origin, _)) = rules.iter().find(|(_, limits)| limits.allows(asked)) else {
                         let rule = rules.first().map(|(origin, _)| Arc::clone(origin));
-                        return Judgement { allowed: false, direction, rule };
+                        return Judgement { allowed: false, direction, rule, mismatch: false };
                     };
-                    passed = Judgement { allowed: true, direction, rule: Some(Arc::clone(origin)) };
+                    passed = Judgement { rule: Some(Arc::clone(origin)), direction, ..passed };
                 }
             }
         }
         passed
+    }
+
+    /// Whether nothing is asked of requests beside their name.
+    pub(crate) fn is_free(&self) -> bool {
+        self.sides.iter().all(|(_, side)| matches!(side, Side::Free))
+    }
+
+    /// Whether a rule has conditions on HTTP requests.
+    pub(crate) fn reads_http(&self) -> bool {
+        let reads = |rules: &[(Arc<Origin>, Arc<Compiled>)]| {
+            rules.iter().any(|(_, limits)| matches!(**limits, Compiled::Http(_)))
+        };
+        self.sides.iter().any(|(_, side)| matches!(side, Side::Rules(rules) if reads(rules)))
     }
 
     /// Whether some rule lets TLS through by its server name.
@@ -212,6 +236,7 @@ mod tests {
             peers: Peers::Any,
             ports: Ports::Any,
             l7: Some(Arc::new(l7)),
+            binding: None,
         })
     }
 
@@ -264,7 +289,13 @@ mod tests {
             (Limits::Rules(vec![names, a]), Limits::Free, true, true, Some("a")),
         ] {
             let sides = vec![(Direction::Egress, egress), (Direction::Ingress, ingress)];
-            let guard = Compiler::default().guard(Demand { sides, keeps_source: false, audit: false });
+            let guard = Compiler::default().guard(Demand {
+                sides,
+                keeps_source: false,
+                audit: false,
+                bound: false,
+                binding: Match::Good,
+            });
             let judged = guard.judge(Asked::Http(&ask));
             assert_eq!((judged.allowed, judged.rule.as_ref().map(|rule| &*rule.name)), (http, decider), "{guard:?}");
             assert_eq!(guard.judge(Asked::Tls(Some(&"x.io".parse().unwrap()))).allowed, tls, "{guard:?}");

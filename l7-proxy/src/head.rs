@@ -22,8 +22,8 @@ const fn bad(why: &'static str) -> Refused {
 /// The end of the body can be found in two ways.
 pub(crate) const TWO_ENDS: Refused = bad("both Content-Length and Transfer-Encoding");
 
-/// Reads the head.
-pub(crate) fn read(parts: &Parts) -> Result<HttpFacts, Refused> {
+/// Reads the head. Without `normalise` the path is as it came: no rule has a condition on it.
+pub(crate) fn read(parts: &Parts, normalise: bool) -> Result<HttpFacts, Refused> {
     if parts.method == Method::CONNECT {
         return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, why: "CONNECT is not passed on" });
     }
@@ -32,6 +32,8 @@ pub(crate) fn read(parts: &Parts) -> Result<HttpFacts, Refused> {
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let path = match target {
         "*" if parts.method == Method::OPTIONS => target.to_owned(),
+        query if query.starts_with('?') && !normalise => format!("/{query}"),
+        target if !normalise => target.to_owned(),
         // An absolute target may leave the path out.
         query if query.starts_with('?') => normal(&format!("/{query}"))?,
         target => normal(target)?,
@@ -70,8 +72,8 @@ fn framing(headers: &HeaderMap) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The one host that is asked for (RFC 9112 §3.2, RFC 9113 §8.3.1).
-fn host(parts: &Parts) -> Result<String, Refused> {
+/// The one host that is asked for (RFC 9112 §3.2, RFC 9113 §8.3.1); empty where HTTP/1.0 names none.
+pub(crate) fn host(parts: &Parts) -> Result<String, Refused> {
     let mut fields = parts.headers.get_all(HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
@@ -109,7 +111,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        super::read(&parts).map(|facts| (facts.host, facts.path)).map_err(|refused| refused.why)
+        super::read(&parts, true).map(|facts| (facts.host, facts.path)).map_err(|refused| refused.why)
     }
 
     #[test]

@@ -34,6 +34,11 @@ pub struct Malformed;
 /// Reads what came so far.
 pub fn read(octets: &[u8]) -> Result<Hello, Malformed> {
     let (message, more) = gather(octets)?;
+    read_message(&message, more)
+}
+
+/// Reads the message without records around it; `more` says whether more of it may come.
+pub fn read_message(message: &[u8], more: bool) -> Result<Hello, Malformed> {
     let Some((&[kind, high, middle, low], body)) = message.split_first_chunk::<4>() else {
         return if message.first().is_none_or(|kind| *kind == CLIENT_HELLO) && more {
             Ok(Hello::Partial)

@@ -17,19 +17,23 @@ use hyper::{
     HeaderMap, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
     header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE},
+    http::request::Parts,
     server::conn::{http1, http2},
     service::service_fn,
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::{Mutex, watch};
+use tokio::{
+    net::TcpStream,
+    sync::{Mutex, watch},
+};
 
 use crate::{
     connection::{IDLE_MAX, Prefixed, Shared},
-    desk::{Access, Desk, Fate, What},
+    desk::{Access, Desk, Fate, Match, Named, Question, What},
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, HttpFacts, Judgement},
-    head,
+    head, sniff,
     splice::{self, SILENCE_MAX},
     tally::Outcome,
     upstream::{Upstream, UpstreamError},
@@ -45,6 +49,8 @@ const STREAMS_MAX: u32 = 128;
 const DENIED: &str = "Access denied\n";
 /// Why a request did not pass.
 const REASON: HeaderName = HeaderName::from_static("x-namegate-reason");
+/// The reason where the host is no name of the server.
+pub(crate) const MISMATCH: &str = "the name did not open this address";
 /// Fields about one connection (RFC 9110 §7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
     CONNECTION,
@@ -55,6 +61,16 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+/// A client's connection.
+pub(crate) struct Opened {
+    /// Client and server.
+    pub(crate) ends: (SocketAddr, SocketAddr),
+    /// When it began.
+    pub(crate) began: Instant,
+    /// The connection to the server, where there is one already.
+    pub(crate) upstream: Option<TcpStream>,
+}
+
 type Reply = Response<Either<Incoming, Full<Bytes>>>;
 
 /// One client's connection.
@@ -63,8 +79,12 @@ struct Session<D> {
     client: SocketAddr,
     server: SocketAddr,
     upstream: Upstream,
+    /// When the connection began.
+    began: Instant,
     /// The limits, and the revision they are of.
     guard: Mutex<(u64, Arc<Guard>)>,
+    /// Those of the host asked for last, where it matters.
+    of_host: Mutex<Option<(u64, String, Arc<Guard>)>>,
     /// Requests so far.
     asked: AtomicU64,
     doubtful: Doubtful,
@@ -74,17 +94,17 @@ struct Session<D> {
 pub(crate) async fn serve<D: Desk>(
     shared: Arc<Shared<D>>,
     stream: Prefixed,
-    ends: (SocketAddr, SocketAddr),
+    opened: Opened,
     guard: (u64, Arc<Guard>),
     is_http2: bool,
     mut stop: watch::Receiver<()>,
 ) {
-    let (client, server) = ends;
-    let upstream = Upstream::new(server, shared.mark, is_http2);
+    let Opened { ends: (client, server), began, upstream } = opened;
+    let upstream = Upstream::new(server, shared.mark, is_http2, upstream);
     let doubtful = Doubtful::default();
     let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
-    let (guard, asked) = (Mutex::new(guard), AtomicU64::new(0));
-    let session = Arc::new(Session { shared, client, server, upstream, guard, asked, doubtful });
+    let (guard, of_host, asked) = (Mutex::new(guard), Mutex::default(), AtomicU64::new(0));
+    let session = Arc::new(Session { shared, client, server, upstream, began, guard, of_host, asked, doubtful });
     let service = service_fn(move |request| {
         let session = Arc::clone(&session);
         async move { Ok::<_, Infallible>(session.answer(request).await) }
@@ -125,32 +145,31 @@ impl<D: Desk> Session<D> {
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let read = if self.doubtful.has(number) { Err(head::TWO_ENDS) } else { head::read(&parts) };
-        let facts = match read {
-            Ok(facts) => facts,
-            Err(head::Refused { status, why }) => {
-                self.shared.tallies.count(Outcome::Malformed);
-                let mut reply = plain(status, "Bad request\n", why);
-                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                if parts.version >= Version::HTTP_2 {
-                    reply.headers_mut().remove(CONNECTION);
-                }
-                return reply;
-            }
+        if self.doubtful.has(number) {
+            return self.malformed(head::TWO_ENDS, &parts);
+        }
+        let host = match head::host(&parts) {
+            Ok(host) => host,
+            Err(refused) => return self.malformed(refused, &parts),
         };
-        let Some(guard) = self.guard().await else {
+        let Some(guard) = self.guard(&host).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "Unavailable\n", "the rules can not be asked");
+        };
+        let facts = match head::read(&parts, !guard.bound || guard.reads_http()) {
+            Ok(facts) => facts,
+            Err(refused) => return self.malformed(refused, &parts),
         };
         let judged = guard.judge(Asked::Http(&facts));
         if !judged.allowed && !guard.audit {
             self.shared.tallies.count(Outcome::Denied);
-            let why = judged.rule.as_ref().map_or_else(|| "no rule allows the flow".to_owned(), ToString::to_string);
+            let nobody = if judged.mismatch { MISMATCH } else { "no rule allows the flow" };
+            let why = judged.rule.as_ref().map_or_else(|| nobody.to_owned(), ToString::to_string);
             let reply = plain(StatusCode::FORBIDDEN, DENIED, &why);
             self.record(facts, judged, Fate::Denied, reply.status(), began);
             return reply;
         }
         self.shared.tallies.count(Outcome::Allowed);
-        let fate = if judged.allowed { Fate::Allowed } else { Fate::Audited };
+        let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
         let from_client = take_upgrade(&mut parts.headers, &mut parts.extensions);
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
         let reply = match outgoing(parts, body, &facts) {
@@ -164,15 +183,46 @@ impl<D: Desk> Session<D> {
         reply
     }
 
-    /// The limits as they are now.
-    async fn guard(&self) -> Option<Arc<Guard>> {
+    fn malformed(&self, refused: head::Refused, parts: &Parts) -> Reply {
+        self.shared.tallies.count(Outcome::Malformed);
+        let mut reply = plain(refused.status, "Bad request\n", refused.why);
+        if parts.version < Version::HTTP_2 {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    }
+
+    /// The limits as they are now, for requests to this host where that matters.
+    async fn guard(&self, host: &str) -> Option<Arc<Guard>> {
         let revision = self.shared.desk.revision();
         let mut held = self.guard.lock().await;
         if held.0 != revision {
-            let demand = self.shared.desk.demand(self.client, self.server).await?;
-            *held = (revision, Arc::new(self.shared.compiler.guard(demand)));
+            *held = (revision, self.ask(Named::Any).await?);
         }
-        Some(Arc::clone(&held.1))
+        let any = Arc::clone(&held.1);
+        drop(held);
+        if !any.bound {
+            return Some(any);
+        }
+        let mut held = self.of_host.lock().await;
+        if let Some((at, of, guard)) = &*held
+            && (*at, of.as_str()) == (revision, host)
+        {
+            return Some(Arc::clone(guard));
+        }
+        let guard = self.ask(Named::One(sniff::name_of(host))).await?;
+        // A name that is refused may be looked up before the next request.
+        if guard.binding == Match::Good {
+            *held = Some((revision, host.to_owned(), Arc::clone(&guard)));
+        }
+        Some(guard)
+    }
+
+    async fn ask(&self, named: Named) -> Option<Arc<Guard>> {
+        let Self { client, server, began, .. } = *self;
+        let question = Question { client, server, age: began.elapsed(), named };
+        let demand = self.shared.desk.demand(question).await?;
+        Some(Arc::new(self.shared.compiler.guard(demand)))
     }
 
     fn unanswered(&self, error: &UpstreamError) -> Reply {
@@ -190,10 +240,11 @@ impl<D: Desk> Session<D> {
     }
 
     fn record(&self, facts: HttpFacts, judged: Judgement, fate: Fate, status: StatusCode, began: Instant) {
-        let Judgement { direction, rule, .. } = judged;
+        let Judgement { direction, rule, mismatch, .. } = judged;
         let HttpFacts { method, path, host, .. } = facts;
         let what = What::Http { method, path, host, code: status.as_u16(), latency: began.elapsed() };
-        self.shared.desk.record(Access { client: self.client, server: self.server, direction, rule, fate, what });
+        let Self { client, server, .. } = *self;
+        self.shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what });
     }
 }
 
@@ -241,11 +292,7 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 /// The request as the server gets it: with the path that was judged.
-fn outgoing(
-    mut parts: hyper::http::request::Parts,
-    body: Incoming,
-    facts: &HttpFacts,
-) -> Result<Request<Incoming>, &'static str> {
+fn outgoing(mut parts: Parts, body: Incoming, facts: &HttpFacts) -> Result<Request<Incoming>, &'static str> {
     let takes_trailers = parts.headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let upgrade = parts.headers.get(UPGRADE).cloned();
     let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);

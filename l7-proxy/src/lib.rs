@@ -10,6 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bound;
 mod connection;
 mod desk;
 mod framing;
@@ -19,10 +20,13 @@ pub mod hello;
 mod http;
 pub mod path;
 mod proxy;
+pub mod quic;
+pub mod sniff;
 mod socket;
 mod splice;
 mod tally;
 mod upstream;
 
-pub use desk::{Access, Demand, Desk, Fate, What};
+pub use desk::{Access, Demand, Desk, Fate, Match, Named, Question, What};
 pub use proxy::{Config, Proxy, ProxyError};
+pub use socket::send_as;

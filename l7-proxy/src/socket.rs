@@ -64,6 +64,25 @@ pub(crate) async fn connect(server: SocketAddr, source: Option<IpAddr>, mark: u3
     Ok(stream)
 }
 
+/// Sends datagrams in the name of their client, whose address need not be this node's; gives how many were sent.
+pub fn send_as(client: SocketAddr, server: SocketAddr, mark: u32, datagrams: &[Vec<u8>]) -> io::Result<usize> {
+    let socket = Socket::new(Domain::for_address(client), Type::DGRAM, Some(Protocol::UDP))?;
+    if mark != 0 {
+        socket.set_mark(mark)?;
+    }
+    socket.set_nonblocking(true)?;
+    set_transparent(&socket, client)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&client.into())?;
+    let server = server.into();
+    for (sent, datagram) in datagrams.iter().enumerate() {
+        if socket.send_to(datagram, &server).is_err() {
+            return Ok(sent);
+        }
+    }
+    Ok(datagrams.len())
+}
+
 /// Ends a connection by RST, so that its client knows at once.
 pub(crate) fn reset(stream: TcpStream) {
     // Without the option the connection ends all the same, by FIN.

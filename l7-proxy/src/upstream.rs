@@ -12,7 +12,7 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::sync::Mutex;
+use tokio::{net::TcpStream, sync::Mutex};
 
 use crate::socket;
 
@@ -38,12 +38,14 @@ pub(crate) struct Upstream {
     server: SocketAddr,
     mark: u32,
     is_http2: bool,
+    /// Opened before the first request.
+    opened: Mutex<Option<TcpStream>>,
     sender: Mutex<Option<Sender>>,
 }
 
 impl Upstream {
-    pub(crate) fn new(server: SocketAddr, mark: u32, is_http2: bool) -> Self {
-        Self { server, mark, is_http2, sender: Mutex::default() }
+    pub(crate) fn new(server: SocketAddr, mark: u32, is_http2: bool, opened: Option<TcpStream>) -> Self {
+        Self { server, mark, is_http2, opened: Mutex::new(opened), sender: Mutex::default() }
     }
 
     /// Sends a request and gives the head of the response. A request that a closing server did not take is sent once more.
@@ -102,7 +104,10 @@ impl Upstream {
     }
 
     async fn connect(&self, source: Option<IpAddr>) -> Result<Sender, UpstreamError> {
-        let stream = socket::connect(self.server, source, self.mark).await.map_err(UpstreamError::Connect)?;
+        let stream = match self.opened.lock().await.take() {
+            Some(opened) => opened,
+            None => socket::connect(self.server, source, self.mark).await.map_err(UpstreamError::Connect)?,
+        };
         let stream = TokioIo::new(stream);
         if self.is_http2 {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())

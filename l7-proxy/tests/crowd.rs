@@ -4,13 +4,13 @@
 use std::{
     fs,
     io::Write,
-    net::{SocketAddr, TcpStream},
+    net::TcpStream,
     thread,
     time::{Duration, Instant},
 };
 
 use namegate_config::{reference::Limits, rule::Direction};
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Proxy};
+use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
 
 const IDLE: usize = 5_000;
 const TRICKLING: usize = 500;
@@ -20,9 +20,9 @@ const MEBIBYTE: u64 = 1 << 20;
 struct Nobody;
 
 impl Desk for Nobody {
-    async fn demand(&self, _: SocketAddr, _: SocketAddr) -> Option<Demand> {
+    async fn demand(&self, _: Question) -> Option<Demand> {
         let sides = vec![(Direction::Ingress, Limits::Free)];
-        Some(Demand { sides, keeps_source: false, audit: false })
+        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good })
     }
 
     fn revision(&self) -> u64 {

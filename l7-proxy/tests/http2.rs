@@ -1,7 +1,7 @@
 //! HTTP/2 with prior knowledge through the proxy: bodies and trailers both ways, many requests on one connection.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -19,7 +19,7 @@ use namegate_config::{
     reference::Limits,
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
 };
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Proxy};
+use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Lets paths below `/open` pass.
@@ -39,14 +39,15 @@ impl Open {
             peers: Peers::Any,
             ports: Ports::Any,
             l7: Some(Arc::new(L7::Http(vec![rule]))),
+            binding: None,
         }))
     }
 }
 
 impl Desk for Open {
-    async fn demand(&self, _: SocketAddr, _: SocketAddr) -> Option<Demand> {
+    async fn demand(&self, _: Question) -> Option<Demand> {
         let sides = vec![(Direction::Egress, Limits::Rules(vec![Arc::clone(&self.0)]))];
-        Some(Demand { sides, keeps_source: false, audit: false })
+        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good })
     }
 
     fn revision(&self) -> u64 {

@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -16,7 +16,7 @@ use namegate_config::{
     reference::Limits,
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
 };
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Fate, Proxy, What};
+use namegate_l7_proxy::{Access, Config, Demand, Desk, Fate, Match, Proxy, Question, What};
 
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -29,9 +29,15 @@ struct Rules {
 }
 
 impl Desk for Rules {
-    async fn demand(&self, _: SocketAddr, _: SocketAddr) -> Option<Demand> {
+    async fn demand(&self, _: Question) -> Option<Demand> {
         let limits = self.limits.lock().unwrap().clone();
-        Some(Demand { sides: vec![(Direction::Ingress, limits)], keeps_source: false, audit: false })
+        Some(Demand {
+            sides: vec![(Direction::Ingress, limits)],
+            keeps_source: false,
+            audit: false,
+            bound: false,
+            binding: Match::Good,
+        })
     }
 
     fn revision(&self) -> u64 {
@@ -56,6 +62,7 @@ fn rule(l7: L7) -> Limits {
         peers: Peers::Any,
         ports: Ports::Any,
         l7: Some(Arc::new(l7)),
+        binding: None,
     })])
 }
 

@@ -119,14 +119,14 @@ fn coredns_or_say_why() -> Option<PathBuf> {
         .ok()
 }
 
-fn coredns() -> Result<PathBuf> {
+/// CoreDNS's program, built once for each version.
+pub(crate) fn coredns() -> Result<PathBuf> {
     let folder = shell::cache()?.join(format!("coredns-{COREDNS_VERSION}"));
     let program = folder.join("coredns");
     if program.is_file() {
         return Ok(program);
     }
-    shell::install_missing(&[Tool { program: "go", package: "golang-go" }])?;
-    ensure!(go_minor()? >= GO_MINOR_MIN, "it needs Go 1.{GO_MINOR_MIN} or newer; next step: install one from go.dev");
+    need_go()?;
     shell::step(&format!("building CoreDNS {COREDNS_VERSION} with Go, once; this takes minutes"));
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let mut go = Command::new("go");
@@ -134,6 +134,13 @@ fn coredns() -> Result<PathBuf> {
     ensure!(shell::run(&mut go)?.success(), "`go install` failed");
     ensure!(program.is_file(), "`go install` left no {}", program.display());
     Ok(program)
+}
+
+/// Installs Go where there is none; refuses one that is too old.
+pub(crate) fn need_go() -> Result<()> {
+    shell::install_missing(&[Tool { program: "go", package: "golang-go" }])?;
+    ensure!(go_minor()? >= GO_MINOR_MIN, "Go 1.{GO_MINOR_MIN} or newer is needed; next step: install one from go.dev");
+    Ok(())
 }
 
 fn go_minor() -> Result<u32> {

@@ -112,14 +112,14 @@ fn build() -> Result<(Toolchain, PathBuf)> {
 impl Toolchain {
     fn find() -> Result<Self> {
         let compiler = Compiler::find()?;
-        let about = output(compiler.rustc().arg("-vV"))?;
+        let about = shell::output(compiler.rustc().arg("-vV"))?;
         let rustc = about.lines().next().unwrap_or_default().to_owned();
         let llvm_version = about.lines().find_map(|line| line.strip_prefix("LLVM version: "));
         let llvm_version = llvm_version.context("rustc tells no LLVM version")?.to_owned();
         let llvm = llvm_version.split('.').next().unwrap_or_default().to_owned();
         install_llvm(&llvm)?;
         let linker = install_linker(&llvm)?;
-        let linker_llvm = output(Command::new(llvm_folder(&llvm).join("bin/llvm-config")).arg("--version"))?;
+        let linker_llvm = shell::output(Command::new(llvm_folder(&llvm).join("bin/llvm-config")).arg("--version"))?;
         let versions = format!(
             "{rustc}\nLLVM of rustc {llvm_version}\nbpf-linker {BPF_LINKER_VERSION}\nLLVM of bpf-linker {}\n",
             linker_llvm.trim()
@@ -158,7 +158,7 @@ impl Compiler {
         if Path::new(DEBIAN_CORE).is_dir() && Path::new(DEBIAN_RUSTC).exists() {
             return Ok(Self::Debian);
         }
-        if let Ok(sysroot) = output(Self::Nightly.rustc().args(["--print", "sysroot"]))
+        if let Ok(sysroot) = shell::output(Self::Nightly.rustc().args(["--print", "sysroot"]))
             && Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir()
         {
             return Ok(Self::Nightly);
@@ -262,11 +262,4 @@ fn install_linker(llvm: &str) -> Result<PathBuf> {
         .env(format!("LLVM_SYS_{llvm}1_PREFIX"), llvm_folder(llvm));
     ensure!(shell::run(&mut install)?.success(), "building bpf-linker for LLVM {llvm} failed");
     Ok(folder)
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("running `{name}`"))?;
-    ensure!(output.status.success(), "`{name}` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,6 +1,8 @@
 //! Developer commands. Each installs what it needs and is missing, says so, and then does its work.
 
 mod bench;
+mod cluster;
+mod e2e;
 mod ebpf;
 mod fuzz;
 mod h2spec;
@@ -49,6 +51,16 @@ enum Verb {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// A real Kubernetes of one node on this machine: etcd, API server, kubelet, containerd, kube-proxy, CoreDNS.
+    Cluster {
+        #[command(subcommand)]
+        what: cluster::What,
+    },
+    /// Installs Namegate on that cluster and tries it: the seed article's commands word for word, and more.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask e2e\n  sudo -E cargo xtask e2e --suites seed --down\n\nExit status: 0 if everything is as expected, 1 if something is not, 2 if it could not run."
+    )]
+    E2e(e2e::E2e),
     /// Feeds made-up input to the readers of policies, settings, DNS messages and packets.
     #[command(
         after_help = "Examples:\n  cargo xtask fuzz                          # everything, 10 minutes each\n  cargo xtask fuzz policy_yaml --seconds 60\n  cargo xtask fuzz --store                  # keep what is new below fuzz/corpus\n\nExit status: 0 if nothing was found, 1 if a target failed."
@@ -77,6 +89,8 @@ fn main() -> Result<ExitCode> {
     match Arguments::parse().verb {
         Verb::Bench { what } => bench::run(&what),
         Verb::H2spec(arguments) => h2spec::run(&arguments),
+        Verb::Cluster { what } => cluster::run(&what),
+        Verb::E2e(arguments) => arguments.run(),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ebpf { check } => ebpf::run(check),
         Verb::Demo { output } => demo(&output),

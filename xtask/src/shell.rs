@@ -1,7 +1,9 @@
 //! Running programs, and installing those that are missing.
 
+use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -12,8 +14,11 @@ pub(crate) struct Tool {
 }
 
 /// What worlds of network namespaces are made with.
-pub(crate) const TOOLS: [Tool; 2] =
-    [Tool { program: "ip", package: "iproute2" }, Tool { program: "setpriv", package: "util-linux" }];
+pub(crate) const TOOLS: [Tool; 3] = [
+    Tool { program: "ip", package: "iproute2" },
+    Tool { program: "setpriv", package: "util-linux" },
+    Tool { program: "nft", package: "nftables" },
+];
 
 /// The folder of the workspace.
 pub(crate) fn root() -> &'static Path {
@@ -52,7 +57,7 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
 }
 
 /// The cargo that runs this program.
-pub(crate) fn cargo_program() -> std::ffi::OsString {
+pub(crate) fn cargo_program() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
@@ -64,12 +69,55 @@ pub(crate) fn need_root(what: &str, verb: &str) -> Result<()> {
     bail!("{what} need root; next step: `sudo -E {verb}`")
 }
 
+/// Runs a program and gives what it prints; anything but success is an error with what it complains of.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("running `{name}`"))?;
+    checked(command, &output)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Gives text to a program; anything but success is an error with what it complains of.
+pub(crate) fn feed(command: &mut Command, input: &str) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = piped.spawn().with_context(|| format!("running `{name}`"))?;
+    child.stdin.take().context("a program's standard input")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    checked(command, &output)
+}
+
+fn checked(command: &Command, output: &std::process::Output) -> Result<()> {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    ensure!(
+        output.status.success(),
+        "`{}` failed: {}",
+        words.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
 /// Whether a program can be found.
 pub(crate) fn has(program: &str) -> bool {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&folders)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|folder| folder.join(program).is_file())
+    find(program).is_some()
+}
+
+/// Where a program lies: on the path, or with those of administrators.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    folders().map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// The path for programs, with the folders of administrators.
+pub(crate) fn search_path() -> OsString {
+    std::env::join_paths(folders()).unwrap_or_default()
+}
+
+fn folders() -> impl Iterator<Item = PathBuf> {
+    let given = std::env::var_os("PATH").unwrap_or_default();
+    let given: Vec<PathBuf> = std::env::split_paths(&given).collect();
+    given.into_iter().chain(["/usr/sbin".into(), "/sbin".into()])
 }
 
 /// Installs the packages of missing tools with apt-get; says which.

@@ -7,10 +7,13 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::ebpf::{self, Compared};
-use crate::{fuzz, shell};
+use crate::{cluster, fuzz, shell};
 
 /// Names another eBPF object than the committed one, for the agent and for every test.
 const OBJECT_VARIABLE: &str = "NAMEGATE_BPF_OBJECT";
+
+/// Names the helm that the test of the chart calls.
+const HELM_VARIABLE: &str = "NAMEGATE_HELM";
 
 /// Runs all of it; stops at the first check that fails.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
@@ -45,6 +48,10 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     shell::step(&format!("cargo test --workspace (checks took {} s)", started.elapsed().as_secs()));
     let mut test = Command::new(shell::cargo_program());
     test.args(["test", "--workspace", "--no-fail-fast"]).env("NAMEGATE_BIN", shell::target().join("debug/namegate"));
+    match cluster::helm() {
+        Ok(helm) => drop(test.env(HELM_VARIABLE, helm)),
+        Err(error) => shell::step(&format!("helm can't be built, the chart is not rendered: {error:#}")),
+    }
     if let Some(object) = object {
         shell::step(&format!("tests load the object that was built now: {}", object.display()));
         test.env(OBJECT_VARIABLE, object);

@@ -46,7 +46,7 @@ pub struct Flow {
     /// The HTTP request, where a proxy read one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpRequest>,
-    /// The server name that a TLS connection asked for, where a proxy read one.
+    /// The name that a connection asked for, where it was read and is not part of `http`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
 }

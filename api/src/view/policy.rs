@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 pub struct Policy {
     /// How far the kernel is.
     pub revision: Revision,
-    /// Directory that is watched.
+    /// Directory that is watched; empty where there is none.
     pub directory: String,
     /// Documents whose rules are in force, and refused ones.
     pub documents: Vec<Document>,

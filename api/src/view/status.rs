@@ -1,5 +1,7 @@
 //! The state of the gate in figures.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -35,14 +37,111 @@ pub struct Status {
     /// Connections and requests of the layer 7 proxy by outcome.
     #[serde(default)]
     pub requests: Vec<Tally>,
+    /// Connections by how the name that they asked for was judged, where the kernel's copies show it.
+    #[serde(default)]
+    pub name_checks: Vec<Tally>,
+    /// Connections that passed and would not where names were enforced, the most recent first.
+    #[serde(default)]
+    pub mismatches: Vec<NameMismatch>,
     /// Last denials, newest first.
     pub denials: Vec<Flow>,
     /// Flows told by verdict.
     pub flows: Vec<Tally>,
     /// Records of flows that were lost since the ring was full.
     pub flows_lost: u64,
+    /// Kubernetes as a source, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
     /// Mistakes in policies and endpoints; the last good state is in force.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Connections to an address that a name opened, which asked for another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct NameMismatch {
+    /// `namespace/name` of the endpoint.
+    pub endpoint: String,
+    /// The address.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// The name asked for; absent where there was none, or none that a rule could name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+    /// Names by which the endpoint learned the address.
+    pub names: Vec<String>,
+    /// Connections.
+    pub count: u64,
+    /// When the last of them was seen (RFC 3339).
+    #[schema(format = DateTime)]
+    pub last: String,
+}
+
+/// Kubernetes as a source of policies and endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Kubernetes {
+    /// Name of this node.
+    pub node: String,
+    /// What is in force.
+    pub facts: Facts,
+    /// Kinds of objects, and how each is followed.
+    pub sources: Vec<Source>,
+}
+
+/// Where the facts in force come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Facts {
+    /// From the API server.
+    Server,
+    /// From the file of the last run: the server has not answered yet.
+    Saved,
+    /// There are none: the kernel goes on with what it holds.
+    None,
+}
+
+/// A kind of objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Source {
+    /// As written in manifests.
+    pub kind: String,
+    /// How it is followed.
+    pub state: SourceState,
+    /// Why it is not followed, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// How a kind of objects is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceState {
+    /// Not heard of yet.
+    Listing,
+    /// Followed.
+    Watching,
+    /// The server does not have the kind.
+    Absent,
+    /// Not followed for now; what was known last stays in force.
+    Failing,
+}
+
+impl SourceState {
+    /// The word in JSON.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Listing => "listing",
+            Self::Watching => "watching",
+            Self::Absent => "absent",
+            Self::Failing => "failing",
+        }
+    }
 }
 
 /// How many endpoints are in which state.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{Request, body::Bytes, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -15,7 +15,13 @@ pub(crate) struct Response {
     pub(crate) body: String,
 }
 
-async fn open(socket: &Path, method: &str, path: &str, headers: &[(&str, &str)]) -> hyper::Response<Incoming> {
+async fn open(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: String,
+) -> hyper::Response<Incoming> {
     let stream = UnixStream::connect(socket).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
@@ -23,13 +29,20 @@ async fn open(socket: &Path, method: &str, path: &str, headers: &[(&str, &str)])
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
+    sender.send_request(request.body(Full::<Bytes>::from(body)).unwrap()).await.unwrap()
 }
 
-pub(crate) async fn request(socket: &Path, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
-    let response = open(socket, method, path, headers).await;
+pub(crate) async fn request(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: String,
+) -> Response {
+    let response = open(socket, method, path, headers, body).await;
     let status = response.status().as_u16();
-    let content_type = response.headers()["content-type"].to_str().unwrap().to_owned();
+    let content_type =
+        response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned()).unwrap_or_default();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     Response { status, content_type, body: String::from_utf8(body.to_vec()).unwrap() }
 }
@@ -41,7 +54,7 @@ pub(crate) struct Lines {
 }
 
 pub(crate) async fn stream(socket: &Path, path: &str) -> Lines {
-    let response = open(socket, "GET", path, &[]).await;
+    let response = open(socket, "GET", path, &[], String::new()).await;
     assert_eq!(response.status(), 200);
     Lines { body: response.into_body(), pending: Vec::new() }
 }

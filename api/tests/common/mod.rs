@@ -41,7 +41,7 @@ impl World {
     }
 
     pub(crate) async fn request_with(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
-        client::request(&self.socket, method, path, headers).await
+        client::request(&self.socket, method, path, headers, String::new()).await
     }
 
     pub(crate) async fn request(&self, method: &str, path: &str) -> Response {
@@ -51,6 +51,12 @@ impl World {
     pub(crate) async fn send(&self, method: &str, path: &str) -> (u16, Value) {
         let response = self.request(method, path).await;
         (response.status, serde_json::from_str(&response.body).unwrap())
+    }
+
+    /// Sends a body; the answer is JSON or nothing.
+    pub(crate) async fn send_body(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let response = client::request(&self.socket, method, path, &[], body.to_string()).await;
+        (response.status, serde_json::from_str(&response.body).unwrap_or(Value::Null))
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {

@@ -1,12 +1,16 @@
 //! Answers with fixed views and remembers what was asked.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use namegate_api::{
     CacheFilter, FlowFeed, Gatekeeper, Instruments, Refusal, Reply,
     view::{
-        Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Flow, FlowEndpoint, FlowPeer, Forgotten,
-        FqdnLookup, FqdnNames, FqdnSelector, Health, LookupSource, NameCounts, Policy, Revision, Status, Verdict,
+        CniEndpoint, CniRegistration, CniState, Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Flow,
+        FlowEndpoint, FlowPeer, Forgotten, FqdnLookup, FqdnNames, FqdnSelector, Health, LookupSource, NameCounts,
+        Policy, Revision, Status, Verdict,
     },
 };
 use tokio::sync::broadcast;
@@ -14,6 +18,7 @@ use tokio::sync::broadcast;
 pub(crate) struct StandIn {
     filter: Mutex<Option<CacheFilter>>,
     ills: Mutex<Vec<String>>,
+    networks: Mutex<BTreeMap<String, CniRegistration>>,
     past: Mutex<Vec<Arc<Flow>>>,
     live: broadcast::Sender<Arc<Flow>>,
     instruments: Instruments,
@@ -24,6 +29,7 @@ impl Default for StandIn {
         Self {
             filter: Mutex::default(),
             ills: Mutex::default(),
+            networks: Mutex::default(),
             past: Mutex::default(),
             live: broadcast::channel(16).0,
             instruments: Instruments::default(),
@@ -138,6 +144,33 @@ impl Gatekeeper for StandIn {
         })
     }
 
+    fn cni(&self) -> Reply<'_, Vec<CniEndpoint>> {
+        let networks = self.networks.lock().unwrap();
+        let shown = |(id, registration): (&String, &CniRegistration)| CniEndpoint {
+            container_id: id.clone(),
+            registration: registration.clone(),
+            state: CniState::Guarded,
+            problem: None,
+        };
+        let list = networks.iter().map(shown).collect();
+        Box::pin(async { Ok(list) })
+    }
+
+    fn register(&self, container: String, registration: CniRegistration) -> Reply<'_, CniEndpoint> {
+        Box::pin(async move {
+            if registration.pod == "lost" {
+                return Err(Refusal::NotGuarded("its interface is not there".into()));
+            }
+            self.networks.lock().unwrap().insert(container.clone(), registration.clone());
+            Ok(CniEndpoint { container_id: container, registration, state: CniState::Guarded, problem: None })
+        })
+    }
+
+    fn unregister(&self, container: String) -> Reply<'_, ()> {
+        self.networks.lock().unwrap().remove(&container);
+        Box::pin(async { Ok(()) })
+    }
+
     fn policy(&self) -> Reply<'_, Policy> {
         Box::pin(async {
             Ok(Policy {
@@ -165,9 +198,12 @@ impl Gatekeeper for StandIn {
                 refused: vec![],
                 dns: vec![],
                 requests: vec![],
+                name_checks: vec![],
+                mismatches: vec![],
                 denials: vec![],
                 flows: vec![],
                 flows_lost: 0,
+                kubernetes: None,
                 diagnostics: vec![],
             })
         })

@@ -14,6 +14,7 @@ use crate::{
     l7::Request,
     name::Fqdn,
     policy::{self, Features, Parsed},
+    question::QueryType,
     reader::Value,
     reference::{Flow, ICMP, ICMPV6},
 };
@@ -172,8 +173,12 @@ struct HttpFile {
 struct DnsFile {
     #[serde(deserialize_with = "from_text")]
     name: Fqdn,
-    #[serde(default, rename = "type")]
-    _kind: IgnoredAny,
+    #[serde(default = "address", rename = "type", deserialize_with = "from_text")]
+    kind: QueryType,
+}
+
+fn address() -> QueryType {
+    QueryType::A
 }
 
 fn tcp() -> String {
@@ -327,7 +332,7 @@ impl FlowFile {
                 host: http.host,
                 headers: http.headers.into_iter().collect(),
             }),
-            (None, Some(dns), _) => Some(Request::Dns { name: dns.name }),
+            (None, Some(dns), _) => Some(Request::Dns { name: dns.name, kind: dns.kind }),
             (None, None, Some(name)) => {
                 let server_name = name.parse().map_err(|error| format!("`{name}`: {error}"))?;
                 Some(Request::Tls { server_name: Some(server_name) })

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
+
 use super::{
-    Namespace, Node, Pod, Port, Protocol, Service, World,
+    Namespace, Node, Pod, Port, Protocol, Service, ServicePort, World,
     run::RESOLVER,
     world::{CLUSTER_DOMAIN, HOST},
 };
 use crate::{
     endpoints::{Attachment, Endpoint, EndpointsFile, NAMESPACE_NAME},
     rule::Transport,
+    services::{self, Target},
     settings::Dns,
 };
 
@@ -38,7 +41,7 @@ impl World {
         namespaces.extend(file.namespaces.iter().map(|one| (&*one.name, one.labels.clone())));
         world.namespaces = namespaces.into_iter().map(|(name, labels)| namespace(name, labels)).collect();
         world.pods = file.endpoints.iter().map(pod).collect();
-        world.services = resolver(file, dns).into_iter().collect();
+        world.services = file.services.iter().map(service).chain(resolver(file, dns)).collect();
         world
     }
 }
@@ -48,14 +51,34 @@ fn namespace(name: &str, mut labels: BTreeMap<String, String>) -> Namespace {
     Namespace { name: name.to_owned(), labels }
 }
 
+const fn protocol(transport: Transport) -> Protocol {
+    match transport {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
+        Transport::Sctp => Protocol::Sctp,
+    }
+}
+
+fn service(listed: &services::Service) -> Service {
+    let port = |port: &services::ServicePort| {
+        ServicePort::plain(port.port, protocol(port.protocol)).in_front_of(port.targets.clone())
+    };
+    Service {
+        name: listed.name.clone(),
+        namespace: listed.namespace.clone(),
+        labels: listed.labels.clone(),
+        cluster_ips: listed.addresses.clone(),
+        selector: listed.selector.clone(),
+        ports: listed.ports.iter().map(port).collect(),
+        backends: listed.as_reference().backends,
+        ..Service::default()
+    }
+}
+
 fn pod(endpoint: &Endpoint) -> Pod {
     let port = |port: &crate::peer::NamedPort| Port {
         port: port.port,
-        protocol: match port.protocol {
-            Transport::Tcp => Protocol::Tcp,
-            Transport::Udp => Protocol::Udp,
-            Transport::Sctp => Protocol::Sctp,
-        },
+        protocol: protocol(port.protocol),
         name: Some(port.name.clone()),
     };
     let is_here = matches!(endpoint.attachment, Some(Attachment::Interface(_) | Attachment::Netns(_)));
@@ -75,7 +98,7 @@ fn pod(endpoint: &Endpoint) -> Pod {
 fn resolver(file: &EndpointsFile, dns: &Dns) -> Option<Service> {
     let (namespace, name) = RESOLVER.split_once('/')?;
     let selector = if dns.resolver_namespace == namespace { dns.resolver_labels.clone() } else { BTreeMap::new() };
-    let ports = [Protocol::Udp, Protocol::Tcp].map(|protocol| super::ServicePort::plain(53, protocol));
+    let ports = [Protocol::Udp, Protocol::Tcp].map(|protocol| ServicePort::plain(53, protocol));
     let is_behind = |endpoint: &&Endpoint| {
         let has = |(key, value): (&String, &String)| endpoint.labels.get(key) == Some(value);
         endpoint.namespace == namespace && !selector.is_empty() && selector.iter().all(has)
@@ -90,4 +113,16 @@ fn resolver(file: &EndpointsFile, dns: &Dns) -> Option<Service> {
         backends,
         ..Service::default()
     })
+}
+
+impl ServicePort {
+    /// A port with the same number at the pods.
+    const fn plain(port: u16, protocol: Protocol) -> Self {
+        Self { _name: IgnoredAny, port, protocol, target_port: None, targets: None }
+    }
+
+    /// The port with these behind it, whatever labels they have.
+    fn in_front_of(self, targets: Vec<Target>) -> Self {
+        Self { targets: Some(targets), ..self }
+    }
 }

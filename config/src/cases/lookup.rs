@@ -97,6 +97,10 @@ impl World {
         let Some(entry) = service.ports.iter().find(|entry| entry.port == port && is_it(entry.protocol)) else {
             return Vec::new();
         };
+        if let Some(targets) = &entry.targets {
+            let reached = targets.iter().filter(|target| Family::of(target.address) == family);
+            return reached.map(|target| (self.at(target.address), target.port)).collect();
+        }
         let target = |pod: Option<&Pod>| match &entry.target_port {
             None => Some(entry.port),
             Some(TargetPort::Number(number)) => Some(*number),

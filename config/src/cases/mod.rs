@@ -173,7 +173,7 @@ impl fmt::Display for Check {
         }
         match &self.request {
             Some(Request::Http { method, path, host, .. }) => write!(f, " {method} {host}{path}"),
-            Some(Request::Dns { name }) => write!(f, " DNS {name}"),
+            Some(Request::Dns { name, kind }) => write!(f, " DNS {name} {kind}"),
             Some(Request::Tls { server_name: Some(name) }) => write!(f, " TLS {name}"),
             Some(Request::Tls { server_name: None }) => f.write_str(" TLS"),
             None => Ok(()),

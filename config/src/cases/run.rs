@@ -11,6 +11,7 @@ use crate::{
     name::Fqdn,
     peer::Peer,
     policy::translate,
+    question::QueryType,
     reference::{Flow, Reason, SubjectFacts, Verdict, verdict, verdict_l7},
     rule::{Direction, Rule},
 };
@@ -236,7 +237,11 @@ impl State<'_> {
 
     /// Looks the name up as the client would, then connects to the first address.
     fn by_name(&mut self, source: &Side, name: &Fqdn, family: Family, asked: Asked<'_>) -> Judged {
-        let question = Request::Dns { name: name.clone() };
+        let kind = match family {
+            Family::V4 => QueryType::A,
+            Family::V6 => QueryType::AAAA,
+        };
+        let question = Request::Dns { name: name.clone(), kind };
         let lookup = Asked { flow: RESOLVER_FLOW, request: Some(&question), is_lookup: true };
         let looked_up = self.by_service(source, RESOLVER, family, lookup)?;
         if looked_up != Outcome::Allowed {

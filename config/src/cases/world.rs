@@ -17,6 +17,7 @@ use crate::{
     peer::NamedPort,
     policy,
     rule::Transport,
+    services::Target,
 };
 
 /// Most aliases followed from one name.
@@ -193,7 +194,7 @@ pub struct Service {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ServicePort {
     #[serde(default, rename = "name")]
-    _name: IgnoredAny,
+    pub(super) _name: IgnoredAny,
     /// Its number.
     pub port: u16,
     /// Its protocol.
@@ -202,13 +203,9 @@ pub struct ServicePort {
     /// Port of the pods behind it; its own number where left out.
     #[serde(default)]
     pub target_port: Option<TargetPort>,
-}
-
-impl ServicePort {
-    /// A port with the same number at the pods.
-    pub(super) const fn plain(port: u16, protocol: Protocol) -> Self {
-        Self { _name: IgnoredAny, port, protocol, target_port: None }
-    }
+    /// Who is behind this port, where that is known without labels.
+    #[serde(skip)]
+    pub(super) targets: Option<Vec<Target>>,
 }
 
 /// Port of the pods behind a service.

@@ -107,6 +107,7 @@ fn spec_rules(context: &mut Context<'_>, value: &Value<'_>, drafts: &mut Vec<Dra
                     peers,
                     ports: ports.ports,
                     l7: ports.l7,
+                    binding: context.binding,
                     place: context.reader.place(item),
                 });
             }

@@ -74,6 +74,7 @@ pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec
                 peers: DraftPeers::Of(peers),
                 ports,
                 l7: None,
+                binding: context.binding,
                 place: context.reader.place(item),
             });
         }

@@ -9,7 +9,7 @@ use crate::{
     diagnostic::{Diagnostic, Place},
     l7::L7,
     labels::LabelSelector,
-    rule::{Direction, Effect, Origin, PeerSelector, Ports, Subject, Tier},
+    rule::{Binding, Direction, Effect, Origin, PeerSelector, Ports, Subject, Tier},
 };
 
 /// What an object says.
@@ -17,6 +17,16 @@ use crate::{
 pub(super) enum Body {
     Rules(Vec<Draft>),
     CidrGroup(CidrGroup),
+}
+
+impl Body {
+    /// Whether a rule of the object limits DNS questions.
+    pub(super) fn limits_questions(&self) -> bool {
+        match self {
+            Self::Rules(drafts) => drafts.iter().any(|draft| matches!(draft.l7.as_deref(), Some(L7::Dns(_)))),
+            Self::CidrGroup(_) => false,
+        }
+    }
 }
 
 /// A [`crate::rule::Rule`] in the making.
@@ -31,6 +41,7 @@ pub(super) struct Draft {
     pub(super) peers: DraftPeers,
     pub(super) ports: Ports,
     pub(super) l7: Option<Arc<L7>>,
+    pub(super) binding: Option<Binding>,
     /// Where it stands in its file.
     pub(super) place: Place,
 }

@@ -11,6 +11,7 @@ use crate::{
     diagnostic::Code,
     l7::{HeaderMatch, HttpRule, L7, RegexText},
     name::NamePattern,
+    question::Questions,
     reader::{Object, Value},
     rule::{Direction, RangeInclusive16, Transport},
 };
@@ -175,7 +176,8 @@ fn dns(context: &mut Context<'_>, value: &Value<'_>, entries: &[PortEntry<'_>], 
             context.reader.wrong(&entry.place, Code::Conflict, "`dns` rules need TCP, UDP or ANY");
         }
     }
-    Some(L7::Dns(items.iter().filter_map(|item| peers::name(context, item)).collect()))
+    let names = items.iter().filter_map(|item| peers::name(context, item)).collect();
+    Some(L7::Dns(Questions { names, types: context.query_types.clone() }))
 }
 
 fn server_names(

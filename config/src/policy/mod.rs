@@ -32,6 +32,7 @@ mod network_policy;
 mod object;
 mod peers;
 mod ports;
+mod resolvers;
 mod selector;
 pub(crate) mod shapes;
 mod translate;

@@ -89,6 +89,7 @@ fn draft(
         peers,
         ports,
         l7: None,
+        binding: context.binding,
         place: context.reader.place(place),
     }
 }

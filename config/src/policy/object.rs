@@ -10,8 +10,9 @@ use crate::{
     diagnostic::{Code, Place, Source},
     label_syntax::name_problem,
     language::Type,
+    question::QueryType,
     reader::{Object, Reader, Value},
-    rule::Origin,
+    rule::{Binding, Origin},
 };
 
 /// The kinds that are understood.
@@ -31,6 +32,10 @@ pub(super) struct Context<'s> {
     pub(super) kind: Kind,
     /// Namespace of the object; `None` for cluster-wide kinds.
     pub(super) namespace: Option<String>,
+    /// What the annotation [`QUERY_TYPES`] says.
+    pub(super) query_types: Option<Vec<QueryType>>,
+    /// What the annotation [`BINDING`] says.
+    pub(super) binding: Option<Binding>,
     kind_name: String,
     name: String,
     /// Path of the object in its document, with a final dot where it is not the whole of it.
@@ -93,6 +98,8 @@ fn one(source: &Source, value: &Value<'_>, features: Features, parsed: &mut Pars
         features,
         kind: Kind::CiliumNetworkPolicy,
         namespace: None,
+        query_types: None,
+        binding: None,
         kind_name: String::new(),
         name: String::new(),
         base: if value.path.is_empty() { String::new() } else { format!("{}.", value.path) },
@@ -114,11 +121,14 @@ fn document(context: &mut Context<'_>, value: &Value<'_>) -> Option<Document> {
     kind_name.clone_into(&mut context.kind_name);
     let object = context.reader.in_shape(object, shapes::entry(kind).shape);
 
-    let metadata = metadata(&mut context.reader, &object);
+    let metadata = metadata(&mut context.reader, &object, kind);
     if shapes::entry(kind).is_namespaced {
         context.namespace = Some(metadata.namespace.unwrap_or_else(|| "default".to_owned()));
     }
     context.name = metadata.name.clone().unwrap_or_default();
+    let types = annotation(&object, QUERY_TYPES);
+    context.query_types = types.as_ref().and_then(|value| query_types(&mut context.reader, value));
+    context.binding = metadata.binding;
     let body = match kind {
         Kind::CiliumCidrGroup => Body::CidrGroup(CidrGroup {
             name: context.name.clone(),
@@ -131,6 +141,10 @@ fn document(context: &mut Context<'_>, value: &Value<'_>) -> Option<Document> {
         Kind::NetworkPolicy => Body::Rules(with_spec(context, &object, network_policy::policy)),
         Kind::ClusterNetworkPolicy => Body::Rules(with_spec(context, &object, cluster_policy::policy)),
     };
+    if let Some(value) = types.filter(|_| !body.limits_questions() && !context.reader.has_errors()) {
+        let problem = "the object has no `rules.dns` whose questions this could limit";
+        context.reader.warn(&value, Code::MatchesNothing, problem);
+    }
     Some(Document {
         kind: kind_name.to_owned(),
         api_version: version?,
@@ -187,14 +201,46 @@ fn check_version(reader: &mut Reader<'_>, header: &Object<'_>, kind: Kind, kind_
     found.help = Some(format!("write `apiVersion: {}`", versions.join("` or `")));
 }
 
+/// Annotation that limits the record types that all `rules.dns` of the object let be asked for.
+const QUERY_TYPES: &str = "namegate.io/dns-types";
+
+/// An annotation of the object. Those of others are theirs to check.
+fn annotation<'n>(object: &Object<'n>, key: &str) -> Option<Value<'n>> {
+    let metadata = object.get("metadata")?;
+    let node = metadata.node.field("annotations")?.field(key)?;
+    Some(Value { path: format!("{}.annotations.{key}", metadata.path), mark: node.mark(), node })
+}
+
+/// Words with commas between them.
+fn query_types(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<QueryType>> {
+    let text = reader.filled_text(value)?;
+    let mut types = Vec::new();
+    for word in text.split(',').map(str::trim) {
+        match word.parse() {
+            Ok(kind) => types.push(kind),
+            Err(error) => {
+                let found = reader.wrong(&value.at_value(), Code::BadValue, format!("`{word}`: {error}"));
+                found.help = Some("leave the annotation out to let every type be asked for".to_owned());
+            }
+        }
+    }
+    types.sort_unstable();
+    types.dedup();
+    Some(types)
+}
+
 #[derive(Default)]
 struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
     labels: Vec<(String, String)>,
+    binding: Option<Binding>,
 }
 
-fn metadata(reader: &mut Reader<'_>, object: &Object<'_>) -> Metadata {
+/// Annotation that binds names of the policy to connections, in place of the setting `dns.nameBinding`.
+const BINDING: &str = "namegate.io/name-binding";
+
+fn metadata(reader: &mut Reader<'_>, object: &Object<'_>, kind: Kind) -> Metadata {
     let Some(value) = reader.required(object, "metadata") else { return Metadata::default() };
     let shape = object.shape().and_then(|shape| shape.field("metadata")).map(|field| field.value);
     let Some(Type::Object(shape)) = shape else { return Metadata::default() };
@@ -213,5 +259,65 @@ fn metadata(reader: &mut Reader<'_>, object: &Object<'_>) -> Metadata {
     }
     let labels = metadata.get("labels").map(|value| reader.text_map(&value)).unwrap_or_default();
     let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    Metadata { name, namespace, labels }
+    let annotations = metadata.get("annotations").filter(|_| kind != Kind::CiliumCidrGroup);
+    let binding = annotations.and_then(|annotations| binding(reader, &annotations));
+    Metadata { name, namespace, labels, binding }
+}
+
+/// Annotations of others are theirs to check.
+fn binding(reader: &mut Reader<'_>, annotations: &Value<'_>) -> Option<Binding> {
+    let node = annotations.node.field(BINDING)?;
+    let value = Value { path: format!("{}.{BINDING}", annotations.path), mark: node.mark(), node };
+    reader.choice(&value, &Binding::WORDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        l7::L7,
+        policy::{Catalog, parse, translate},
+    };
+
+    /// An object with the annotation, and the rule that it is about.
+    fn typed(types: &str, limits: &str) -> String {
+        format!(
+            "apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: p, namespace: empire, annotations: {{other.io/dns-types: 7, namegate.io/dns-types: {types}}}}}
+spec:
+  endpointSelector: {{}}
+  egress:
+  - toEntities: [world]
+    toPorts: [{{ports: [{{port: '53', protocol: ANY}}]{limits}}}]
+"
+        )
+    }
+
+    #[test]
+    fn an_annotation_limits_the_types_of_questions() {
+        let limits = ", rules: {dns: [{matchPattern: '*.io'}]}";
+        for (types, want) in [("'A, aaaa,A'", &[1, 28][..]), ("HTTPS", &[65]), ("TYPE300", &[300])] {
+            let parsed = parse("p.yaml", &typed(types, limits));
+            assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+            let rules = translate(&parsed.documents, &Catalog::default()).rules;
+            let Some(L7::Dns(questions)) = rules[0].l7.as_deref() else { panic!("{rules:?}") };
+            let numbers: Vec<u16> = questions.types.iter().flatten().map(|kind| kind.0).collect();
+            assert_eq!(numbers, want, "{types}");
+        }
+        for (types, limits, want) in [
+            (
+                "'A,AAAAA'",
+                limits,
+                "3:89 `metadata.annotations.namegate.io/dns-types`: `AAAAA`: there is no record type",
+            ),
+            ("'A,'", limits, "3:89 `metadata.annotations.namegate.io/dns-types`: ``: there is no record type"),
+            ("''", limits, "3:89 `metadata.annotations.namegate.io/dns-types`: must not be empty"),
+            ("[A]", limits, "3:89 `metadata.annotations.namegate.io/dns-types`: text is wanted here"),
+            ("A", "", "3:89 `metadata.annotations.namegate.io/dns-types`: the object has no `rules.dns`"),
+        ] {
+            let found = parse("p.yaml", &typed(types, limits)).diagnostics;
+            let shown: Vec<String> = found.iter().map(|at| format!("{}:{} {at}", at.line, at.column)).collect();
+            assert!(shown.len() == 1 && shown[0].starts_with(want), "{types}: {shown:?}");
+        }
+    }
 }

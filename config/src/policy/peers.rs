@@ -5,6 +5,7 @@ use super::{
     cilium::Section,
     draft::{DraftPeer, DraftPeers, ServiceReference},
     object::Context,
+    resolvers,
     selector::{self, Keys},
     shapes::elements,
 };
@@ -60,7 +61,7 @@ fn member(context: &mut Context<'_>, key: &str, item: &Value<'_>) -> Vec<DraftPe
     let ready = |selector: Option<PeerSelector>| selector.map(DraftPeer::Ready).into_iter().collect();
     match key {
         "fromEndpoints" | "toEndpoints" => ready(endpoints(context, item).map(PeerSelector::Labels)),
-        "fromEntities" | "toEntities" => ready(entity(context, item)),
+        "fromEntities" | "toEntities" => entity(context, key, item),
         "fromCIDR" | "toCIDR" => {
             let net = cidr::prefix(context, item, true);
             ready(net.map(|net| PeerSelector::Cidr(CidrSelector::new(net, [], CidrReach::OutsideCluster))))
@@ -88,11 +89,18 @@ fn endpoints(context: &mut Context<'_>, value: &Value<'_>) -> Option<LabelSelect
     Some(selector)
 }
 
-fn entity(context: &mut Context<'_>, value: &Value<'_>) -> Option<PeerSelector> {
+fn entity(context: &mut Context<'_>, key: &str, value: &Value<'_>) -> Vec<DraftPeer> {
     let everything = |net: &str| {
         net.parse().ok().map(|net| PeerSelector::Cidr(CidrSelector::new(net, [], CidrReach::OutsideCluster)))
     };
-    match context.reader.text(value)? {
+    let Some(text) = context.reader.text(value) else { return Vec::new() };
+    let selector = match text {
+        resolvers::WORD if key == "toEntities" => return resolvers::selectors().map(DraftPeer::Ready).collect(),
+        resolvers::WORD => {
+            let problem = "`public-resolvers` are servers: they can stand in `toEntities` only";
+            context.reader.wrong(&value.at_value(), Code::Conflict, problem);
+            None
+        }
         "world-ipv4" => everything("0.0.0.0/0"),
         "world-ipv6" => everything("::/0"),
         "cluster-mesh" => {
@@ -105,7 +113,8 @@ fn entity(context: &mut Context<'_>, value: &Value<'_>) -> Option<PeerSelector> 
             let words = Entity::EVERY.map(|entity| (entity.as_str(), entity));
             context.reader.choice(value, &words).map(PeerSelector::Entity)
         }
-    }
+    };
+    selector.map(DraftPeer::Ready).into_iter().collect()
 }
 
 /// `matchName` or `matchPattern`: one of them.

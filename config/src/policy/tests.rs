@@ -270,7 +270,7 @@ spec: {externalCIDRs: [10.0.0.0/8, 192.0.2.0/24]}
     assert_eq!(
         printed,
         [
-            "{k8s:app=web, k8s:io.kubernetes.pod.namespace=empire} cidr 198.51.100.7/32",
+            "{k8s:app=web, k8s:io.kubernetes.pod.namespace=empire} ipBlock 198.51.100.7/32",
             "cidr 10.0.0.0/8 except 10.1.0.0/16",
             "",
         ]

@@ -40,7 +40,7 @@ pub struct Service {
     pub labels: BTreeMap<String, String>,
     /// Labels of the pods behind it; empty where it has no selector.
     pub selector: BTreeMap<String, String>,
-    /// Addresses behind a service without a selector.
+    /// Addresses behind a service without a selector, whoever has them.
     pub backends: Vec<IpAddr>,
 }
 
@@ -106,6 +106,7 @@ impl Resolver<'_> {
             peers,
             ports: draft.ports.clone(),
             l7: draft.l7.clone(),
+            binding: draft.binding,
         }
     }
 
@@ -174,7 +175,7 @@ impl Service {
     /// The pods it selects, or the addresses behind it.
     fn selectors(&self) -> Vec<PeerSelector> {
         if self.selector.is_empty() {
-            let prefix = |address: &IpAddr| CidrSelector::new((*address).into(), [], CidrReach::OutsideCluster);
+            let prefix = |address: &IpAddr| CidrSelector::new((*address).into(), [], CidrReach::Everything);
             return self.backends.iter().map(|address| PeerSelector::Cidr(prefix(address))).collect();
         }
         let mut selector = LabelSelector::default();

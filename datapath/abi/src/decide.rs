@@ -8,7 +8,7 @@
 use crate::{
     Address, AddressKey, AddressValue, CidrKey, Class, Direction, EndpointValue, FlowKey, FlowValue, FragmentKey,
     FragmentValue, NameRow, Packet, PolicyKey, PolicyValue, Reader, Reason, address_flags, endpoint_flags, flow_flags,
-    identity, packet::protocol, parse_inner, policy_verdict,
+    identity, packet::protocol, parse_inner, policy_flags, policy_verdict,
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -70,6 +70,8 @@ pub struct Decision {
     pub rule: u32,
     /// Port of the proxy the packet goes through; 0 is none.
     pub proxy_port: u16,
+    /// [`policy_flags`] of the row that allowed it.
+    pub row_flags: u8,
     /// The packet answers a connection that a proxy of this node opened: it is for that proxy's socket.
     pub answers_proxy: bool,
     /// What to do with `flow`.
@@ -90,6 +92,7 @@ impl Decision {
             identity: 0,
             rule: 0,
             proxy_port: 0,
+            row_flags: 0,
             answers_proxy: false,
             write: FlowWrite::None,
             flow: NO_FLOW,
@@ -251,6 +254,7 @@ fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow
         identity: flow.identity,
         rule: flow.rule,
         proxy_port: if forward { flow.proxy_port } else { 0 },
+        row_flags: 0,
         answers_proxy: !forward
             && matches!(direction, Direction::Egress)
             && (flow.proxy_port != 0 || flow.flags & flow_flags::PROXIED != 0),
@@ -286,10 +290,12 @@ fn judge_again(
     if verdict.reason.denies() {
         return verdict;
     }
+    let held = names_wanted(endpoint, verdict.row_flags) & flow_flags::NAME_HELD;
     let news = FlowValue {
         identity: who.identity,
         rule: verdict.rule,
         revision: endpoint.revision,
+        flags: flow.flags & !flow_flags::NAME_HELD | held,
         // A connection with a proxy can not go on past it.
         proxy_port: if verdict.proxy_port == 0 { flow.proxy_port } else { verdict.proxy_port },
         ..flow
@@ -318,16 +324,28 @@ fn judge_new(
     if verdict.reason.denies() {
         return verdict;
     }
+    let wanted = names_wanted(endpoint, verdict.row_flags);
     let flow = FlowValue {
         last_seen_ns: tables.now_ns(),
         identity: who.identity,
         rule: verdict.rule,
         revision: endpoint.revision,
         direction: direction as u8,
-        flags: if who.learned { flow_flags::LEARNED } else { 0 },
+        flags: if who.learned { flow_flags::LEARNED } else { 0 } | wanted,
         proxy_port: verdict.proxy_port,
     };
     Decision { write: FlowWrite::New, flow, ..verdict }
+}
+
+/// What a row asks of the names in a flow. Where nothing is to be dropped, nothing waits.
+#[inline(always)]
+fn names_wanted(endpoint: &EndpointValue, row_flags: u8) -> u8 {
+    let audit = endpoint.flags & endpoint_flags::AUDIT != 0;
+    match row_flags & (policy_flags::HOLD_NAME | policy_flags::OBSERVE_NAME) {
+        0 => 0,
+        policy_flags::HOLD_NAME if !audit => flow_flags::NAME_HELD,
+        _ => flow_flags::NAME_WANTED,
+    }
 }
 
 #[inline(always)]
@@ -346,6 +364,7 @@ fn verdict(
     let row = decide(tables, endpoint.policy, direction, who.identity, protocol, port);
     decision.rule = row.rule;
     decision.proxy_port = row.proxy_port;
+    decision.row_flags = row.flags;
     let from_host =
         who.local_host && matches!(direction, Direction::Ingress) && endpoint.flags & endpoint_flags::NODE == 0;
     decision.reason = match row.verdict {
@@ -564,7 +583,7 @@ mod tests {
         /// A rule whose cookie is its identity and one.
         fn rule(&mut self, direction: Direction, identity: u32, prefix: u32, protocol: u8, port: u16, verdict: u8) {
             let key = PolicyKey::new(POLICY, direction, identity, protocol, port);
-            self.policy.insert((prefix, key), PolicyValue { verdict, spare: 0, proxy_port: 0, rule: identity + 1 });
+            self.policy.insert((prefix, key), PolicyValue { verdict, flags: 0, proxy_port: 0, rule: identity + 1 });
         }
 
         fn judge(&self, endpoint: &EndpointValue, packet: &Packet, direction: Direction) -> Decision {
@@ -612,12 +631,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_row_says_that_the_beginning_of_its_new_flows_is_copied() {
+        let mut world = World::new();
+        for row in world.policy.values_mut() {
+            row.flags = policy_flags::OBSERVE_NAME;
+        }
+        let first = tcp_out(tcp::SYN);
+        let decision = world.pass(&ENDPOINT_ROW, &first, Direction::Egress);
+        assert_eq!(decision.flow.flags, flow_flags::LEARNED | flow_flags::NAME_WANTED);
+        let next = Packet { tcp_flags: tcp::ACK, ..first };
+        let decision = world.pass(&ENDPOINT_ROW, &next, Direction::Egress);
+        assert_eq!(decision.flow.flags & flow_flags::NAME_WANTED, flow_flags::NAME_WANTED);
+        world.flows.values_mut().for_each(|flow| flow.flags &= !flow_flags::NAME_WANTED);
+        let mut later = EndpointValue { revision: ENDPOINT_ROW.revision + 1, ..ENDPOINT_ROW };
+        let decision = world.pass(&later, &next, Direction::Egress);
+        assert_eq!(decision.flow.flags & flow_flags::NAME_WANTED, 0, "not again under new rules");
+        for (row_flags, want) in [(policy_flags::HOLD_NAME, flow_flags::NAME_HELD), (0, 0)] {
+            world.policy.values_mut().for_each(|row| row.flags = row_flags);
+            later.revision += 1;
+            let held = world.pass(&later, &next, Direction::Egress).flow.flags & flow_flags::NAME_HELD;
+            assert_eq!(held, want, "as the rules say now");
+        }
+        world.policy.values_mut().for_each(|row| row.flags = policy_flags::HOLD_NAME);
+        let audited = EndpointValue { flags: later.flags | endpoint_flags::AUDIT, ..later };
+        let decision = world.pass(&audited, &udp_out(), Direction::Egress);
+        assert_eq!(decision.flow.flags, flow_flags::LEARNED | flow_flags::NAME_WANTED, "nothing waits in audit mode");
+    }
+
     /// Requests towards the endpoint's port 80 go to a proxy on `proxy_port`.
     fn limited(proxy_port: u16) -> World {
         let mut world = World::new();
         world.node(PEER, 256, 0);
         let key = PolicyKey::new(POLICY, Direction::Ingress, 256, protocol::TCP, 80);
-        let value = PolicyValue { verdict: policy_verdict::REDIRECT, spare: 0, proxy_port, rule: 4 };
+        let value = PolicyValue { verdict: policy_verdict::REDIRECT, flags: 0, proxy_port, rule: 4 };
         world.policy.insert((PolicyKey::PROTOCOL_BITS + 16, key), value);
         world
     }
@@ -659,7 +706,7 @@ mod tests {
         // The endpoint's own limited flow: replies come from the proxy, and are the endpoint's.
         let mut world = World::new();
         let key = PolicyKey::new(POLICY, Direction::Egress, NAMED, protocol::TCP, 443);
-        let value = PolicyValue { verdict: policy_verdict::REDIRECT, spare: 0, proxy_port: 9_000, rule: 4 };
+        let value = PolicyValue { verdict: policy_verdict::REDIRECT, flags: 0, proxy_port: 9_000, rule: 4 };
         world.policy.insert((PolicyKey::PROTOCOL_BITS + 16, key), value);
         let first = tcp_out(tcp::SYN);
         assert_eq!(world.pass(&ENDPOINT_ROW, &first, Direction::Egress).proxy_port, 9_000);
@@ -991,7 +1038,7 @@ mod tests {
     fn a_proxy_is_remembered_for_what_the_endpoint_sends() {
         let mut world = World::new();
         let key = PolicyKey::new(POLICY, Direction::Egress, NAMED, 0, 0);
-        let row = PolicyValue { verdict: policy_verdict::REDIRECT, spare: 0, proxy_port: 10_000, rule: 4 };
+        let row = PolicyValue { verdict: policy_verdict::REDIRECT, flags: 0, proxy_port: 10_000, rule: 4 };
         world.policy.insert((PolicyKey::PEER_BITS, key), row);
         let mut port = |endpoint: &EndpointValue, packet: &Packet, direction| {
             let decision = world.pass(endpoint, packet, direction);

@@ -20,6 +20,7 @@ mod address;
 mod decide;
 mod event;
 mod maps;
+mod opening;
 mod packet;
 mod reason;
 
@@ -29,7 +30,11 @@ pub use event::{EventRecord, Verdict};
 pub use maps::{
     AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
     FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags,
-    flow_flags, identity, limits, map_names, policy_verdict,
+    flow_flags, identity, limits, map_names, policy_flags, policy_verdict,
+};
+pub use opening::{
+    HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, begins_quic,
+    opening_flags,
 };
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use reason::{Direction, Reason};

@@ -28,6 +28,8 @@ pub mod map_names {
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`crate::EventRecord`].
     pub const EVENTS: &str = "EVENTS";
+    /// Ring buffer of [`crate::OpeningRecord`], each with the octets it is about.
+    pub const OPENINGS: &str = "OPENINGS";
 }
 
 /// Rows that each map holds at most, as built into the object; the loader may set others.
@@ -48,6 +50,8 @@ pub mod limits {
     pub const FRAGMENTS_MAX: u32 = 4_096;
     /// Octets of the event ring.
     pub const EVENTS_OCTETS: u32 = 4 * 1024 * 1024;
+    /// Octets of the ring of openings.
+    pub const OPENINGS_OCTETS: u32 = 4 * 1024 * 1024;
 }
 
 /// Identities with a fixed meaning.
@@ -90,6 +94,12 @@ pub mod flow_flags {
     pub const CLOSING: u8 = 4;
     /// A proxy of this node opened it in its client's name: replies are for the proxy's socket.
     pub const PROXIED: u8 = 8;
+    /// What the endpoint sends is copied: the name in it was not seen yet.
+    pub const NAME_WANTED: u8 = 16;
+    /// Datagrams that may begin a connection wait with the agent until the name in them is looked at.
+    pub const NAME_HELD: u8 = 32;
+    /// Where the number of copies stands.
+    pub const COPIES_SHIFT: u32 = 6;
 }
 
 /// Values of [`PolicyValue::verdict`].
@@ -100,6 +110,14 @@ pub mod policy_verdict {
     pub const ALLOW: u8 = 1;
     /// Allowed through the proxy on `proxy_port`.
     pub const REDIRECT: u8 = 2;
+}
+
+/// Bits of [`PolicyValue::flags`].
+pub mod policy_flags {
+    /// The first octets that an endpoint sends are copied out: the name in them is looked at.
+    pub const OBSERVE_NAME: u8 = 1;
+    /// Datagrams of a new flow wait with the agent until the name in them is looked at.
+    pub const HOLD_NAME: u8 = 2;
 }
 
 /// Key in `ENDPOINTS` of the node itself, where a policy selects it: no interface has this index.
@@ -227,8 +245,8 @@ impl PolicyKey {
 pub struct PolicyValue {
     /// [`policy_verdict`].
     pub verdict: u8,
-    /// Zero.
-    pub spare: u8,
+    /// [`policy_flags`].
+    pub flags: u8,
     /// Where the proxy listens, host order; 0 without redirect. A redirect to 0 is a denial: the proxy is absent.
     pub proxy_port: u16,
     /// Cookie of the rule that decided; 0 is the default.
@@ -331,8 +349,9 @@ pub struct Settings {
     pub mark_mask: u32,
     /// Port of the DNS proxy on 127.0.0.1 and `::1`, host order; 0 is no proxy.
     pub dns_port: u16,
-    /// Zero.
-    pub spare: u16,
+    /// UDP port on 127.0.0.1 and `::1` that is open as long as somebody looks at the names of held datagrams, host order;
+    /// 0 is nobody.
+    pub names_port: u16,
 }
 const _: () = assert!(size_of::<Settings>() == 16);
 
@@ -353,8 +372,10 @@ pub mod counter_slot {
 
     /// Records that found the event ring full; only `packets` counts.
     pub const EVENTS_LOST: u32 = 2 * Reason::SPACE;
+    /// Copies of what a connection begins with that found the ring full, or came too fast; only `packets` counts.
+    pub const OPENINGS_LOST: u32 = EVENTS_LOST + 1;
     /// Slots in the map.
-    pub const MAX: u32 = EVENTS_LOST + 1;
+    pub const MAX: u32 = OPENINGS_LOST + 1;
 
     /// The slot of packets that one reason decided on in one direction.
     #[inline(always)]

@@ -99,13 +99,15 @@ reasons! {
     FragmentAlone = 38, "fragment-alone", "a fragment whose first part was not allowed";
     /// The rule asks for a layer 7 proxy that does not answer.
     ProxyAbsent = 39, "proxy-absent", "the layer 7 proxy does not answer";
+    /// The connection asks for a name that did not open the address.
+    NameMismatch = 40, "name-mismatch", "the name asked for did not open this address";
 }
 
 impl Reason {
     /// The octet of the first denial; all above are denials too.
     pub const FIRST_DENIAL: u8 = 32;
     /// One more than the highest octet in use: the length of the counter table of one direction.
-    pub const SPACE: u32 = 40;
+    pub const SPACE: u32 = 41;
 
     /// Whether the packet is refused.
     pub const fn denies(self) -> bool {

@@ -5,10 +5,10 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::__sk_buff,
+    bindings::{__sk_buff, bpf_sock},
     helpers::{bpf_get_netns_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
 };
-use namegate_abi::Reader;
+use namegate_abi::{Address, Packet, Reader};
 
 /// Octets of an Ethernet header.
 pub(crate) const LINK_OCTETS: usize = 14;
@@ -55,6 +55,13 @@ impl Frame {
         }
     }
 
+    /// Octets of the payload of each packet on the wire, where the frame carries several; else 0.
+    #[inline(always)]
+    pub(crate) fn segment(&self) -> u16 {
+        // SAFETY: As above.
+        unsafe { (*self.0).gso_size as u16 }
+    }
+
     /// Index of the interface.
     #[inline(always)]
     pub(crate) fn interface(&self) -> u32 {
@@ -69,18 +76,50 @@ impl Frame {
         unsafe { (*self.0).mark }
     }
 
-    /// The mark of the socket that a packet comes from or goes to; 0 where there is none.
+    /// The socket that a packet comes from or goes to; null where there is none.
     #[inline(always)]
-    pub(crate) fn socket_mark(&self) -> u32 {
+    fn socket(&self) -> *mut bpf_sock {
         // SAFETY: As above.
         let socket = unsafe { (*self.0).__bindgen_anon_2.sk };
         if socket.is_null() {
-            return 0;
+            return socket;
         }
         // SAFETY: The socket is not null; the kernel holds it as long as the program runs.
-        let socket = unsafe { bpf_sk_fullsock(socket) };
-        // SAFETY: As above, where the helper has found it whole.
+        unsafe { bpf_sk_fullsock(socket) }
+    }
+
+    /// The mark of the socket that a packet comes from or goes to; 0 where there is none.
+    #[inline(always)]
+    pub(crate) fn socket_mark(&self) -> u32 {
+        let socket = self.socket();
+        // SAFETY: The helper has found the socket whole, and the kernel holds it as long as the program runs.
         if socket.is_null() { 0 } else { unsafe { (*socket).mark } }
+    }
+
+    /// Gives a packet that leaves the addresses and ports of its connected socket: those of the packet may have been
+    /// translated since.
+    #[inline(always)]
+    pub(crate) fn as_sent(&self, packet: &mut Packet) {
+        let socket = self.socket();
+        if socket.is_null() {
+            return;
+        }
+        // SAFETY: As for the mark. Volatile: the kernel lets these fields be read one by one.
+        unsafe {
+            let peer_port = (&raw const (*socket).dst_port).read_volatile();
+            if peer_port == 0 {
+                return;
+            }
+            packet.source_port = (&raw const (*socket).src_port).read_volatile() as u16;
+            packet.destination_port = u16::from_be(peer_port);
+            if packet.destination.is_v4() {
+                packet.source = Address::from_v4((&raw const (*socket).src_ip4).read_volatile().to_ne_bytes());
+                packet.destination = Address::from_v4((&raw const (*socket).dst_ip4).read_volatile().to_ne_bytes());
+            } else {
+                packet.source = words(&raw const (*socket).src_ip6);
+                packet.destination = words(&raw const (*socket).dst_ip6);
+            }
+        }
     }
 
     /// The network namespace of the socket that a packet comes from or goes to.
@@ -96,6 +135,26 @@ impl Frame {
         // SAFETY: As above; the kernel lets a classifier write the mark.
         unsafe { (*self.0).mark = mark }
     }
+}
+
+/// An IPv6 address of a socket.
+///
+/// # Safety
+/// The address must be that of a socket that the kernel holds.
+#[inline(always)]
+unsafe fn words(at: *const [u32; 4]) -> Address {
+    let mut octets = [0; 16];
+    let mut word = 0;
+    while word < 4 {
+        // SAFETY: Within the four words.
+        let value = unsafe { at.cast::<u32>().add(word).read_volatile() }.to_ne_bytes();
+        octets[4 * word] = value[0];
+        octets[4 * word + 1] = value[1];
+        octets[4 * word + 2] = value[2];
+        octets[4 * word + 3] = value[3];
+        word += 1;
+    }
+    Address(octets)
 }
 
 impl Reader for Frame {

@@ -12,6 +12,7 @@ use namegate_abi::{
 use crate::{
     frame::{Frame, LINK_OCTETS},
     maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, RESOLVERS, SCRATCH, SETTINGS, Scratch},
+    opening::{self, Held},
     redirect, report,
 };
 
@@ -58,7 +59,12 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
     let mut way = Way::On;
     if !outcome.reason.denies() {
         match direction {
-            Direction::Egress => way = leave(frame, settings, endpoint, packet, outcome),
+            Direction::Egress => {
+                way = leave(frame, settings, endpoint, packet, outcome);
+                if matches!(way, Way::On) && outcome.flow.flags & flow_flags::NAME_HELD != 0 {
+                    way = wait(frame, settings, endpoint, packet, outcome);
+                }
+            }
             Direction::Ingress => way = arrive(frame, settings, packet, outcome),
         }
     }
@@ -67,6 +73,9 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         let (verdict, action) = refused(endpoint);
         report::tell(frame, endpoint, direction, packet, outcome, verdict);
         return action;
+    }
+    if matches!(direction, Direction::Egress) && matches!(way, Way::On) {
+        opening::observe(frame, endpoint, packet, outcome);
     }
     remember(endpoint, packet, direction, outcome);
     if matches!(outcome.write, FlowWrite::New) {
@@ -78,6 +87,7 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         // A packet that has its socket is for no other program.
         Way::Socket => TCX_PASS,
         Way::Back => redirect::back(frame, settings, outcome.proxy_port),
+        Way::Agent => TCX_DROP,
     }
 }
 
@@ -90,6 +100,8 @@ enum Way {
     Socket,
     /// Back in by the same interface, for a socket.
     Back,
+    /// Nowhere: the agent has a copy, and sends it on or not.
+    Agent,
 }
 
 /// The headers were read.
@@ -190,6 +202,18 @@ fn leave(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &P
         && redirect::to_proxy(frame, settings, packet, settings.dns_port)
     {
         return Way::Socket;
+    }
+    Way::On
+}
+
+/// Lets a datagram that may begin a connection wait with the agent, or writes to `outcome` why it can not.
+#[inline(always)]
+fn wait(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &Packet, outcome: &mut Decision) -> Way {
+    match opening::hold(frame, settings, endpoint, packet, outcome.rule) {
+        Held::No => {}
+        Held::Yes => return Way::Agent,
+        Held::Unreadable => outcome.reason = Reason::NameMismatch,
+        Held::Alone => outcome.reason = Reason::ProxyAbsent,
     }
     Way::On
 }

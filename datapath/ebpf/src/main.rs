@@ -11,6 +11,7 @@ mod frame;
 mod gate;
 mod maps;
 mod node;
+mod opening;
 mod redirect;
 mod report;
 

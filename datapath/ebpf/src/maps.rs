@@ -11,6 +11,8 @@ use namegate_abi::{
     FragmentKey, FragmentValue, Packet, PolicyKey, PolicyValue, Settings, Tables, counter_slot, limits,
 };
 
+use crate::opening::{Copy, CopyRate};
+
 #[map]
 pub(crate) static ENDPOINTS: HashMap<u32, EndpointValue> = HashMap::pinned(limits::ENDPOINTS_MAX, 0);
 #[map]
@@ -32,6 +34,16 @@ pub(crate) static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(counter_slot::MAX, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::pinned(limits::EVENTS_OCTETS, 0);
+
+#[map]
+pub(crate) static OPENINGS: RingBuf = RingBuf::pinned(limits::OPENINGS_OCTETS, 0);
+
+/// Where a copy is put together.
+#[map]
+pub(crate) static COPY: PerCpuArray<Copy> = PerCpuArray::with_max_entries(1, 0);
+/// How many copies were made lately.
+#[map]
+pub(crate) static COPY_RATE: PerCpuArray<CopyRate> = PerCpuArray::with_max_entries(1, 0);
 
 /// What the stages of one packet hand on: the stack has 512 octets for all of them together.
 pub(crate) struct Scratch {

@@ -5,17 +5,19 @@
 
 use aya_ebpf::programs::SkBuffContext;
 use namegate_abi::{
-    Class, Decision, Direction, EndpointValue, FlowWrite, NODE_INTERFACE, Packet, Reason, Verdict, endpoint_flags,
-    protocol, tcp,
+    Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, NODE_INTERFACE, Packet, Reason, Verdict,
+    endpoint_flags, protocol, tcp,
 };
 
 use crate::{
     frame::Frame,
     gate::{READ, decide, read, remember},
-    maps::{ENDPOINTS, SETTINGS},
+    maps::{ENDPOINTS, FLOWS, SETTINGS},
     redirect, report,
 };
 
+/// Flags of the answer to who asks for a connection.
+const OPENED: u8 = tcp::SYN | tcp::ACK;
 /// The packet goes on.
 const PASS: i32 = 1;
 /// It goes no further; who sends it is told (`EPERM`).
@@ -53,6 +55,9 @@ pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
     if status != READ {
         return if endpoint.enforces(direction) { refuse_unreadable(frame, endpoint, direction) } else { PASS };
     }
+    // A mark has no bits outside its mask.
+    blur(&mut packet, (settings.redirect_mark & !settings.mark_mask) as u16);
+    let is_connections = matches!(direction, Direction::Egress) && packet.protocol == protocol::TCP;
     let mut outcome = Decision::plain(Reason::Malformed);
     decide(endpoint, &packet, None, direction, &mut outcome);
     if !outcome.reason.denies() && outcome.proxy_port != 0 {
@@ -65,15 +70,71 @@ pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
         if matches!(outcome.write, FlowWrite::New) {
             tell(frame, endpoint, direction, &packet, &outcome);
         }
+        if is_connections && !matches!(outcome.write, FlowWrite::None) {
+            remember_as_sent(frame, endpoint, &mut packet, &outcome);
+        }
         return PASS;
     }
     if matches!(direction, Direction::Egress) && is_kernels(&packet) {
+        return PASS;
+    }
+    if is_connections && !packet.opens() && is_known_as_sent(frame, endpoint, &packet) {
+        report::count(frame, direction, Reason::Established);
         return PASS;
     }
     report::count(frame, direction, outcome.reason);
     tell(frame, endpoint, direction, &packet, &outcome);
     refused(endpoint)
 }
+
+/// Remembers a connection by what its socket sees too: between it and here addresses are translated for what leaves, and
+/// for nothing that comes. Not so for datagrams: a socket sends them to others than it is connected with.
+#[inline(never)]
+fn remember_as_sent(frame: Frame, endpoint: &EndpointValue, packet: &mut Packet, outcome: &Decision) {
+    frame.as_sent(packet);
+    remember(endpoint, packet, Direction::Egress, outcome);
+}
+
+/// Whether the connection is known by what its socket sees, and its addresses were translated on the way here.
+#[inline(never)]
+fn is_known_as_sent(frame: Frame, endpoint: &EndpointValue, packet: &Packet) -> bool {
+    let mut sent = *packet;
+    frame.as_sent(&mut sent);
+    let key = FlowKey::of(endpoint.endpoint, &sent, Direction::Egress);
+    // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
+    unsafe { FLOWS.get(key) }.is_some_and(|flow| flow.revision == endpoint.revision)
+}
+
+/// Changes nothing, since `zero` is 0, which the verifier does not know: it would look at what follows once for each way
+/// of reading the headers, and loading the programs would take seconds.
+#[inline(always)]
+fn blur(packet: &mut Packet, zero: u16) {
+    let octet = zero as u8;
+    packet.class = match packet.class as u8 ^ octet {
+        PLAIN => Class::Plain,
+        ERROR => Class::Error,
+        FRAGMENT => Class::Fragment,
+        _ => Class::Neighbour,
+    };
+    packet.protocol ^= octet;
+    packet.tcp_flags ^= octet;
+    packet.icmp ^= zero;
+    packet.source_port ^= zero;
+    packet.destination_port ^= zero;
+    packet.fragment_id ^= u32::from(zero);
+    packet.fragmented ^= octet != 0;
+    packet.transport_at ^= usize::from(zero);
+    let mut at = 0;
+    while at < 16 {
+        packet.source.0[at] ^= octet;
+        packet.destination.0[at] ^= octet;
+        at += 1;
+    }
+}
+
+const PLAIN: u8 = Class::Plain as u8;
+const ERROR: u8 = Class::Error as u8;
+const FRAGMENT: u8 = Class::Fragment as u8;
 
 /// Before the headers are read.
 const NOTHING_READ: Packet = Packet {
@@ -90,12 +151,14 @@ const NOTHING_READ: Packet = Packet {
     transport_at: 0,
 };
 
-/// What the kernel answers by itself where no socket has the packet: resets, echoes, errors. It was no program's to send.
+/// What the kernel answers by itself: to who asks for a connection that may be, and where no socket has the packet with
+/// resets, echoes and errors. None is a program's to send.
 #[inline(always)]
 fn is_kernels(packet: &Packet) -> bool {
     let kind = packet.icmp >> 8;
     matches!(packet.class, Class::Error)
         || (packet.protocol == protocol::TCP && packet.tcp_flags & tcp::RST != 0)
+        || (packet.protocol == protocol::TCP && packet.tcp_flags & OPENED == OPENED)
         || ECHO_REPLIES.contains(&(packet.protocol, kind))
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn count(frame: Frame, direction: Direction, reason: Reason) {
 }
 
 #[inline(always)]
-fn add(slot: u32, packets: u64, octets: u64) {
+pub(crate) fn add(slot: u32, packets: u64, octets: u64) {
     if let Some(counter) = COUNTERS.get_ptr_mut(slot) {
         // SAFETY: The slot is this CPU's own. Another program that counts can come between on behalf of a socket alone:
         // then a count is lost.

@@ -12,15 +12,18 @@ use namegate_config::{
     peer::{NamedPort, Peer},
     reference::{Flow, Limits, SubjectFacts, limits},
     rule::{Direction, Rule},
+    services::Target,
 };
 
-use crate::{Engine, compile::Policy};
+use crate::{Engine, compile::Policy, fronts::Port, requests::together};
 
 /// Endpoints with rules that limit DNS names, and who else is where.
 #[derive(Clone, Debug, Default)]
 pub struct Askers {
     subjects: HashMap<IpAddr, Arc<Subject>>,
     peers: HashMap<IpAddr, (Arc<Labels>, Arc<[NamedPort]>)>,
+    /// Who is behind ports of virtual addresses.
+    targets: HashMap<(IpAddr, Port), Vec<Target>>,
 }
 
 #[derive(Debug)]
@@ -42,6 +45,15 @@ impl Askers {
     pub fn limits(&self, own: IpAddr, resolver: IpAddr, flow: Flow) -> Limits {
         let Some(subject) = self.subjects.get(&own.to_canonical()) else { return Limits::Free };
         let address = resolver.to_canonical();
+        match self.targets.get(&(address, (flow.protocol, flow.port))) {
+            Some(targets) => together(targets, |target| {
+                self.limits_of(subject, target.address.to_canonical(), Flow { port: target.port, ..flow })
+            }),
+            None => self.limits_of(subject, address, flow),
+        }
+    }
+
+    fn limits_of(&self, subject: &Subject, address: IpAddr, flow: Flow) -> Limits {
         let (labels, named_ports) = match self.peers.get(&address) {
             Some((labels, named_ports)) => (Arc::clone(labels), Arc::clone(named_ports)),
             None => (Arc::clone(&WORLD), Arc::default()),
@@ -73,6 +85,10 @@ impl Engine {
                 (Arc::clone(&who.labels), who.named_ports.as_slice().into())
             };
             askers.peers = self.peers.owners.iter().map(|(address, at)| (address.to_ip(), facts(*at))).collect();
+            let fronts =
+                self.peers.fronts.iter().flat_map(|(address, ports)| ports.iter().map(move |one| (address, one)));
+            askers.targets =
+                fronts.map(|(address, (port, behind))| ((address.to_ip(), *port), behind.targets.clone())).collect();
         }
         askers
     }

@@ -8,17 +8,21 @@ use std::{
     sync::Arc,
 };
 
-use namegate_abi::{PolicyValue, policy_verdict};
+use namegate_abi::{
+    PolicyValue, policy_flags, policy_verdict,
+    protocol::{TCP, UDP},
+};
 use namegate_config::{
     l7::L7,
     peer::NamedPort,
-    rule::{Direction, Effect, Peers, Ports, Rule, Tier},
+    rule::{Binding, Direction, Effect, Peers, Ports, Rule, Tier},
 };
 
 use crate::{
     Proxies,
+    fronts::{Front, Port},
     ports::{Function, Piece, PortRow, names, spans_of},
-    selectors::{Term, TermId, Terms},
+    selectors::{TermId, Terms},
 };
 
 /// A rule and the number that rows carry.
@@ -41,6 +45,16 @@ pub(crate) struct Template {
     pub(crate) function: Function,
     /// The same as rows above those of any peer.
     pub(crate) rows: Vec<PortRow>,
+    /// Ports of a virtual address whose targets are judged differently.
+    divided: Vec<Port>,
+}
+
+impl Template {
+    /// `below` is what holds for any peer.
+    fn new(function: Function, below: &Function) -> Self {
+        let rows = function.rows(below);
+        Self { function, rows, divided: Vec::new() }
+    }
 }
 
 /// One direction.
@@ -73,6 +87,8 @@ struct Side {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Kind {
     rules: Vec<usize>,
+    /// Those of them that select the peer by its names alone.
+    by_name: Vec<usize>,
     ports: Vec<NamedPort>,
 }
 
@@ -131,10 +147,17 @@ impl Policy {
         self.sides.iter().flat_map(|side| side.identities.keys().copied())
     }
 
+    /// Identities of virtual addresses, each with a port whose targets are judged differently.
+    pub(crate) fn divided(&self) -> impl Iterator<Item = (u32, Port)> {
+        let all = self.sides.iter().flat_map(|side| &side.identities);
+        all.flat_map(|(identity, template)| template.divided.iter().map(|port| (*identity, *port)))
+    }
+
     /// Compiles the rows of an identity, where it has any.
     pub(crate) fn admit(&mut self, identity: u32, set: &[TermId], terms: &Terms) {
         for side in &mut self.sides {
-            if let Some(template) = side.template(set, terms).filter(|template| !template.rows.is_empty()) {
+            let template = side.template(set, terms);
+            if let Some(template) = template.filter(|one| !one.rows.is_empty() || !one.divided.is_empty()) {
                 side.identities.insert(identity, template);
             }
         }
@@ -166,7 +189,7 @@ impl Side {
     ) -> Self {
         let default_deny =
             rules.iter().any(|numbered| numbered.rule.tier == Tier::Normal && numbered.rule.default_deny);
-        let none = Template { function: Function::constant(PolicyValue::default()), rows: Vec::new() };
+        let none = Function::constant(PolicyValue::default());
         let mut side = Self {
             direction,
             rules: Vec::new(),
@@ -177,7 +200,7 @@ impl Side {
             port_names: Vec::new(),
             proxies,
             own_ports: if direction == Direction::Ingress { own_ports.to_vec() } else { Vec::new() },
-            rest: Arc::new(none),
+            rest: Arc::new(Template::new(none.clone(), &none)),
             templates: HashMap::new(),
             identities: BTreeMap::new(),
         };
@@ -188,9 +211,7 @@ impl Side {
         side.port_names.dedup();
         side.rules = rules;
         if !side.rules.is_empty() {
-            let function = side.function(&Kind::default());
-            let rows = function.rows(&side.rest.function);
-            side.rest = Arc::new(Template { function, rows });
+            side.rest = Arc::new(Template::new(side.function(&Kind::default()), &none));
         }
         side
     }
@@ -219,21 +240,39 @@ impl Side {
 
     /// What the policy says about a peer with these selectors; `None` is the same as about any peer.
     fn template(&mut self, set: &[TermId], terms: &Terms) -> Option<Arc<Template>> {
+        let is_judged = self.direction == Direction::Egress && !self.rules.is_empty();
+        match terms.fronts.of(set).filter(|_| is_judged) {
+            Some(front) => Some(Arc::new(self.in_front(front, set, terms))),
+            None => self.of_peer(set, terms),
+        }
+    }
+
+    fn of_peer(&mut self, set: &[TermId], terms: &Terms) -> Option<Arc<Template>> {
         let kind = self.kind(set, terms)?;
         if let Some(known) = self.templates.get(&kind) {
             return Some(Arc::clone(known));
         }
-        let function = self.function(&kind);
-        let rows = function.rows(&self.rest.function);
-        let template = Arc::new(Template { function, rows });
+        let template = Arc::new(Template::new(self.function(&kind), &self.rest.function));
         self.templates.insert(kind, Arc::clone(&template));
         Some(template)
     }
 
+    /// What the policy says about an address with others behind its ports; its other ports are its own.
+    fn in_front(&mut self, front: &Front, set: &[TermId], terms: &Terms) -> Template {
+        let mut of_set = |set: &[TermId]| self.of_peer(set, terms).unwrap_or_else(|| Arc::clone(&self.rest));
+        let mut function = of_set(set).function.clone();
+        let divided = front.cover(&mut function, |set, protocol, port| of_set(set).function.at(protocol, port));
+        Template { divided, ..Template::new(function, &self.rest.function) }
+    }
+
     fn kind(&self, set: &[TermId], terms: &Terms) -> Option<Kind> {
         let mut kind = Kind::default();
+        let mut otherwise = Vec::new();
         for term in set {
-            kind.rules.extend(self.by_term.get(term).into_iter().flatten());
+            let rules = self.by_term.get(term).into_iter().flatten();
+            let selected = if terms.is_name(*term) { &mut kind.by_name } else { &mut otherwise };
+            selected.extend(rules.clone());
+            kind.rules.extend(rules);
             if let Some(port) = terms.port(*term).filter(|port| self.port_names.contains(&port.name)) {
                 kind.ports.push(port.clone());
             }
@@ -246,6 +285,9 @@ impl Side {
         }
         kind.rules.sort_unstable();
         kind.rules.dedup();
+        kind.by_name.retain(|at| !otherwise.contains(at) && self.rules[*at].rule.is_bound(Binding::Observe));
+        kind.by_name.sort_unstable();
+        kind.by_name.dedup();
         kind.ports.sort_unstable();
         Some(kind)
     }
@@ -269,13 +311,19 @@ impl Side {
             }
         }
         let mut function = Function::constant(self.settle(&everywhere));
+        if everywhere.iter().any(|at| kind.by_name.contains(at)) {
+            for protocol in [TCP, UDP] {
+                spans.entry(protocol).or_default();
+            }
+        }
         for (protocol, spans) in spans {
-            function.set(protocol, self.pieces(&everywhere, &spans));
+            let by_name = if [TCP, UDP].contains(&protocol) { &kind.by_name[..] } else { &[] };
+            function.set(protocol, self.pieces(&everywhere, &spans, (protocol, by_name)));
         }
         function
     }
 
-    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)]) -> Vec<Piece> {
+    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)], bound: (u8, &[usize])) -> Vec<Piece> {
         let after = |end: u16| end.checked_add(1);
         let mut cuts: Vec<u16> =
             spans.iter().flat_map(|&(start, end, _)| [Some(start), after(end)]).flatten().collect();
@@ -290,9 +338,30 @@ impl Side {
             matching.extend(spans.iter().filter(|span| (span.0..=span.1).contains(&start)).map(|span| span.2));
             matching.sort_unstable();
             matching.dedup();
-            pieces.push(Piece { start, value: self.settle(&matching) });
+            pieces.push(Piece { start, value: self.settle_bound(&matching, bound) });
         }
         pieces
+    }
+
+    /// The verdict where these rules match, some of them by the names of the peer alone. Where the flow would not pass
+    /// without those, a connection must ask for a name: a proxy reads it, or the programs copy it out to be looked at.
+    fn settle_bound(&self, matching: &[usize], (protocol, by_name): (u8, &[usize])) -> PolicyValue {
+        let value = self.settle(matching);
+        let depends = |binding| {
+            let is_bound = |at: &usize| by_name.contains(at) && self.rules[*at].rule.is_bound(binding);
+            let others: Vec<usize> = matching.iter().copied().filter(|at| !is_bound(at)).collect();
+            others.len() < matching.len() && self.settle(&others).verdict != policy_verdict::ALLOW
+        };
+        if value.verdict == policy_verdict::ALLOW && depends(Binding::Enforce) {
+            if protocol == UDP {
+                return PolicyValue { flags: policy_flags::HOLD_NAME, ..value };
+            }
+            return PolicyValue { verdict: policy_verdict::REDIRECT, proxy_port: self.proxies.l7, ..value };
+        }
+        if value.verdict == policy_verdict::ALLOW && depends(Binding::Observe) {
+            return PolicyValue { flags: policy_flags::OBSERVE_NAME, ..value };
+        }
+        value
     }
 
     /// The verdict where these rules match, in the order of [`Tier`].
@@ -362,23 +431,4 @@ fn first_of<'r>(
 fn value_of(decider: &NumberedRule) -> PolicyValue {
     let verdict = if decider.rule.effect == Effect::Allow { policy_verdict::ALLOW } else { policy_verdict::DENY };
     PolicyValue { verdict, rule: decider.cookie, ..PolicyValue::default() }
-}
-
-/// The ports of an endpoint that its ingress rules name: part of what makes its policy.
-pub(crate) fn own_ports(rules: &[NumberedRule], named: &[NamedPort]) -> Vec<NamedPort> {
-    let ingress = rules.iter().filter(|numbered| numbered.rule.direction == Direction::Ingress);
-    let wanted: Vec<&String> = ingress.flat_map(|numbered| names(&numbered.rule.ports)).collect();
-    let mut ports: Vec<NamedPort> = named.iter().filter(|port| wanted.contains(&&port.name)).cloned().collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports
-}
-
-/// Terms of the peers of a rule.
-pub(crate) fn terms_of(rule: &Rule) -> impl Iterator<Item = Term> {
-    let selectors = match &rule.peers {
-        Peers::Any => &[][..],
-        Peers::Of(selectors) => selectors,
-    };
-    selectors.iter().map(|selector| Term::Peer(selector.clone()))
 }

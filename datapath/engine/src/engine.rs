@@ -9,7 +9,7 @@ use std::{
 use namegate_abi::{AddressValue, CidrKey, EndpointValue, identity};
 use namegate_config::{
     name::Fqdn,
-    rule::{Origin, Rule},
+    rule::{Direction, Origin, Rule},
     settings::{Scope, Settings},
 };
 
@@ -230,7 +230,7 @@ impl Engine {
         let in_force = |cookie: &u32| rules.contains(cookie) || cached.contains(cookie);
         self.ledger.retain(&InUse {
             endpoint: &|id| self.cache.endpoints.contains_key(&EndpointId(id)),
-            selector: &|id| self.terms.all().contains_key(&id),
+            selector: &|id| self.terms.all().contains_key(&id) || self.terms.fronts.has(id),
             identity: &|id| self.identities.set_of(id).is_some(),
             rule: &|cookie| in_force(&cookie),
             policy: &|id| self.policies.contains_key(&id),
@@ -274,9 +274,14 @@ impl Engine {
         Some(id)
     }
 
-    /// Policies with rules that look at one of the selectors.
+    /// Policies with rules that look at one of the selectors; all that judge egress, where one stands for a front.
     pub(crate) fn users_of(&self, set: &[TermId]) -> Vec<u32> {
         let mut users = Vec::new();
+        if self.terms.fronts.of(set).is_some() {
+            // Who is behind a port is another's matter, and at another port.
+            let judging = self.policies.iter().filter(|(_, policy)| policy.enforces(Direction::Egress));
+            users.extend(judging.map(|(id, _)| *id));
+        }
         for term in set {
             users.extend(self.users.get(term).into_iter().flatten());
             if let Some(port) = self.terms.port(*term) {

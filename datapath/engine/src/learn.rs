@@ -79,7 +79,8 @@ impl Engine {
 
     /// Whether an answer may open the address at all.
     fn may_open(&mut self, address: IpAddr) -> bool {
-        if self.peers.owners.contains_key(&Address::from(address)) {
+        let place = Address::from(address);
+        if self.peers.owners.contains_key(&place) || self.peers.fronts.contains_key(&place) {
             self.refuse("answers with addresses of pods and nodes");
             return false;
         }

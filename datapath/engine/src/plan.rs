@@ -9,16 +9,16 @@ use namegate_abi::NODE_INTERFACE;
 use namegate_config::{
     labels::Labels,
     peer::NamedPort,
-    rule::{Direction, Subject},
+    rule::{Direction, Peers, Rule, Subject},
 };
 
 use crate::{
     EndpointId, Engine,
-    compile::{NumberedRule, Policy, own_ports, terms_of},
+    compile::{NumberedRule, Policy},
     ledger::PolicyContent,
     ports::names,
     selectors::{LabelIndex, Term, TermId, set},
-    topology::{NODE_KEY, Peers},
+    topology::{self, NODE_KEY},
 };
 
 /// What each endpoint of this node, and the node itself, should be judged by.
@@ -44,7 +44,7 @@ impl Plan {
 
 impl Engine {
     /// Which rules select which endpoint. This node is one where a rule selects it.
-    pub(crate) fn plan(&mut self, peers: &Peers) -> Plan {
+    pub(crate) fn plan(&mut self, peers: &topology::Peers) -> Plan {
         let (mut subjects, mut nodes) = (LabelIndex::default(), LabelIndex::default());
         for (at, (_, rule)) in self.rules.iter().enumerate() {
             if self.settings.directions.contains(&rule.direction) {
@@ -77,7 +77,7 @@ impl Engine {
     }
 
     /// Selectors of the rules of the plan, and ports of peers that they name.
-    pub(crate) fn terms_wanted(&mut self, plan: &Plan, peers: &Peers) -> BTreeMap<TermId, Term> {
+    pub(crate) fn terms_wanted(&mut self, plan: &Plan, peers: &topology::Peers) -> BTreeMap<TermId, Term> {
         let mut terms = BTreeMap::new();
         let mut port_names = BTreeSet::new();
         let mut seen = HashSet::new();
@@ -98,7 +98,7 @@ impl Engine {
         terms
     }
 
-    fn add_ports(&mut self, terms: &mut BTreeMap<TermId, Term>, names: &BTreeSet<String>, peers: &Peers) {
+    fn add_ports(&mut self, terms: &mut BTreeMap<TermId, Term>, names: &BTreeSet<String>, peers: &topology::Peers) {
         for port in peers.all.iter().flat_map(|who| &who.named_ports).filter(|port| names.contains(&port.name)) {
             let term = Term::Port(port.clone());
             let known = self.terms.port_id(port);
@@ -118,4 +118,23 @@ impl Engine {
         self.peers = peers;
         terms
     }
+}
+
+/// The ports of an endpoint that its ingress rules name: part of what makes its policy.
+fn own_ports(rules: &[NumberedRule], named: &[NamedPort]) -> Vec<NamedPort> {
+    let ingress = rules.iter().filter(|numbered| numbered.rule.direction == Direction::Ingress);
+    let wanted: Vec<&String> = ingress.flat_map(|numbered| names(&numbered.rule.ports)).collect();
+    let mut ports: Vec<NamedPort> = named.iter().filter(|port| wanted.contains(&&port.name)).cloned().collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// Terms of the peers of a rule.
+fn terms_of(rule: &Rule) -> impl Iterator<Item = Term> {
+    let selectors = match &rule.peers {
+        Peers::Any => &[][..],
+        Peers::Of(selectors) => selectors,
+    };
+    selectors.iter().map(|selector| Term::Peer(selector.clone()))
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use namegate_abi::{PolicyKey, PolicyValue, policy_verdict};
+use namegate_abi::{PolicyKey, PolicyValue, policy_flags, policy_verdict};
 use namegate_config::{
     peer::NamedPort,
     reference::{ICMP, ICMPV6},
@@ -69,10 +69,28 @@ impl Function {
         self.protocols.insert(protocol, pieces);
     }
 
+    /// Sets the value of one port.
+    pub(crate) fn put(&mut self, protocol: u8, port: u16, value: PolicyValue) {
+        let pieces = self.protocols.entry(protocol).or_insert_with(|| vec![Piece { start: 0, value: self.default }]);
+        let after = port.checked_add(1);
+        let at =
+            |port: u16| pieces.partition_point(|piece| piece.start <= port).checked_sub(1).map(|at| pieces[at].value);
+        let next = after.and_then(at);
+        pieces.retain(|piece| piece.start != port);
+        pieces.push(Piece { start: port, value });
+        if let (Some(start), Some(value)) = (after, next)
+            && !pieces.iter().any(|piece| piece.start == start)
+        {
+            pieces.push(Piece { start, value });
+        }
+        pieces.sort_unstable_by_key(|piece| piece.start);
+        pieces.dedup_by(|next, kept| next.value == kept.value);
+    }
+
     /// Whether a flow that this function lets pass would be denied, or sent another way, by `new`.
     pub(crate) fn is_narrowed_by(&self, new: &Self) -> bool {
         let passes = |value: PolicyValue| value.verdict != policy_verdict::DENY;
-        let way = |value: PolicyValue| (value.verdict, value.proxy_port);
+        let way = |value: PolicyValue| (value.verdict, value.proxy_port, value.flags & policy_flags::HOLD_NAME);
         let cut = |old: PolicyValue, new: PolicyValue| passes(old) && way(old) != way(new);
         cut(self.default, new.default)
             || self
@@ -228,7 +246,7 @@ mod tests {
     use super::*;
 
     fn value(rule: u32) -> PolicyValue {
-        PolicyValue { verdict: u8::from(rule != 0), spare: 0, proxy_port: 0, rule }
+        PolicyValue { verdict: u8::from(rule != 0), flags: 0, proxy_port: 0, rule }
     }
 
     fn look_up(rows: &[PortRow], protocol: u8, port: u16) -> Option<PolicyValue> {
@@ -270,6 +288,20 @@ mod tests {
                     prop_assert_eq!(got, function.at(protocol, port), "{} {}", protocol, port);
                 }
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn one_port_is_set_and_no_other(function in functions(), protocol in 5..10_u8, port: u16, ports: Vec<u16>) {
+            let mut changed = function.clone();
+            changed.put(protocol, port, value(9));
+            let near = [port.saturating_sub(1), port, port.saturating_add(1), 0, u16::MAX];
+            for (protocol, at) in (5..10_u8).flat_map(|protocol| near.iter().chain(&ports).map(move |at| (protocol, *at))) {
+                let is_it = (protocol, at) == (protocol, port) && changed.at(protocol, at) == value(9);
+                prop_assert!(is_it || changed.at(protocol, at) == function.at(protocol, at), "{} {}", protocol, at);
+            }
+            prop_assert_eq!(changed.at(protocol, port), value(9));
         }
     }
 

@@ -4,12 +4,34 @@ use std::{net::IpAddr, sync::Arc};
 
 use namegate_config::{
     labels::Labels,
+    name::Fqdn,
     peer::Peer,
-    reference::{Flow, Limits, SubjectFacts, limits},
-    rule::{Direction, Rule},
+    reference::{Flow, Limits, SubjectFacts, limits, limits_asking},
+    rule::{Binding, Direction, Rule},
+    services::Target,
 };
 
-use crate::{Engine, topology::Who};
+use crate::{Engine, compile::Policy, topology::Who};
+
+/// The limits that hold whoever of them is reached. A rule counts where it is one of everybody's.
+pub(crate) fn together(targets: &[Target], limits: impl Fn(&Target) -> Limits) -> Limits {
+    let mut all: Option<Vec<Arc<Rule>>> = None;
+    for target in targets {
+        match limits(target) {
+            Limits::Free => {}
+            Limits::Closed(by) => return Limits::Closed(by),
+            Limits::Rules(rules) => match &mut all {
+                None => all = Some(rules),
+                Some(common) => common.retain(|rule| rules.contains(rule)),
+            },
+        }
+    }
+    match all {
+        _ if targets.is_empty() => Limits::Closed(None),
+        Some(rules) => Limits::Rules(rules),
+        None => Limits::Free,
+    }
+}
 
 impl Engine {
     /// The limits on requests inside a flow between an endpoint of this node, which has the address `own`, and `peer`;
@@ -17,17 +39,73 @@ impl Engine {
     ///
     /// Whether the flow may begin is the kernel's to say. Connections outlive the TTL of a name: where nothing else allows
     /// the flow, names count here for an hour longer.
+    /// Behind a port of a service a request must be allowed for all who are there.
     pub fn limits(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: u64) -> Limits {
-        let subject = self.peers.owner(own.to_canonical().into());
-        let Some((who, id)) = subject.and_then(|who| Some((who, who.id?))) else { return Limits::Free };
-        let policy = self.local.get(&id).and_then(|local| self.policies.get(&local.value.policy));
-        let Some(policy) = policy.filter(|policy| policy.enforces(direction)) else { return Limits::Free };
+        let behind = self.peers.behind(peer, (flow.protocol, flow.port));
+        match behind.filter(|_| direction == Direction::Egress) {
+            Some(behind) => together(&behind.targets, |target| {
+                self.limits_of(own, target.address, direction, Flow { port: target.port, ..flow }, now)
+            }),
+            None => self.limits_of(own, peer, direction, flow, now),
+        }
+    }
+
+    fn limits_of(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: u64) -> Limits {
+        let Some((who, policy)) = self.judged(own, direction) else { return Limits::Free };
         let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
         let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
         match limits(&rules, &subject, &self.facts_of(own, peer, now, false), direction, flow) {
             Limits::Closed(_) => limits(&rules, &subject, &self.facts_of(own, peer, now, true), direction, flow),
             open => open,
         }
+    }
+
+    /// The limits on what a connection from the endpoint with the address `own` asks for, when it asks for a name: as
+    /// [`limits_asking`]. Names count whose TTL had not ended at `since`, when the connection began.
+    pub fn limits_asking(
+        &self,
+        own: IpAddr,
+        peer: IpAddr,
+        flow: Flow,
+        asked: Option<&Fqdn>,
+        binding: Binding,
+        since: u64,
+    ) -> Limits {
+        let Some((who, policy)) = self.judged(own, Direction::Egress) else { return Limits::Free };
+        let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
+        let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
+        limits_asking(&rules, &subject, &self.facts_of(own, peer, since, false), flow, asked, binding)
+    }
+
+    /// Whether it matters for which name a connection asks that began at `since`. No name opens a service.
+    pub fn is_bound(&self, own: IpAddr, peer: IpAddr, flow: Flow, binding: Binding, since: u64) -> bool {
+        if self.peers.behind(peer, (flow.protocol, flow.port)).is_some() {
+            return false;
+        }
+        let Some((who, policy)) = self.judged(own, Direction::Egress) else { return false };
+        if !policy.rules().any(|numbered| numbered.rule.is_bound(binding)) {
+            return false;
+        }
+        let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
+        let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
+        let facts = self.facts_of(own, peer, since, false);
+        let nameless = limits_asking(&rules, &subject, &facts, flow, None, binding);
+        nameless != limits(&rules, &subject, &facts, Direction::Egress, flow)
+    }
+
+    /// Names that opened the address for this flow, as [`Engine::limits_asking`] sees it.
+    pub fn openers(&self, own: IpAddr, peer: IpAddr, flow: Flow, binding: Binding, since: u64) -> Vec<Fqdn> {
+        let names = self.facts_of(own, peer, since, false).names;
+        let opens =
+            |name: &Fqdn| !matches!(self.limits_asking(own, peer, flow, Some(name), binding, since), Limits::Closed(_));
+        names.into_iter().filter(opens).collect()
+    }
+
+    /// The endpoint with the address `own`, and its policy where that holds in this direction.
+    fn judged(&self, own: IpAddr, direction: Direction) -> Option<(&Who, &Policy)> {
+        let who = self.peers.owner(own.to_canonical().into())?;
+        let policy = self.local.get(&who.id?).and_then(|local| self.policies.get(&local.value.policy))?;
+        policy.enforces(direction).then_some((who, policy))
     }
 
     /// Who has an address, as the endpoint with the address `own` sees it; `ended` counts names whose TTL has ended too.

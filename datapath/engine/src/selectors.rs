@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use crate::fronts::Fronts;
 use ipnet::IpNet;
 use namegate_config::{
     labels::{LabelSelector, Labels, Operator, POD_NAMESPACE},
@@ -50,6 +51,8 @@ pub(crate) struct Terms {
     cidrs: CidrIndex,
     exact_names: HashMap<Arc<str>, TermId>,
     patterns: Vec<(NamePattern, TermId)>,
+    /// Beside the selectors: see [`Fronts`].
+    pub(crate) fronts: Fronts,
 }
 
 impl Terms {
@@ -93,6 +96,11 @@ impl Terms {
     /// Numbers of the ports in force with this name.
     pub(crate) fn ports_named(&self, name: &str) -> impl Iterator<Item = TermId> {
         self.ports.iter().filter(move |(port, _)| port.name == name).map(|(_, id)| *id)
+    }
+
+    /// Whether the number stands for a name.
+    pub(crate) fn is_name(&self, id: TermId) -> bool {
+        matches!(self.by_id.get(&id), Some(Term::Peer(PeerSelector::Name(_))))
     }
 
     /// The port that a number stands for.

@@ -1,15 +1,19 @@
 //! Who is where: pods and nodes, their labels, addresses and ports, and which of them this node enforces.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
 use namegate_abi::Address;
-use namegate_config::{labels::Labels, peer::NamedPort};
+use namegate_config::{
+    labels::Labels,
+    peer::NamedPort,
+    services::{Service, Target},
+};
 
-use crate::EndpointId;
+use crate::{EndpointId, fronts::Port};
 
 /// Every pod and node that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,8 +22,10 @@ pub struct Topology {
     pub endpoints: Vec<TopologyEndpoint>,
     /// Nodes, this one included. An address that a pod has too is the node's.
     pub nodes: Vec<TopologyNode>,
-    /// Service addresses of the trusted resolvers.
+    /// Service addresses of the trusted resolvers, beside those with only trusted resolvers behind their port 53.
     pub resolver_services: Vec<IpAddr>,
+    /// Services: what is sent to one is judged by who is behind it.
+    pub services: Vec<Service>,
 }
 
 /// A pod or the like.
@@ -72,14 +78,29 @@ pub(crate) struct Who {
 pub(crate) struct Peers {
     pub(crate) all: Vec<Who>,
     pub(crate) owners: HashMap<Address, usize>,
+    /// Virtual addresses, and those of nodes, with the ports behind which are others.
+    pub(crate) fronts: HashMap<Address, BTreeMap<Port, Behind>>,
     /// Addresses claimed by more than one.
     pub(crate) conflicts: u64,
+}
+
+/// Who is behind a port.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Behind {
+    /// `namespace/name` of the service; the first where there are several.
+    pub(crate) service: Arc<str>,
+    /// Of the same address family as the port's address.
+    pub(crate) targets: Vec<Target>,
 }
 
 impl Peers {
     /// Nodes claim their addresses first, then endpoints in their order; `id` numbers endpoints of this node.
     pub(crate) fn new(topology: Topology, mut id: impl FnMut(&Arc<str>) -> EndpointId) -> Self {
         let mut peers = Self::default();
+        let of_nodes: Vec<IpAddr> = topology.nodes.iter().flat_map(|node| node.addresses.clone()).collect();
+        for service in &topology.services {
+            peers.add_service(service, &of_nodes);
+        }
         for node in topology.nodes {
             peers.add(Who {
                 key: node.name.into(),
@@ -111,6 +132,27 @@ impl Peers {
         peers
     }
 
+    fn add_service(&mut self, service: &Service, nodes: &[IpAddr]) {
+        let name: Arc<str> = format!("{}/{}", service.namespace, service.name).into();
+        for port in &service.ports {
+            let own = service.addresses.iter().map(|address| (address, port.port));
+            let of_nodes = port.node_port.into_iter().flat_map(|number| nodes.iter().map(move |node| (node, number)));
+            for (address, number) in own.chain(of_nodes) {
+                let address = address.to_canonical();
+                let behind = self.fronts.entry(address.into()).or_default();
+                let behind = behind.entry((port.protocol.number(), number)).or_default();
+                if behind.service.is_empty() {
+                    behind.service = Arc::clone(&name);
+                } else {
+                    self.conflicts += 1;
+                }
+                let reached =
+                    port.targets.iter().filter(|one| one.address.to_canonical().is_ipv4() == address.is_ipv4());
+                behind.targets.extend(reached.copied());
+            }
+        }
+    }
+
     fn add(&mut self, who: Who) {
         for address in &who.addresses {
             let owner = *self.owners.entry(Address::from(address.to_canonical())).or_insert(self.all.len());
@@ -124,6 +166,11 @@ impl Peers {
     /// Who has the address.
     pub(crate) fn owner(&self, address: Address) -> Option<&Who> {
         self.owners.get(&address).map(|at| &self.all[*at])
+    }
+
+    /// Who is behind a port of an address; `None` where the address speaks for itself.
+    pub(crate) fn behind(&self, address: IpAddr, port: Port) -> Option<&Behind> {
+        self.fronts.get(&Address::from(address.to_canonical()))?.get(&port)
     }
 
     /// This node itself, where it is known.

@@ -19,9 +19,10 @@ use namegate_config::{labels::Labels, peer::NamedPort, rule::Rule};
 use crate::{
     Change, EndpointId, Engine, Key, MapOp, Proxies, Row,
     compile::{NumberedRule, Policy},
+    fronts::{Front, Port},
     plan::Plan,
     selectors::{Set, Term, TermId, Terms, set},
-    topology::{Peers, Who},
+    topology::{Behind, Peers, Who},
 };
 
 impl Engine {
@@ -51,6 +52,8 @@ impl Engine {
         let terms = self.terms_in_use();
         self.reindex(terms, now, &mut ops);
         self.sweep(&mut ops);
+        let identities = &self.identities;
+        self.terms.fronts.retain(|front| identities.matched_by(front).next().is_some());
         self.ready = true;
         self.settle_doubts(&mut ops);
         self.forget_numbers();
@@ -81,7 +84,9 @@ impl Engine {
     fn number_rules(&mut self, rules: Vec<Rule>) {
         let known: HashMap<&Rule, u32> = self.rules.iter().map(|(cookie, rule)| (&**rule, *cookie)).collect();
         let mut numbered: Vec<(u32, Arc<Rule>)> = Vec::with_capacity(rules.len());
-        for rule in rules {
+        for mut rule in rules {
+            // Part of the rule: under another setting it is another rule, and its flows are judged again.
+            rule.binding = rule.binding.or(Some(self.settings.dns.name_binding)).filter(|_| rule.may_bind());
             // The text holds all of the rule: a rule with another content has another number.
             let cookie = known.get(&rule).copied().unwrap_or_else(|| self.ledger.rule(format!("{rule:?}")));
             self.origins.insert(cookie, Arc::clone(&rule.origin));
@@ -95,7 +100,9 @@ impl Engine {
         if self.ready && terms.keys().eq(self.terms.all().keys()) {
             return;
         }
+        let fronts = std::mem::take(&mut self.terms.fronts);
         self.terms = Terms::new(terms);
+        self.terms.fronts = fronts;
         let world = set(self.terms.of_peer(&Labels::reserved("world"), &[]));
         self.identities.set_world(world.into());
         let peers = std::mem::take(&mut self.peers);
@@ -143,12 +150,12 @@ impl Engine {
         let mut moved = HashSet::new();
         let of_labels: Vec<Vec<TermId>> =
             peers.all.iter().map(|who| self.terms.of_peer(&who.labels, &who.named_ports)).collect();
-        let mut owners: Vec<(Address, usize)> = peers.owners.iter().map(|(address, at)| (*address, *at)).collect();
-        owners.sort_unstable();
-        for (address, at) in owners {
-            let who = &peers.all[at];
-            let mut terms = of_labels[at].clone();
-            terms.extend(self.terms.of_address(address.to_ip(), who.labels.is_world()));
+        let mut known: HashMap<Address, Set> = HashMap::new();
+        let all: BTreeSet<Address> = peers.owners.keys().chain(peers.fronts.keys()).copied().collect();
+        for address in all {
+            let who = peers.owner(address);
+            let mut terms = self.matching(address, peers, &of_labels);
+            terms.extend(self.front(address, peers, &of_labels, &mut known));
             let new: Set = set(terms).into();
             let old = self.placed.get(&address).map(|(_, set)| Arc::clone(set));
             if self.place(address, who, &new, ops) && old.as_ref() != Some(&new) {
@@ -159,12 +166,49 @@ impl Engine {
         moved
     }
 
+    /// What matches an address of the cluster; a virtual one has no labels.
+    fn matching(&self, address: Address, peers: &Peers, of_labels: &[Vec<TermId>]) -> Vec<TermId> {
+        let mut terms = match peers.owners.get(&address) {
+            Some(at) => of_labels[*at].clone(),
+            None => self.terms.of_peer(&Labels::default(), &[]),
+        };
+        let outside = peers.owner(address).is_some_and(|who| who.labels.is_world());
+        terms.extend(self.terms.of_address(address.to_ip(), outside));
+        terms
+    }
+
+    /// The number of who is behind the ports of an address, if anybody can be.
+    fn front(
+        &mut self,
+        address: Address,
+        peers: &Peers,
+        of_labels: &[Vec<TermId>],
+        known: &mut HashMap<Address, Set>,
+    ) -> Option<TermId> {
+        let mut matching = |target: IpAddr| {
+            let target = Address::from(target.to_canonical());
+            let of_target = || match peers.owner(target) {
+                Some(_) => set(self.matching(target, peers, of_labels)).into(),
+                None => self.outside(target.to_ip()).into(),
+            };
+            Arc::clone(known.entry(target).or_insert_with(of_target))
+        };
+        let ports = peers.fronts.get(&address)?.iter().map(|(port, behind)| {
+            (*port, behind.targets.iter().map(|target| (matching(target.address), target.port)).collect())
+        });
+        let front = Front::new(ports);
+        let id = self.ledger.selector(front.to_string());
+        self.terms.fronts.insert(id, front);
+        Some(id)
+    }
+
     /// Gives an address of the cluster its row; false where there is no room.
-    fn place(&mut self, address: Address, who: &Who, set: &Set, ops: &mut Vec<MapOp>) -> bool {
+    fn place(&mut self, address: Address, who: Option<&Who>, set: &Set, ops: &mut Vec<MapOp>) -> bool {
         let Some(identity) = self.acquire(set, ops) else { return false };
+        let is_here = who.is_some_and(|who| who.local_host);
         let mut value = AddressValue {
-            endpoint: who.id.map_or(0, |id| id.0),
-            flags: if who.local_host { namegate_abi::address_flags::LOCAL_HOST } else { 0 },
+            endpoint: who.and_then(|who| who.id).map_or(0, |id| id.0),
+            flags: if is_here { namegate_abi::address_flags::LOCAL_HOST } else { 0 },
             ..AddressValue::default()
         };
         value.steps[0] = Step { expires_ns: 0, identity, spare: 0 };
@@ -180,8 +224,8 @@ impl Engine {
     /// Moves to a new topology; returns the policies under which a flow that passed might not pass now.
     fn move_peers(&mut self, peers: Peers, ops: &mut Vec<MapOp>) -> HashSet<u32> {
         let mut moved = self.place_all(&peers, ops);
-        let gone: Vec<Address> =
-            self.placed.keys().filter(|address| !peers.owners.contains_key(*address)).copied().collect();
+        let is_gone = |address: &&Address| !peers.owners.contains_key(*address) && !peers.fronts.contains_key(*address);
+        let gone: Vec<Address> = self.placed.keys().filter(is_gone).copied().collect();
         for address in gone {
             self.mirror.delete(Key::Address(node_key(address)), ops);
             if let Some((value, old)) = self.placed.remove(&address) {
@@ -212,7 +256,8 @@ impl Engine {
         let is_resolver = |who: &&Who| selector.as_ref().is_some_and(|selector| selector.matches(&who.labels));
         let pods = self.peers.all.iter().filter(is_resolver).flat_map(|who| &who.addresses);
         let all = self.settings.dns.resolvers.iter().chain(pods).copied().chain(services);
-        let wanted: BTreeSet<IpAddr> = all.map(|address| address.to_canonical()).collect();
+        let mut wanted: BTreeSet<IpAddr> = all.map(|address| address.to_canonical()).collect();
+        wanted.extend(self.in_front_of(&wanted));
         let old = std::mem::replace(&mut self.resolvers, wanted.iter().copied().collect());
         for address in &wanted {
             self.mirror.put(Row::Resolver((*address).into()), ops);
@@ -220,6 +265,21 @@ impl Engine {
         for address in old.into_iter().filter(|address| !wanted.contains(address)) {
             self.mirror.delete(Key::Resolver(address.into()), ops);
         }
+    }
+
+    /// Addresses behind whose port of DNS are these resolvers, and nobody else.
+    fn in_front_of(&self, resolvers: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        const DNS_PORT: u16 = 53;
+        let is_trusted = |behind: &Behind| {
+            let mut targets = behind.targets.iter();
+            !behind.targets.is_empty() && targets.all(|target| resolvers.contains(&target.address.to_canonical()))
+        };
+        let of_dns = |ports: &BTreeMap<Port, Behind>| {
+            let mut asked = ports.iter().filter(|((_, port), _)| *port == DNS_PORT).peekable();
+            asked.peek().is_some() && asked.all(|(_, behind)| is_trusted(behind))
+        };
+        let found = self.peers.fronts.iter().filter(|(_, ports)| of_dns(ports));
+        found.map(|(address, _)| address.to_ip()).collect()
     }
 
     /// Writes the rows of policies that are not in use yet. One that finds no room is left out.
@@ -249,7 +309,7 @@ impl Engine {
     fn compile(&self, rules: &[NumberedRule], ports: &[NamedPort]) -> Policy {
         let mut policy = Policy::new(rules, ports, self.proxies, &self.terms);
         let named = policy.port_names().flat_map(|name| self.terms.ports_named(name));
-        let terms: BTreeSet<TermId> = policy.terms().chain(named).collect();
+        let terms: BTreeSet<TermId> = policy.terms().chain(named).chain(self.terms.fronts.ids()).collect();
         let matched = terms.iter().flat_map(|term| self.identities.matched_by(*term));
         let identities: BTreeSet<u32> = matched.chain(std::iter::once(identity::WORLD)).collect();
         for identity in identities {

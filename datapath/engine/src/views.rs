@@ -1,6 +1,10 @@
 //! What the API asks: who is here, what was learned, which rule a number means, and how full everything is.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use namegate_abi::{Address, AddressKey, NODE_INTERFACE, endpoint_flags};
 use namegate_config::{
@@ -53,6 +57,19 @@ pub struct KnownName {
     pub expires_ns: u64,
     /// Whether it has ended.
     pub ended: bool,
+}
+
+/// A port of a service of which some targets may be reached, and others not: none is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DividedPort {
+    /// `namespace/name` of the service.
+    pub service: Arc<str>,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// The port.
+    pub port: u16,
+    /// Endpoints that are kept from it.
+    pub endpoints: Vec<Arc<str>>,
 }
 
 /// Rows of one map.
@@ -149,9 +166,37 @@ impl Engine {
             .collect()
     }
 
-    /// `namespace/name` of the pod, or the name of the node, that has the address.
+    /// `namespace/name` of the pod, or the name of the node, that has the address; or of the service with this one.
     pub fn peer_key(&self, address: IpAddr) -> Option<&str> {
-        self.peers.owner(Address::from(address.to_canonical())).map(|who| &*who.key)
+        let address = Address::from(address.to_canonical());
+        let service = || Some(&*self.peers.fronts.get(&address)?.values().next()?.service);
+        self.peers.owner(address).map(|who| &*who.key).or_else(service)
+    }
+
+    /// Ports of services of which some targets may be reached by an endpoint, and others not.
+    pub fn divided(&self) -> Vec<DividedPort> {
+        let mut found: BTreeMap<(Arc<str>, u8, u16), BTreeSet<Arc<str>>> = BTreeMap::new();
+        for (id, policy) in &self.policies {
+            for (identity, (protocol, port)) in policy.divided() {
+                let addresses = self.placed.iter().filter(|(_, (value, _))| value.steps[0].identity == identity);
+                let behind = addresses.filter_map(|(address, _)| self.peers.behind(address.to_ip(), (protocol, port)));
+                for service in behind.map(|behind| Arc::clone(&behind.service)) {
+                    let judged = self.local.iter().filter(|(_, local)| local.value.policy == *id);
+                    let keys = judged.filter_map(|(id, _)| self.cache.endpoints.get(id));
+                    found
+                        .entry((service, protocol, port))
+                        .or_default()
+                        .extend(keys.map(|known| Arc::clone(&known.key)));
+                }
+            }
+        }
+        let shown = |((service, protocol, port), endpoints): (_, BTreeSet<_>)| DividedPort {
+            service,
+            protocol,
+            port,
+            endpoints: endpoints.into_iter().collect(),
+        };
+        found.into_iter().map(shown).collect()
     }
 
     /// Labels of the pod or node that has the address.

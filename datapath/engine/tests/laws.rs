@@ -7,14 +7,15 @@ mod common;
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use common::{FLOWS, Kernel, NAMES, OUTSIDE, Pod, SECOND, addresses, apply, ip, pods, rules, settings, topology};
-use namegate_abi::{NODE_INTERFACE, Reason as Kernels};
+use namegate_abi::{NODE_INTERFACE, Reason as Kernels, policy_flags};
 use namegate_config::{
     l7::Request,
     labels::Labels,
     name::Fqdn,
     peer::Peer,
+    question::QueryType,
     reference::{Flow, Limits, Reason, SubjectFacts, Verdict, verdict, verdict_l7},
-    rule::{Direction, Rule},
+    rule::{Binding, Direction, Rule},
     settings::Scope,
 };
 use namegate_engine::{Answer, Change, EndpointId, Engine, LedgerEntry, MapOp, Proxies, Topology};
@@ -157,12 +158,31 @@ impl World {
             names: names.map(|((_, name, _), _)| name.parse::<Fqdn>().unwrap()).collect(),
             named_ports: pod.map(|pod| pod.named_ports.clone()).unwrap_or_default().into(),
         };
-        let request = Request::Dns { name: "x.org".parse().unwrap() };
+        let request = Request::Dns { name: "x.org".parse().unwrap(), kind: QueryType::A };
         let (direction, flow) = (probe.direction, probe.flow);
         (
             verdict(&self.rules, &facts, &peer, direction, flow),
             verdict_l7(&self.rules, &facts, &peer, direction, flow, &request),
         )
+    }
+
+    /// Whether a proxy must read the name that a connection asks for, and else what its row says about names: where the
+    /// rules let the flow pass as it is, and would not without names.
+    fn names_asked(&self, probe: &Probe) -> (bool, u8) {
+        let Probe { peer, flow, direction, .. } = *probe;
+        let own = ip(OWN[probe.pod]);
+        let whole = self.engine.limits(own, peer, direction, flow, self.kernel.now);
+        let depends =
+            |binding| self.engine.limits_asking(own, peer, flow, None, binding, self.kernel.now) != Limits::Free;
+        if direction == Direction::Ingress || whole != Limits::Free {
+            return (false, 0);
+        }
+        match flow.protocol {
+            6 if depends(Binding::Enforce) => (true, 0),
+            17 if depends(Binding::Enforce) => (false, policy_flags::HOLD_NAME),
+            6 | 17 if depends(Binding::Observe) => (false, policy_flags::OBSERVE_NAME),
+            _ => (false, 0),
+        }
     }
 
     fn allows(kernel: &Kernel, probe: &Probe) -> bool {
@@ -191,8 +211,11 @@ impl World {
         // A proxy reads the requests exactly where some might not pass.
         let asked = self.engine.limits(ip(OWN[probe.pod]), probe.peer, probe.direction, probe.flow, self.kernel.now);
         let asks = matches!(asked, Limits::Rules(_));
-        assert!(got.reason.denies() || (got.proxy_port != 0) == asks, "{}: {asked:?}", at());
-        assert_eq!(got.proxy_port, if limited.allowed || !want.allowed { 0 } else { L7_PORT }, "{}", at());
+        let (read, flags) = self.names_asked(probe);
+        assert!(got.reason.denies() || (got.proxy_port != 0) == (asks || read), "{}: {asked:?}", at());
+        let goes_on = limited.allowed && !read || !want.allowed;
+        assert_eq!(got.proxy_port, if goes_on { 0 } else { L7_PORT }, "{}", at());
+        assert_eq!(got.row_flags, if goes_on && want.allowed { flags } else { 0 }, "{}", at());
         let reason = match got.reason {
             Kernels::Rule if got.rule == 0 => Reason::NoPolicy,
             Kernels::Rule => Reason::Rule,

@@ -7,13 +7,14 @@ mod common;
 use std::sync::Arc;
 
 use common::{Kernel, SECOND, apply, ip, settings, topology};
-use namegate_abi::{AddressKey, Reason, endpoint_flags};
+use namegate_abi::{AddressKey, Reason, endpoint_flags, policy_flags};
 use namegate_config::{
     l7::L7,
     labels::LabelSelector,
+    name::Fqdn,
     name::NamePattern,
-    reference::Flow,
-    rule::{Direction, Effect, Entity, Origin, PeerSelector, Peers, Ports, Rule, Subject, Tier},
+    reference::{Flow, Limits},
+    rule::{Binding, Direction, Effect, Entity, Origin, PeerSelector, Peers, Ports, Rule, Subject, Tier},
     settings::{PrivateAnswers, Scope, Settings},
 };
 use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, Proxies, Row};
@@ -32,6 +33,7 @@ fn allow(peers: Vec<PeerSelector>) -> Rule {
         peers: Peers::Of(peers),
         ports: Ports::Any,
         l7: None,
+        binding: None,
     }
 }
 
@@ -353,7 +355,7 @@ fn an_endpoint_that_leaves_takes_its_names_and_its_number() {
 #[test]
 fn limited_rules_need_a_proxy_and_one_free_rule_lifts_the_limits() {
     let http = || Some(Arc::new(L7::Http(vec![])));
-    let dns = || Some(Arc::new(L7::Dns(vec![])));
+    let dns = || Some(Arc::new(L7::Dns(vec![].into())));
     let world = |l7| Rule { l7, ..allow(vec![PeerSelector::Entity(Entity::World)]) };
     let proxies = |dns, l7| Proxies { dns, l7 };
     for (what, rules, proxies, want) in [
@@ -370,4 +372,71 @@ fn limited_rules_need_a_proxy_and_one_free_rule_lifts_the_limits() {
         let got = setup.kernel.judge(10, ip(OWN), ip("192.0.2.1"), Direction::Egress, WEB);
         assert_eq!((got.reason, got.proxy_port), want, "{what}");
     }
+}
+
+/// Where a rule opens the address whatever its names, nothing is asked; else the least strict rule decides.
+#[test]
+fn connections_to_a_bound_name_go_through_the_proxy_or_are_copied() {
+    let bound = |pattern, binding| Rule { binding, ..allow(vec![name(pattern)]) };
+    let (off, observe, enforce) = (Some(Binding::Off), Some(Binding::Observe), Some(Binding::Enforce));
+    let world = allow(vec![PeerSelector::Entity(Entity::World)]);
+    let both = Rule { binding: enforce, ..allow(vec![name("a.io"), PeerSelector::Entity(Entity::World)]) };
+    let quiet = Rule { default_deny: false, ..bound("a.io", enforce) };
+    let deny = Rule { effect: Effect::Deny, peers: Peers::Any, ..allow(vec![]) };
+    let questions = Rule { l7: Some(Arc::new(L7::Dns(vec![].into()))), ..bound("a.io", enforce) };
+    // Port of the proxy, and flags.
+    let (plain, copied, read) = ((0, 0), (0, policy_flags::OBSERVE_NAME), (9, 0));
+    for (rules, tcp, other) in [
+        (vec![bound("a.io", off)], plain, plain),
+        (vec![bound("a.io", None)], copied, plain),
+        (vec![bound("a.io", observe)], copied, plain),
+        (vec![bound("a.io", enforce)], read, plain),
+        (vec![bound("a.io", enforce), bound("*.io", enforce)], read, plain),
+        (vec![bound("a.io", enforce), bound("*.io", observe)], copied, plain),
+        (vec![bound("a.io", enforce), bound("a.io", off)], plain, plain),
+        (vec![bound("a.io", enforce), bound("b.io", off)], read, plain),
+        (vec![bound("a.io", enforce), world.clone()], plain, plain),
+        (vec![both], plain, plain),
+        (vec![quiet.clone()], plain, plain),
+        (vec![quiet, bound("a.io", observe)], copied, plain),
+        (vec![bound("a.io", enforce), deny], plain, plain),
+        (vec![questions], plain, plain),
+        (vec![Rule { tier: Tier::Admin(1), default_deny: false, ..bound("a.io", enforce) }, world], plain, plain),
+    ] {
+        let mut setup = Setup::new(&settings(), rules.clone());
+        let ops = setup.engine.set_proxies(Proxies { dns: 0, l7: 9 });
+        apply(&setup.engine, &mut setup.kernel, &ops);
+        setup.learn(0, "a.io", "192.0.2.1", 600);
+        let judged = [6, 17, 132].map(|protocol| {
+            let flow = Flow { protocol, ..WEB };
+            let decision = setup.kernel.judge(10, ip(OWN), ip("192.0.2.1"), Direction::Egress, flow);
+            (decision.proxy_port, decision.row_flags)
+        });
+        let udp = if tcp == read { (0, policy_flags::HOLD_NAME) } else { tcp };
+        assert_eq!(judged, [tcp, udp, other], "{rules:#?}");
+    }
+}
+
+#[test]
+fn names_count_as_they_were_when_the_connection_began() {
+    let rules = ["a.io", "b.io"].map(|one| Rule { binding: Some(Binding::Enforce), ..allow(vec![name(one)]) });
+    let mut setup = Setup::new(&settings(), rules.into());
+    setup.learn(0, "a.io", "192.0.2.1", 600);
+    setup.learn(0, "b.io", "192.0.2.1", 5);
+    setup.learn(1, "c.io", "192.0.2.1", 600);
+    let began = setup.kernel.now;
+    let (own, peer) = (ip(OWN), ip("192.0.2.1"));
+    for (since, open) in [(began, &["a.io", "b.io"][..]), (began + 5 * SECOND, &["a.io"])] {
+        assert!(setup.engine.is_bound(own, peer, WEB, Binding::Enforce, since));
+        for asked in ["a.io", "b.io", "c.io"] {
+            let name = asked.parse().unwrap();
+            let limits = setup.engine.limits_asking(own, peer, WEB, Some(&name), Binding::Enforce, since);
+            assert_eq!(limits == Limits::Free, open.contains(&asked), "{asked} {limits:?}");
+        }
+        let openers = setup.engine.openers(own, peer, WEB, Binding::Observe, since);
+        let mut openers: Vec<&str> = openers.iter().map(Fqdn::as_str).collect();
+        openers.sort_unstable();
+        assert_eq!(openers, open);
+    }
+    assert!(!setup.engine.is_bound(own, ip("192.0.2.2"), WEB, Binding::Observe, began), "a closed address");
 }

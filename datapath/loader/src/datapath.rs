@@ -15,7 +15,7 @@ use nix::net::if_::if_indextoname;
 use crate::pins::{LinkPins, Replaced};
 use crate::spec::{self, MapLimits};
 use crate::tables::{Tables, take};
-use crate::{Events, LoadError, bpffs, node, object, routes};
+use crate::{Events, LoadError, Openings, bpffs, node, object, routes};
 
 /// The first kernel with tcx, the youngest of what the programs of interfaces use.
 const TCX_SINCE: (u32, u32) = (6, 6);
@@ -73,6 +73,7 @@ pub struct Datapath {
     pub(crate) ebpf: Ebpf,
     tables: Tables,
     events: Option<Events>,
+    openings: Option<Openings>,
     pub(crate) links: LinkPins,
     /// Whether the node's own sockets can be guarded.
     pub(crate) node: Result<node::Ready, LoadError>,
@@ -124,7 +125,8 @@ impl Datapath {
         let node = node::load(&mut ebpf);
         let tables = Tables::take_from(&mut ebpf, options.limits)?;
         let ring: RingBuf<_> = take(&mut ebpf, map_names::EVENTS)?;
-        Ok(Self { ebpf, tables, events: Some(Events::new(ring)), links, node })
+        let openings: RingBuf<_> = take(&mut ebpf, map_names::OPENINGS)?;
+        Ok(Self { ebpf, tables, events: Some(Events::new(ring)), openings: Some(Openings::new(openings)), links, node })
     }
 
     /// Puts the loaded programs into every pinned link; forgets links whose interface is gone.
@@ -244,6 +246,16 @@ impl Datapath {
     /// The stream of records, once.
     pub fn take_events(&mut self) -> Option<Events> {
         self.events.take()
+    }
+
+    /// The stream of what connections begin with, once.
+    pub fn take_openings(&mut self) -> Option<Openings> {
+        self.openings.take()
+    }
+
+    /// Copies for that stream that were lost, since the maps were made.
+    pub fn openings_lost(&self) -> Result<u64, GateError> {
+        Ok(self.tables.counter(counter_slot::OPENINGS_LOST)?.packets)
     }
 }
 

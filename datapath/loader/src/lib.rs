@@ -19,6 +19,7 @@ mod error;
 mod events;
 pub mod links;
 mod netlink;
+pub mod netns;
 mod node;
 mod object;
 mod pins;
@@ -26,8 +27,9 @@ pub mod routes;
 mod spec;
 mod tables;
 pub mod trial;
+pub mod untracked;
 
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;
-pub use events::Events;
+pub use events::{Events, Opening, Openings};
 pub use spec::MapLimits;

@@ -82,7 +82,7 @@ fn default_of(route: &RouteMessage) -> Option<u32> {
 }
 
 /// The other side of an interface.
-fn peer_of(interface: u32) -> io::Result<Option<u32>> {
+pub(crate) fn peer_of(interface: u32) -> io::Result<Option<u32>> {
     let mut request = LinkMessage::default();
     request.header.index = interface;
     let answers = ask(RouteNetlinkMessage::GetLink(request), NLM_F_ACK)?;

@@ -59,7 +59,7 @@ impl MapSpec {
 struct Prefixed<K>(u32, K);
 
 /// Every pinned map.
-pub(crate) fn maps(limits: &MapLimits) -> [MapSpec; 10] {
+pub(crate) fn maps(limits: &MapLimits) -> [MapSpec; 11] {
     let own = "none: its size is fixed";
     [
         MapSpec::new::<u32, EndpointValue>(
@@ -97,6 +97,7 @@ pub(crate) fn maps(limits: &MapLimits) -> [MapSpec; 10] {
         MapSpec::new::<u32, Settings>(map_names::SETTINGS, MapType::Array, 1, own),
         MapSpec::new::<u32, Counter>(map_names::COUNTERS, MapType::PerCpuArray, counter_slot::MAX, own),
         MapSpec::new::<(), ()>(map_names::EVENTS, MapType::RingBuf, limits::EVENTS_OCTETS, own),
+        MapSpec::new::<(), ()>(map_names::OPENINGS, MapType::RingBuf, limits::OPENINGS_OCTETS, own),
     ]
 }
 

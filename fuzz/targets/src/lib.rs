@@ -16,6 +16,7 @@ mod endpoints;
 mod packet;
 mod pattern;
 mod policy_yaml;
+mod quic_initial;
 mod selector;
 mod settings;
 
@@ -25,6 +26,7 @@ pub use endpoints::endpoints;
 pub use packet::packet;
 pub use pattern::pattern;
 pub use policy_yaml::policy_yaml;
+pub use quic_initial::quic_initial;
 pub use selector::selector;
 pub use settings::settings;
 
@@ -38,13 +40,14 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "cidr", check: cidr },
     Target { name: "dns_wire", check: dns_wire },
     Target { name: "endpoints", check: endpoints },
     Target { name: "packet", check: packet },
     Target { name: "pattern", check: pattern },
     Target { name: "policy_yaml", check: policy_yaml },
+    Target { name: "quic_initial", check: quic_initial },
     Target { name: "selector", check: selector },
     Target { name: "settings", check: settings },
 ];

@@ -2,7 +2,7 @@
 
 use namegate_config::{
     rule::Direction,
-    settings::{PrivateAnswers, Scope, Settings, parse},
+    settings::{PrivateAnswers, Refusal, Scope, Settings, parse},
 };
 use serde_json::{Value, json};
 
@@ -47,6 +47,7 @@ fn written(settings: &Settings) -> Value {
             "maxTtl": dns.max_ttl_s,
             "privateAnswers": if dns.private_answers == PrivateAnswers::Allow { "allow" } else { "deny" },
             "scope": if dns.scope == Scope::Endpoint { "endpoint" } else { "node" },
+            "refusal": if dns.refusal == Refusal::Refused { "refused" } else { "nxdomain" },
             "addressesPerNameMax": dns.addresses_per_name_max,
             "namesPerEndpointMax": dns.names_per_endpoint_max,
             "upstreamTimeoutMs": dns.upstream_timeout_ms,

@@ -1,17 +1,25 @@
 //! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
 
+mod adopt;
 mod book;
 mod clock;
+mod cluster;
+mod cni;
 mod desk;
 mod files;
 mod flows;
 mod gate;
 mod gatekeeper;
+mod held;
 mod interfaces;
 mod journal;
+mod kubernetes;
+mod objects;
+mod openings;
 mod reload;
 mod requests;
 mod shown;
+mod sources;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -27,7 +35,7 @@ use namegate_config::{
 use namegate_dns_proxy::{Config as DnsConfig, Proxy};
 use namegate_engine::{Engine, Proxies};
 use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
-use namegate_loader::{Datapath, Events, MapLimits, Options, routes};
+use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, routes, untracked};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Outcome;
@@ -41,6 +49,8 @@ use flows::Flows;
 use gate::{Gate, Running};
 use gatekeeper::Keeper;
 use journal::Journal;
+use kubernetes::Kubernetes;
+use openings::Checks;
 use reload::Reloader;
 use requests::RequestDesk;
 
@@ -79,9 +89,10 @@ pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
 /// Paths in the settings are relative to their file.
 fn beside(config: &Path, mut settings: Settings) -> Settings {
     let folder = config.parent().unwrap_or(Path::new("."));
-    for path in
-        [&mut settings.policies, &mut settings.endpoints, &mut settings.socket, &mut settings.state, &mut settings.pins]
-    {
+    let files = [&mut settings.policies, &mut settings.endpoints].into_iter().flatten();
+    let kubeconfig = settings.kubernetes.as_mut().and_then(|kubernetes| kubernetes.kubeconfig.as_mut());
+    let places = [&mut settings.socket, &mut settings.state, &mut settings.pins];
+    for path in files.chain(kubeconfig).chain(places) {
         *path = folder.join(&*path);
     }
     settings
@@ -110,9 +121,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let server = Server::bind(&settings.socket)?;
     let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
     let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
-    let (gate, events, features) = open(&settings, &clients, &instruments)?;
+    let (gate, (events, openings), features) = open(&settings, &clients, &instruments)?;
     let door = gate.door();
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
+    let checks = Arc::new(Checks::default());
+    let watching =
+        tokio::spawn(openings::follow(openings, door.clone(), Arc::clone(&flows), Arc::clone(&checks), PROXY_MARK));
     let (requests, records) = RequestDesk::new(door.clone(), gate.changes());
     let l7 = Arc::new(L7Proxy::start(&l7_config(), requests.clone())?);
     let telling = tokio::spawn(requests::follow(records, door.clone(), Arc::clone(&flows)));
@@ -121,18 +135,36 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     // Before the rules: those that need a proxy find it.
     let proxies = Proxies { dns: proxy.port(), l7: l7.port() };
     door.ask(move |gate| gate.set_proxies(proxies)).await?;
+    let kubernetes = Kubernetes::start(&settings).await?;
     let reloader = {
         let (settings, door, book) = (settings.clone(), door.clone(), Arc::clone(&book));
-        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book)).await??
+        let cluster = kubernetes.as_ref().map(Kubernetes::cluster);
+        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book, cluster)).await??
     };
+    let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
-    let kernel = kernel_settings(proxy.port());
+    // Open as long as names are looked at.
+    let (names_port, _present) = held::presence().context("opening the ports that say somebody looks at names")?;
+    let kernel = kernel_settings(proxy.port(), names_port);
     door.ask(move |gate| gate.datapath().set(&kernel)).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
     let (dns, reads) = (Arc::clone(&proxy), Arc::clone(&l7));
-    let keeper = Keeper { settings, door, book, flows, proxy: dns, l7: reads, requests, instruments, started };
+    let keeper = Keeper {
+        settings,
+        door,
+        book,
+        flows,
+        checks,
+        proxy: dns,
+        l7: reads,
+        requests,
+        instruments,
+        started,
+        kubernetes,
+    };
     server.serve(Arc::new(keeper), end()).await;
-    for task in [following.abort_handle(), links.abort_handle(), telling.abort_handle()] {
+    let tasks = [&following, &watching, &links].map(tokio::task::JoinHandle::abort_handle);
+    for task in tasks.into_iter().chain([telling.abort_handle()]) {
         task.abort();
     }
     stop(reloader, gate, proxy, l7).await
@@ -143,7 +175,7 @@ fn open(
     settings: &Settings,
     clients: &Arc<ArcSwap<Clients>>,
     instruments: &Instruments,
-) -> anyhow::Result<(Running, Events, Features)> {
+) -> anyhow::Result<(Running, (Events, Openings), Features)> {
     let limits = settings.limits;
     let options = Options {
         pins: settings.pins.clone(),
@@ -154,7 +186,7 @@ fn open(
             flows: limits.flows,
             endpoints: limits.endpoints,
         },
-        settings: kernel_settings(0),
+        settings: kernel_settings(0, 0),
     };
     let mut datapath = Datapath::open(&options).map_err(gate::load_error)?;
     routes::set_up(&options.settings).context("setting up the route to the proxy")?;
@@ -168,7 +200,13 @@ fn open(
     {
         tracing::error!(%error, "net.ipv4.tcp_early_demux stays: limits on requests to endpoints drop them; set it to 0");
     }
+    if features.http
+        && let Err(error) = untracked::set_up(&options.settings)
+    {
+        tracing::warn!(%error, "no rule of nftables: connections to a service are dropped where limits on requests apply");
+    }
     let events = datapath.take_events().context("the ring of events was taken already")?;
+    let openings = datapath.take_openings().context("the ring of openings was taken already")?;
     let gate = Gate::new(
         Engine::new(settings),
         datapath,
@@ -178,11 +216,11 @@ fn open(
         instruments.clone(),
         settings.audit,
     )?;
-    Ok((gate.start()?, events, features))
+    Ok((gate.start()?, (events, openings), features))
 }
 
-fn kernel_settings(dns_port: u16) -> KernelSettings {
-    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, spare: 0 }
+fn kernel_settings(dns_port: u16, names_port: u16) -> KernelSettings {
+    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, names_port }
 }
 
 fn dns_config(settings: &Settings) -> DnsConfig {
@@ -193,6 +231,7 @@ fn dns_config(settings: &Settings) -> DnsConfig {
         install_timeout: INSTALL_TIMEOUT,
         mark: PROXY_MARK,
         fixed_resolver: None,
+        refusal: settings.dns.refusal,
     }
 }
 

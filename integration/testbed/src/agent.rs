@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::pod::Pod;
 use crate::world::World;
 
-pub use api::Response;
+pub use api::{Response, request};
 pub(crate) use pins::PINS;
 
 /// How long the agent may take until it says that it is ready, and until a change holds.
@@ -201,7 +201,7 @@ impl<'a> Agent<'a> {
 
     fn request(&self, method: &str, path: &str) -> Result<Response> {
         let (socket, method, path) = (self.socket(), method.to_owned(), path.to_owned());
-        self.world.node().run(async move { api::request(&socket, &method, &path).await })
+        self.world.node().run(async move { request(&socket, &method, &path).await })
     }
 
     /// Runs `namegate` with these arguments on the node and waits for it; exit code 124 is that it did not end in time.

@@ -12,8 +12,9 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, SERVER};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -71,7 +72,7 @@ impl std::fmt::Debug for Host {
 }
 
 impl Host {
-    /// Answers HTTP/1.1 on a port of every address.
+    /// Answers HTTP/1.1, and HTTP/2 with prior knowledge, on a port of every address.
     pub fn http(&self, port: u16) -> Result<()> {
         let host = self.clone();
         self.accept(port, move |stream| {
@@ -99,6 +100,16 @@ impl Host {
         self.accept(port, |mut stream| async move {
             let (mut read, mut write) = stream.split();
             let _ = tokio::io::copy(&mut read, &mut write).await; // Ends when the caller does.
+        })
+    }
+
+    /// Speaks first on a port of every address, as servers of mail and shells do, then sends back what comes.
+    pub fn greet_tcp(&self, port: u16, greeting: &'static [u8]) -> Result<()> {
+        self.accept(port, move |mut stream| async move {
+            if stream.write_all(greeting).await.is_ok() {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await; // Ends when the caller does.
+            }
         })
     }
 
@@ -132,9 +143,9 @@ impl Host {
         Ok(())
     }
 
-    async fn answer_http(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    async fn answer_http(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(self.response(&request))));
-        let server = hyper::server::conn::http1::Builder::new();
+        let server = auto::Builder::new(TokioExecutor::new());
         let _ = server.serve_connection(TokioIo::new(stream), service).await; // The caller may break off.
     }
 

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -26,9 +26,14 @@ pub struct Netns {
 impl Netns {
     /// Enters a namespace that `ip netns add` made.
     pub fn enter(name: &str) -> Result<Self> {
+        Self::enter_at(name, &Self::path_of(name))
+    }
+
+    /// Enters the namespace that a file stands for.
+    pub fn enter_at(name: &str, path: &Path) -> Result<Self> {
         let (ready, entered) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let path = Self::path_of(name);
+        let path = path.to_owned();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || serve(&path, &ready, stopped))
@@ -121,7 +126,7 @@ impl<T> Task<T> {
     }
 }
 
-fn serve(path: &std::path::Path, ready: &mpsc::Sender<Result<Handle>>, stopped: oneshot::Receiver<()>) {
+fn serve(path: &Path, ready: &mpsc::Sender<Result<Handle>>, stopped: oneshot::Receiver<()>) {
     let runtime = File::open(path)
         .with_context(|| format!("opening the namespace {}", path.display()))
         .and_then(|file| setns(file, CloneFlags::CLONE_NEWNET).context("entering a network namespace needs root"))

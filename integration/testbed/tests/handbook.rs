@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 
 use namegate_config::endpoints::{self, Attachment};
 use namegate_config::policy::{self, Catalog};
-use namegate_config::settings::{self, Dns, Limits, PrivateAnswers, Scope, Settings};
+use namegate_config::rule::Binding;
+use namegate_config::settings::{self, Dns, Kubernetes, Limits, PrivateAnswers, Refusal, Scope, Settings};
 
 /// Pages with YAML blocks or links.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/api.md",
     "docs/benchmarks.md",
     "docs/compatibility.md",
+    "docs/kubernetes.md",
     "docs/layer7.md",
     "docs/metrics.md",
     "docs/operations.md",
@@ -51,9 +53,9 @@ fn read_endpoints(name: &str, text: &str) -> endpoints::EndpointsFile {
 #[test]
 fn the_examples_are_read_and_belong_together() {
     let settings = read_settings("examples/namegate.yaml", &page("examples/namegate.yaml"));
-    let folder = root().join("examples").join(&settings.policies);
+    let folder = root().join("examples").join(settings.policies.unwrap());
     let endpoints = read_endpoints("examples/endpoints.yaml", &page("examples/endpoints.yaml"));
-    assert_eq!(settings.endpoints, Path::new("endpoints.yaml"));
+    assert_eq!(settings.endpoints.as_deref(), Some(Path::new("endpoints.yaml")));
     let guarded: Vec<_> = endpoints.endpoints.iter().filter_map(|endpoint| endpoint.attachment.clone()).collect();
     let want = [Attachment::Interface("veth-web".into()), Attachment::Netns("/run/netns/worker".into())];
     assert_eq!(guarded, want, "one of each kind");
@@ -131,10 +133,17 @@ fn table(page: &str, heading: &str) -> Vec<(String, String)> {
 
 /// Every key of the settings with its default. A new field does not compile until it is listed here, and on the page.
 fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
-    let Settings { policies: _, endpoints: _, socket, state, pins, directions, audit, dns, limits } = settings;
+    let Settings { policies: _, endpoints: _, kubernetes, socket, state, pins, directions, audit, dns, limits } =
+        settings;
+    assert_eq!(*kubernetes, None);
+    let Kubernetes { node: None, kubeconfig: None } = Kubernetes::default() else {
+        panic!("defaults of the environment")
+    };
     let mut rows = vec![
         ("policies", "required".to_owned()),
         ("endpoints", "required".to_owned()),
+        ("kubernetes.node", "environment".to_owned()),
+        ("kubernetes.kubeconfig", "environment".to_owned()),
         ("socket", socket.display().to_string()),
         ("state", state.display().to_string()),
         ("pins", pins.display().to_string()),
@@ -162,6 +171,8 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         max_ttl_s,
         private_answers,
         scope,
+        refusal,
+        name_binding,
         addresses_per_name_max,
         names_per_endpoint_max,
         upstream_timeout_ms,
@@ -176,6 +187,11 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         Scope::Endpoint => "endpoint",
         Scope::Node => "node",
     };
+    let refusal = match refusal {
+        Refusal::Refused => "refused",
+        Refusal::Nxdomain => "nxdomain",
+    };
+    let name_binding = Binding::WORDS.iter().find(|(_, binding)| binding == name_binding).unwrap().0;
     vec![
         ("dns.resolvers", format!("{resolvers:?}")),
         ("dns.resolverLabels", format!("{{{}}}", labels.join(", "))),
@@ -184,6 +200,8 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         ("dns.maxTtl", max_ttl_s.to_string()),
         ("dns.privateAnswers", private_answers.to_owned()),
         ("dns.scope", scope.to_owned()),
+        ("dns.refusal", refusal.to_owned()),
+        ("dns.nameBinding", name_binding.to_owned()),
         ("dns.addressesPerNameMax", addresses_per_name_max.to_string()),
         ("dns.namesPerEndpointMax", names_per_endpoint_max.to_string()),
         ("dns.upstreamTimeoutMs", upstream_timeout_ms.to_string()),

@@ -131,6 +131,48 @@ fn deny_beats_allow_and_replies_pass() {
     assert_eq!(endpoint(&agent, "host")["egress"], "disabled");
 }
 
+/// The node translates where its own connections go, and those that come to it.
+#[test]
+fn connections_that_the_node_translates_are_judged_by_where_they_go() {
+    let world = served();
+    let rules = format!(
+        "table ip front {{\n chain out {{ type nat hook output priority -100;\n \
+         ip daddr 10.96.9.9 tcp dport 9000 dnat to {}:7;\n ip daddr 10.96.9.9 tcp dport 9001 dnat to {}:7;\n }}\n \
+         chain pre {{ type nat hook prerouting priority dstnat;\n tcp dport 9007 dnat to {}:7;\n }}\n }}\n",
+        ALLOWED[0],
+        DENIED[0],
+        addresses(&world)[0]
+    );
+    let mut nft = std::process::Command::new("nft");
+    nft.arg(rules);
+    let output = world.node().call(move || nft.output()).expect("the test needs `nft` (nftables)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The node has no way to the virtual address but by the translation.
+    let mut route = std::process::Command::new("ip");
+    route.args(["route", "replace", "10.96.9.9/32", "dev", world.uplink()]);
+    assert!(world.node().call(move || route.status()).unwrap().success());
+    let agent = Agent::start(&world, &Options::default().policies(&policy(SOME))).unwrap();
+    let said = |port: u16| {
+        let to = SocketAddr::new(ip("10.96.9.9"), port);
+        world.node().run(async move {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            let mut stream = client::connect(to, SILENT).await?;
+            let mut back = [0; 5];
+            let exchange = async {
+                stream.write_all(b"hello").await?;
+                stream.read_exact(&mut back).await
+            };
+            let done = tokio::time::timeout(WITHIN, exchange).await.map_err(|_| Failure::Timeout)?;
+            done.map(drop).map_err(|error| Failure::Other(error.to_string()))
+        })
+    };
+    assert_eq!(said(9_000), Ok(()), "answers come from the virtual address");
+    assert_eq!(said(9_001), Err(Failure::Timeout), "to where nothing is allowed");
+    assert_eq!(told(&agent, ip(DENIED[0]), "denied")["reason"], "default-deny");
+    let own = SocketAddr::new(addresses(&world)[0], 9_007);
+    assert!(tcp(world.outside(), own), "a port that leads to an open one");
+}
+
 #[test]
 fn the_death_of_the_agent_opens_nothing() {
     let world = served();

@@ -1,7 +1,7 @@
 //! Elements of `ingress`, `ingressDeny`, `egress` and `egressDeny` of Cilium's policies: peers, ports, requests.
 
 use super::{
-    super::{icmp, layer7, ports},
+    super::{icmp, layer7, ports, resolvers},
     cilium::SELECTOR,
     joined, kubernetes, text,
 };
@@ -19,10 +19,12 @@ pub(crate) const TO_PEERS: [&str; 6] = ["toEndpoints", "toEntities", "toCIDR", "
 
 const SELECTORS: Type = list(Item::Object(&SELECTOR));
 const ENTITY: Type = list(Item::Text(Text::words(&ENTITIES)));
+const TO_ENTITY: Type = list(Item::Text(Text::words(&TO_ENTITIES)));
 const PREFIXES: Type = list(Item::Text(text::PREFIX_OR_ADDRESS));
 const PREFIX_SETS: Type = list(Item::Object(&CIDR_SET));
 const ENDPOINTS: &str = "Endpoints, of the policy's namespace unless the selector names another";
 const ENTITIES_ABOUT: &str = "Peers by what they are";
+const TO_ENTITIES_ABOUT: &str = "Peers by what they are; `public-resolvers` is Namegate's own word";
 const PREFIXES_ABOUT: &str = "Addresses outside the cluster";
 const SETS_ABOUT: &str = "Addresses outside the cluster, with holes or by group";
 const FROM: [Field; 4] = [
@@ -33,7 +35,7 @@ const FROM: [Field; 4] = [
 ];
 const TO_DENIED: [Field; 5] = [
     may(TO_PEERS[0], SELECTORS, ENDPOINTS),
-    may(TO_PEERS[1], ENTITY, ENTITIES_ABOUT),
+    may(TO_PEERS[1], TO_ENTITY, TO_ENTITIES_ABOUT),
     may(TO_PEERS[2], PREFIXES, PREFIXES_ABOUT),
     may(TO_PEERS[3], PREFIX_SETS, SETS_ABOUT),
     may(TO_PEERS[4], list(Item::Object(&SERVICE)), "Services of Kubernetes"),
@@ -134,6 +136,17 @@ const ENTITIES: [&str; 13] = {
     let mut at = 0;
     while at < Entity::EVERY.len() {
         words[at + 2] = Entity::EVERY[at].as_str();
+        at += 1;
+    }
+    words
+};
+
+/// The same, and a word of Namegate's own for servers.
+const TO_ENTITIES: [&str; 14] = {
+    let mut words = [resolvers::WORD; 14];
+    let mut at = 0;
+    while at < ENTITIES.len() {
+        words[at] = ENTITIES[at];
         at += 1;
     }
     words

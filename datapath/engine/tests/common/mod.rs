@@ -17,7 +17,7 @@ use namegate_config::{
     peer::NamedPort,
     reference::Flow,
     rule::{
-        CidrReach, CidrSelector, Direction, Effect, Entity, Origin, PeerSelector, Peers, PortMatch, Ports,
+        Binding, CidrReach, CidrSelector, Direction, Effect, Entity, Origin, PeerSelector, Peers, PortMatch, Ports,
         RangeInclusive16, Rule, Subject, Tier, Transport,
     },
     settings::{self, Settings},
@@ -252,6 +252,7 @@ pub(crate) fn topology(pods: &[Option<Pod>]) -> Topology {
         endpoints: endpoints.collect(),
         nodes: vec![node("n1", true, "192.168.0.1"), node("n2", false, "192.168.0.2")],
         resolver_services: vec![],
+        services: vec![],
     }
 }
 
@@ -352,8 +353,9 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
         4 => label_selectors().prop_map(Subject::Endpoints),
         1 => node_selectors().prop_map(Subject::Nodes),
     ];
-    let rule = (subject, direction, tier, effect, quiet, peers, ports(), any::<u32>(), limits).prop_map(
-        |(subject, direction, tier, effect, quiet, peers, ports, name, l7)| Rule {
+    let bindings = proptest::option::of(proptest::sample::select(Binding::WORDS.map(|(_, binding)| binding).to_vec()));
+    let rule = (subject, direction, tier, effect, quiet, peers, ports(), any::<u32>(), (limits, bindings)).prop_map(
+        |(subject, direction, tier, effect, quiet, peers, ports, name, (l7, binding))| Rule {
             origin: Arc::new(Origin { kind: "T".into(), namespace: None, name: format!("r{name}"), path: "x".into() }),
             // Policies for nodes limit no requests.
             l7: l7.filter(|_| effect == Effect::Allow && matches!(subject, Subject::Endpoints(_))),
@@ -364,6 +366,7 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
             default_deny: tier == Tier::Normal && !quiet,
             peers,
             ports,
+            binding,
         },
     );
     proptest::collection::vec(rule, count)

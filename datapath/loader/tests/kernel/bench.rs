@@ -38,7 +38,7 @@ pub(crate) const UDP: u8 = 17;
 
 /// Marks as the agent sets them.
 pub(crate) const SETTINGS: Settings =
-    Settings { redirect_mark: 0x200, proxy_mark: 0x100, mark_mask: 0xf00, dns_port: 0, spare: 0 };
+    Settings { redirect_mark: 0x200, proxy_mark: 0x100, mark_mask: 0xf00, dns_port: 0, names_port: 0 };
 
 /// Small maps: they are made anew for each test.
 pub(crate) const LIMITS: MapLimits =
@@ -129,7 +129,7 @@ impl Bench {
     pub(crate) fn rule(&self, identity: u32, port: (u8, u16, u32), verdict: u8, rule: u32, proxy_port: u16) {
         let (protocol, port, port_bits) = port;
         let key = PolicyKey::new(POLICY, Direction::Egress, identity, protocol, port);
-        let value = PolicyValue { verdict, spare: 0, proxy_port, rule };
+        let value = PolicyValue { verdict, flags: 0, proxy_port, rule };
         self.put(Row::Policy(key.prefix_len(port_bits), key, value));
     }
 

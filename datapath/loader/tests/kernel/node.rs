@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use namegate_loader::links::{self, LinkChange, LinkWatch};
-use namegate_loader::routes;
+use namegate_loader::{routes, untracked};
 
 use crate::bench::{ANSWERED, SETTINGS, run};
 
@@ -75,6 +75,35 @@ fn routes_are_made_once_and_can_be_removed() {
         routes::remove(&SETTINGS).unwrap();
         assert_eq!((rules(), routes()), ([0, 0], [0, 0]));
         routes::remove(&SETTINGS).unwrap();
+    });
+}
+
+#[test]
+fn redirected_packets_are_left_untracked_by_one_rule() {
+    run(|_bench| {
+        let shown = || {
+            let output = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(shown(), "");
+        for time in 1..=2 {
+            untracked::set_up(&SETTINGS).unwrap();
+            let shown = shown();
+            let lines: Vec<&str> = shown.lines().map(str::trim).collect();
+            let want = [
+                "table inet namegate {",
+                "chain prerouting {",
+                "type filter hook prerouting priority raw; policy accept;",
+                "meta mark & 0x00000f00 == 0x00000200 notrack",
+                "}",
+                "}",
+            ];
+            assert_eq!(lines, want, "time {time}");
+        }
+        for _ in 1..=2 {
+            untracked::remove().unwrap();
+            assert_eq!(shown(), "");
+        }
     });
 }
 

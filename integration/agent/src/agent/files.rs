@@ -14,9 +14,10 @@ use namegate_api::view::{self, DocumentState};
 use namegate_config::{
     diagnostic::Diagnostic,
     endpoints::{self, EndpointsFile},
-    policy::{self, Catalog, Document, Features},
-    rule::Rule,
+    policy::{self, Document, Features},
 };
+
+use super::sources::Reading;
 
 /// Endings of policy files.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
@@ -24,8 +25,8 @@ const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 /// The files and their last good forms.
 #[derive(Debug)]
 pub(crate) struct Files {
-    policies: PathBuf,
-    endpoints: PathBuf,
+    policies: Option<PathBuf>,
+    endpoints: Option<PathBuf>,
     /// Copies of accepted files.
     accepted: PathBuf,
     /// Last good form by file name.
@@ -34,53 +35,40 @@ pub(crate) struct Files {
     features: Features,
 }
 
-/// What a reading brought.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Reading {
-    /// Rules in force.
-    pub(crate) rules: Vec<Rule>,
-    /// Endpoints in force.
-    pub(crate) endpoints: EndpointsFile,
-    /// One line for each object.
-    pub(crate) documents: Vec<view::Document>,
-    /// Mistakes and warnings.
-    pub(crate) diagnostics: Vec<view::Diagnostic>,
-}
-
 impl Files {
     /// Nothing read yet.
-    pub(crate) fn new(policies: PathBuf, endpoints: PathBuf, state: &Path, features: Features) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        policies: Option<PathBuf>,
+        endpoints: Option<PathBuf>,
+        state: &Path,
+        features: Features,
+    ) -> anyhow::Result<Self> {
         let accepted = state.join("accepted");
         fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
         Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features })
     }
 
-    /// Reads everything anew.
-    pub(crate) fn read(&mut self) -> Reading {
-        let mut reading = Reading {
-            rules: Vec::new(),
-            endpoints: EndpointsFile::default(),
-            documents: Vec::new(),
-            diagnostics: Vec::new(),
-        };
-        self.read_policies(&mut reading);
-        self.read_endpoints(&mut reading);
-        let documents: Vec<Document> = self.good.values().flatten().cloned().collect();
-        let translated = policy::translate(&documents, &Catalog::default());
-        reading.diagnostics.extend(translated.diagnostics.iter().map(shown));
-        reading.rules = translated.rules;
-        count_rules(&mut reading);
-        reading
+    /// Folder of policies and the endpoints file.
+    pub(crate) fn paths(&self) -> (Option<&Path>, Option<&Path>) {
+        (self.policies.as_deref(), self.endpoints.as_deref())
     }
 
-    fn read_policies(&mut self, reading: &mut Reading) {
-        let files = match list(&self.policies) {
+    /// Reads the folder anew; returns the documents in force.
+    pub(crate) fn read_policies(&mut self, reading: &mut Reading) -> Vec<Document> {
+        if let Some(folder) = self.policies.clone() {
+            self.read_folder(&folder, reading);
+        }
+        self.good.values().flatten().cloned().collect()
+    }
+
+    fn read_folder(&mut self, folder: &Path, reading: &mut Reading) {
+        let files = match list(folder) {
             Ok(files) => files,
             Err(error) => {
-                reading.diagnostics.push(unreadable(&self.policies, &error));
+                reading.diagnostics.push(unreadable(folder, &error));
                 let names: Vec<String> = self.good.keys().cloned().collect();
                 for name in names {
-                    self.keep_former(&name, &self.policies.join(&name).display().to_string(), reading);
+                    self.keep_former(&name, &folder.join(&name).display().to_string(), reading);
                 }
                 return;
             }
@@ -122,21 +110,16 @@ impl Files {
             Some(former) => {
                 reading.documents.extend(former.iter().map(|one| line(shown_name, one, DocumentState::KeptFormer)));
             }
-            None => reading.documents.push(view::Document {
-                file: shown_name.to_owned(),
-                kind: None,
-                namespace: None,
-                name: None,
-                state: DocumentState::Refused,
-                rules: 0,
-            }),
+            None => reading.documents.push(refused(shown_name)),
         }
     }
 
-    fn read_endpoints(&mut self, reading: &mut Reading) {
+    /// Reads the endpoints file anew; returns the endpoints in force.
+    pub(crate) fn read_endpoints(&mut self, reading: &mut Reading) -> EndpointsFile {
         const COPY: &str = "endpoints";
-        let shown_name = self.endpoints.display().to_string();
-        let found = match fs::read_to_string(&self.endpoints) {
+        let Some(path) = self.endpoints.clone() else { return EndpointsFile::default() };
+        let shown_name = path.display().to_string();
+        let found = match fs::read_to_string(&path) {
             Ok(text) => match endpoints::parse(&shown_name, &text) {
                 Ok(file) => {
                     self.save(COPY, &text);
@@ -145,14 +128,14 @@ impl Files {
                 }
                 Err(mistakes) => mistakes.iter().map(shown).collect(),
             },
-            Err(error) => vec![unreadable(&self.endpoints, &error)],
+            Err(error) => vec![unreadable(&path, &error)],
         };
         if self.good_endpoints.is_none() {
             let former = fs::read_to_string(self.accepted.join(COPY)).ok();
             self.good_endpoints = former.and_then(|text| endpoints::parse(&shown_name, &text).ok());
         }
         reading.diagnostics.extend(found);
-        reading.endpoints = self.good_endpoints.clone().unwrap_or_default();
+        self.good_endpoints.clone().unwrap_or_default()
     }
 
     fn save(&self, name: &str, text: &str) {
@@ -181,7 +164,8 @@ fn list(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
     Ok(files)
 }
 
-fn line(file: &str, document: &Document, state: DocumentState) -> view::Document {
+/// The line of an object.
+pub(crate) fn line(file: &str, document: &Document, state: DocumentState) -> view::Document {
     view::Document {
         file: file.to_owned(),
         kind: Some(document.kind.clone()),
@@ -192,15 +176,15 @@ fn line(file: &str, document: &Document, state: DocumentState) -> view::Document
     }
 }
 
-fn count_rules(reading: &mut Reading) {
-    for document in &mut reading.documents {
-        let of = |rule: &&Rule| {
-            let origin = &rule.origin;
-            document.kind.as_ref() == Some(&origin.kind)
-                && document.namespace == origin.namespace
-                && document.name.as_ref() == Some(&origin.name)
-        };
-        document.rules = reading.rules.iter().filter(of).count();
+/// The line of something that cannot be read at all.
+pub(crate) fn refused(file: &str) -> view::Document {
+    view::Document {
+        file: file.to_owned(),
+        kind: None,
+        namespace: None,
+        name: None,
+        state: DocumentState::Refused,
+        rules: 0,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use namegate_abi::{EventRecord, Reason};
 use namegate_api::{
     FlowFeed, rfc3339,
-    view::{Direction, Flow, FlowEndpoint, FlowPeer, Tally, Verdict},
+    view::{Direction, Flow, FlowEndpoint, FlowPeer, NameMismatch, Tally, Verdict},
 };
 use namegate_engine::{EndpointId, Engine};
 use namegate_loader::Events;
@@ -21,6 +21,8 @@ use super::{clock, gate::Door};
 const RECENT_MAX: usize = 4_096;
 /// Flows that a slow reader of the stream may lag behind.
 const LAG_MAX: usize = 4_096;
+/// Kinds of connections kept that ask for names which did not open their address.
+const MISMATCHES_MAX: usize = 512;
 /// Records explained in one go.
 const BATCH_MAX: usize = 256;
 
@@ -35,6 +37,7 @@ pub(crate) struct Flows {
 struct Recent {
     flows: VecDeque<Arc<Flow>>,
     tallies: BTreeMap<&'static str, u64>,
+    mismatches: VecDeque<NameMismatch>,
 }
 
 impl Default for Flows {
@@ -66,11 +69,19 @@ impl Flows {
         Verdict::ALL.iter().map(|verdict| Tally { what: verdict.text().to_owned(), count: count(verdict) }).collect()
     }
 
+    /// Connections that would not pass where names were enforced, the most recent first.
+    pub(crate) fn mismatches(&self) -> Vec<NameMismatch> {
+        self.recent().mismatches.iter().rev().cloned().collect()
+    }
+
     /// Keeps flows for those who ask later, and tells those who listen.
     pub(crate) fn tell(&self, flows: Vec<Flow>) {
         let mut recent = self.recent();
         for flow in flows.into_iter().map(Arc::new) {
             *recent.tallies.entry(flow.verdict.text()).or_default() += 1;
+            if flow.reason == Reason::NameMismatch.word() && flow.verdict == Verdict::Audited {
+                recent.note_mismatch(&flow);
+            }
             if recent.flows.len() == RECENT_MAX {
                 recent.flows.pop_front();
             }
@@ -82,6 +93,32 @@ impl Flows {
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recent {
+    /// Adds to the entry of the same endpoint, address and name; the one seen longest ago gives way.
+    fn note_mismatch(&mut self, flow: &Flow) {
+        let FlowEndpoint { namespace, name, .. } = &flow.endpoint;
+        let asked = flow.server_name.clone().or_else(|| flow.http.as_ref().map(|http| http.host.clone()));
+        let mut new = NameMismatch {
+            endpoint: format!("{namespace}/{name}"),
+            address: flow.destination,
+            port: flow.destination_port,
+            protocol: flow.protocol.clone(),
+            asked,
+            names: flow.peer.fqdns.clone(),
+            count: 1,
+            last: flow.time.clone(),
+        };
+        let of =
+            |one: &NameMismatch| (one.endpoint.clone(), one.address, one.port, one.protocol.clone(), one.asked.clone());
+        if let Some(known) = self.mismatches.iter().position(|known| of(known) == of(&new)) {
+            new.count += self.mismatches.remove(known).map_or(0, |known| known.count);
+        } else if self.mismatches.len() == MISMATCHES_MAX {
+            self.mismatches.pop_front();
+        }
+        self.mismatches.push_back(new);
     }
 }
 
@@ -164,7 +201,7 @@ fn verdict(verdict: namegate_abi::Verdict) -> Verdict {
     }
 }
 
-fn protocol(number: u8) -> String {
+pub(crate) fn protocol(number: u8) -> String {
     match number {
         1 => "ICMP".to_owned(),
         6 => "TCP".to_owned(),

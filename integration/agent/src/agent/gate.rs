@@ -1,7 +1,7 @@
 //! The one thread that owns the engine and the kernel's maps: requests come in, writes go out, in order, without a lock.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -117,6 +117,11 @@ impl Gate {
         &self.failed
     }
 
+    /// Interfaces whose packets are judged.
+    pub(crate) fn guarded(&self) -> HashSet<u32> {
+        self.datapath.attached().into_iter().filter(|interface| !self.failed.contains(interface)).collect()
+    }
+
     /// Writes that the kernel refused.
     pub(crate) fn refused_writes(&self) -> u64 {
         self.refused_writes
@@ -129,6 +134,10 @@ impl Gate {
             topology.endpoints.iter().filter_map(|endpoint| endpoint.interface).collect::<BTreeSet<u32>>()
         });
         let gone: Vec<u32> = wanted.iter().flat_map(|wanted| self.gone(wanted)).collect();
+        if let Some(wanted) = &wanted {
+            // An interface may go while programs are attached to it: then nobody misses them.
+            self.failed.retain(|interface| *interface == NODE_INTERFACE || wanted.contains(interface));
+        }
         let ops = self.engine.update(change, boot_ns());
         let errors = self.write(&ops);
         for interface in gone {

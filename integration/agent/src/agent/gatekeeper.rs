@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use namegate_api::{
     CacheFilter, FlowFeed, Gatekeeper, Instruments, Refusal, Reply,
     view::{
-        Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Forgotten, FqdnLookup, FqdnNames, Health,
-        LookupSource, Policy, Status, Tally,
+        CniEndpoint, CniRegistration, Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Forgotten,
+        FqdnLookup, FqdnNames, Health, LookupSource, Policy, Status, Tally,
     },
 };
 use namegate_config::{endpoints, rule, settings::Settings};
@@ -19,6 +19,8 @@ use super::{
     flows::Flows,
     gate::{Door, Gate},
     interfaces,
+    kubernetes::Kubernetes,
+    openings::Checks,
     requests::RequestDesk,
     shown::{Figures, Known, interface, selectors, shown_lookup, waiting},
 };
@@ -36,12 +38,15 @@ pub(crate) struct Keeper {
     pub(crate) door: Door,
     pub(crate) book: Arc<Book>,
     pub(crate) flows: Arc<Flows>,
+    pub(crate) checks: Arc<Checks>,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) l7: Arc<namegate_l7_proxy::Proxy>,
     pub(crate) requests: RequestDesk,
     pub(crate) instruments: Instruments,
     /// RFC 3339.
     pub(crate) started: String,
+    /// Kubernetes, where it is a source.
+    pub(crate) kubernetes: Option<Kubernetes>,
 }
 
 /// A filter whose endpoint is found.
@@ -86,12 +91,14 @@ impl Keeper {
         self.settings.directions.iter().map(shown).collect()
     }
 
-    /// Every endpoint of the file that is to be guarded, with what the engine knows of it; and the node itself, where a
-    /// rule selects it.
+    /// Every endpoint that is to be guarded, with what the engine knows of it; and the node itself, where a rule selects it.
     async fn list(&self) -> Result<Vec<Endpoint>, Refusal> {
         let known = self.door.ask(|gate| Known::of(gate)).await?;
         let page = self.book.page();
-        let listed = page.endpoints.endpoints.iter().filter(|endpoint| endpoint.attachment.is_some());
+        let is_ours = |endpoint: &&endpoints::Endpoint| {
+            endpoint.attachment.is_some() || page.facts.local.contains(&interfaces::key(endpoint))
+        };
+        let listed = page.endpoints.endpoints.iter().filter(is_ours);
         let mut endpoints: Vec<Endpoint> = listed
             .map(|endpoint| match known.views.get(&*interfaces::key(endpoint)) {
                 Some(view) => self.shown(endpoint, view, &known),
@@ -156,9 +163,12 @@ impl Keeper {
             refused: figures.refused,
             dns: dns.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
             requests: requests.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
+            name_checks: self.checks.tallies(figures.openings_lost),
+            mismatches: self.flows.mismatches(),
             denials: self.flows.denials(DENIALS_SHOWN),
             flows: self.flows.tallies(),
             flows_lost: figures.flows_lost,
+            kubernetes: self.kubernetes.as_ref().map(Kubernetes::status),
             diagnostics: page.diagnostics.clone(),
         })
     }
@@ -220,12 +230,32 @@ impl Gatekeeper for Keeper {
         })
     }
 
+    fn cni(&self) -> Reply<'_, Vec<CniEndpoint>> {
+        Box::pin(async { Ok(self.kubernetes.as_ref().map(Kubernetes::networks).unwrap_or_default()) })
+    }
+
+    fn register(&self, container: String, registration: CniRegistration) -> Reply<'_, CniEndpoint> {
+        Box::pin(async move {
+            let missing = || Refusal::NotGuarded("the setting `kubernetes` is missing".to_owned());
+            self.kubernetes.as_ref().ok_or_else(missing)?.register(container, registration).await
+        })
+    }
+
+    fn unregister(&self, container: String) -> Reply<'_, ()> {
+        Box::pin(async move {
+            if let Some(kubernetes) = &self.kubernetes {
+                kubernetes.unregister(&container);
+            }
+            Ok(())
+        })
+    }
+
     fn policy(&self) -> Reply<'_, Policy> {
         Box::pin(async move {
             let page = self.book.page();
             Ok(Policy {
                 revision: page.revision,
-                directory: self.settings.policies.display().to_string(),
+                directory: self.settings.policies.iter().map(|path| path.display().to_string()).collect(),
                 documents: page.documents.clone(),
                 diagnostics: page.diagnostics.clone(),
                 not_enforced: page.not_enforced.clone(),

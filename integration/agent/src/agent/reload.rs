@@ -1,13 +1,15 @@
-//! The thread that reads files again when they or the machine's interfaces change, and hands the result to the gate.
+//! The thread that reads files and Kubernetes again when they or the machine's interfaces change, and hands the result to
+//! the gate.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -21,19 +23,22 @@ use notify::{
 
 use super::{
     book::Book,
-    files::{Files, Reading},
+    cluster::Cluster,
     gate::{Chain, Door},
     interfaces::{self, Interfaces},
+    sources::{Reading, Sources},
 };
 
 /// Changes that come within this time of each other are read together.
 const QUIET: Duration = Duration::from_millis(3);
+/// The same, where changes do not end.
+const QUIET_MAX: Duration = Duration::from_millis(20);
 /// Files are read again after this time, even if no change was told of.
 const PERIOD: Duration = Duration::from_mins(1);
 
 /// Why the thread wakes.
 enum Wake {
-    /// A file or an interface has changed.
+    /// A file, an interface or something in Kubernetes has changed.
     Changed,
     /// The agent ends.
     Stop,
@@ -48,28 +53,45 @@ pub(crate) struct Reloader {
 
 /// What the thread works with.
 struct Work {
-    files: Files,
+    sources: Sources,
     door: Door,
     book: Arc<Book>,
     directions: Vec<Direction>,
     last: Option<(Reading, Interfaces)>,
+    /// Interfaces whose packets are judged, after the last change.
+    guarded: HashSet<u32>,
+    /// A row of the last change that the kernel refused.
+    refused: Option<String>,
 }
 
 impl Reloader {
     /// Reads everything once, waits until the kernel holds it, then goes on by itself.
-    pub(crate) fn start(settings: &Settings, features: Features, door: Door, book: Arc<Book>) -> anyhow::Result<Self> {
-        let files = Files::new(settings.policies.clone(), settings.endpoints.clone(), &settings.state, features)?;
-        let mut work = Work { files, door, book, directions: settings.directions.clone(), last: None };
+    pub(crate) fn start(
+        settings: &Settings,
+        features: Features,
+        door: Door,
+        book: Arc<Book>,
+        cluster: Option<Cluster>,
+    ) -> anyhow::Result<Self> {
+        let mut work = Work {
+            sources: Sources::new(settings, features, cluster)?,
+            door,
+            book,
+            directions: settings.directions.clone(),
+            last: None,
+            guarded: HashSet::new(),
+            refused: None,
+        };
         let (wake, woken) = channel();
         // Watched before the first reading: no change falls between.
-        let watcher = watch(&settings.policies, &settings.endpoints, wake.clone())?;
+        let watcher = watch(work.sources.paths(), wake.clone())?;
         work.reload();
         let thread = std::thread::Builder::new().name("files".to_owned()).spawn(move || serve(work, &woken))?;
         Ok(Self { wake, thread, _watcher: watcher })
     }
 
     /// A function that makes the thread look again.
-    pub(crate) fn nudge(&self) -> impl Fn() + Send + 'static {
+    pub(crate) fn nudge(&self) -> impl Fn() + Clone + Send + Sync + 'static {
         let wake = self.wake.clone();
         // The thread may have ended.
         move || drop(wake.send(Wake::Changed))
@@ -87,14 +109,19 @@ impl Reloader {
 
 fn serve(mut work: Work, woken: &Receiver<Wake>) {
     loop {
-        match woken.recv_timeout(PERIOD) {
-            Ok(Wake::Changed) => loop {
-                match woken.recv_timeout(QUIET) {
-                    Ok(Wake::Changed) => {}
-                    Ok(Wake::Stop) => return,
-                    Err(_) => break,
+        match woken.recv_timeout(work.sleep()) {
+            Ok(Wake::Changed) => {
+                let until = Instant::now() + QUIET_MAX;
+                while let left = until.saturating_duration_since(Instant::now()).min(QUIET)
+                    && !left.is_zero()
+                {
+                    match woken.recv_timeout(left) {
+                        Ok(Wake::Changed) => {}
+                        Ok(Wake::Stop) => return,
+                        Err(_) => break,
+                    }
                 }
-            },
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -103,12 +130,29 @@ fn serve(mut work: Work, woken: &Receiver<Wake>) {
 }
 
 impl Work {
+    /// How long until things should be looked at without a reason.
+    fn sleep(&mut self) -> Duration {
+        let again = self.sources.cluster().and_then(|cluster| cluster.again());
+        again.map_or(PERIOD, |again| again.saturating_duration_since(Instant::now()).min(PERIOD))
+    }
+
     fn reload(&mut self) {
-        let reading = self.files.read();
+        let start = Instant::now();
+        let Some(reading) = self.sources.read() else { return };
         let interfaces = interfaces::resolve(&reading.endpoints);
-        if self.last.as_ref().is_some_and(|(last, seen)| *last == reading && *seen == interfaces) {
-            return;
+        let read = start.elapsed();
+        if self.last.as_ref().is_none_or(|(last, seen)| *last != reading || *seen != interfaces) {
+            self.carry_out(&reading, &interfaces);
         }
+        if let Some(cluster) = self.sources.cluster() {
+            cluster.tell(&reading.facts, &interfaces, &self.guarded, self.refused.as_ref());
+        }
+        self.sources.report(&reading, self.refused.is_none());
+        tracing::debug!(?read, whole = ?start.elapsed(), "read again");
+        self.last = Some((reading, interfaces));
+    }
+
+    fn carry_out(&mut self, reading: &Reading, interfaces: &Interfaces) {
         for found in &reading.diagnostics {
             tracing::warn!(
                 file = found.file,
@@ -119,34 +163,45 @@ impl Work {
                 found.message
             );
         }
-        self.book.want(&reading, &interfaces, &self.directions);
-        let topology = interfaces::topology(&reading.endpoints, &interfaces);
+        self.book.want(reading, interfaces, &self.directions);
+        let topology = interfaces::topology(&reading.endpoints, &reading.facts, interfaces);
         let change = Change { rules: Some(reading.rules.clone()), topology: Some(topology) };
         let changed = self.door.ask_blocking(move |gate| {
-            gate.change(change).iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>()
+            let refused = gate.change(change).iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>();
+            (refused, gate.guarded(), gate.engine().divided())
         });
         match changed {
-            Ok(refused) => self.book.enforced(refused),
-            Err(error) => tracing::error!(%error, "a change could not be handed to the gate"),
+            Ok((refused, guarded, divided)) => {
+                self.guarded = guarded;
+                self.refused = refused.first().cloned();
+                self.book.enforced(refused, &divided);
+            }
+            Err(error) => {
+                self.guarded.clear();
+                tracing::error!(%error, "a change could not be handed to the gate");
+            }
         }
-        self.last = Some((reading, interfaces));
     }
 }
 
 /// Watches the folder of policies and that of the endpoints file.
-fn watch(policies: &Path, endpoints: &Path, wake: Sender<Wake>) -> anyhow::Result<RecommendedWatcher> {
-    let folder = endpoints.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (inside, file) = (absolute(policies)?, absolute(folder)?.join(endpoints.file_name().unwrap_or_default()));
+fn watch(
+    (policies, endpoints): (Option<&Path>, Option<&Path>),
+    wake: Sender<Wake>,
+) -> anyhow::Result<RecommendedWatcher> {
+    let inside = policies.map(absolute).transpose()?;
+    let file = endpoints.map(absolute).transpose()?;
+    let folders: Vec<PathBuf> =
+        inside.iter().cloned().chain(file.as_deref().and_then(Path::parent).map(Path::to_owned)).collect();
     let told = move |event: notify::Result<Event>| {
-        let matters = event.as_ref().map_or(true, |event| is_change(event, &inside, &file));
+        let matters = event.as_ref().map_or(true, |event| is_change(event, inside.as_deref(), file.as_deref()));
         if matters {
             // The thread may have ended.
             let _ = wake.send(Wake::Changed);
         }
     };
     let mut watcher = notify::recommended_watcher(told).context("watching files")?;
-    for folder in [policies, folder] {
-        let folder = absolute(folder)?;
+    for folder in folders {
         watcher
             .watch(&folder, RecursiveMode::NonRecursive)
             .with_context(|| format!("watching {}; make the folder, or set another", folder.display()))?;
@@ -159,11 +214,12 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Reading a file is an event too, and no change.
-fn is_change(event: &Event, policies: &Path, endpoints: &Path) -> bool {
+fn is_change(event: &Event, policies: Option<&Path>, endpoints: Option<&Path>) -> bool {
     let is_read = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
     // A mounted configuration is replaced by moving a link whose name starts with two dots.
     let is_link = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".."));
-    !is_read && event.paths.iter().any(|path| path.parent() == Some(policies) || path == endpoints || is_link(path))
+    let is_ours = |path: &Path| policies.is_some_and(|folder| path.parent() == Some(folder)) || endpoints == Some(path);
+    !is_read && event.paths.iter().any(|path| is_ours(path) || is_link(path))
 }
 
 /// Calls `nudge` whenever an interface comes or goes.

@@ -1,7 +1,6 @@
 //! Where the layer 7 proxy asks for limits, and what becomes of its records.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,13 +8,18 @@ use std::{
     time::SystemTime,
 };
 
+use namegate_abi::Reason;
 use namegate_api::{
     rfc3339,
     view::{Direction, Flow, FlowEndpoint, FlowPeer, HttpRequest, Verdict},
 };
-use namegate_config::{reference, rule};
+use namegate_config::{
+    name::Fqdn,
+    reference::{self, Limits},
+    rule::{self, Binding},
+};
 use namegate_engine::Engine;
-use namegate_l7_proxy::{Access, Demand, Desk, Fate, What};
+use namegate_l7_proxy::{Access, Demand, Desk, Fate, Match, Named, Question, What};
 use tokio::sync::mpsc;
 
 use super::{
@@ -55,8 +59,8 @@ impl RequestDesk {
 }
 
 impl Desk for RequestDesk {
-    async fn demand(&self, client: SocketAddr, server: SocketAddr) -> Option<Demand> {
-        self.door.ask(move |gate| demand(gate.engine(), gate.audits(), client, server)).await.ok()
+    async fn demand(&self, question: Question) -> Option<Demand> {
+        self.door.ask(move |gate| demand(gate.engine(), gate.audits(), &question)).await.ok()
     }
 
     fn revision(&self) -> u64 {
@@ -71,14 +75,31 @@ impl Desk for RequestDesk {
 }
 
 /// The limits of both ends. A server on this node sees its client's address, and so do the rules for it.
-fn demand(engine: &Engine, audit: bool, client: SocketAddr, server: SocketAddr) -> Demand {
+fn demand(engine: &Engine, audit: bool, question: &Question) -> Demand {
+    let Question { client, server, age, named } = question;
     let flow = reference::Flow { protocol: TCP, port: server.port() };
     let (client, server, now) = (client.ip().to_canonical(), server.ip().to_canonical(), boot_ns());
-    let sides = vec![
-        (rule::Direction::Egress, engine.limits(client, server, rule::Direction::Egress, flow, now)),
-        (rule::Direction::Ingress, engine.limits(server, client, rule::Direction::Ingress, flow, now)),
-    ];
-    Demand { sides, keeps_source: engine.endpoint_by_address(server).is_some(), audit }
+    let since = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    let whole = engine.limits(client, server, rule::Direction::Egress, flow, now);
+    let asking = |name: Option<&Fqdn>, binding| engine.limits_asking(client, server, flow, name, binding, since);
+    let closes = |limits: &Limits| matches!(limits, Limits::Closed(_)) && !matches!(whole, Limits::Closed(_));
+    let (egress, bound, binding) = match named {
+        Named::Any => (whole, engine.is_bound(client, server, flow, Binding::Observe, since), Match::Good),
+        Named::One(name) => {
+            let enforced = asking(name.as_ref(), Binding::Enforce);
+            let binding = if closes(&enforced) {
+                Match::Refused
+            } else if closes(&asking(name.as_ref(), Binding::Observe)) {
+                Match::Observed
+            } else {
+                Match::Good
+            };
+            (enforced, true, binding)
+        }
+    };
+    let ingress = engine.limits(server, client, rule::Direction::Ingress, flow, now);
+    let sides = vec![(rule::Direction::Egress, egress), (rule::Direction::Ingress, ingress)];
+    Demand { sides, keeps_source: engine.endpoint_by_address(server).is_some(), audit, bound, binding }
 }
 
 /// Tells of requests as they come, until the proxy or the gate stops.
@@ -99,7 +120,7 @@ pub(crate) async fn follow(mut records: mpsc::Receiver<(SystemTime, Access)>, do
 
 /// A record with everything that is known about it.
 fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
-    let Access { client, server, direction, rule, fate, what } = access;
+    let Access { client, server, direction, rule, fate, mismatch, what } = access;
     let (source, destination) = (client.ip().to_canonical(), server.ip().to_canonical());
     let (direction, own, peer) = match direction {
         rule::Direction::Egress => (Direction::Egress, source, destination),
@@ -107,8 +128,12 @@ fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
     };
     let endpoint = engine.endpoint_by_address(own);
     let fqdns = endpoint.into_iter().flat_map(|endpoint| engine.names_of(endpoint, peer, boot_ns()));
-    let fqdns = fqdns.map(|known| known.name.to_string()).collect();
-    let reason = if fate == Fate::Allowed { reference::Reason::Rule } else { reference::Reason::L7 };
+    let fqdns: Vec<String> = fqdns.map(|known| known.name.to_string()).collect();
+    let reason = match fate {
+        Fate::Allowed => reference::Reason::Rule.word(),
+        _ if mismatch => Reason::NameMismatch.word(),
+        _ => reference::Reason::L7.word(),
+    };
     let (http, server_name, reason_text) = match what {
         What::Http { method, path, host, code, latency } => {
             let latency_ms = (latency.as_secs_f64() * 1e6).round() / 1e3;
@@ -121,6 +146,11 @@ fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
             (None, server_name, text)
         }
     };
+    let asked = http.as_ref().map(|http: &HttpRequest| http.host.as_str()).or(server_name.as_deref());
+    let flow = reference::Flow { protocol: TCP, port: server.port() };
+    let openers = || engine.openers(own, peer, flow, Binding::Observe, boot_ns());
+    let fqdns = if mismatch { openers().iter().map(ToString::to_string).collect() } else { fqdns };
+    let reason_text = if mismatch { mismatch_text(asked, &fqdns) } else { reason_text.to_owned() };
     Flow {
         time: rfc3339(time),
         verdict: match fate {
@@ -140,11 +170,17 @@ fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
         destination_port: server.port(),
         protocol: "TCP".to_owned(),
         rule: rule.map(|rule| rule.to_string()),
-        reason: reason.word().to_owned(),
-        reason_text: reason_text.to_owned(),
+        reason: reason.to_owned(),
+        reason_text,
         tcp_flags: 0,
         length: 0,
         http,
         server_name,
     }
+}
+
+/// What was asked for, and which names opened the address.
+pub(crate) fn mismatch_text(asked: Option<&str>, learned: &[String]) -> String {
+    let asked = asked.filter(|asked| !asked.is_empty()).unwrap_or("no name");
+    format!("asked for {asked}, the address was opened by {}", learned.join(", "))
 }

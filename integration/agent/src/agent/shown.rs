@@ -73,6 +73,7 @@ pub(super) struct Figures {
     pub(super) maps: Vec<Fill>,
     pub(super) refused: Vec<Refused>,
     pub(super) flows_lost: u64,
+    pub(super) openings_lost: u64,
 }
 
 impl Figures {
@@ -100,6 +101,7 @@ impl Figures {
             maps: fills(gate),
             refused,
             flows_lost: gate.datapath().events_lost().unwrap_or(0),
+            openings_lost: gate.datapath().openings_lost().unwrap_or(0),
         }
     }
 }

@@ -18,8 +18,11 @@ pub(crate) fn read(world: Option<&Path>, config: Option<&Path>) -> anyhow::Resul
     let Some(path) = config else { return Ok(None) };
     let settings = parsed(path, settings::parse)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let file = parsed(&folder.join(&settings.endpoints), endpoints::parse)?;
-    Ok(Some((World::of_agent(&file, &settings.dns), vec![folder.join(&settings.policies)])))
+    let (Some(endpoints), Some(policies)) = (&settings.endpoints, &settings.policies) else {
+        bail!("{} names no files: their endpoints and policies are in Kubernetes; use `--world`", path.display());
+    };
+    let file = parsed(&folder.join(endpoints), endpoints::parse)?;
+    Ok(Some((World::of_agent(&file, &settings.dns), vec![folder.join(policies)])))
 }
 
 fn parsed<T>(path: &Path, parse: fn(&str, &str) -> Result<T, Vec<Diagnostic>>) -> anyhow::Result<T> {

@@ -61,10 +61,15 @@ pub(crate) fn flow_line(flow: &Flow) -> String {
     )
 }
 
+/// The reason of connections that ask for a name which did not open their address.
+const MISMATCH: &str = "name-mismatch";
+
 /// The request in the flow, where one was read.
 fn request(flow: &Flow) -> String {
     match (&flow.http, &flow.server_name) {
         (Some(http), _) => format!(" {} {}{} {}", http.method, http.host, http.path, http.code),
+        // The reason tells it.
+        (None, Some(_)) if flow.reason == MISMATCH => String::new(),
         (None, Some(name)) => format!(" TLS {name}"),
         (None, None) => String::new(),
     }

@@ -1,11 +1,13 @@
 //! `namegate status`: the gate at a glance.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::SocketAddr};
 
-use namegate_api::view::{Severity, Status};
+use namegate_api::view::{Facts, Severity, SourceState, Status};
 
 use super::{Outcome, args::Output, client::Client, monitor::flow_line, output, style};
 
+/// Kinds of connections with another name shown; `-o json` has them all.
+const MISMATCHES_SHOWN: usize = 20;
 /// Denials shown; `-o json` has them all.
 const DENIALS_SHOWN: usize = 20;
 
@@ -34,6 +36,13 @@ fn page(status: &Status) -> Result<String, std::fmt::Error> {
         let rows = status.requests.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
         section(&mut page, "Requests", &output::table(&["OUTCOME", "COUNT"], rows))?;
     }
+    if status.name_checks.iter().any(|tally| tally.count > 0) {
+        let rows = status.name_checks.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
+        section(&mut page, "Names of connections", &output::table(&["OUTCOME", "CONNECTIONS"], rows))?;
+    }
+    if !status.mismatches.is_empty() {
+        section(&mut page, "What `nameBinding: enforce` would refuse", &mismatches(status))?;
+    }
     section(&mut page, "Last denials", &denials(status))?;
     if !status.diagnostics.is_empty() {
         section(&mut page, "Mistakes and warnings", &diagnostics(status))?;
@@ -52,6 +61,18 @@ fn head(page: &mut String, status: &Status) -> std::fmt::Result {
     let (guarded, waiting, failed) = (endpoints.guarded, endpoints.waiting, endpoints.failed);
     writeln!(page, "Endpoints  {guarded} guarded, {waiting} waiting for their interface, {failed} failed")?;
     writeln!(page, "Names      {} learned, {} addresses open", status.names.names, status.names.addresses)?;
+    if let Some(kubernetes) = &status.kubernetes {
+        let facts = match kubernetes.facts {
+            Facts::Server => "objects of the API server are in force",
+            Facts::Saved => "the API server has not answered yet: objects of the last run are in force",
+            Facts::None => "the API server has not answered yet: the kernel goes on with what it holds",
+        };
+        writeln!(page, "Kubernetes {facts} (node {})", kubernetes.node)?;
+        for source in kubernetes.sources.iter().filter(|source| source.state == SourceState::Failing) {
+            let problem = source.problem.as_deref().unwrap_or("no reason is known");
+            writeln!(page, "           {} is not followed: {problem}", source.kind)?;
+        }
+    }
     if status.flows_lost > 0 {
         writeln!(page, "Flows      {} were not told: they came too fast", status.flows_lost)?;
     }
@@ -94,6 +115,19 @@ fn refused(status: &Status) -> String {
     output::table(&["BOUND", "REFUSED", "SETTING"], rows)
 }
 
+fn mismatches(status: &Status) -> String {
+    let rows = status.mismatches.iter().take(MISMATCHES_SHOWN).map(|one| {
+        [
+            one.endpoint.clone(),
+            SocketAddr::new(one.address, one.port).to_string() + "/" + &one.protocol,
+            one.asked.clone().unwrap_or_else(|| "none".to_owned()),
+            one.names.join(", "),
+            one.count.to_string(),
+        ]
+    });
+    output::table(&["ENDPOINT", "ADDRESS", "ASKED FOR", "OPENED BY", "COUNT"], rows)
+}
+
 fn denials(status: &Status) -> String {
     if status.denials.is_empty() {
         return "none\n".to_owned();
@@ -106,16 +140,14 @@ fn diagnostics(status: &Status) -> String {
     let lines = status.diagnostics.iter().map(|found| {
         let colour = if found.severity == Severity::Error { style::ERROR } else { style::NOTE };
         let help = found.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        // What no file says has no place.
+        let place = if found.file.is_empty() {
+            String::new()
+        } else {
+            format!("{}:{}:{}:", found.file, found.line, found.column)
+        };
         let field = if found.field.is_empty() { String::new() } else { format!(" `{}`:", found.field) };
-        format!(
-            "{colour}{}{} {}:{}:{}:{field} {}{help}\n",
-            found.severity.text(),
-            style::RESET,
-            found.file,
-            found.line,
-            found.column,
-            found.message
-        )
+        format!("{colour}{}{} {place}{field} {}{help}\n", found.severity.text(), style::RESET, found.message)
     });
     lines.collect()
 }
@@ -123,10 +155,54 @@ fn diagnostics(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use namegate_api::view::{
-        Counter, Diagnostic, Direction, EndpointCounts, Fill, NameCounts, Refused, Revision, Tally,
+        Counter, Diagnostic, Direction, EndpointCounts, Fill, Kubernetes, NameCounts, NameMismatch, Refused, Revision,
+        Source, Tally,
     };
 
     use super::*;
+
+    fn mismatch() -> NameMismatch {
+        NameMismatch {
+            endpoint: "shop/web".into(),
+            address: [192, 0, 2, 9].into(),
+            port: 443,
+            protocol: "TCP".into(),
+            asked: Some("b.example".into()),
+            names: vec!["a.example".into()],
+            count: 2,
+            last: "2026-07-01T12:00:01.000Z".into(),
+        }
+    }
+
+    fn denied() -> Counter {
+        Counter {
+            direction: Direction::Egress,
+            reason: "default-deny".into(),
+            text: "no rule allows it".into(),
+            denied: true,
+            packets: 12,
+            octets: 900,
+        }
+    }
+
+    fn kubernetes() -> Kubernetes {
+        let problem = Some("connection refused".into());
+        let source = Source { kind: "Pod".into(), state: SourceState::Failing, problem };
+        Kubernetes { node: "node1".into(), facts: Facts::Server, sources: vec![source] }
+    }
+
+    fn mistake() -> Diagnostic {
+        Diagnostic {
+            file: "a.yaml".into(),
+            line: 3,
+            column: 5,
+            severity: Severity::Error,
+            code: "namegate::unknown-field".into(),
+            field: "spec.egres".into(),
+            message: "there is no such field".into(),
+            help: Some("did you mean `egress`?".into()),
+        }
+    }
 
     #[test]
     fn the_page_tells_what_matters() {
@@ -138,31 +214,18 @@ mod tests {
             revision: Revision { wanted: 5, enforced: 4 },
             endpoints: EndpointCounts { guarded: 2, waiting: 1, failed: 0 },
             names: NameCounts { names: 3, addresses: 7 },
-            counters: vec![Counter {
-                direction: Direction::Egress,
-                reason: "default-deny".into(),
-                text: "no rule allows it".into(),
-                denied: true,
-                packets: 12,
-                octets: 900,
-            }],
+            counters: vec![denied()],
             maps: vec![Fill { map: "POLICY".into(), rows: 50, rows_max: 200, setting: "limits.policyRows".into() }],
             refused: vec![Refused { bound: "names-per-endpoint".into(), count: 2, setting: "dns.n".into() }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
             requests: vec![],
+            name_checks: vec![Tally { what: "matched".into(), count: 8 }],
+            mismatches: vec![mismatch()],
             denials: vec![],
             flows: vec![],
             flows_lost: 4,
-            diagnostics: vec![Diagnostic {
-                file: "a.yaml".into(),
-                line: 3,
-                column: 5,
-                severity: Severity::Error,
-                code: "namegate::unknown-field".into(),
-                field: "spec.egres".into(),
-                message: "there is no such field".into(),
-                help: Some("did you mean `egress`?".into()),
-            }],
+            kubernetes: Some(kubernetes()),
+            diagnostics: vec![mistake()],
         };
         let page = anstream::adapter::strip_str(&page(&status).unwrap()).to_string();
         insta::assert_snapshot!(page, @r"
@@ -170,6 +233,8 @@ mod tests {
         Policy     revision 4 enforced, 1 behind what the files say
         Endpoints  2 guarded, 1 waiting for their interface, 0 failed
         Names      3 learned, 7 addresses open
+        Kubernetes objects of the API server are in force (node node1)
+                   Pod is not followed: connection refused
         Flows      4 were not told: they came too fast
 
         Packets
@@ -187,6 +252,14 @@ mod tests {
         DNS
         OUTCOME   MESSAGES
         answered  6
+
+        Names of connections
+        OUTCOME  CONNECTIONS
+        matched  8
+
+        What `nameBinding: enforce` would refuse
+        ENDPOINT  ADDRESS            ASKED FOR  OPENED BY  COUNT
+        shop/web  192.0.2.9:443/TCP  b.example  a.example  2
 
         Last denials
         none

@@ -307,8 +307,9 @@ fn interface(interfaces: &mut HashMap<String, u32>, key: &str) -> u32 {
 fn settings() -> Settings {
     let dns = settings::Dns { min_ttl_s: 0, ..settings::Dns::default() };
     Settings {
-        policies: "policies".into(),
-        endpoints: "endpoints.yaml".into(),
+        policies: None,
+        endpoints: None,
+        kubernetes: None,
         socket: "namegate.sock".into(),
         state: "state".into(),
         pins: "pins".into(),

@@ -21,12 +21,13 @@ use hickory_proto::{
 use namegate_config::{
     l7::Request,
     name::Fqdn,
+    question::QueryType,
     reference::{Limits, Reason, Verdict},
     rule::Direction,
 };
-use namegate_dns_proxy::{NotInstalled, Proxy as DnsProxy};
+use namegate_dns_proxy::{Asked, Forbidden, NotInstalled, Proxy as DnsProxy};
 use namegate_engine::{Answer, EndpointId};
-use namegate_l7_proxy::{Access, Demand, Fate, Proxy as L7Proxy};
+use namegate_l7_proxy::{Access, Demand, Fate, Match, Proxy as L7Proxy, Question};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::ServerName};
 
 use crate::agent::forbidden;
@@ -66,7 +67,7 @@ impl Demands {
 }
 
 impl namegate_l7_proxy::Desk for Demands {
-    fn demand(&self, _: SocketAddr, _: SocketAddr) -> impl Future<Output = Option<Demand>> + Send {
+    fn demand(&self, _: Question) -> impl Future<Output = Option<Demand>> + Send {
         ready(self.next().clone())
     }
 
@@ -94,9 +95,9 @@ impl namegate_dns_proxy::Desk for Demands {
         true
     }
 
-    fn forbids(&self, _: IpAddr, _: SocketAddr, _: bool, name: Option<&Fqdn>) -> Option<String> {
+    fn forbids(&self, _: IpAddr, _: SocketAddr, _: bool, asked: Asked<'_>) -> Option<Forbidden> {
         let limits = self.next().as_ref().and_then(|demand| demand.sides.first().map(|(_, limits)| limits.clone()));
-        forbidden(&limits.unwrap_or(Limits::Closed(None)), name)
+        forbidden(&limits.unwrap_or(Limits::Closed(None)), asked)
     }
 
     fn install(&self, answers: Vec<Answer>) -> impl Future<Output = Vec<Result<(), NotInstalled>>> + Send {
@@ -128,12 +129,17 @@ impl Requests {
 
     /// Makes a request that these limits hold for.
     pub(crate) fn make(&self, request: &Request, direction: Direction, limits: Limits) -> anyhow::Result<Verdict> {
-        *self.demands.next() =
-            Some(Demand { sides: vec![(direction, limits.clone())], keeps_source: false, audit: false });
+        *self.demands.next() = Some(Demand {
+            sides: vec![(direction, limits.clone())],
+            keeps_source: false,
+            audit: false,
+            bound: false,
+            binding: Match::Good,
+        });
         let (allowed, by) = match request {
             Request::Http { method, path, host, headers } => self.http(method, path, host, headers)?,
             Request::Tls { server_name } => self.tls(server_name.as_ref())?,
-            Request::Dns { name } => (self.dns(name)?, None),
+            Request::Dns { name, kind } => (self.dns(name, *kind)?, None),
         };
         let by = by.or_else(|| match limits {
             Limits::Rules(rules) => rules.first().map(|rule| Arc::clone(&rule.origin)),
@@ -178,12 +184,12 @@ impl Requests {
         }
     }
 
-    fn dns(&self, name: &Fqdn) -> anyhow::Result<bool> {
+    fn dns(&self, name: &Fqdn, kind: QueryType) -> anyhow::Result<bool> {
         let client = UdpSocket::bind(ANYWHERE)?;
         client.set_read_timeout(Some(PATIENCE))?;
         client.connect((Ipv4Addr::LOCALHOST, self.dns.port()))?;
         let mut question = Message::query();
-        question.add_query(Query::query(Name::from_ascii(name.to_string())?, RecordType::A));
+        question.add_query(Query::query(Name::from_ascii(name.to_string())?, RecordType::from(kind.0)));
         client.send(&question.to_vec()?)?;
         let mut answer = [0; DNS_OCTETS_MAX];
         let octets = client.recv(&mut answer).context("waiting for the answer of a resolver")?;

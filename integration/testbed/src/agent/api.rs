@@ -30,7 +30,8 @@ impl Response {
     }
 }
 
-pub(super) async fn request(socket: &Path, method: &str, path: &str) -> Result<Response> {
+/// Sends a request without a body to an agent's socket.
+pub async fn request(socket: &Path, method: &str, path: &str) -> Result<Response> {
     let exchange = async {
         let stream =
             UnixStream::connect(socket).await.with_context(|| format!("connecting to {}", socket.display()))?;

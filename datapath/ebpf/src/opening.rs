@@ -1,0 +1,179 @@
+//! Copies what a connection begins with: the agent looks for the name that it asks for.
+
+use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes};
+use namegate_abi::{
+    Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, HELD_OCTETS_MAX, OPENING_OCTETS_MAX,
+    OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, Packet, Reader, Settings, begins_quic, counter_slot,
+    flow_flags, opening_flags, protocol,
+};
+
+use crate::{
+    frame::Frame,
+    maps::{COPY, COPY_RATE, OPENINGS},
+    redirect, report,
+};
+
+/// Octets of a UDP header.
+const UDP_OCTETS: u32 = 8;
+/// Datagrams in a frame (`UDP_MAX_SEGMENTS`).
+const SEGMENTS_MAX: u32 = 128;
+/// A second.
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// A record with its octets.
+#[repr(C)]
+pub(crate) struct Copy {
+    record: OpeningRecord,
+    octets: [u8; HELD_OCTETS_MAX],
+}
+
+/// Copies made on this CPU since `began_ns`.
+#[repr(C)]
+pub(crate) struct CopyRate {
+    began_ns: u64,
+    copies: u32,
+    spare: u32,
+}
+
+/// Copies the payload of a packet whose flow wants it, and notes that in the flow.
+#[inline(always)]
+pub(crate) fn observe(frame: Frame, endpoint: &EndpointValue, packet: &Packet, outcome: &mut Decision) {
+    if outcome.flow.flags & flow_flags::NAME_WANTED == 0 || !matches!(packet.class, Class::Plain) {
+        return;
+    }
+    if !copy(frame, endpoint, packet, outcome.rule, 0) {
+        return;
+    }
+    let copies = (outcome.flow.flags >> flow_flags::COPIES_SHIFT) + 1;
+    outcome.flow.flags &= (1 << flow_flags::COPIES_SHIFT) - 1;
+    if copies < OPENINGS_PER_FLOW {
+        outcome.flow.flags |= copies << flow_flags::COPIES_SHIFT;
+    } else {
+        outcome.flow.flags &= !flow_flags::NAME_WANTED;
+    }
+    if matches!(outcome.write, FlowWrite::None) {
+        outcome.write = FlowWrite::Update;
+    }
+}
+
+/// What becomes of a packet whose flow's names are looked at before it goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Held {
+    /// It begins no connection: it goes on.
+    No,
+    /// The agent has it.
+    Yes,
+    /// It can not be looked at.
+    Unreadable,
+    /// Nobody looks at it.
+    Alone,
+}
+
+/// Hands a datagram that may begin a connection to the agent.
+#[inline(never)]
+pub(crate) fn hold(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &Packet, rule: u32) -> Held {
+    if packet.protocol != protocol::UDP || !matches!(packet.class, Class::Plain) {
+        return Held::No;
+    }
+    // The octets that tell may stand in a later part.
+    if packet.fragmented {
+        return Held::Unreadable;
+    }
+    if !begins_connection(frame, packet.transport_at as u32 + UDP_OCTETS) {
+        return Held::No;
+    }
+    if settings.names_port == 0 || !redirect::has_proxy(frame, packet, settings.names_port) {
+        return Held::Alone;
+    }
+    copy(frame, endpoint, packet, rule, opening_flags::HELD);
+    Held::Yes
+}
+
+/// Whether one of the datagrams of a frame may begin a connection.
+#[inline(always)]
+fn begins_connection(frame: Frame, at: u32) -> bool {
+    let segment = u32::from(frame.segment());
+    let mut at = at;
+    for _ in 0..SEGMENTS_MAX {
+        let Some(head) = frame.load::<5>(at as usize) else { return false };
+        if begins_quic(head) {
+            return true;
+        }
+        if segment == 0 {
+            return false;
+        }
+        at += segment;
+    }
+    true
+}
+
+/// Sends the payload to the agent; false where there is none. One that finds the ring full, or comes too fast, is counted.
+#[inline(never)]
+fn copy(frame: Frame, endpoint: &EndpointValue, packet: &Packet, rule: u32, flags: u8) -> bool {
+    let Some((at, sequence)) = payload(frame, packet) else { return false };
+    let length = frame.octets().wrapping_sub(at);
+    if length == 0 || length > 1 << 20 {
+        return false;
+    }
+    let Some(slot) = COPY.get_ptr_mut(0) else { return false };
+    // SAFETY: The row is this CPU's own. Its parts are plain numbers.
+    let slot = unsafe { &mut *slot };
+    // SAFETY: The helper takes nothing and returns a number.
+    let time_ns = unsafe { bpf_ktime_get_boot_ns() };
+    slot.record = OpeningRecord {
+        time_ns,
+        flow: FlowKey::of(endpoint.endpoint, packet, Direction::Egress),
+        rule,
+        sequence,
+        length,
+        segment: if packet.protocol == protocol::UDP { frame.segment() } else { 0 },
+        flags,
+        spare: [0; 5],
+    };
+    // Unknown to the compiler, so that the verifier sees the bounds just here.
+    let octets_max = if flags & opening_flags::HELD != 0 { HELD_OCTETS_MAX } else { OPENING_OCTETS_MAX };
+    let wanted = core::hint::black_box(length.min(octets_max as u32));
+    if wanted == 0 || wanted > HELD_OCTETS_MAX as u32 {
+        return false;
+    }
+    // SAFETY: The helper writes `wanted` octets, which there is room for, or fails.
+    let status = unsafe { bpf_skb_load_bytes(frame.raw().cast(), at, slot.octets.as_mut_ptr().cast(), wanted) };
+    let whole = size_of::<OpeningRecord>() + wanted as usize;
+    // SAFETY: As many octets of the row.
+    let octets = unsafe { core::slice::from_raw_parts(core::ptr::from_ref(slot).cast::<u8>(), whole) };
+    if status != 0 || !is_within_rate(time_ns) || OPENINGS.output::<[u8]>(octets, 0).is_err() {
+        report::add(counter_slot::OPENINGS_LOST, 1, 0);
+    }
+    true
+}
+
+/// Where the payload starts, and its sequence number.
+#[inline(always)]
+fn payload(frame: Frame, packet: &Packet) -> Option<(u32, u32)> {
+    if packet.protocol == protocol::UDP {
+        return Some((packet.transport_at as u32 + UDP_OCTETS, 0));
+    }
+    if packet.protocol != protocol::TCP {
+        return None;
+    }
+    let header = frame.load::<16>(packet.transport_at)?;
+    let octets = u32::from(header[12] >> 4) * 4;
+    // SYN has a number of its own.
+    let opens = u32::from(packet.opens());
+    let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]).wrapping_add(opens);
+    Some((packet.transport_at as u32 + octets, sequence))
+}
+
+#[inline(always)]
+fn is_within_rate(now_ns: u64) -> bool {
+    let Some(rate) = COPY_RATE.get_ptr_mut(0) else { return false };
+    // SAFETY: The row is this CPU's own.
+    let rate = unsafe { &mut *rate };
+    if now_ns.wrapping_sub(rate.began_ns) > SECOND_NS {
+        rate.began_ns = now_ns;
+        rate.copies = 0;
+    }
+    rate.copies += 1;
+    rate.copies <= OPENINGS_PER_SECOND
+}

@@ -1,0 +1,235 @@
+//! Kubernetes' endpoints on this machine: each pod of the node with its interface, and the networks of pods that are not
+//! known.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Instant,
+};
+
+use namegate_api::view::CniState;
+use namegate_config::endpoints::{Attachment, Endpoint, EndpointsFile};
+use namegate_kubernetes::{Report, Snapshot, Watch};
+use nix::ifaddrs::getifaddrs;
+use tokio::sync::watch;
+
+use super::{
+    adopt::Adopter,
+    cni::{Entry, Outcome, Registry},
+    interfaces::{self, Interfaces},
+    sources::Facts,
+};
+
+/// Address of a resolver that each node has for its own pods (`NodeLocal` DNS cache).
+const NODE_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
+
+/// Kubernetes as a source.
+pub(crate) struct Cluster {
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    registry: Arc<Registry>,
+    reports: watch::Sender<Arc<Vec<Report>>>,
+    adopter: Adopter,
+    /// Serial of the last registration that was read.
+    upto: u64,
+}
+
+/// A registration that was found to be that of a pod, or of nobody known.
+type Claims<'a> = HashMap<String, &'a Entry>;
+
+impl Cluster {
+    /// Nothing read yet.
+    pub(crate) fn new(watch: &Watch, registry: Arc<Registry>) -> Self {
+        let (snapshots, reports) = (watch.snapshots(), watch.reports());
+        Self { snapshots, registry, reports, adopter: Adopter::default(), upto: 0 }
+    }
+
+    /// Says what became of the policy objects.
+    pub(crate) fn report(&self, reports: Vec<Report>) {
+        self.reports.send_if_modified(|last| {
+            let is_new = **last != reports;
+            if is_new {
+                *last = Arc::new(reports);
+            }
+            is_new
+        });
+    }
+
+    /// The last snapshot.
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// When a reading could find more interfaces.
+    pub(crate) fn again(&self) -> Option<Instant> {
+        self.adopter.again()
+    }
+
+    /// Adds whoever Kubernetes knows to the endpoints.
+    pub(crate) fn join(&mut self, snapshot: &Snapshot, endpoints: &mut EndpointsFile) -> Facts {
+        let (entries, upto) = self.registry.entries();
+        self.upto = upto;
+        let mut facts = Facts {
+            local: snapshot.local.keys().cloned().collect(),
+            api_servers: snapshot.api_servers.clone(),
+            ..Facts::default()
+        };
+        let (pods, strangers) = claims(snapshot, &entries, &mut facts);
+        self.add_pods(snapshot, &pods, endpoints);
+        for (key, entry) in &strangers {
+            endpoints.endpoints.push(stranger(key, entry));
+            facts.unknown.insert(format!("{}/{key}", entry.registration.namespace));
+        }
+        keep_to_holders(endpoints, &pods, &strangers);
+        let here = machine_addresses();
+        let mut resolvers = snapshot.resolvers.clone();
+        if let (Some(first), true) = (resolvers.first_mut(), here.contains(&NODE_RESOLVER)) {
+            first.addresses.push(NODE_RESOLVER);
+        }
+        facts.resolver_services = resolvers.iter().flat_map(|service| service.addresses.clone()).collect();
+        let of_services: HashSet<IpAddr> = snapshot
+            .services
+            .iter()
+            .flat_map(|service| &service.addresses)
+            .chain(&facts.resolver_services)
+            .copied()
+            .collect();
+        let is_peer =
+            |address: &IpAddr| facts.resolver_services.contains(address) || facts.api_servers.contains(address);
+        let fronts = snapshot.services.iter().filter(|service| !service.addresses.iter().any(is_peer));
+        endpoints.services.extend(fronts.cloned());
+        endpoints.endpoints.extend(resolvers);
+        let known = endpoints.host.addresses.iter().chain(&snapshot.topology.host.addresses).chain(&here);
+        let mut own: Vec<IpAddr> = known.copied().filter(|address| !of_services.contains(address)).collect();
+        own.sort_unstable();
+        own.dedup();
+        endpoints.host.addresses = own;
+        endpoints.host.labels.extend(snapshot.topology.host.labels.clone());
+        endpoints.nodes.extend(snapshot.topology.nodes.iter().cloned());
+        endpoints.namespaces.extend(snapshot.topology.namespaces.iter().cloned());
+        facts
+    }
+
+    fn add_pods(&mut self, snapshot: &Snapshot, pods: &Claims<'_>, endpoints: &mut EndpointsFile) {
+        self.adopter.begin();
+        for listed in &snapshot.topology.endpoints {
+            let mut endpoint = listed.clone();
+            let key = interfaces::key(listed);
+            if let Some(entry) = pods.get(&key) {
+                endpoint.attachment = Some(Attachment::Interface(entry.registration.interface.clone()));
+                for address in &entry.registration.addresses {
+                    let address = address.to_canonical();
+                    if !endpoint.addresses.contains(&address) {
+                        endpoint.addresses.push(address);
+                    }
+                }
+            } else if !endpoint.addresses.is_empty() && snapshot.local.contains_key(&key) {
+                endpoint.attachment = self.adopter.interface(&endpoint.addresses).map(Attachment::Interface);
+            }
+            endpoints.endpoints.push(endpoint);
+        }
+    }
+
+    /// Tells who waits how far the registrations are carried out; `guarded` are interfaces with programs.
+    pub(crate) fn tell(&self, facts: &Facts, found: &Interfaces, guarded: &HashSet<u32>, refused: Option<&String>) {
+        let state = |key: &String| match found.get(key) {
+            None => (CniState::Waiting, Some("its interface is not there".to_owned())),
+            Some(index) if !guarded.contains(index) => (
+                CniState::Waiting,
+                Some("programs could not be attached to its interface; the log says why".to_owned()),
+            ),
+            Some(_) => match refused {
+                Some(refused) => (CniState::Waiting, Some(format!("the kernel refused a row: {refused}"))),
+                None if facts.unknown.contains(key) => (CniState::UnknownPod, None),
+                None => (CniState::Guarded, None),
+            },
+        };
+        let states = facts.containers.iter().map(|(container, key)| (container.clone(), state(key))).collect();
+        self.registry.tell(Outcome { upto: self.upto, states: Arc::new(states) });
+        let is_dead = |key: &String| facts.unknown.contains(key) && !found.contains_key(key);
+        let dead = facts.containers.iter().filter(|(_, key)| is_dead(key)).map(|(container, _)| container.clone());
+        self.registry.drop_dead(&dead.collect());
+    }
+}
+
+/// Which registration is whose: the last one that names a pod of this node is the pod's, others are nobody's.
+fn claims<'a>(
+    snapshot: &Snapshot,
+    entries: &'a BTreeMap<String, Entry>,
+    facts: &mut Facts,
+) -> (Claims<'a>, Claims<'a>) {
+    let (mut pods, mut strangers): (Claims<'_>, Claims<'_>) = Default::default();
+    let mut ordered: Vec<(&String, &Entry)> = entries.iter().collect();
+    ordered.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.serial));
+    for (container, entry) in ordered {
+        let told = &entry.registration;
+        let key = format!("{}/{}", told.namespace, told.pod);
+        let is_pod = snapshot.local.get(&key).is_some_and(|pod| pod.is_called(&told.uid));
+        if is_pod && !pods.contains_key(&key) {
+            facts.containers.insert(container.clone(), key.clone());
+            pods.insert(key, entry);
+        } else {
+            let name = format!("{}~{container}", told.pod);
+            facts.containers.insert(container.clone(), format!("{}/{name}", told.namespace));
+            strangers.insert(name, entry);
+        }
+    }
+    (pods, strangers)
+}
+
+fn stranger(name: &str, entry: &Entry) -> Endpoint {
+    let told = &entry.registration;
+    Endpoint {
+        name: name.to_owned(),
+        namespace: told.namespace.clone(),
+        labels: BTreeMap::new(),
+        service_account: None,
+        attachment: Some(Attachment::Interface(told.interface.clone())),
+        addresses: told.addresses.iter().map(IpAddr::to_canonical).collect(),
+        named_ports: Vec::new(),
+    }
+}
+
+/// A registered address belongs to whoever registered it last, whatever the API server still says of others.
+fn keep_to_holders(endpoints: &mut EndpointsFile, pods: &Claims<'_>, strangers: &Claims<'_>) {
+    let of_pods = pods.iter().map(|(key, entry)| (key.clone(), *entry));
+    let of_strangers =
+        strangers.iter().map(|(name, entry)| (format!("{}/{name}", entry.registration.namespace), *entry));
+    let mut holders: HashMap<IpAddr, (u64, String)> = HashMap::new();
+    for (key, entry) in of_pods.chain(of_strangers) {
+        for address in &entry.registration.addresses {
+            let holder = holders.entry(address.to_canonical()).or_default();
+            if entry.serial > holder.0 {
+                *holder = (entry.serial, key.clone());
+            }
+        }
+    }
+    if holders.is_empty() {
+        return;
+    }
+    for endpoint in &mut endpoints.endpoints {
+        let key = interfaces::key(endpoint);
+        endpoint.addresses.retain(|address| holders.get(address).is_none_or(|(_, holder)| *holder == key));
+    }
+}
+
+/// Addresses of this machine that others can reach.
+fn machine_addresses() -> HashSet<IpAddr> {
+    let interfaces = match getifaddrs() {
+        Ok(interfaces) => interfaces,
+        Err(error) => {
+            tracing::warn!(%error, "reading the addresses of this machine");
+            return HashSet::new();
+        }
+    };
+    let address = |storage: nix::sys::socket::SockaddrStorage| {
+        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    };
+    let all = interfaces.filter_map(|interface| address(interface.address?));
+    let is_shared = |address: &IpAddr| match address {
+        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    };
+    all.filter(is_shared).collect()
+}

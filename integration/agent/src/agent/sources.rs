@@ -1,0 +1,175 @@
+//! Files and Kubernetes together: which rules hold, and who is where.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, LazyLock},
+};
+
+use namegate_kubernetes::{PolicyObject, Report, Snapshot};
+
+use super::{cluster::Cluster, files::Files, objects::Objects};
+use namegate_api::view;
+use namegate_config::{
+    endpoints::EndpointsFile,
+    labels::{LabelSelector, Operator, RESERVED, Requirement},
+    policy::{self, Features},
+    rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
+    settings::Settings,
+};
+
+/// Label of an endpoint whose own labels are not known, as in Cilium: `reserved:init`.
+pub(crate) const UNKNOWN: &str = "init";
+
+/// Where rules and endpoints come from.
+pub(crate) struct Sources {
+    files: Files,
+    objects: Objects,
+    cluster: Option<Cluster>,
+    /// The snapshot that was read last.
+    read: Option<Arc<Snapshot>>,
+}
+
+/// What a reading brought.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Reading {
+    /// Rules in force.
+    pub(crate) rules: Vec<Rule>,
+    /// Endpoints in force.
+    pub(crate) endpoints: Arc<EndpointsFile>,
+    /// One line for each object.
+    pub(crate) documents: Vec<view::Document>,
+    /// Mistakes and warnings.
+    pub(crate) diagnostics: Vec<view::Diagnostic>,
+    /// What Kubernetes adds.
+    pub(crate) facts: Arc<Facts>,
+}
+
+/// What Kubernetes knows of the endpoints.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Facts {
+    /// `namespace/name` of the pods of this node, guarded or not yet.
+    pub(crate) local: BTreeSet<String>,
+    /// Registered networks whose pod is not known.
+    pub(crate) unknown: BTreeSet<String>,
+    /// Endpoint of each registered container.
+    pub(crate) containers: BTreeMap<String, String>,
+    /// Addresses of services in front of trusted resolvers.
+    pub(crate) resolver_services: Vec<IpAddr>,
+    /// Addresses of the API server.
+    pub(crate) api_servers: Vec<IpAddr>,
+}
+
+impl Sources {
+    /// Nothing read yet.
+    pub(crate) fn new(settings: &Settings, features: Features, cluster: Option<Cluster>) -> anyhow::Result<Self> {
+        let (policies, endpoints) = (settings.policies.clone(), settings.endpoints.clone());
+        Ok(Self {
+            files: Files::new(policies, endpoints, &settings.state, features)?,
+            objects: Objects::new(&settings.state, features)?,
+            cluster,
+            read: None,
+        })
+    }
+
+    /// Files that are followed.
+    pub(crate) fn paths(&self) -> (Option<&Path>, Option<&Path>) {
+        self.files.paths()
+    }
+
+    /// Kubernetes, where it is a source.
+    pub(crate) fn cluster(&mut self) -> Option<&mut Cluster> {
+        self.cluster.as_mut()
+    }
+
+    /// Says what became of the objects of the last reading.
+    pub(crate) fn report(&self, reading: &Reading, enforced: bool) {
+        if let (Some(cluster), Some(snapshot)) = (&self.cluster, &self.read) {
+            cluster.report(reading.reports(snapshot, enforced));
+        }
+    }
+
+    /// Reads everything anew; `None` while Kubernetes is a source of which nothing is known yet: with some of the facts
+    /// more would be open than with none.
+    pub(crate) fn read(&mut self) -> Option<Reading> {
+        let snapshot = match &self.cluster {
+            Some(cluster) => Some(cluster.snapshot()?),
+            None => None,
+        };
+        let mut reading = Reading::default();
+        let mut documents = self.files.read_policies(&mut reading);
+        let mut endpoints = self.files.read_endpoints(&mut reading);
+        if let (Some(snapshot), Some(cluster)) = (snapshot, &mut self.cluster) {
+            documents.extend(self.objects.read(&snapshot.policies, &mut reading));
+            reading.facts = Arc::new(cluster.join(&snapshot, &mut endpoints));
+            self.read = Some(snapshot);
+        }
+        let translated = policy::translate(&documents, &endpoints.catalog());
+        reading.endpoints = Arc::new(endpoints);
+        reading.diagnostics.extend(translated.diagnostics.iter().map(super::files::shown));
+        reading.rules = translated.rules;
+        count_rules(&mut reading);
+        if !reading.facts.unknown.is_empty() {
+            reading.rules.extend(CLOSED.iter().cloned());
+        }
+        Some(reading)
+    }
+}
+
+impl Reading {
+    /// What is to be said of each object. `enforced` is whether the kernel holds the rules.
+    fn reports(&self, snapshot: &Snapshot, enforced: bool) -> Vec<Report> {
+        let mut found: HashMap<&str, (Vec<String>, Vec<String>)> = HashMap::new();
+        for one in &self.diagnostics {
+            let (mistakes, warnings) = found.entry(&one.file).or_default();
+            let list = if one.severity == view::Severity::Error { mistakes } else { warnings };
+            let field = if one.field.is_empty() { String::new() } else { format!("`{}`: ", one.field) };
+            list.push(format!("{field}{}", one.message));
+        }
+        let report = |object: &PolicyObject| {
+            let (mistakes, warnings) = found.get(&*object.origin).cloned().unwrap_or_default();
+            let enforced = enforced && mistakes.is_empty();
+            Report { origin: Arc::clone(&object.origin), version: object.version.clone(), mistakes, warnings, enforced }
+        };
+        snapshot.policies.iter().map(report).collect()
+    }
+}
+
+/// Rules that close whoever is not known.
+static CLOSED: LazyLock<[Rule; 2]> = LazyLock::new(|| {
+    [Direction::Ingress, Direction::Egress].map(|direction| Rule {
+        origin: Arc::new(Origin {
+            kind: "Namegate".to_owned(),
+            namespace: None,
+            name: "unknown-pod".to_owned(),
+            path: if direction == Direction::Ingress { "ingress" } else { "egress" }.to_owned(),
+        }),
+        subject: Subject::Endpoints(LabelSelector::new([Requirement {
+            source: Some(RESERVED.to_owned()),
+            key: UNKNOWN.to_owned(),
+            operator: Operator::Exists,
+        }])),
+        direction,
+        tier: Tier::Admin(0),
+        effect: Effect::Deny,
+        default_deny: true,
+        peers: Peers::Any,
+        ports: Ports::Any,
+        l7: None,
+        binding: None,
+    })
+});
+
+/// How many rules each document has in force.
+fn count_rules(reading: &mut Reading) {
+    let mut counts: BTreeMap<(&str, Option<&str>, &str), usize> = BTreeMap::new();
+    for rule in &reading.rules {
+        let Origin { kind, namespace, name, .. } = &*rule.origin;
+        *counts.entry((kind, namespace.as_deref(), name)).or_default() += 1;
+    }
+    for document in &mut reading.documents {
+        let (Some(kind), Some(name)) = (&document.kind, &document.name) else { continue };
+        document.rules = counts.get(&(kind, document.namespace.as_deref(), name)).copied().unwrap_or(0);
+    }
+}

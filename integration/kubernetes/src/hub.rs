@@ -1,0 +1,164 @@
+//! The task that owns the tables: takes what the watches tell, and publishes snapshots.
+//!
+//! Nothing is published before every kind has been listed once: with pods but without policies a snapshot would open
+//! what should be closed. Until then the objects of the last run stand in.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use namegate_config::settings::Dns;
+use tokio::{
+    sync::{mpsc::Receiver, watch},
+    time::timeout_at,
+};
+
+use crate::{
+    assemble,
+    follow::Told,
+    health::{Health, SourceState},
+    report::Observed,
+    row::Kind,
+    saved,
+    snapshot::Snapshot,
+    tables::{Changed, Tables},
+};
+
+/// Changes that come within this time of the first are published together.
+const GATHER: Duration = Duration::from_millis(2);
+/// The same at most, where putting a snapshot together takes long.
+const GATHER_MAX: Duration = Duration::from_millis(250);
+/// How often the objects are saved at most.
+const SAVE: Duration = Duration::from_secs(5);
+
+/// Tables and where their snapshots go.
+pub(crate) struct Hub {
+    tables: Tables,
+    node: String,
+    dns: Dns,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    observed: watch::Sender<Arc<Observed>>,
+    health: Arc<Health>,
+    file: PathBuf,
+    /// What the last snapshot took.
+    cost: Duration,
+    saved: Option<tokio::time::Instant>,
+    unsaved: bool,
+}
+
+impl Hub {
+    /// Starts with the objects of the last run, where there are any.
+    pub(crate) fn new(
+        node: String,
+        dns: Dns,
+        (snapshots, observed): (watch::Sender<Option<Arc<Snapshot>>>, watch::Sender<Arc<Observed>>),
+        health: Arc<Health>,
+        file: PathBuf,
+    ) -> Self {
+        let tables = saved::read(&file).unwrap_or_default();
+        let cost = Duration::ZERO;
+        let hub = Self { tables, node, dns, snapshots, observed, health, file, cost, saved: None, unsaved: false };
+        if !hub.tables.is_empty() {
+            let snapshot = assemble::snapshot(&hub.tables, &hub.node, &hub.dns, true);
+            hub.snapshots.send_replace(Some(Arc::new(snapshot)));
+        }
+        hub
+    }
+
+    /// Works until every watch has ended.
+    pub(crate) async fn run(mut self, mut inbox: Receiver<(Kind, Told)>) {
+        loop {
+            let wake = self.save_at();
+            let first = match timeout_at(wake, inbox.recv()).await {
+                Ok(Some(told)) => told,
+                Ok(None) => return,
+                Err(_) => {
+                    self.save().await;
+                    continue;
+                }
+            };
+            let mut changed = self.take(first);
+            let until = tokio::time::Instant::now() + (self.cost * 2).clamp(GATHER, GATHER_MAX);
+            while let Ok(Some(told)) = timeout_at(until, inbox.recv()).await {
+                changed = changed.max(self.take(told));
+            }
+            if !self.tables.is_ready() {
+                continue;
+            }
+            if changed == Changed::Facts {
+                self.publish();
+            }
+            if changed != Changed::Nothing {
+                self.observed.send_replace(Arc::new(assemble::observed(&self.tables)));
+            }
+        }
+    }
+
+    fn take(&mut self, (kind, told): (Kind, Told)) -> Changed {
+        match told {
+            Told::Begin => {
+                self.tables.begin(kind);
+                Changed::Nothing
+            }
+            Told::Listed(key, row) => {
+                self.tables.list(kind, key, row);
+                Changed::Nothing
+            }
+            Told::End => {
+                self.health.well(kind, SourceState::Watching);
+                self.tables.end(kind)
+            }
+            Told::Put(key, row) => {
+                self.health.well(kind, SourceState::Watching);
+                self.tables.put(kind, key, row)
+            }
+            Told::Gone(key) => {
+                self.health.well(kind, SourceState::Watching);
+                self.tables.remove(kind, &key)
+            }
+            Told::Absent => {
+                self.health.well(kind, SourceState::Absent);
+                self.tables.absent(kind)
+            }
+            Told::Failed(failure) => {
+                self.health.fails(kind, failure);
+                Changed::Nothing
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let start = Instant::now();
+        let snapshot = assemble::snapshot(&self.tables, &self.node, &self.dns, false);
+        self.snapshots.send_replace(Some(Arc::new(snapshot)));
+        self.cost = start.elapsed();
+        self.unsaved = true;
+    }
+
+    /// When the objects should be saved next.
+    fn save_at(&self) -> tokio::time::Instant {
+        let now = tokio::time::Instant::now();
+        match self.saved {
+            _ if !self.unsaved => now + Duration::from_hours(1),
+            None => now,
+            Some(at) => at + SAVE,
+        }
+    }
+
+    async fn save(&mut self) {
+        if !std::mem::take(&mut self.unsaved) {
+            return;
+        }
+        self.saved = Some(tokio::time::Instant::now());
+        let (file, octets) = (self.file.clone(), saved::octets(&self.tables));
+        let written = tokio::task::spawn_blocking(move || match octets {
+            Ok(octets) => saved::write(&file, &octets),
+            Err(error) => Err(error.into()),
+        });
+        if let Ok(Err(error)) = written.await {
+            tracing::warn!(%error, "the objects could not be saved: a start without the API server would not know them");
+        }
+    }
+}

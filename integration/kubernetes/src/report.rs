@@ -1,0 +1,309 @@
+//! The task that writes into the objects what became of them: conditions, this node's entry, and events.
+//!
+//! Only what differs is written, and an object at most once in a while; the server's own answer is the next state to
+//! compare with.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1::Event},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
+    core::ObjectMeta,
+};
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    backoff::part,
+    follow::failure,
+    row::Kind,
+    status::{self, Own},
+};
+
+/// Owner of the fields that are written.
+const MANAGER: &str = "namegate";
+/// Who tells events.
+const CONTROLLER: &str = "namegate.io/agent";
+/// An object is written at most once in this time.
+const PACE: Duration = Duration::from_secs(1);
+/// Changes are gathered for this time, and up to as much again by chance: another node may write first.
+const GATHER: Duration = Duration::from_millis(100);
+/// How long after a refusal of the server.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+/// How long a kind is taken to drop the entries of nodes.
+const DROPS_ENTRIES: Duration = Duration::from_mins(10);
+/// Events that are remembered as told; all are forgotten beyond.
+const TOLD_MAX: usize = 4_096;
+/// Longest note of an event in octets (events.k8s.io/v1).
+const NOTE_OCTETS_MAX: usize = 1_024;
+
+/// What this node made of one policy object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Its origin, as in the snapshot.
+    pub origin: Arc<str>,
+    /// Its uid and generation, as in the snapshot.
+    pub version: (String, i64),
+    /// Mistakes; with one the object is refused.
+    pub mistakes: Vec<String>,
+    /// What its writer may not have meant.
+    pub warnings: Vec<String>,
+    /// Whether the kernel holds it.
+    pub enforced: bool,
+}
+
+/// The objects and the nodes as the server has them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Observed {
+    pub(crate) nodes: BTreeSet<String>,
+    pub(crate) objects: HashMap<Arc<str>, Object>,
+}
+
+/// One object.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    pub(crate) kind: Kind,
+    /// `apiVersion`.
+    pub(crate) version: String,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) uid: String,
+    pub(crate) generation: i64,
+    pub(crate) status: Arc<Value>,
+}
+
+/// The task.
+pub(crate) struct Reporter {
+    client: Client,
+    node: String,
+    reports: watch::Receiver<Arc<Vec<Report>>>,
+    observed: watch::Receiver<Arc<Observed>>,
+    /// When an object may be written again.
+    next: HashMap<Arc<str>, Instant>,
+    /// Statuses as the server answered, newer than what the watch has brought.
+    answered: HashMap<Arc<str>, (Arc<Value>, Arc<Value>)>,
+    /// Kinds whose definition drops the entries of nodes.
+    dropping: HashMap<Kind, Instant>,
+    told: HashSet<u64>,
+}
+
+impl Reporter {
+    pub(crate) fn new(
+        client: Client,
+        node: String,
+        reports: watch::Receiver<Arc<Vec<Report>>>,
+        observed: watch::Receiver<Arc<Observed>>,
+    ) -> Self {
+        let (next, answered, dropping, told) = Default::default();
+        Self { client, node, reports, observed, next, answered, dropping, told }
+    }
+
+    /// Works until there is nothing to follow any more.
+    pub(crate) async fn run(mut self) {
+        let mut wake: Option<Instant> = None;
+        loop {
+            let timer = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.reports.changed() => if changed.is_err() { return },
+                changed = self.observed.changed() => if changed.is_err() { return },
+                () = timer => {}
+            }
+            tokio::time::sleep(GATHER + part(GATHER)).await;
+            wake = self.round().await;
+        }
+    }
+
+    /// Writes what may be written now; says when to come again.
+    async fn round(&mut self) -> Option<Instant> {
+        let reports = self.reports.borrow_and_update().clone();
+        let observed = self.observed.borrow_and_update().clone();
+        self.next.retain(|origin, _| observed.objects.contains_key(origin));
+        self.answered.retain(|origin, (seen, _)| {
+            observed
+                .objects
+                .get(origin)
+                .is_some_and(|object| Arc::ptr_eq(seen, &object.status) || object.status == *seen)
+        });
+        let mut wake: Option<Instant> = None;
+        for report in reports.iter() {
+            let Some(object) = observed.objects.get(&report.origin) else { continue };
+            if (&object.uid, object.generation) != (&report.version.0, report.version.1) {
+                continue;
+            }
+            if let Some(next) = self.next.get(&report.origin).copied().filter(|next| *next > Instant::now()) {
+                wake = Some(wake.map_or(next, |wake| wake.min(next)));
+                continue;
+            }
+            let pause = match self.one(report, object, &observed.nodes).await {
+                Ok(false) => continue,
+                Ok(true) => PACE,
+                // It was deleted meanwhile.
+                Err(kube::Error::Api(status)) if status.code == 404 => continue,
+                Err(error) => {
+                    let problem = failure(&error).problem;
+                    tracing::warn!(origin = &*report.origin, problem, "the status of an object could not be written");
+                    REFUSED_PAUSE
+                }
+            };
+            let next = Instant::now() + pause;
+            self.next.insert(Arc::clone(&report.origin), next);
+            wake = Some(wake.map_or(next, |wake| wake.min(next)));
+        }
+        wake
+    }
+
+    /// Brings one object up to date; whether anything was written.
+    async fn one(&mut self, report: &Report, object: &Object, nodes: &BTreeSet<String>) -> kube::Result<bool> {
+        let mut wrote = self.tell(report, object).await?;
+        if !object.kind.has_status() {
+            return Ok(wrote);
+        }
+        let seen = Arc::clone(&object.status);
+        let current =
+            self.answered.get(&report.origin).map_or_else(|| Arc::clone(&seen), |(_, answer)| Arc::clone(answer));
+        let own = Own { generation: object.generation, mistakes: report.mistakes.clone(), enforced: report.enforced };
+        let mut status = (*current).clone();
+        let keeps = self.dropping.get(&object.kind).is_none_or(|since| since.elapsed() > DROPS_ENTRIES);
+        let mut wanted = status::wanted(&own, &status, &object.uid, &self.node, nodes, keeps);
+        let Some(api) = self.api(object) else { return Ok(wrote) };
+        if let Some(entry) = wanted.entry.take() {
+            wrote = true;
+            let patch = json!({"status": {"namegate": {"nodes": {&self.node: entry}}}});
+            let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+            let answer = api.patch_status(&object.name, &parameters, &Patch::Merge(&patch)).await?;
+            status = kept(&answer);
+            if status["namegate"]["nodes"][&self.node].is_null() {
+                self.dropping.insert(object.kind, Instant::now());
+            }
+            let keeps = !self.dropping.contains_key(&object.kind);
+            wanted = status::wanted(&own, &status, &object.uid, &self.node, nodes, keeps);
+        }
+        if let Some(conditions) = wanted.conditions {
+            wrote = true;
+            let conditions = status::written(&conditions, &status, &stamp());
+            let patch = json!({
+                "apiVersion": object.version, "kind": object.kind.name(), "metadata": {"name": object.name},
+                "status": {"conditions": conditions},
+            });
+            let answer =
+                api.patch_status(&object.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await?;
+            status = kept(&answer);
+        }
+        if wrote {
+            self.answered.insert(Arc::clone(&report.origin), (seen, Arc::new(status)));
+        }
+        Ok(wrote)
+    }
+
+    fn api(&self, object: &Object) -> Option<Api<DynamicObject>> {
+        let (_, version) = object.version.rsplit_once('/')?;
+        let resource = object.kind.resource(version)?;
+        let client = self.client.clone();
+        Some(match &*object.namespace {
+            "" => Api::all_with(client, &resource),
+            namespace => Api::namespaced_with(client, namespace, &resource),
+        })
+    }
+
+    /// Tells events that were not told yet; their name says what they are about, so that nodes tell each once.
+    async fn tell(&mut self, report: &Report, object: &Object) -> kube::Result<bool> {
+        let mistakes = report.mistakes.iter().map(|text| ("Refused", text));
+        let warnings = report.warnings.iter().map(|text| ("Doubtful", text));
+        let mut wrote = false;
+        for (reason, text) in mistakes.chain(warnings) {
+            let mut hasher = DefaultHasher::new();
+            (&object.uid, object.generation, reason, text).hash(&mut hasher);
+            let mark = hasher.finish();
+            if self.told.len() >= TOLD_MAX {
+                self.told.clear();
+            }
+            if !self.told.insert(mark) {
+                continue;
+            }
+            wrote = true;
+            let event = event(object, reason, text, mark, &self.node);
+            let namespace = event.metadata.namespace.clone().unwrap_or_default();
+            match Api::<Event>::namespaced(self.client.clone(), &namespace).create(&PostParams::default(), &event).await
+            {
+                // Another node, or this one before, has told it.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => {
+                    self.told.remove(&mark);
+                    return Err(error);
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(wrote)
+    }
+}
+
+impl Kind {
+    /// Whether its objects have a status that others may write.
+    const fn has_status(self) -> bool {
+        matches!(self, Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy | Self::ClusterNetworkPolicy)
+    }
+}
+
+/// The parts of a status that matter here.
+pub(crate) fn kept_of(status: &Value) -> Value {
+    json!({"conditions": status["conditions"], "namegate": status["namegate"]})
+}
+
+fn kept(answer: &DynamicObject) -> Value {
+    kept_of(&answer.data["status"])
+}
+
+/// RFC 3339, whole seconds.
+fn stamp() -> String {
+    match serde_json::to_value(Time(Timestamp::now())) {
+        Ok(Value::String(text)) => text,
+        _ => String::new(),
+    }
+}
+
+fn event(object: &Object, reason: &str, text: &str, mark: u64, node: &str) -> Event {
+    let namespace = if object.namespace.is_empty() { "default" } else { &*object.namespace };
+    let mut told = text.to_owned();
+    while told.len() > NOTE_OCTETS_MAX {
+        told.pop();
+    }
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{mark:016x}", object.name)),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        action: Some("Enforce".to_owned()),
+        event_time: Some(MicroTime(Timestamp::now())),
+        note: Some(told),
+        reason: Some(reason.to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some(object.version.clone()),
+            kind: Some(object.kind.name().to_owned()),
+            name: Some(object.name.to_string()),
+            namespace: Some(object.namespace.to_string()).filter(|namespace| !namespace.is_empty()),
+            uid: Some(object.uid.clone()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(node.to_owned()),
+        type_: Some("Warning".to_owned()),
+        ..Event::default()
+    }
+}

@@ -1,0 +1,68 @@
+//! The last objects in a file: what an agent starts with while the API server does not answer.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    row::{Key, Kind, Row},
+    tables::Tables,
+};
+
+/// Of the form of the file; another is not read.
+const FORM: u32 = 1;
+
+#[derive(Serialize)]
+struct Written<'a> {
+    form: u32,
+    rows: Vec<(Kind, &'a Key, &'a Row)>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    form: u32,
+    rows: Vec<(Kind, Key, Row)>,
+}
+
+/// The name of the file in the folder of state.
+pub(crate) fn path(state: &Path) -> PathBuf {
+    state.join("kubernetes.json")
+}
+
+/// The octets of the file.
+pub(crate) fn octets(tables: &Tables) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Written { form: FORM, rows: tables.all().collect() })
+}
+
+/// Writes the file beside its place and moves it there.
+pub(crate) fn write(path: &Path, octets: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("json.new");
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(&beside, octets)?;
+    fs::rename(&beside, path)
+}
+
+/// What the file holds; nothing where there is none or it cannot be read.
+pub(crate) fn read(path: &Path) -> Option<Tables> {
+    let octets = match fs::read(path) {
+        Ok(octets) => octets,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(%error, file = %path.display(), "the saved objects cannot be read");
+            return None;
+        }
+    };
+    match serde_json::from_slice::<Read>(&octets) {
+        Ok(read) if read.form == FORM => Some(Tables::restore(read.rows)),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(%error, file = %path.display(), "the saved objects cannot be read");
+            None
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Namegate on a real Kubernetes: called by `cargo xtask e2e`, which has brought the cluster up and installed it.
+
+mod article;
+mod cluster;
+mod conformance;
+mod faults;
+mod mesh;
+mod mistakes;
+mod outside;
+mod race;
+mod report;
+mod seed;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+
+use cluster::{Cluster, wait};
+use outside::Outside;
+use report::Report;
+
+/// Tries Namegate on a running cluster.
+#[derive(Parser)]
+struct Arguments {
+    /// The program `kubectl`.
+    #[arg(long)]
+    kubectl: PathBuf,
+    /// Its configuration.
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    /// Process number of the node's first process.
+    #[arg(long)]
+    keeper: u32,
+    /// What to try.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    suites: Vec<Suite>,
+    /// Folder of conformance data.
+    #[arg(long, default_value = "conformance")]
+    conformance: PathBuf,
+    /// The program `xtask`, which ends and starts daemons of the cluster.
+    #[arg(long)]
+    xtask: PathBuf,
+    /// Pods of the race.
+    #[arg(long, default_value_t = 200)]
+    pods: usize,
+    /// Only cases whose name has this text.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// Parts of the run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// The article's commands.
+    Seed,
+    /// Kubernetes' own cases for network policies.
+    Conformance,
+    /// Pods that start under a policy and call at once.
+    Race,
+    /// Policies with mistakes.
+    Mistakes,
+    /// The API server or the agent is away.
+    Faults,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut report = Report::new();
+    match run(&arguments, &mut report) {
+        Ok(()) => report.finish(),
+        Err(error) => {
+            anstream::eprintln!("\x1b[31merror:\x1b[0m {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let cluster = Cluster::new(&arguments.kubectl, &arguments.kubeconfig, arguments.keeper);
+    let (cluster, only) = (&cluster, arguments.only.as_deref());
+    let outside = Outside::start(cluster)?;
+    wait("the agent to be well", || Ok(cluster.agent("/v1/healthz")))?;
+    for suite in &arguments.suites {
+        let (name, outcome) = match suite {
+            Suite::Seed => ("seed", seed::run(cluster, report)),
+            Suite::Conformance => ("conformance", conformance::run(cluster, report, &arguments.conformance, only)),
+            Suite::Race => ("race", race::run(cluster, report, &outside, arguments.pods)),
+            Suite::Mistakes => ("mistakes", mistakes::run(cluster, report)),
+            Suite::Faults => ("faults", faults::run(cluster, report, &arguments.xtask)),
+        };
+        if let Err(error) = outcome {
+            report.broken(name, &error);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Many pods that start at once, each calling out with its first instruction, where nothing may go out.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+
+use crate::cluster::{Cluster, wait};
+use crate::outside::{Outside, UNNAMED};
+use crate::report::Report;
+
+const POLICY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: race}
+spec: {podSelector: {}, policyTypes: [Egress]}
+";
+
+/// A shell is in the way, of one process.
+fn deployment(pods: usize) -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: race, namespace: race}}
+spec:
+  replicas: {pods}
+  selector: {{matchLabels: {{app: race}}}}
+  template:
+    metadata: {{labels: {{app: race}}}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      automountServiceAccountToken: false
+      containers:
+      - name: caller
+        image: localhost/tools:1
+        imagePullPolicy: Never
+        command: [/bin/sh, -c, 'while :; do nc -w 1 {UNNAMED} 80 </dev/null; sleep 2; done']
+"
+    )
+}
+
+/// Runs it with so many pods.
+pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pods: usize) -> Result<()> {
+    Report::chapter("The first packet of a pod");
+    cluster.kubectl(&["delete", "namespace", "race", "--ignore-not-found"])?;
+    cluster.kubectl(&["create", "namespace", "race"])?;
+    cluster.change("the policy to be enforced", || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
+    let before = callers(outside).len();
+    cluster.feed(&["apply", "-f", "-"], &deployment(pods))?;
+    let rollout = ["rollout", "status", "deployment/race", "-n", "race", "--timeout=900s"];
+    cluster.kubectl(&rollout).context("starting the pods")?;
+    let escaped = callers(outside).len() - before;
+    let words = format!("{pods} pods started, {escaped} got through");
+    report.row("pods under default deny that call out at once", "nobody gets through", &words, escaped == 0);
+    // That they really call shows when they may.
+    cluster.kubectl(&["delete", "networkpolicy", "deny", "-n", "race"])?;
+    let through = wait("every pod to get through", || {
+        let through = callers(outside).len() - before;
+        Ok((through >= pods).then_some(through))
+    });
+    let seen = callers(outside).len() - before;
+    report.row(
+        "the same pods without the policy",
+        "all get through",
+        &format!("{seen} of {pods} got through"),
+        through.is_ok(),
+    );
+    cluster.kubectl(&["delete", "namespace", "race", "--wait=false"]).map(drop)
+}
+
+/// Addresses of who reached the address that no policy opens.
+fn callers(outside: &Outside) -> HashSet<IpAddr> {
+    let called = outside.log.all().into_iter().filter(|entry| entry.local.ip() == IpAddr::from(UNNAMED));
+    called.map(|entry| entry.peer.ip()).collect()
+}
