@@ -3,6 +3,8 @@
 //! Every key has a default but `policies` and `endpoints`, which are needed without `kubernetes`. Unknown keys are refused;
 //! all mistakes are reported at once.
 
+mod questions;
+
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use crate::{
@@ -10,9 +12,12 @@ use crate::{
     document::{Node, read},
     label_syntax::name_problem,
     labels::{K8S, LabelSelector, POD_NAMESPACE, Requirement},
+    name::Fqdn,
     reader::{Object, Reader, Value},
     rule::{Binding, Direction},
 };
+
+pub use questions::{Refusal, Tunnelling};
 
 /// Everything the agent can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +72,12 @@ pub struct Dns {
     pub scope: Scope,
     /// How a question that rules forbid is answered.
     pub refusal: Refusal,
+    /// What becomes of questions that look like a tunnel's.
+    pub tunnelling: Tunnelling,
+    /// Different names below one parent that an endpoint may ask for in a minute, where they look like data.
+    pub tunnelling_names_per_minute: u32,
+    /// Names below these are not counted.
+    pub tunnelling_except: Vec<Fqdn>,
     /// Whether an opened address is for connections to its names alone, where the policy does not say.
     pub name_binding: Binding,
     /// Addresses kept for one name and endpoint.
@@ -95,16 +106,6 @@ pub enum Scope {
     Endpoint,
     /// Every endpoint of the node.
     Node,
-}
-
-/// The answer to a question that rules forbid.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Refusal {
-    /// REFUSED: some clients ask the next resolver of their list, all see that it is not the name's fault.
-    #[default]
-    Refused,
-    /// NXDOMAIN, as if there were no such name (RFC 2308).
-    Nxdomain,
 }
 
 /// Rows of the kernel's maps. A full map refuses new rows.
@@ -148,6 +149,9 @@ impl Default for Dns {
             private_answers: PrivateAnswers::Allow,
             scope: Scope::Endpoint,
             refusal: Refusal::Refused,
+            tunnelling: Tunnelling::Observe,
+            tunnelling_names_per_minute: 200,
+            tunnelling_except: "cluster.local".parse().into_iter().collect(),
             name_binding: Binding::Observe,
             addresses_per_name_max: 1_000,
             names_per_endpoint_max: 10_000,
@@ -269,7 +273,7 @@ fn directions(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Directio
     Some(directions)
 }
 
-const DNS_KEYS: [&str; 13] = [
+const DNS_KEYS: [&str; 16] = [
     "resolvers",
     "resolverLabels",
     "resolverNamespace",
@@ -278,6 +282,9 @@ const DNS_KEYS: [&str; 13] = [
     "privateAnswers",
     "scope",
     "refusal",
+    "tunnelling",
+    "tunnellingNamesPerMinute",
+    "tunnellingExcept",
     "nameBinding",
     "addressesPerNameMax",
     "namesPerEndpointMax",
@@ -288,9 +295,6 @@ const DNS_KEYS: [&str; 13] = [
 fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
     /// A week: longer TTLs are cut by resolvers too (RFC 8767 §4).
     const TTL_MAX_S: u32 = 604_800;
-    const PRIVATE: [(&str, PrivateAnswers); 2] = [("allow", PrivateAnswers::Allow), ("deny", PrivateAnswers::Deny)];
-    const REFUSALS: [(&str, Refusal); 2] = [("refused", Refusal::Refused), ("nxdomain", Refusal::Nxdomain)];
-    const SCOPES: [(&str, Scope); 2] = [("endpoint", Scope::Endpoint), ("node", Scope::Node)];
     let object = reader.object(value, &DNS_KEYS)?;
     let mut dns = Dns::default();
     if let Some(value) = object.get("resolvers") {
@@ -312,28 +316,39 @@ fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
             ("maxTtl", &mut dns.max_ttl_s, 1..=TTL_MAX_S),
             ("addressesPerNameMax", &mut dns.addresses_per_name_max, 1..=65_536),
             ("namesPerEndpointMax", &mut dns.names_per_endpoint_max, 1..=1_000_000),
+            ("tunnellingNamesPerMinute", &mut dns.tunnelling_names_per_minute, 10..=1_000),
             ("upstreamTimeoutMs", &mut dns.upstream_timeout_ms, 1..=60_000),
             ("workers", &mut dns.workers, 0..=1_024),
         ],
     );
-    if let Some(private) = object.get("privateAnswers").and_then(|value| reader.choice(&value, &PRIVATE)) {
-        dns.private_answers = private;
+    if let Some(value) = object.get("tunnellingExcept") {
+        let items = reader.list(&value).unwrap_or_default();
+        dns.tunnelling_except = items.iter().filter_map(|item| reader.parsed(item)).collect();
     }
-    if let Some(scope) = object.get("scope").and_then(|value| reader.choice(&value, &SCOPES)) {
-        dns.scope = scope;
-    }
-    if let Some(refusal) = object.get("refusal").and_then(|value| reader.choice(&value, &REFUSALS)) {
-        dns.refusal = refusal;
-    }
-    if let Some(binding) = object.get("nameBinding").and_then(|value| reader.choice(&value, &Binding::WORDS)) {
-        dns.name_binding = binding;
-    }
+    words_of_dns(reader, &object, &mut dns);
     if dns.min_ttl_s > dns.max_ttl_s {
         let place = object.get("minTtl").or_else(|| object.get("maxTtl")).unwrap_or_else(|| value.clone());
         let problem = format!("minTtl ({}) is above maxTtl ({})", dns.min_ttl_s, dns.max_ttl_s);
         reader.wrong(&place, Code::Conflict, problem);
     }
     Some(dns)
+}
+
+/// Replaces the defaults of the words that are given.
+fn words_of_dns(reader: &mut Reader<'_>, object: &Object<'_>, dns: &mut Dns) {
+    const PRIVATE: [(&str, PrivateAnswers); 2] = [("allow", PrivateAnswers::Allow), ("deny", PrivateAnswers::Deny)];
+    const SCOPES: [(&str, Scope); 2] = [("endpoint", Scope::Endpoint), ("node", Scope::Node)];
+    word(reader, object, "privateAnswers", &mut dns.private_answers, &PRIVATE);
+    word(reader, object, "scope", &mut dns.scope, &SCOPES);
+    word(reader, object, "refusal", &mut dns.refusal, &Refusal::WORDS);
+    word(reader, object, "nameBinding", &mut dns.name_binding, &Binding::WORDS);
+    word(reader, object, "tunnelling", &mut dns.tunnelling, &Tunnelling::WORDS);
+}
+
+fn word<T: Copy>(reader: &mut Reader<'_>, object: &Object<'_>, key: &str, chosen: &mut T, words: &[(&str, T)]) {
+    if let Some(given) = object.get(key).and_then(|value| reader.choice(&value, words)) {
+        *chosen = given;
+    }
 }
 
 fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
@@ -405,9 +420,7 @@ mod tests {
         );
     }
 
-    #[test]
-    fn every_key_is_read() {
-        let text = "
+    const EVERY_KEY: &str = "
 policies: /p
 endpoints: /e.yaml
 kubernetes: {node: node1, kubeconfig: /k}
@@ -425,6 +438,9 @@ dns:
   privateAnswers: deny
   scope: node
   refusal: nxdomain
+  tunnelling: enforce
+  tunnellingNamesPerMinute: 40
+  tunnellingExcept: [internal.example]
   nameBinding: enforce
   addressesPerNameMax: 10
   namesPerEndpointMax: 20
@@ -432,7 +448,10 @@ dns:
   workers: 2
 limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
 ";
-        let settings = parse("namegate.yaml", text).unwrap();
+
+    #[test]
+    fn every_key_is_read() {
+        let settings = parse("namegate.yaml", EVERY_KEY).unwrap();
         let dns = Dns {
             resolvers: vec!["192.0.2.53".parse().unwrap(), "2001:db8::53".parse().unwrap()],
             resolver_labels: BTreeMap::new(),
@@ -442,6 +461,9 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
             private_answers: PrivateAnswers::Deny,
             scope: Scope::Node,
             refusal: Refusal::Nxdomain,
+            tunnelling: Tunnelling::Enforce,
+            tunnelling_names_per_minute: 40,
+            tunnelling_except: vec!["internal.example".parse().unwrap()],
             name_binding: Binding::Enforce,
             addresses_per_name_max: 10,
             names_per_endpoint_max: 20,

@@ -31,6 +31,11 @@ pub trait Desk: Clone + Send + Sync + 'static {
         false
     }
 
+    /// Takes note that an endpoint's questions look like a tunnel: at most once in a minute for each endpoint and parent.
+    fn suspects(&self, suspicion: Suspicion) {
+        let _ = suspicion;
+    }
+
     /// Hands over the checked answers of one batch; resolves when the kernel holds them. One result per answer, in
     /// order. Runs on the worker's tokio runtime and is dropped at `install_timeout`.
     fn install(&self, answers: Vec<Answer>) -> impl Future<Output = Vec<Result<(), NotInstalled>>> + Send;
@@ -52,6 +57,19 @@ pub struct Forbidden {
     pub reason: String,
     /// The name may be asked for, only not with this type.
     pub is_name_allowed: bool,
+}
+
+/// Questions that look like a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspicion {
+    /// Who asks.
+    pub endpoint: EndpointId,
+    /// What the names are below.
+    pub parent: String,
+    /// Different names within a minute.
+    pub names: usize,
+    /// Whether further names are refused.
+    pub refused: bool,
 }
 
 /// Why the gate does not hold an answer. The client gets SERVFAIL with these words as extended error (RFC 8914).

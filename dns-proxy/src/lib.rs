@@ -45,11 +45,12 @@ mod tally;
 mod tcp;
 mod traffic;
 mod transaction;
+mod tunnel;
 mod upstream;
 mod wire;
 mod worker;
 
 pub use answer::{Reading, read_answer};
-pub use desk::{Asked, Desk, Forbidden, NotInstalled};
+pub use desk::{Asked, Desk, Forbidden, NotInstalled, Suspicion};
 pub use proxy::{Config, Proxy, ProxyError};
 pub use wire::WireError;

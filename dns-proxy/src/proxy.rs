@@ -5,10 +5,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use namegate_config::settings::Refusal;
+use namegate_config::{
+    name::Fqdn,
+    settings::{Refusal, Tunnelling},
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -16,6 +19,7 @@ use crate::{
     socket::Marked,
     tally::Tallies,
     transaction::Patience,
+    tunnel::Watch,
     worker::{self, Listeners},
 };
 
@@ -41,6 +45,12 @@ pub struct Config {
     pub fixed_resolver: Option<SocketAddr>,
     /// How a question that [`Desk::forbids`] is answered.
     pub refusal: Refusal,
+    /// Whether questions that look like a tunnel's are looked for, and refused.
+    pub tunnelling: Tunnelling,
+    /// Different names below one parent that an endpoint may ask for in a minute, where they look like data.
+    pub tunnelling_names: u32,
+    /// Names below these are not counted.
+    pub tunnelling_except: Vec<Fqdn>,
 }
 
 impl Default for Config {
@@ -53,6 +63,9 @@ impl Default for Config {
             mark: 0,
             fixed_resolver: None,
             refusal: Refusal::Refused,
+            tunnelling: Tunnelling::Off,
+            tunnelling_names: 200,
+            tunnelling_except: Vec::new(),
         }
     }
 }
@@ -86,6 +99,7 @@ pub(crate) struct Settings {
     pub(crate) patience: Patience,
     pub(crate) marked: Marked,
     pub(crate) refusal: Refusal,
+    pub(crate) refuses_tunnels: bool,
     fixed_resolver: Option<SocketAddr>,
     port: u16,
 }
@@ -120,9 +134,12 @@ impl Proxy {
             patience: Patience { upstream: config.upstream_timeout, install: config.install_timeout },
             marked,
             refusal: config.refusal,
+            refuses_tunnels: config.tunnelling == Tunnelling::Enforce,
             fixed_resolver: config.fixed_resolver,
             port,
         };
+        let watch = (config.tunnelling != Tunnelling::Off)
+            .then(|| Arc::new(Watch::new(config.tunnelling_names, &config.tunnelling_except, Instant::now())));
         let desks = std::iter::repeat_n(desk, listeners.len());
         let (stop, stopped) = watch::channel(());
         let mut proxy = Self { port, tallies: Vec::new(), stop: Some(stop), threads: Vec::new() };
@@ -131,9 +148,9 @@ impl Proxy {
             proxy.tallies.push(Arc::clone(&tallies));
             let failed = |source| ProxyError::Worker { worker, source };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-            let stopped = stopped.clone();
+            let (stopped, watch) = (stopped.clone(), watch.clone());
             let body = move || {
-                if let Err(error) = runtime.block_on(worker::run(listeners, desk, settings, tallies, stopped)) {
+                if let Err(error) = runtime.block_on(worker::run(listeners, desk, settings, tallies, watch, stopped)) {
                     tracing::error!(%error, worker, "a DNS worker ended");
                 }
             };

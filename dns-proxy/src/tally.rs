@@ -36,6 +36,12 @@ outcomes! {
     UnknownEndpoint = "unknown_endpoint",
     /// A question that a rule keeps the endpoint from asking was answered REFUSED.
     Forbidden = "forbidden",
+    /// A question beyond what a minute may bring looks like a tunnel's.
+    TunnelSuspected = "tunnel_suspected",
+    /// Of these, one that was refused.
+    TunnelRefused = "tunnel_refused",
+    /// A name that was forgotten before its minute was over, so that tunnels could go unseen.
+    TunnelForgotten = "tunnel_forgotten",
     /// A question to a resolver that is not trusted: forwarded, and its answer opens nothing.
     UntrustedResolver = "untrusted_resolver",
     /// The original destination of a question is not known, or is the proxy itself.

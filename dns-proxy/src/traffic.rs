@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     batch::socket_address,
-    desk::{Asked, Desk, NotInstalled},
+    desk::{Asked, Desk, Forbidden, NotInstalled, Suspicion},
     exchange::{self, Idle},
     pending::{Client, Entry, Pending},
     poller::Poller,
@@ -23,6 +23,7 @@ use crate::{
     tally::{Outcome, Tallies},
     tcp::TcpQuestion,
     transaction::{Failure, Opening, Origin, Step, Transaction, Transport},
+    tunnel::{Found, Watch},
     upstream::Upstreams,
     wire::number,
 };
@@ -43,6 +44,8 @@ pub(crate) struct Traffic<D> {
     desk: D,
     settings: Settings,
     tallies: Arc<Tallies>,
+    /// None where nobody looks for tunnels. The workers share it.
+    watch: Option<Arc<Watch>>,
     pub(crate) poller: Poller,
     pub(crate) pending: Pending,
     pub(crate) upstreams: Upstreams,
@@ -56,11 +59,18 @@ pub(crate) struct Traffic<D> {
 }
 
 impl<D: Desk> Traffic<D> {
-    pub(crate) fn new(desk: D, settings: Settings, tallies: Arc<Tallies>, poller: Poller) -> Self {
+    pub(crate) fn new(
+        desk: D,
+        settings: Settings,
+        tallies: Arc<Tallies>,
+        watch: Option<Arc<Watch>>,
+        poller: Poller,
+    ) -> Self {
         Self {
             desk,
             settings,
             tallies,
+            watch,
             poller,
             pending: Pending::new(),
             upstreams: Upstreams::new(settings.marked),
@@ -183,20 +193,50 @@ impl<D: Desk> Traffic<D> {
         match Transaction::handle_query(message, origin, now, self.settings.patience, &self.tallies) {
             Opening::Drop => {}
             Opening::Reply(octets) => self.send(client_side, octets),
-            Opening::Ask(transaction) if self.desk.limits(client.to_canonical()) => {
-                let name = transaction.name();
+            Opening::Ask(transaction) => {
                 let over_tcp = transport == Transport::Tcp;
-                let asked = Asked { name: name.as_ref(), kind: transaction.kind() };
-                match self.desk.forbids(client.to_canonical(), resolver, over_tcp, asked) {
-                    Some(why) => {
+                let forbidden = self.forbids(&transaction, client.to_canonical(), resolver, over_tcp);
+                match forbidden.or_else(|| self.looks_like_tunnel(&transaction, now)) {
+                    Some((why, outcome)) => {
                         let refusal = self.settings.refusal;
-                        self.send(client_side, transaction.refuse(&why, refusal, Outcome::Forbidden, &self.tallies));
+                        self.send(client_side, transaction.refuse(&why, refusal, outcome, &self.tallies));
                     }
                     None => self.begin(transaction, client_side, resolver, now),
                 }
             }
-            Opening::Ask(transaction) => self.begin(transaction, client_side, resolver, now),
         }
+    }
+
+    /// What rules say.
+    fn forbids(
+        &self,
+        transaction: &Transaction,
+        client: IpAddr,
+        resolver: SocketAddr,
+        over_tcp: bool,
+    ) -> Option<(Forbidden, Outcome)> {
+        if !self.desk.limits(client) {
+            return None;
+        }
+        let name = transaction.name();
+        let asked = Asked { name: name.as_ref(), kind: transaction.kind() };
+        Some((self.desk.forbids(client, resolver, over_tcp, asked)?, Outcome::Forbidden))
+    }
+
+    /// Counts the name, and tells of one too many. It is refused where tunnels are not only looked for.
+    fn looks_like_tunnel(&self, transaction: &Transaction, now: Instant) -> Option<(Forbidden, Outcome)> {
+        let (endpoint, refused) = (transaction.endpoint(), self.settings.refuses_tunnels);
+        let seen = self.watch.as_ref()?.asked(endpoint, transaction.wire_name()?.octets(), now);
+        if seen.forgotten > 0 {
+            self.tallies.add(Outcome::TunnelForgotten, seen.forgotten as u64);
+        }
+        let Found { parent, names, is_news } = seen.found?;
+        self.tallies.count(Outcome::TunnelSuspected);
+        let reason = format!("looks like a tunnel: {names} names under {parent} in a minute");
+        if is_news {
+            self.desk.suspects(Suspicion { endpoint, parent, names, refused });
+        }
+        refused.then_some((Forbidden { reason, is_name_allowed: false }, Outcome::TunnelRefused))
     }
 
     /// Asks what the client may ask, where there is room.

@@ -137,7 +137,12 @@ impl Transaction {
 
     /// The name that is asked for, where a pattern can stand for it.
     pub(crate) fn name(&self) -> Option<Fqdn> {
-        Name::read(&self.message, HEADER_OCTETS).ok().and_then(|(name, _)| name.fqdn())
+        self.wire_name().and_then(|name| name.fqdn())
+    }
+
+    /// The name that is asked for.
+    pub(crate) fn wire_name(&self) -> Option<Name> {
+        Name::read(&self.message, HEADER_OCTETS).ok().map(|(name, _)| name)
     }
 
     /// Number of the record type that is asked for.

@@ -137,6 +137,11 @@ impl Name {
         self.len = start + label.len();
     }
 
+    /// Lower case, as on the wire, without the root's octet.
+    pub(crate) fn octets(&self) -> &[u8] {
+        &self.octets[..self.len]
+    }
+
     /// Whether the name at an octet of the message is this one.
     pub(crate) fn is_at(&self, message: &[u8], at: usize) -> Result<bool, WireError> {
         let mut rest = &self.octets[..self.len];

@@ -22,6 +22,7 @@ use crate::{
     tally::{Outcome, Tallies},
     tcp::{self, TcpQuestion},
     traffic::Traffic,
+    tunnel::Watch,
 };
 
 /// Octets of a question over UDP; longer ones are dropped.
@@ -50,6 +51,7 @@ pub(crate) async fn run<D: Desk>(
     desk: D,
     settings: Settings,
     tallies: Arc<Tallies>,
+    watch: Option<Arc<Watch>>,
     mut stop: watch::Receiver<()>,
 ) -> io::Result<()> {
     let (sender, questions) = mpsc::channel(QUESTIONS_QUEUED_MAX);
@@ -57,7 +59,7 @@ pub(crate) async fn run<D: Desk>(
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::spawn(tcp::accept(listener, sender.clone(), Arc::clone(&tallies)));
     }
-    let traffic = Traffic::new(desk, settings, Arc::clone(&tallies), Poller::new()?);
+    let traffic = Traffic::new(desk, settings, Arc::clone(&tallies), watch, Poller::new()?);
     let mut worker = Worker { traffic, listeners: Vec::new(), answers: Inbox::for_peers(ANSWER_OCTETS_MAX), tallies };
     for (address, socket) in listeners.udp {
         worker.listen(address, socket)?;

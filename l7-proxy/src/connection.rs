@@ -21,12 +21,14 @@ use tokio::{
 use crate::{
     bound,
     desk::{Access, Desk, Fate, Named, Question, What},
+    framing::Framing,
     guard::{Asked, Compiler, Guard, Judgement},
     hello::{self, HELLO_OCTETS_MAX, Hello},
     http::{self, Opened},
     proxy::Config,
     sniff::{HTTP2, TLS},
     socket,
+    splice::{self, SILENCE_MAX},
     tally::{Outcome, Tallies},
 };
 
@@ -259,7 +261,7 @@ async fn tls<D: Desk>(
     let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
     record_tls(shared, ends, judged, fate, shown);
     let source = guard.keeps_source.then(|| client.ip().to_canonical());
-    let mut upstream = match socket::connect(server, source, shared.mark).await {
+    let upstream = match socket::connect(server, source, shared.mark).await {
         Ok(upstream) => upstream,
         Err(error) => {
             shared.tallies.count(Outcome::ServerFailed);
@@ -268,9 +270,7 @@ async fn tls<D: Desk>(
             return Ok(());
         }
     };
-    let mut stream = Prefixed::new(first, stream);
-    // Either side may break off.
-    let _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
+    splice::both(Prefixed::new(first, stream), upstream, SILENCE_MAX).await;
     Ok(())
 }
 
@@ -291,16 +291,21 @@ pub(crate) struct Prefixed {
     first: Vec<u8>,
     at: usize,
     stream: TcpStream,
+    framing: Option<Framing>,
 }
 
 impl Prefixed {
     pub(crate) fn new(first: Vec<u8>, stream: TcpStream) -> Self {
-        Self { first, at: 0, stream }
+        Self { first, at: 0, stream, framing: None }
     }
-}
 
-impl AsyncRead for Prefixed {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// Shows all that is read to `framing` first.
+    pub(crate) fn framed(mut self, framing: Framing) -> Self {
+        self.framing = Some(framing);
+        self
+    }
+
+    fn take(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let left = &self.first[self.at..];
         if left.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, into);
@@ -312,6 +317,17 @@ impl AsyncRead for Prefixed {
             (self.first, self.at) = (Vec::new(), 0);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let polled = Self::take(&mut self, context, into);
+        if let Some(framing) = &mut self.framing {
+            framing.feed(&into.filled()[before..]);
+        }
+        polled
     }
 }
 

@@ -19,6 +19,9 @@ const fn bad(why: &'static str) -> Refused {
     Refused { status: StatusCode::BAD_REQUEST, why }
 }
 
+/// The end of the body can be found in two ways.
+pub(crate) const TWO_ENDS: Refused = bad("both Content-Length and Transfer-Encoding");
+
 /// Reads the head. Without `normalise` the path is as it came: no rule has a condition on it.
 pub(crate) fn read(parts: &Parts, normalise: bool) -> Result<HttpFacts, Refused> {
     if parts.method == Method::CONNECT {
@@ -58,7 +61,7 @@ fn framing(headers: &HeaderMap) -> Result<(), Refused> {
     match (codings.as_slice(), lengths) {
         ([], 0 | 1) => {}
         ([], _) => return Err(bad("more than one Content-Length")),
-        (_, 1..) => return Err(bad("both Content-Length and Transfer-Encoding")),
+        (_, 1..) => return Err(TWO_ENDS),
         ([coding], 0) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
         (_, 0) => return Err(bad("a Transfer-Encoding other than chunked")),
     }

@@ -1,6 +1,15 @@
 //! HTTP requests of one connection: each is read, judged, and passed on or answered 403.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -22,8 +31,10 @@ use tokio::{
 use crate::{
     connection::{IDLE_MAX, Prefixed, Shared},
     desk::{Access, Desk, Fate, Match, Named, Question, What},
+    framing::{Doubtful, Framing},
     guard::{Asked, Guard, HttpFacts, Judgement},
     head, sniff,
+    splice::{self, SILENCE_MAX},
     tally::Outcome,
     upstream::{Upstream, UpstreamError},
 };
@@ -74,6 +85,9 @@ struct Session<D> {
     guard: Mutex<(u64, Arc<Guard>)>,
     /// Those of the host asked for last, where it matters.
     of_host: Mutex<Option<(u64, String, Arc<Guard>)>>,
+    /// Requests so far.
+    asked: AtomicU64,
+    doubtful: Doubtful,
 }
 
 /// Serves requests until the client or the server is done, or until `stop` is closed and those under way are answered.
@@ -87,8 +101,10 @@ pub(crate) async fn serve<D: Desk>(
 ) {
     let Opened { ends: (client, server), began, upstream } = opened;
     let upstream = Upstream::new(server, shared.mark, is_http2, upstream);
-    let (guard, of_host) = (Mutex::new(guard), Mutex::default());
-    let session = Arc::new(Session { shared, client, server, upstream, began, guard, of_host });
+    let doubtful = Doubtful::default();
+    let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
+    let (guard, of_host, asked) = (Mutex::new(guard), Mutex::default(), AtomicU64::new(0));
+    let session = Arc::new(Session { shared, client, server, upstream, began, guard, of_host, asked, doubtful });
     let service = service_fn(move |request| {
         let session = Arc::clone(&session);
         async move { Ok::<_, Infallible>(session.answer(request).await) }
@@ -128,6 +144,10 @@ impl<D: Desk> Session<D> {
     async fn answer(&self, request: Request<Incoming>) -> Reply {
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
+        let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.doubtful.has(number) {
+            return self.malformed(head::TWO_ENDS, &parts);
+        }
         let host = match head::host(&parts) {
             Ok(host) => host,
             Err(refused) => return self.malformed(refused, &parts),
@@ -316,9 +336,7 @@ fn incoming(mut response: Response<Incoming>, from_client: Option<OnUpgrade>) ->
         let server = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
             if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-                // Either side may break off.
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX).await;
             }
         });
         return response.map(Either::Left);

@@ -13,6 +13,7 @@
 mod bound;
 mod connection;
 mod desk;
+mod framing;
 mod guard;
 mod head;
 pub mod hello;
@@ -22,6 +23,7 @@ mod proxy;
 pub mod quic;
 pub mod sniff;
 mod socket;
+mod splice;
 mod tally;
 mod upstream;
 

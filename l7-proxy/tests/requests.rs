@@ -222,16 +222,22 @@ fn bodies_have_one_end() {
         ("a list of lengths", post("Content-Length: 0, 5\r\n", smuggled), &["400"]),
         ("a signed length", post("Content-Length: +0\r\n", ""), &["400"]),
         ("a negative length", post("Content-Length: -1\r\n", ""), &["400"]),
-        // The coding counts (RFC 9112 §6.1), the length goes no further, and the connection ends.
         (
             "length and chunks",
             post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n") + smuggled,
-            &["200"],
+            &["400"],
         ),
         (
             "chunks and length",
             post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "0\r\n\r\n") + smuggled,
-            &["200"],
+            &["400"],
+        ),
+        (
+            "chunks and length in the third request",
+            get("/open")
+                + &post("Transfer-Encoding: chunked\r\n", "2\r\nhi\r\n0\r\n\r\n")
+                + &post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "0\r\n\r\n"),
+            &["200", "200", "400"],
         ),
         ("another coding", post("Transfer-Encoding: gzip\r\n", ""), &["400"]),
         ("chunked twice", post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), &["400"]),
@@ -385,6 +391,54 @@ fn http2_requests_are_judged_one_by_one() {
     }
     let records = bench.rules.records.lock().unwrap().clone();
     assert!(matches!(&records[..], [Access { fate: Fate::Denied, .. }]), "{records:?}");
+    assert_eq!(bench.seen(), "");
+}
+
+/// What ends a stream or the connection, or the end itself (h2spec has many more cases: `cargo xtask h2spec`).
+#[test]
+fn http2_that_breaks_the_protocol_reaches_nobody() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let head = [0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream];
+        [&head[..], payload].concat()
+    };
+    // A POST of "/open" (RFC 7541 §6), and a field with a name of its own.
+    let post = [&[0x83, 0x86, 0x04, 0x05][..], b"/open", &[0x41, 0x01, b'a']].concat();
+    let with = |name: &str, value: &str| {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()][..], text.as_bytes()].concat();
+        [&post[..], &[0], &text(name), &text(value)].concat()
+    };
+    let bench = Bench::new(open(), OK);
+    for (what, octets) in [
+        ("an even stream", frame(HEADERS, 5, 2, &post)),
+        ("a body before its head", frame(0, 1, 1, b"x")),
+        ("a field of the connection", frame(HEADERS, 5, 1, &with("connection", "close"))),
+        ("an upper-case name", frame(HEADERS, 5, 1, &with("X-Y", "z"))),
+        ("a coding", frame(HEADERS, 5, 1, &with("transfer-encoding", "chunked"))),
+        ("a second path", frame(HEADERS, 5, 1, &[&post[..], &[0x04, 0x05], b"/shut"].concat())),
+        ("no path", frame(HEADERS, 5, 1, &[0x83, 0x86, 0x41, 0x01, b'a'])),
+        ("a promise", frame(5, 4, 1, &[&[0, 0, 0, 2][..], &post].concat())),
+        ("half a setting", frame(SETTINGS, 0, 0, &[0; 5])),
+        ("an index beyond the table", frame(HEADERS, 5, 1, &[0xfe])),
+    ] {
+        let mut stream = bench.connect();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        stream.write_all(&[frame(SETTINGS, 0, 0, &[]), octets].concat()).unwrap();
+        let mut head = [0; 9];
+        // The end may come by a reset.
+        while stream.read_exact(&mut head).is_ok() {
+            let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+            stream.read_exact(&mut payload).unwrap();
+            assert_ne!(head[3], HEADERS, "{what} is answered");
+            if [RST_STREAM, GOAWAY].contains(&head[3]) {
+                assert_ne!(payload[payload.len().min(8) - 4..][..4], [0; 4], "{what} is no error");
+                break;
+            }
+        }
+    }
     assert_eq!(bench.seen(), "");
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: installs or builds the programs that Namegate is measured beside, then measures.
 
 mod chart;
+mod l7;
 mod policy;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,11 @@ pub(crate) enum What {
         after_help = "Examples:\n  sudo -E cargo xtask bench dns\n  sudo -E cargo xtask bench dns --peers namegate,coredns --rounds 5\n  sudo -E cargo xtask bench dns -o json > dns.json\n\nExit status: 0 if each leg was measured or skipped, 1 if one failed, 2 if nothing could be measured."
     )]
     Dns(Dns),
+    /// Requests a second, latency and memory: the origin alone, nginx, Envoy, Namegate's proxy, the whole agent.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask bench l7\n  sudo -E cargo xtask bench l7 --peers envoy,namegate --works http --rounds 5\n  sudo -E cargo xtask bench l7 -o json > l7.json\n\nExit status: 0 if each leg was measured or skipped, 1 if one failed, 2 if nothing could be measured."
+    )]
+    L7(l7::L7),
     /// How policies grow: time from text to rows, one change, rows of the kernel and memory.
     #[command(
         after_help = "Examples:\n  cargo xtask bench policy\n  cargo xtask bench policy --rounds 5 --write\n  cargo xtask bench policy -o json > policy.json"
@@ -56,6 +62,7 @@ pub(crate) struct Dns {
 pub(crate) fn run(what: &What) -> Result<ExitCode> {
     match what {
         What::Dns(dns) => dns.run(),
+        What::L7(l7) => l7.run(),
         What::Policy(policy) => policy.run(),
     }
 }

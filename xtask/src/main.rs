@@ -5,6 +5,7 @@ mod cluster;
 mod e2e;
 mod ebpf;
 mod fuzz;
+mod h2spec;
 mod shell;
 mod test;
 
@@ -65,6 +66,11 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask fuzz                          # everything, 10 minutes each\n  cargo xtask fuzz policy_yaml --seconds 60\n  cargo xtask fuzz --store                  # keep what is new below fuzz/corpus\n\nExit status: 0 if nothing was found, 1 if a target failed."
     )]
     Fuzz(fuzz::Fuzz),
+    /// Tests the HTTP/2 side of the proxy with h2spec.
+    #[command(
+        after_help = "Examples:\n  cargo xtask h2spec\n  cargo xtask h2spec http2/5.1 hpack\n\nExit status: 0 if all tests passed, 1 if one failed."
+    )]
+    H2spec(h2spec::H2spec),
     /// Builds the eBPF object that the agent carries. Building the agent itself needs stable Rust alone.
     #[command(
         after_help = "Examples:\n  sudo -E cargo xtask ebpf           # write datapath/loader/ebpf/namegate.bpf.o\n  sudo -E cargo xtask ebpf --check   # compare with the committed one\n\nExit status: 0 if the object is what its source gives or was built with other versions, 1 if not."
@@ -82,6 +88,7 @@ fn main() -> Result<ExitCode> {
     }
     match Arguments::parse().verb {
         Verb::Bench { what } => bench::run(&what),
+        Verb::H2spec(arguments) => h2spec::run(&arguments),
         Verb::Cluster { what } => cluster::run(&what),
         Verb::E2e(arguments) => arguments.run(),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),

@@ -308,12 +308,12 @@ spec:
             (
                 "'A,AAAAA'",
                 limits,
-                "3:89 `metadata.annotations.namegate.io/dns-types`: `AAAAA`: there is no record type",
+                "3:100 `metadata.annotations.namegate.io/dns-types`: `AAAAA`: there is no record type",
             ),
-            ("'A,'", limits, "3:89 `metadata.annotations.namegate.io/dns-types`: ``: there is no record type"),
-            ("''", limits, "3:89 `metadata.annotations.namegate.io/dns-types`: must not be empty"),
-            ("[A]", limits, "3:89 `metadata.annotations.namegate.io/dns-types`: text is wanted here"),
-            ("A", "", "3:89 `metadata.annotations.namegate.io/dns-types`: the object has no `rules.dns`"),
+            ("'A,'", limits, "3:100 `metadata.annotations.namegate.io/dns-types`: ``: there is no record type"),
+            ("''", limits, "3:100 `metadata.annotations.namegate.io/dns-types`: must not be empty"),
+            ("[A]", limits, "3:100 `metadata.annotations.namegate.io/dns-types`: text is wanted here"),
+            ("A", "", "3:100 `metadata.annotations.namegate.io/dns-types`: the object has no `rules.dns`"),
         ] {
             let found = parse("p.yaml", &typed(types, limits)).diagnostics;
             let shown: Vec<String> = found.iter().map(|at| format!("{}:{} {at}", at.line, at.column)).collect();

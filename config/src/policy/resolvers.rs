@@ -1,6 +1,6 @@
 //! Prefixes of public resolvers that speak DNS over TLS or HTTPS: what the entity `public-resolvers` stands for.
 //!
-//! Provenance: the addresses that the operators publish on their pages, compared with the list of known providers
+//! Provenance: what the operators say of their resolvers; most of it stands in the list of known providers too,
 //! in `docs/general/dns-providers.md` of `AdguardTeam/KnowledgeBaseDNS`. Where an operator has a prefix for its resolvers
 //! alone, the prefix stands here; addresses that serve other things too are left out. To change the list, edit [`PREFIXES`]:
 //! nothing else knows it. An address that is missing can be denied with `toCIDR` beside the entity.
@@ -13,7 +13,7 @@ use crate::rule::{CidrReach, CidrSelector, PeerSelector};
 pub(super) const WORD: &str = "public-resolvers";
 
 /// Operators, and where their resolvers are.
-const PREFIXES: [(&str, &[&str]); 14] = [
+const PREFIXES: [(&str, &[&str]); 15] = [
     ("AdGuard", &["94.140.14.0/24", "94.140.15.0/24", "2a10:50c0::/64"]),
     ("Ali", &["223.5.5.5/32", "223.6.6.6/32", "2400:3200::1/128", "2400:3200:baba::1/128"]),
     ("CleanBrowsing", &["185.228.168.0/24", "185.228.169.0/24", "2a0d:2a00:1::/48", "2a0d:2a00:2::/48"]),
@@ -54,6 +54,7 @@ const PREFIXES: [(&str, &[&str]); 14] = [
             "2001:4860:4860::8888/128",
         ],
     ),
+    ("Hurricane Electric", &["74.82.42.42/32", "2001:470:20::2/128"]),
     ("Mullvad", &["194.242.2.0/24", "2a07:e340::/48"]),
     ("NextDNS", &["45.90.28.0/24", "45.90.30.0/24", "2a07:a8c0::/32", "2a07:a8c1::/32"]),
     (

@@ -1,8 +1,8 @@
 //! The settings file.
 
 use namegate_config::{
-    rule::Direction,
-    settings::{PrivateAnswers, Refusal, Scope, Settings, parse},
+    rule::{Binding, Direction},
+    settings::{PrivateAnswers, Refusal, Scope, Settings, Tunnelling, parse},
 };
 use serde_json::{Value, json};
 
@@ -48,6 +48,14 @@ fn written(settings: &Settings) -> Value {
             "privateAnswers": if dns.private_answers == PrivateAnswers::Allow { "allow" } else { "deny" },
             "scope": if dns.scope == Scope::Endpoint { "endpoint" } else { "node" },
             "refusal": if dns.refusal == Refusal::Refused { "refused" } else { "nxdomain" },
+            "nameBinding": Binding::WORDS.iter().find(|(_, binding)| *binding == dns.name_binding).map(|(word, _)| word),
+            "tunnelling": match dns.tunnelling {
+                Tunnelling::Off => "off",
+                Tunnelling::Observe => "observe",
+                Tunnelling::Enforce => "enforce",
+            },
+            "tunnellingNamesPerMinute": dns.tunnelling_names_per_minute,
+            "tunnellingExcept": dns.tunnelling_except.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "addressesPerNameMax": dns.addresses_per_name_max,
             "namesPerEndpointMax": dns.names_per_endpoint_max,
             "upstreamTimeoutMs": dns.upstream_timeout_ms,

@@ -30,7 +30,7 @@ use namegate_api::{Instruments, Server, rfc3339};
 use namegate_config::{
     policy::Features,
     rule::Direction,
-    settings::{self, Settings},
+    settings::{self, Settings, Tunnelling},
 };
 use namegate_dns_proxy::{Config as DnsConfig, Proxy};
 use namegate_engine::{Engine, Proxies};
@@ -232,6 +232,12 @@ fn dns_config(settings: &Settings) -> DnsConfig {
         mark: PROXY_MARK,
         fixed_resolver: None,
         refusal: settings.dns.refusal,
+        tunnelling: match settings.dns.tunnelling {
+            Tunnelling::Enforce if settings.audit => Tunnelling::Observe,
+            tunnelling => tunnelling,
+        },
+        tunnelling_names: settings.dns.tunnelling_names_per_minute,
+        tunnelling_except: settings.dns.tunnelling_except.clone(),
     }
 }
 

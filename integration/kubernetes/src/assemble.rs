@@ -1,4 +1,4 @@
-//! From remembered objects to a snapshot. Pure.
+//! From remembered objects to the parts of a snapshot. Pure.
 //!
 //! An address belongs to one pod: where two name it, to the one that is not being deleted, else to the younger. Pods in
 //! the node's network are the node.
@@ -19,7 +19,7 @@ use namegate_config::{
 use crate::{
     report::{Object, Observed},
     row::{self, Key, Kind, Row},
-    snapshot::{LocalPod, PolicyObject, Snapshot},
+    snapshot::{LocalPod, PolicyObject, Who},
     tables::Tables,
 };
 
@@ -38,8 +38,13 @@ const POLICIES: [Kind; 5] = [
     Kind::ClusterNetworkPolicy,
 ];
 
-/// Puts everything together as the node `node` sees it.
-pub(crate) fn snapshot(tables: &Tables, node: &str, dns: &Dns, saved: bool) -> Snapshot {
+/// Every policy object.
+pub(crate) fn policies(tables: &Tables) -> Vec<PolicyObject> {
+    POLICIES.iter().flat_map(|kind| tables.of(*kind).filter_map(|row| policy(*kind, row))).collect()
+}
+
+/// Everybody as the node `node` sees them.
+pub(crate) fn who(tables: &Tables, node: &str, dns: &Dns) -> Who {
     let mut topology = EndpointsFile {
         namespaces: tables.of(Kind::Namespace).filter_map(namespace).collect(),
         ..EndpointsFile::default()
@@ -54,15 +59,8 @@ pub(crate) fn snapshot(tables: &Tables, node: &str, dns: &Dns, saved: bool) -> S
     };
     let resolvers = services.iter().filter(|service| is_resolver(service, dns));
     let resolvers = resolvers.map(|service| as_peer(service, &topology)).collect();
-    Snapshot {
-        policies: POLICIES.iter().flat_map(|kind| tables.of(*kind).filter_map(|row| policy(*kind, row))).collect(),
-        topology,
-        local,
-        resolvers,
-        api_servers: api_server.map(behind).unwrap_or_default(),
-        services,
-        saved,
-    }
+    let api_servers = api_server.map(behind).unwrap_or_default();
+    Who { topology, local, services, resolvers, api_servers }
 }
 
 fn namespace((key, row): (&Key, &Row)) -> Option<Namespace> {

@@ -22,7 +22,7 @@ use crate::{
     report::Observed,
     row::Kind,
     saved,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, Who},
     tables::{Changed, Tables},
 };
 
@@ -42,6 +42,8 @@ pub(crate) struct Hub {
     observed: watch::Sender<Arc<Observed>>,
     health: Arc<Health>,
     file: PathBuf,
+    /// Everybody in the last snapshot; `None` where that has changed.
+    who: Option<Arc<Who>>,
     /// What the last snapshot took.
     cost: Duration,
     saved: Option<tokio::time::Instant>,
@@ -58,11 +60,12 @@ impl Hub {
         file: PathBuf,
     ) -> Self {
         let tables = saved::read(&file).unwrap_or_default();
-        let cost = Duration::ZERO;
-        let hub = Self { tables, node, dns, snapshots, observed, health, file, cost, saved: None, unsaved: false };
+        let (who, cost) = (None, Duration::ZERO);
+        let mut hub =
+            Self { tables, node, dns, snapshots, observed, health, file, who, cost, saved: None, unsaved: false };
         if !hub.tables.is_empty() {
-            let snapshot = assemble::snapshot(&hub.tables, &hub.node, &hub.dns, true);
-            hub.snapshots.send_replace(Some(Arc::new(snapshot)));
+            hub.publish(true);
+            hub.unsaved = false;
         }
         hub
     }
@@ -88,7 +91,7 @@ impl Hub {
                 continue;
             }
             if changed == Changed::Facts {
-                self.publish();
+                self.publish(false);
             }
             if changed != Changed::Nothing {
                 self.observed.send_replace(Arc::new(assemble::observed(&self.tables)));
@@ -97,6 +100,14 @@ impl Hub {
     }
 
     fn take(&mut self, (kind, told): (Kind, Told)) -> Changed {
+        let changed = self.note(kind, told);
+        if changed == Changed::Facts && !kind.is_policy() {
+            self.who = None;
+        }
+        changed
+    }
+
+    fn note(&mut self, kind: Kind, told: Told) -> Changed {
         match told {
             Told::Begin => {
                 self.tables.begin(kind);
@@ -129,9 +140,11 @@ impl Hub {
         }
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, saved: bool) {
         let start = Instant::now();
-        let snapshot = assemble::snapshot(&self.tables, &self.node, &self.dns, false);
+        let (tables, node, dns) = (&self.tables, &self.node, &self.dns);
+        let who = Arc::clone(self.who.get_or_insert_with(|| Arc::new(assemble::who(tables, node, dns))));
+        let snapshot = Snapshot { policies: assemble::policies(tables), who, saved };
         self.snapshots.send_replace(Some(Arc::new(snapshot)));
         self.cost = start.elapsed();
         self.unsaved = true;

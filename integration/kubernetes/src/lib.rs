@@ -40,5 +40,5 @@ mod wire;
 
 pub use health::{Source, SourceState};
 pub use report::Report;
-pub use snapshot::{LocalPod, PolicyObject, Snapshot};
+pub use snapshot::{LocalPod, PolicyObject, Snapshot, Who};
 pub use watch::{Options, StartError, Watch};

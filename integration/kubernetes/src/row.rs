@@ -48,6 +48,11 @@ impl Kind {
         Self::ClusterNetworkPolicy,
     ];
 
+    /// Whether its objects are policies, or what policies refer to by name.
+    pub(crate) const fn is_policy(self) -> bool {
+        !matches!(self, Self::Pod | Self::Namespace | Self::Node | Self::Service | Self::EndpointSlice)
+    }
+
     /// As written in manifests.
     pub(crate) const fn name(self) -> &'static str {
         match self {

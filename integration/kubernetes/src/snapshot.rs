@@ -13,6 +13,15 @@ use serde_json::Value;
 pub struct Snapshot {
     /// Policy objects, by kind, namespace and name.
     pub policies: Vec<PolicyObject>,
+    /// Everybody. The same as that of the snapshot before where policies alone have changed.
+    pub who: Arc<Who>,
+    /// Whether it was read from a file, since the API server has not answered yet.
+    pub saved: bool,
+}
+
+/// Who is where, and services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Who {
     /// Nodes, namespaces and pods. Nobody is attached: interfaces are the agent's to find.
     pub topology: EndpointsFile,
     /// The pods of this node that have a network of their own, by `namespace/name`.
@@ -23,8 +32,6 @@ pub struct Snapshot {
     pub resolvers: Vec<Endpoint>,
     /// Addresses of the API server: of its service, and of the servers behind it.
     pub api_servers: Vec<IpAddr>,
-    /// Whether it was read from a file, since the API server has not answered yet.
-    pub saved: bool,
 }
 
 /// One policy object.

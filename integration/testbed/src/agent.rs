@@ -250,6 +250,11 @@ impl<'a> Agent<'a> {
         kill(Pid::from_raw(pid), signal).with_context(|| format!("sending {signal} to the agent"))
     }
 
+    /// The number of the agent's process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     fn wait_end(&mut self) -> Result<()> {
         let mut child = self.child.take().context("the agent does not run")?;
         child.wait().context("waiting for the agent's end")?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use namegate_config::endpoints::{self, Attachment};
 use namegate_config::policy::{self, Catalog};
 use namegate_config::rule::Binding;
-use namegate_config::settings::{self, Dns, Kubernetes, Limits, PrivateAnswers, Refusal, Scope, Settings};
+use namegate_config::settings::{self, Dns, Kubernetes, Limits, PrivateAnswers, Refusal, Scope, Settings, Tunnelling};
 
 /// Pages with YAML blocks or links.
 const PAGES: [&str; 12] = [
@@ -172,6 +172,9 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         private_answers,
         scope,
         refusal,
+        tunnelling,
+        tunnelling_names_per_minute,
+        tunnelling_except,
         name_binding,
         addresses_per_name_max,
         names_per_endpoint_max,
@@ -192,6 +195,12 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         Refusal::Nxdomain => "nxdomain",
     };
     let name_binding = Binding::WORDS.iter().find(|(_, binding)| binding == name_binding).unwrap().0;
+    let tunnelling = match tunnelling {
+        Tunnelling::Off => "off",
+        Tunnelling::Observe => "observe",
+        Tunnelling::Enforce => "enforce",
+    };
+    let except: Vec<_> = tunnelling_except.iter().map(ToString::to_string).collect();
     vec![
         ("dns.resolvers", format!("{resolvers:?}")),
         ("dns.resolverLabels", format!("{{{}}}", labels.join(", "))),
@@ -201,6 +210,9 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         ("dns.privateAnswers", private_answers.to_owned()),
         ("dns.scope", scope.to_owned()),
         ("dns.refusal", refusal.to_owned()),
+        ("dns.tunnelling", tunnelling.to_owned()),
+        ("dns.tunnellingNamesPerMinute", tunnelling_names_per_minute.to_string()),
+        ("dns.tunnellingExcept", format!("[{}]", except.join(", "))),
         ("dns.nameBinding", name_binding.to_owned()),
         ("dns.addressesPerNameMax", addresses_per_name_max.to_string()),
         ("dns.namesPerEndpointMax", names_per_endpoint_max.to_string()),

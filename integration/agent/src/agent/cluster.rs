@@ -10,7 +10,7 @@ use std::{
 
 use namegate_api::view::CniState;
 use namegate_config::endpoints::{Attachment, Endpoint, EndpointsFile};
-use namegate_kubernetes::{Report, Snapshot, Watch};
+use namegate_kubernetes::{Report, Snapshot, Watch, Who};
 use nix::ifaddrs::getifaddrs;
 use tokio::sync::watch;
 
@@ -32,6 +32,8 @@ pub(crate) struct Cluster {
     adopter: Adopter,
     /// Serial of the last registration that was read.
     upto: u64,
+    /// Addresses of this machine when they were read last.
+    here: HashSet<IpAddr>,
 }
 
 /// A registration that was found to be that of a pod, or of nobody known.
@@ -41,7 +43,7 @@ impl Cluster {
     /// Nothing read yet.
     pub(crate) fn new(watch: &Watch, registry: Arc<Registry>) -> Self {
         let (snapshots, reports) = (watch.snapshots(), watch.reports());
-        Self { snapshots, registry, reports, adopter: Adopter::default(), upto: 0 }
+        Self { snapshots, registry, reports, adopter: Adopter::default(), upto: 0, here: HashSet::new() }
     }
 
     /// Says what became of the policy objects.
@@ -65,8 +67,13 @@ impl Cluster {
         self.adopter.again()
     }
 
+    /// Whether a new reading would find everybody where the last one did, from the same `snapshot`.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.adopter.again().is_none() && self.upto == self.registry.changes() && self.here == machine_addresses()
+    }
+
     /// Adds whoever Kubernetes knows to the endpoints.
-    pub(crate) fn join(&mut self, snapshot: &Snapshot, endpoints: &mut EndpointsFile) -> Facts {
+    pub(crate) fn join(&mut self, snapshot: &Who, endpoints: &mut EndpointsFile) -> Facts {
         let (entries, upto) = self.registry.entries();
         self.upto = upto;
         let mut facts = Facts {
@@ -81,7 +88,8 @@ impl Cluster {
             facts.unknown.insert(format!("{}/{key}", entry.registration.namespace));
         }
         keep_to_holders(endpoints, &pods, &strangers);
-        let here = machine_addresses();
+        self.here = machine_addresses();
+        let here = &self.here;
         let mut resolvers = snapshot.resolvers.clone();
         if let (Some(first), true) = (resolvers.first_mut(), here.contains(&NODE_RESOLVER)) {
             first.addresses.push(NODE_RESOLVER);
@@ -99,7 +107,7 @@ impl Cluster {
         let fronts = snapshot.services.iter().filter(|service| !service.addresses.iter().any(is_peer));
         endpoints.services.extend(fronts.cloned());
         endpoints.endpoints.extend(resolvers);
-        let known = endpoints.host.addresses.iter().chain(&snapshot.topology.host.addresses).chain(&here);
+        let known = endpoints.host.addresses.iter().chain(&snapshot.topology.host.addresses).chain(here);
         let mut own: Vec<IpAddr> = known.copied().filter(|address| !of_services.contains(address)).collect();
         own.sort_unstable();
         own.dedup();
@@ -110,7 +118,7 @@ impl Cluster {
         facts
     }
 
-    fn add_pods(&mut self, snapshot: &Snapshot, pods: &Claims<'_>, endpoints: &mut EndpointsFile) {
+    fn add_pods(&mut self, snapshot: &Who, pods: &Claims<'_>, endpoints: &mut EndpointsFile) {
         self.adopter.begin();
         for listed in &snapshot.topology.endpoints {
             let mut endpoint = listed.clone();
@@ -153,11 +161,7 @@ impl Cluster {
 }
 
 /// Which registration is whose: the last one that names a pod of this node is the pod's, others are nobody's.
-fn claims<'a>(
-    snapshot: &Snapshot,
-    entries: &'a BTreeMap<String, Entry>,
-    facts: &mut Facts,
-) -> (Claims<'a>, Claims<'a>) {
+fn claims<'a>(snapshot: &Who, entries: &'a BTreeMap<String, Entry>, facts: &mut Facts) -> (Claims<'a>, Claims<'a>) {
     let (mut pods, mut strangers): (Claims<'_>, Claims<'_>) = Default::default();
     let mut ordered: Vec<(&String, &Entry)> = entries.iter().collect();
     ordered.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.serial));

@@ -40,7 +40,7 @@ struct Entries {
 pub(crate) struct Entry {
     /// What the plugin told.
     pub(crate) registration: CniRegistration,
-    /// Grows with each registration.
+    /// Grows with each change of the registrations.
     pub(crate) serial: u64,
 }
 
@@ -83,6 +83,11 @@ impl Registry {
         (entries.by_container.clone(), entries.last)
     }
 
+    /// Serial of the last change of the registrations.
+    pub(crate) fn changes(&self) -> u64 {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).last
+    }
+
     /// Notes how far the registrations are carried out.
     pub(crate) fn tell(&self, outcome: Outcome) {
         self.outcome.send_replace(outcome);
@@ -106,7 +111,9 @@ impl Registry {
     /// Forgets a network, where it is registered.
     pub(crate) fn remove(&self, container: &str) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.by_container.remove(container);
+        if entries.by_container.remove(container).is_some() {
+            entries.last += 1;
+        }
         match fs::remove_file(self.file(container)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, container, "the file of a registered network could not be removed");

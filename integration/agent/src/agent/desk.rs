@@ -12,10 +12,10 @@ use namegate_config::{
     question::QueryType,
     reference::{Flow, Limits},
 };
-use namegate_dns_proxy::{Asked, Desk, Forbidden, NotInstalled};
+use namegate_dns_proxy::{Asked, Desk, Forbidden, NotInstalled, Suspicion};
 use namegate_engine::{Answer, Askers, EndpointId, Engine};
 
-use super::gate::Door;
+use super::{flows, gate::Door};
 
 /// IANA protocol numbers.
 const TCP: u8 = 6;
@@ -71,6 +71,17 @@ impl Desk for GateDesk {
     fn forbids(&self, client: IpAddr, resolver: SocketAddr, over_tcp: bool, asked: Asked<'_>) -> Option<Forbidden> {
         let flow = Flow { protocol: if over_tcp { TCP } else { UDP }, port: resolver.port() };
         forbidden(&self.clients.load().askers.limits(client, resolver.ip(), flow), asked)
+    }
+
+    fn suspects(&self, suspicion: Suspicion) {
+        let door = self.door.clone();
+        // Who it is knows the gate's thread, which nobody waits for here.
+        tokio::spawn(async move {
+            let Suspicion { endpoint, parent, names, refused } = suspicion;
+            let Ok(who) = door.ask(move |gate| flows::endpoint(gate.engine(), endpoint.0)).await else { return };
+            let endpoint = format!("{}/{}", who.namespace, who.name);
+            tracing::warn!(endpoint, parent, names, refused, "questions of a minute look like a tunnel");
+        });
     }
 
     async fn install(&self, answers: Vec<Answer>) -> Vec<Result<(), NotInstalled>> {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
+use namegate_api::view::Diagnostic;
 use namegate_config::{policy::Features, rule::Direction, settings::Settings};
 use namegate_engine::Change;
 use namegate_loader::links::LinkWatch;
@@ -152,20 +153,27 @@ impl Work {
         self.last = Some((reading, interfaces));
     }
 
+    /// What differs from the last reading; everything where not all of that was carried out.
+    fn change(&self, reading: &Reading, interfaces: &Interfaces) -> Change {
+        let is_guarded = || self.refused.is_none() && interfaces.values().all(|index| self.guarded.contains(index));
+        let (rules, topology) = match &self.last {
+            Some((last, seen)) if is_guarded() => {
+                let same = last.endpoints == reading.endpoints && last.facts == reading.facts && seen == interfaces;
+                (last.rules != reading.rules, !same)
+            }
+            _ => (true, true),
+        };
+        let whole = || interfaces::topology(&reading.endpoints, &reading.facts, interfaces);
+        Change { rules: rules.then(|| reading.rules.clone()), topology: topology.then(whole) }
+    }
+
     fn carry_out(&mut self, reading: &Reading, interfaces: &Interfaces) {
-        for found in &reading.diagnostics {
-            tracing::warn!(
-                file = found.file,
-                line = found.line,
-                column = found.column,
-                field = found.field,
-                "{}",
-                found.message
-            );
+        let last = self.last.as_ref().map(|(last, _)| last);
+        if last.is_none_or(|last| last.diagnostics != reading.diagnostics) {
+            tell(&reading.diagnostics);
         }
         self.book.want(reading, interfaces, &self.directions);
-        let topology = interfaces::topology(&reading.endpoints, &reading.facts, interfaces);
-        let change = Change { rules: Some(reading.rules.clone()), topology: Some(topology) };
+        let change = self.change(reading, interfaces);
         let changed = self.door.ask_blocking(move |gate| {
             let refused = gate.change(change).iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>();
             (refused, gate.guarded(), gate.engine().divided())
@@ -181,6 +189,14 @@ impl Work {
                 tracing::error!(%error, "a change could not be handed to the gate");
             }
         }
+    }
+}
+
+/// Writes mistakes and warnings to the log.
+fn tell(diagnostics: &[Diagnostic]) {
+    for found in diagnostics {
+        let Diagnostic { file, line, column, field, message, .. } = found;
+        tracing::warn!(file, line, column, field, "{message}");
     }
 }
 

@@ -7,9 +7,14 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use namegate_kubernetes::{PolicyObject, Report, Snapshot};
+use namegate_kubernetes::{PolicyObject, Report, Snapshot, Who};
 
-use super::{cluster::Cluster, files::Files, objects::Objects};
+use super::{
+    cluster::Cluster,
+    files::Files,
+    interfaces::{self, Interfaces},
+    objects::Objects,
+};
 use namegate_api::view;
 use namegate_config::{
     endpoints::EndpointsFile,
@@ -29,6 +34,16 @@ pub(crate) struct Sources {
     cluster: Option<Cluster>,
     /// The snapshot that was read last.
     read: Option<Arc<Snapshot>>,
+    joined: Option<Joined>,
+}
+
+/// Everybody of one reading, for the next where policies alone have changed.
+struct Joined {
+    who: Arc<Who>,
+    listed: EndpointsFile,
+    endpoints: Arc<EndpointsFile>,
+    facts: Arc<Facts>,
+    interfaces: Interfaces,
 }
 
 /// What a reading brought.
@@ -47,7 +62,7 @@ pub(crate) struct Reading {
 }
 
 /// What Kubernetes knows of the endpoints.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// `namespace/name` of the pods of this node, guarded or not yet.
     pub(crate) local: BTreeSet<String>,
@@ -70,6 +85,7 @@ impl Sources {
             objects: Objects::new(&settings.state, features)?,
             cluster,
             read: None,
+            joined: None,
         })
     }
 
@@ -99,14 +115,19 @@ impl Sources {
         };
         let mut reading = Reading::default();
         let mut documents = self.files.read_policies(&mut reading);
-        let mut endpoints = self.files.read_endpoints(&mut reading);
+        let listed = self.files.read_endpoints(&mut reading);
         if let (Some(snapshot), Some(cluster)) = (snapshot, &mut self.cluster) {
             documents.extend(self.objects.read(&snapshot.policies, &mut reading));
-            reading.facts = Arc::new(cluster.join(&snapshot, &mut endpoints));
+            let joined = self.joined.take().filter(|last| last.holds(&snapshot.who, &listed, cluster));
+            let joined = joined.unwrap_or_else(|| Joined::new(&snapshot.who, listed, cluster));
+            reading.endpoints = Arc::clone(&joined.endpoints);
+            reading.facts = Arc::clone(&joined.facts);
+            self.joined = Some(joined);
             self.read = Some(snapshot);
+        } else {
+            reading.endpoints = Arc::new(listed);
         }
-        let translated = policy::translate(&documents, &endpoints.catalog());
-        reading.endpoints = Arc::new(endpoints);
+        let translated = policy::translate(&documents, &reading.endpoints.catalog());
         reading.diagnostics.extend(translated.diagnostics.iter().map(super::files::shown));
         reading.rules = translated.rules;
         count_rules(&mut reading);
@@ -114,6 +135,23 @@ impl Sources {
             reading.rules.extend(CLOSED.iter().cloned());
         }
         Some(reading)
+    }
+}
+
+impl Joined {
+    fn new(who: &Arc<Who>, listed: EndpointsFile, cluster: &mut Cluster) -> Self {
+        let mut endpoints = listed.clone();
+        let facts = Arc::new(cluster.join(who, &mut endpoints));
+        let interfaces = interfaces::resolve(&endpoints);
+        Self { who: Arc::clone(who), listed, endpoints: Arc::new(endpoints), facts, interfaces }
+    }
+
+    /// Whether it would come out the same.
+    fn holds(&self, who: &Arc<Who>, listed: &EndpointsFile, cluster: &Cluster) -> bool {
+        Arc::ptr_eq(&self.who, who)
+            && self.listed == *listed
+            && cluster.is_settled()
+            && self.interfaces == interfaces::resolve(&self.endpoints)
     }
 }
 

@@ -38,12 +38,12 @@ fn addresses(ips: &[&str]) -> Value {
     json!({"status": {"podIP": ips[0], "podIPs": ips.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>()}})
 }
 
-fn seen(tables: &Tables) -> Snapshot {
-    snapshot(tables, "node1", &Dns::default(), false)
+fn seen(tables: &Tables) -> Who {
+    who(tables, "node1", &Dns::default())
 }
 
 /// `name: addresses` of every endpoint.
-fn endpoints(snapshot: &Snapshot) -> Vec<String> {
+fn endpoints(snapshot: &Who) -> Vec<String> {
     let line = |endpoint: &Endpoint| {
         let addresses: Vec<String> = endpoint.addresses.iter().map(ToString::to_string).collect();
         format!("{}: {}", endpoint.name, addresses.join(" "))
@@ -236,7 +236,7 @@ fn a_policy_is_what_was_written_less_what_the_server_adds() {
     let row = row::policy(Kind::CiliumNetworkPolicy, "cilium.io/v2", object);
     let mut tables = Tables::default();
     assert_eq!(tables.put(Kind::CiliumNetworkPolicy, ("shop".into(), "web".into()), Some(row.clone())), Changed::Facts);
-    let policies = seen(&tables).policies;
+    let policies = policies(&tables);
     assert_eq!(&*policies[0].origin, "CiliumNetworkPolicy shop/web");
     assert_eq!(policies[0].version, ("u".to_owned(), 3));
     assert_eq!(

@@ -40,10 +40,12 @@ fn address(at: usize) -> String {
     format!("10.128.{}.{}", at / 250, at % 250 + 1)
 }
 
+/// One of ten is about the pod of this node.
 fn policy(name: &str, at: usize) -> Value {
+    let class = if at.is_multiple_of(10) { "tiefighter".to_owned() } else { format!("class-{at}") };
     json!({
         "metadata": {"name": name, "namespace": "empire"},
-        "spec": {"endpointSelector": {"matchLabels": {"class": "tiefighter"}}, "egress": [
+        "spec": {"endpointSelector": {"matchLabels": {"class": class}}, "egress": [
             {"toEndpoints": [{"matchLabels": {"app": format!("app-{}", at % 100),
                 "k8s:io.kubernetes.pod.namespace": format!("team-{}", at % 20)}}],
                 "toPorts": [{"ports": [{"port": "8080", "protocol": "TCP"}]}]},
@@ -124,7 +126,7 @@ async fn sample(client: &Client, socket: &Path, prefix: &str) -> Vec<Duration> {
     let mut samples = Vec::new();
     for at in 0..SAMPLES {
         let name = format!("{prefix}-{at}");
-        let object = policy(&name, at + 1_000);
+        let object = policy(&name, at * 10);
         let began = Instant::now();
         create(client, CNP, &object).await;
         while !holds(socket, &name).await {

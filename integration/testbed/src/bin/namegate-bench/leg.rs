@@ -244,12 +244,12 @@ fn elements(listed: &Value) -> u64 {
 }
 
 /// The first word that looks like a version: two dots or more, or one, between digits.
-fn version_in(said: &str) -> Option<String> {
+pub(crate) fn version_in(said: &str) -> Option<String> {
     let numeric = |word: &&str| {
         let parts: Vec<_> = word.split('.').collect();
         parts.len() > 1 && parts.iter().all(|part| part.chars().next().is_some_and(|first| first.is_ascii_digit()))
     };
-    let words = said.split(|letter: char| letter.is_whitespace() || letter == ',');
+    let words = said.split(|letter: char| letter.is_whitespace() || [',', '/'].contains(&letter));
     words.map(|word| word.split_once("CoreDNS-").map_or(word, |(_, version)| version)).find(numeric).map(str::to_owned)
 }
 
@@ -267,6 +267,8 @@ mod tests {
             ("CoreDNS-1.14.7\nlinux/amd64, go1.26.4,", Some("1.14.7")),
             ("Dnsmasq version 2.90  Copyright (c) 2000-2024", Some("2.90")),
             ("Version 1.17.1\n", Some("1.17.1")),
+            ("nginx version: nginx/1.22.1", Some("1.22.1")),
+            ("envoy  version: 6eb0d2/1.39.3/Clean/RELEASE/BoringSSL", Some("1.39.3")),
             ("unknown option", None),
         ] {
             assert_eq!(version_in(said).as_deref(), want, "{said}");

@@ -4,6 +4,7 @@
 mod config;
 mod daemon;
 mod dns;
+mod l7;
 mod leg;
 mod load;
 mod machine;
@@ -22,7 +23,7 @@ use leg::Leg;
 /// Measures Namegate beside other programs.
 #[derive(Parser)]
 #[command(
-    after_help = "Examples:\n  sudo -E cargo xtask bench dns\n  sudo -E cargo xtask bench dns --peers namegate,coredns --rounds 5 -o json"
+    after_help = "Examples:\n  sudo -E cargo xtask bench dns\n  sudo -E cargo xtask bench dns --peers namegate,coredns --rounds 5 -o json\n  sudo -E cargo xtask bench l7"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -33,6 +34,8 @@ struct Arguments {
 enum Verb {
     /// Questions a second and latency through DNS proxies in front of one authoritative server.
     Dns(Dns),
+    /// Requests a second, latency and memory of proxies that read HTTP requests and TLS server names.
+    L7(l7::Arguments),
 }
 
 /// How to measure DNS.
@@ -64,8 +67,8 @@ enum Output {
 }
 
 fn main() -> ExitCode {
-    let Arguments { verb: Verb::Dns(arguments) } = Arguments::parse();
-    match run(&arguments) {
+    let Arguments { verb } = Arguments::parse();
+    match run(&verb) {
         Ok(code) => code,
         Err(error) => {
             anstream::eprintln!("\x1b[31merror:\x1b[0m {error:#}");
@@ -74,10 +77,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Dns) -> Result<ExitCode> {
+fn run(verb: &Verb) -> Result<ExitCode> {
+    let name = if matches!(verb, Verb::Dns(_)) { "dns" } else { "l7" };
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "network namespaces need root; next step: `sudo -E cargo xtask bench dns`"
+        "network namespaces need root; next step: `sudo -E cargo xtask bench {name}`"
     );
-    dns::run(arguments)
+    match verb {
+        Verb::Dns(arguments) => dns::run(arguments),
+        Verb::L7(arguments) => l7::run(arguments),
+    }
 }

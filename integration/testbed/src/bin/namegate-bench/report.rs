@@ -12,13 +12,13 @@ use crate::names::{NAMES, TTL_S};
 use crate::probe::{Latency, RATE};
 use crate::{Dns, Output};
 
-const BOLD: &str = "\x1b[1m";
-const DIM: &str = "\x1b[2m";
-const RED: &str = "\x1b[31m";
-const YELLOW: &str = "\x1b[33m";
-const PLAIN: &str = "\x1b[0m";
+pub(crate) const BOLD: &str = "\x1b[1m";
+pub(crate) const DIM: &str = "\x1b[2m";
+pub(crate) const RED: &str = "\x1b[31m";
+pub(crate) const YELLOW: &str = "\x1b[33m";
+pub(crate) const PLAIN: &str = "\x1b[0m";
 /// From here on others disturb the run.
-const QUIET_PERCENT: u64 = 10;
+pub(crate) const QUIET_PERCENT: u64 = 10;
 /// Legs that the others are compared with.
 const YARDSTICKS: [Leg; 3] = [Leg::Coredns, Leg::Dnsdist, Leg::Direct];
 
@@ -237,14 +237,14 @@ impl Row {
 
 /// The middle of some values, and how far they lie apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Spread {
-    least: f64,
-    median: f64,
-    most: f64,
+pub(crate) struct Spread {
+    pub(crate) least: f64,
+    pub(crate) median: f64,
+    pub(crate) most: f64,
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (least, most) = (*values.first()?, *values.last()?);
         let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
@@ -252,7 +252,7 @@ impl Spread {
     }
 }
 
-fn time(microseconds: f64) -> String {
+pub(crate) fn time(microseconds: f64) -> String {
     if microseconds < 1_000.0 { format!("{microseconds:.0} us") } else { format!("{:.2} ms", microseconds / 1e3) }
 }
 
