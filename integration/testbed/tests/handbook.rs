@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use namegate_config::endpoints::{self, Attachment};
 use namegate_config::policy::{self, Catalog};
 use namegate_config::rule::Binding;
-use namegate_config::settings::{
-    self, Dns, Kubernetes, Limits, PrivateAnswers, Refusal, Scope, Settings, Tunnelling,
-};
+use namegate_config::settings::{self, Dns, Kubernetes, Limits, PrivateAnswers, Refusal, Scope, Settings, Tunnelling};
 
 /// Pages with YAML blocks or links.
 const PAGES: [&str; 12] = [
