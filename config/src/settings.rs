@@ -420,9 +420,7 @@ mod tests {
         );
     }
 
-    #[test]
-    fn every_key_is_read() {
-        let text = "
+    const EVERY_KEY: &str = "
 policies: /p
 endpoints: /e.yaml
 kubernetes: {node: node1, kubeconfig: /k}
@@ -450,7 +448,10 @@ dns:
   workers: 2
 limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
 ";
-        let settings = parse("namegate.yaml", text).unwrap();
+
+    #[test]
+    fn every_key_is_read() {
+        let settings = parse("namegate.yaml", EVERY_KEY).unwrap();
         let dns = Dns {
             resolvers: vec!["192.0.2.53".parse().unwrap(), "2001:db8::53".parse().unwrap()],
             resolver_labels: BTreeMap::new(),

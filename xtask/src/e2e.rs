@@ -13,18 +13,26 @@ use crate::shell;
 
 /// The image that the manifest names, and the one that is made here.
 const PUBLISHED: &str = "ghcr.io/namegate/namegate:0.1.0";
-const LOCAL: &str = "localhost/namegate:e2e";
+const REPOSITORY: &str = "localhost/namegate";
+const TAG: &str = "e2e";
+const NAMESPACE: &str = "kube-system";
+const CHART: &str = "integration/deploy/helm/namegate";
 const MANIFEST: &str = "integration/deploy/kubernetes/namegate.yaml";
 const CRDS: &str = "integration/deploy/crds";
 
+/// What is tried unless told otherwise, and what else there is.
 const SUITES: [&str; 5] = ["seed", "conformance", "race", "mistakes", "faults"];
+const ALL_SUITES: [&str; 6] = ["seed", "conformance", "cyclonus", "race", "mistakes", "faults"];
 
 /// What to try.
 #[derive(Args)]
 pub(crate) struct E2e {
     /// Parts of the run.
-    #[arg(long, value_delimiter = ',', default_values = SUITES, value_parser = SUITES)]
+    #[arg(long, value_delimiter = ',', default_values = SUITES, value_parser = ALL_SUITES)]
     suites: Vec<String>,
+    /// What installs Namegate.
+    #[arg(long, default_value = "manifest", value_parser = ["manifest", "chart"])]
+    by: String,
     /// Pods that start at once in the race.
     #[arg(long, default_value_t = 200)]
     pods: usize,
@@ -42,7 +50,13 @@ impl E2e {
         shell::need_root("namespaces and eBPF", "cargo xtask e2e")?;
         let cluster = cluster::up()?;
         let programs = build()?;
-        install(&cluster, &programs)?;
+        prepare(&cluster, &programs)?;
+        if self.by == "chart" {
+            by_chart(&cluster)?;
+        } else {
+            by_manifest(&cluster)?;
+        }
+        wait_for_agent(&cluster)?;
         let mut e2e = Command::new(programs.join("namegate-e2e"));
         e2e.arg("--kubectl").arg(cluster.program()).arg("--kubeconfig").arg(cluster.folder().join("kubeconfig"));
         e2e.args(["--keeper", &cluster.node.keeper().to_string(), "--suites", &self.suites.join(",")]);
@@ -68,24 +82,56 @@ fn build() -> Result<PathBuf> {
     Ok(shell::target().join("debug"))
 }
 
-/// Installs the manifests with the image that was just built, and waits for the agent.
-fn install(cluster: &Cluster, programs: &Path) -> Result<()> {
-    shell::step("installing Namegate: CRDs, image, manifest");
-    let mut image = Image::new(LOCAL, &["/namegate"]);
+/// Hands the image that was just built to the cluster, and the definitions of policies.
+fn prepare(cluster: &Cluster, programs: &Path) -> Result<()> {
+    shell::step("making the image; applying the CRDs");
+    let mut image = Image::new(&format!("{REPOSITORY}:{TAG}"), &["/namegate"]);
     for name in ["namegate", "namegate-cni"] {
         image = image.program(&programs.join(name), name)?;
     }
     cluster.import(&image)?;
     let crds = shell::root().join(CRDS);
-    if crds.is_dir() {
-        shell::output(&mut cluster.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()]))?;
-    }
+    shell::output(&mut cluster.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])).map(drop)
+}
+
+fn by_manifest(cluster: &Cluster) -> Result<()> {
+    shell::step(&format!("installing {MANIFEST}"));
     let manifest = fs::read_to_string(shell::root().join(MANIFEST)).with_context(|| format!("reading {MANIFEST}"))?;
     ensure!(manifest.contains(PUBLISHED), "{MANIFEST} does not name the image {PUBLISHED}");
-    cluster.apply(&manifest.replace(PUBLISHED, LOCAL).replace("IfNotPresent", "Never"))?;
-    // The image has the same name each time: pods of an older one go on with it.
-    shell::output(&mut cluster.kubectl(&["rollout", "restart", "daemonset/namegate", "-n", "kube-system"]))?;
+    if is_by_chart(cluster)? {
+        helm(cluster, &["uninstall", "namegate", "--wait"])?;
+    }
+    cluster.apply(&manifest.replace(PUBLISHED, &format!("{REPOSITORY}:{TAG}")).replace("IfNotPresent", "Never"))
+}
+
+fn by_chart(cluster: &Cluster) -> Result<()> {
+    shell::step(&format!("installing {CHART}"));
+    if !is_by_chart(cluster)? {
+        let manifest = shell::root().join(MANIFEST);
+        shell::output(&mut cluster.kubectl(&["delete", "--ignore-not-found", "-f", &manifest.to_string_lossy()]))?;
+    }
+    let image = format!("image.repository={REPOSITORY},image.tag={TAG},image.pullPolicy=Never");
+    let chart = shell::root().join(CHART);
+    helm(cluster, &["upgrade", "--install", "namegate", &chart.to_string_lossy(), "--set", &image])
+}
+
+/// Whether helm has installed what is there: it keeps a secret about it.
+fn is_by_chart(cluster: &Cluster) -> Result<bool> {
+    let secrets =
+        ["get", "secret", "--namespace", NAMESPACE, "--selector", "owner=helm,name=namegate", "--output", "name"];
+    Ok(!shell::output(&mut cluster.kubectl(&secrets))?.is_empty())
+}
+
+fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<()> {
+    let mut helm = Command::new(cluster::helm()?);
+    helm.args(arguments).args(["--namespace", NAMESPACE]).env("KUBECONFIG", cluster.folder().join("kubeconfig"));
+    shell::output(&mut helm).map(drop)
+}
+
+fn wait_for_agent(cluster: &Cluster) -> Result<()> {
     shell::step("waiting for the agent");
-    let rollout = ["rollout", "status", "daemonset/namegate", "-n", "kube-system", "--timeout=180s"];
+    // The image has the same name each time: pods of an older one would go on with it.
+    shell::output(&mut cluster.kubectl(&["rollout", "restart", "daemonset/namegate", "-n", NAMESPACE]))?;
+    let rollout = ["rollout", "status", "daemonset/namegate", "-n", NAMESPACE, "--timeout=180s"];
     shell::output(&mut cluster.kubectl(&rollout)).map(drop)
 }

@@ -1,6 +1,6 @@
 //! Prefixes of public resolvers that speak DNS over TLS or HTTPS: what the entity `public-resolvers` stands for.
 //!
-//! Provenance: the addresses that the operators publish on their pages, compared with the list of known providers
+//! Provenance: what the operators say of their resolvers; most of it stands in the list of known providers too,
 //! in `docs/general/dns-providers.md` of `AdguardTeam/KnowledgeBaseDNS`. Where an operator has a prefix for its resolvers
 //! alone, the prefix stands here; addresses that serve other things too are left out. To change the list, edit [`PREFIXES`]:
 //! nothing else knows it. An address that is missing can be denied with `toCIDR` beside the entity.

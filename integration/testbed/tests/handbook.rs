@@ -232,7 +232,7 @@ fn the_page_of_settings_has_every_key_with_its_default() {
 fn the_defaults_of_the_page_are_what_the_file_takes() {
     for (key, default) in table(&page("docs/settings.md"), "namegate.yaml") {
         let line = match key.split_once('.') {
-            _ if default == "required" => continue,
+            _ if ["required", "environment"].contains(&default.as_str()) => continue,
             Some((group, key)) => format!("{group}: {{{key}: {default}}}\n"),
             None => format!("{key}: {default}\n"),
         };
@@ -251,13 +251,18 @@ endpoints:
 - {name: a, namespace: n, labels: {a: b}, serviceAccount: s, interface: i, addresses: [192.0.2.3],
    ports: [{name: p, port: 1, protocol: UDP}]}
 - {name: b, namespace: n, netns: /n, addresses: [192.0.2.4]}
+services:
+- {name: s, namespace: n, labels: {a: b}, selector: {a: b}, addresses: [192.0.2.5],
+   ports: [{name: p, port: 1, protocol: UDP, nodePort: 30001, targets: [{address: 192.0.2.3, port: 2}]}]}
 ";
     read_endpoints("every key", every_key);
     let rows = table(&page("docs/settings.md"), "endpoints.yaml");
     let last_words: Vec<_> = rows.iter().map(|(key, _)| key.rsplit(['.', ']']).next().unwrap()).collect();
     let keys = every_key.split(|c: char| !c.is_alphabetic() && c != ':').filter_map(|word| word.strip_suffix(':'));
-    for key in keys.filter(|key| !["a", "host", "nodes", "namespaces", "endpoints", "ports"].contains(key)) {
+    for key in keys
+        .filter(|key| !["a", "host", "nodes", "namespaces", "endpoints", "services", "ports", "targets"].contains(key))
+    {
         assert!(last_words.contains(&key), "`{key}` is not on the page");
     }
-    assert_eq!(rows.len(), 17);
+    assert_eq!(rows.len(), 28);
 }

@@ -119,15 +119,17 @@ impl Cluster {
         wait("the agent's end", || Ok((!agent.exists()).then_some(())))
     }
 
-    /// Does something that changes policies, and waits until the agent has read and enforced the change.
-    pub(crate) fn change(&self, what: &str, act: impl FnOnce() -> Result<()>) -> Result<Duration> {
-        let before = self.agent("/v1/policy").context("the agent does not answer")?;
+    /// Does something after which a policy (`KIND NAMESPACE/NAME`) is there or not, and waits until the agent has read it
+    /// and enforces what it has read. Gives the time it took.
+    pub(crate) fn change(&self, policy: &str, there: bool, act: impl FnOnce() -> Result<()>) -> Result<Duration> {
         act()?;
         let started = Instant::now();
-        wait(what, || {
-            let policy = self.agent("/v1/policy");
-            let settled = |policy: &Value| policy["revision"]["wanted"] == policy["revision"]["enforced"];
-            Ok(policy.filter(|policy| settled(policy) && *policy != before).map(|_| started.elapsed()))
+        wait(&format!("{policy} to be {}", if there { "enforced" } else { "gone" }), || {
+            let Some(read) = self.agent("/v1/policy") else { return Ok(None) };
+            let mut documents = read["documents"].as_array().into_iter().flatten();
+            let is_there = documents.any(|document| document["file"] == policy);
+            let settled = read["revision"]["wanted"] == read["revision"]["enforced"];
+            Ok((settled && is_there == there).then(|| started.elapsed()))
         })
     }
 }

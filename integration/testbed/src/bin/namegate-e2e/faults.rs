@@ -29,7 +29,7 @@ spec:
 pub(crate) fn run(cluster: &Cluster, report: &mut Report, xtask: &Path) -> Result<()> {
     Report::chapter("Faults");
     let mesh = Mesh::build(cluster, &world())?;
-    cluster.change("the policy to be enforced", || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
+    cluster.change("NetworkPolicy faults/pair", true, || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
     let faults = Faults { cluster, mesh, xtask };
     faults.row(report, "before", || Ok(()))?;
     faults.row(report, "while the API server is away, 60 s", || faults.without_api_server())?;

@@ -57,6 +57,8 @@ enum Suite {
     Seed,
     /// Kubernetes' own cases for network policies.
     Conformance,
+    /// The cases of cyclonus.
+    Cyclonus,
     /// Pods that start under a policy and call at once.
     Race,
     /// Policies with mistakes.
@@ -85,7 +87,14 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     for suite in &arguments.suites {
         let (name, outcome) = match suite {
             Suite::Seed => ("seed", seed::run(cluster, report)),
-            Suite::Conformance => ("conformance", conformance::run(cluster, report, &arguments.conformance, only)),
+            Suite::Conformance => {
+                let source = &conformance::KUBERNETES;
+                ("conformance", conformance::run(cluster, report, source, &arguments.conformance, only))
+            }
+            Suite::Cyclonus => {
+                let source = &conformance::CYCLONUS;
+                ("cyclonus", conformance::run(cluster, report, source, &arguments.conformance, only))
+            }
             Suite::Race => ("race", race::run(cluster, report, &outside, arguments.pods)),
             Suite::Mistakes => ("mistakes", mistakes::run(cluster, report)),
             Suite::Faults => ("faults", faults::run(cluster, report, &arguments.xtask)),

@@ -45,7 +45,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pod
     Report::chapter("The first packet of a pod");
     cluster.kubectl(&["delete", "namespace", "race", "--ignore-not-found"])?;
     cluster.kubectl(&["create", "namespace", "race"])?;
-    cluster.change("the policy to be enforced", || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
+    cluster.change("NetworkPolicy race/deny", true, || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
     let before = callers(outside).len();
     cluster.feed(&["apply", "-f", "-"], &deployment(pods))?;
     let rollout = ["rollout", "status", "deployment/race", "-n", "race", "--timeout=900s"];

@@ -16,6 +16,8 @@ use crate::report::Report;
 const WITHIN: Duration = Duration::from_secs(4);
 /// The article's policy: each of its forms is created under the same name.
 const POLICY: &str = "allow-within-namespace";
+/// The same in the agent's words.
+const DOCUMENT: &str = "CiliumNetworkPolicy empire/allow-within-namespace";
 const APP: &str = include_str!("../../../data/cluster/http-sw-app.yaml");
 const PROMETHEUS: &str = include_str!("../../../data/cluster/prometheus.yaml");
 const DASHBOARD: &str = include_str!("../../../data/cluster/dashboard.yaml");
@@ -45,7 +47,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report) -> Result<()> {
             Step::Test { command, allowed } => test(cluster, report, &named(cluster, command)?, *allowed)?,
         }
     }
-    cluster.change("the policy to go", || delete(cluster))?;
+    cluster.change(DOCUMENT, false, || delete(cluster))?;
     Ok(())
 }
 
@@ -82,9 +84,9 @@ fn prepare(cluster: &Cluster, report: &mut Report, steps: &[Step], local: &dyn F
 /// Creates a policy as the article does. `create` refuses a name that is there, so the form before goes first.
 fn policy(cluster: &Cluster, command: &str) -> Result<Duration> {
     if cluster.kubectl(&["get", "ciliumnetworkpolicy", POLICY, "-n", "empire"]).is_ok() {
-        cluster.change("the policy before to go", || delete(cluster))?;
+        cluster.change(DOCUMENT, false, || delete(cluster))?;
     }
-    cluster.change("the policy to be enforced", || {
+    cluster.change(DOCUMENT, true, || {
         let output = cluster.shell(command).output().context("running sh")?;
         ensure!(output.status.success(), "the article's policy: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
