@@ -203,12 +203,12 @@ const KEYS: [&str; 10] =
 fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     let object = reader.object(root, &KEYS)?;
     let in_kubernetes = object.get("kubernetes");
+    let kubernetes = in_kubernetes.as_ref().and_then(|value| kubernetes(reader, value));
     let mut source = |key| {
         let value = if in_kubernetes.is_some() { object.get(key) } else { reader.required(&object, key) };
         value.and_then(|value| path(reader, &value))
     };
     let (policies, endpoints) = (source("policies"), source("endpoints"));
-    let kubernetes = in_kubernetes.and_then(|value| kubernetes(reader, &value));
     let mut path_or = |key, default: &str| match object.get(key) {
         Some(value) => path(reader, &value),
         None => Some(default.into()),

@@ -191,7 +191,7 @@ pub fn judge_quoting(
         }
         Class::Plain => {}
     }
-    let key = flow_key(endpoint.endpoint, packet, direction);
+    let key = FlowKey::of(endpoint.endpoint, packet, direction);
     match live_flow(tables, &key, packet) {
         Some(flow) if flow.revision == endpoint.revision => established(tables, packet, direction, flow),
         Some(flow) => judge_again(tables, endpoint, &key, packet, direction, flow),
@@ -214,7 +214,7 @@ fn later_fragment(tables: &impl Tables, endpoint: &EndpointValue, packet: &Packe
 /// Whether the packet that an ICMP error quotes is of a known flow. It went the other way.
 #[inline(never)]
 fn is_known(tables: &impl Tables, endpoint: &EndpointValue, quoted: &Packet, direction: Direction) -> bool {
-    tables.flow(&flow_key(endpoint.endpoint, quoted, direction.reversed())).is_some()
+    tables.flow(&FlowKey::of(endpoint.endpoint, quoted, direction.reversed())).is_some()
 }
 
 /// The flow of the packet, unless it has been silent for too long or the packet opens a connection anew.
@@ -382,40 +382,6 @@ fn verdict(
         _ => Reason::DefaultDeny,
     };
     decision
-}
-
-/// The key of the packet's flow, the same for both directions.
-#[inline(always)]
-fn flow_key(endpoint: u32, packet: &Packet, direction: Direction) -> FlowKey {
-    let (local, remote, local_port, remote_port) = match direction {
-        Direction::Egress => (packet.source, packet.destination, packet.source_port, packet.destination_port),
-        Direction::Ingress => (packet.destination, packet.source, packet.destination_port, packet.source_port),
-    };
-    FlowKey { endpoint, local, remote, local_port, remote_port, protocol: packet.protocol, spare: [0; 3] }
-}
-
-impl FlowKey {
-    /// The key of the flow of a packet that `endpoint` sent (egress) or received (ingress).
-    #[inline(always)]
-    pub fn of(endpoint: u32, packet: &Packet, direction: Direction) -> Self {
-        flow_key(endpoint, packet, direction)
-    }
-}
-
-impl FragmentKey {
-    /// The key of the fragmented packet.
-    #[inline(always)]
-    pub fn of(endpoint: u32, packet: &Packet, direction: Direction) -> Self {
-        Self {
-            endpoint,
-            id: packet.fragment_id,
-            source: packet.source,
-            destination: packet.destination,
-            protocol: packet.protocol,
-            direction: direction as u8,
-            spare: [0; 2],
-        }
-    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@
 mod address;
 mod decide;
 mod event;
+mod flow;
 mod maps;
 mod opening;
 mod packet;

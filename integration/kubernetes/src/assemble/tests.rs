@@ -1,3 +1,5 @@
+//! Snapshots of made-up objects.
+
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
