@@ -1,11 +1,10 @@
-//! Connections as they come: seats, the first octets, and who reads the rest.
+//! A connection on its thread: the first octets, and who reads the rest.
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -13,12 +12,13 @@ use std::{
 use namegate_config::name::Fqdn;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::watch,
     time::timeout,
 };
 
 use crate::{
+    accept::Seats,
     bound,
     desk::{Access, Desk, Fate, Named, Question, What},
     framing::Framing,
@@ -32,17 +32,10 @@ use crate::{
     tally::{Outcome, Tallies},
 };
 
-/// Connections at a time.
-const CONNECTIONS_MAX: usize = 16_384;
-/// Connections of one client at a time.
-const CONNECTIONS_PER_CLIENT_MAX: usize = 8_192;
 /// How long a client may say nothing, or take for the head of a request.
 pub(crate) const IDLE_MAX: Duration = Duration::from_mins(1);
 /// How long the first octets may take once they have begun.
 pub(crate) const FIRST_MAX: Duration = Duration::from_secs(10);
-/// Pause after a failure to accept: most often there are no descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Shared<D> {
@@ -52,14 +45,7 @@ pub(crate) struct Shared<D> {
     pub(crate) mark: u32,
     port: u16,
     fixed_server: Option<SocketAddr>,
-    seats: Mutex<Seats>,
-}
-
-/// Connections at the moment.
-#[derive(Debug, Default)]
-struct Seats {
-    all: usize,
-    by_client: HashMap<IpAddr, usize>,
+    pub(crate) seats: Mutex<Seats>,
 }
 
 impl<D> Shared<D> {
@@ -71,17 +57,6 @@ impl<D> Shared<D> {
     /// Whom a client called; none where that would be the proxy itself.
     fn server(&self, called: SocketAddr) -> Option<SocketAddr> {
         if called.ip().is_loopback() && called.port() == self.port { self.fixed_server } else { Some(called) }
-    }
-
-    fn seat(self: &Arc<Self>, client: IpAddr) -> Option<Seat<D>> {
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = seats.by_client.get(&client).copied().unwrap_or(0);
-        if own >= CONNECTIONS_PER_CLIENT_MAX || seats.all >= CONNECTIONS_MAX {
-            return None;
-        }
-        seats.all += 1;
-        seats.by_client.insert(client, own + 1);
-        Some(Seat { shared: Arc::clone(self), client })
     }
 }
 
@@ -114,57 +89,8 @@ impl<D: Desk> Shared<D> {
     }
 }
 
-/// A place among the connections, given back on drop.
-struct Seat<D> {
-    shared: Arc<Shared<D>>,
-    client: IpAddr,
-}
-
-impl<D> Drop for Seat<D> {
-    fn drop(&mut self) {
-        let mut seats = self.shared.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.all -= 1;
-        if let Some(count) = seats.by_client.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                seats.by_client.remove(&self.client);
-            }
-        }
-    }
-}
-
-/// Accepts connections until `stop` is closed.
-pub(crate) async fn accept<D: Desk>(listener: TcpListener, shared: Arc<Shared<D>>, mut stop: watch::Receiver<()>) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.changed() => return,
-        };
-        let (stream, client) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::debug!(%error, "a connection was not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        shared.tallies.count(Outcome::Connection);
-        let Some(seat) = shared.seat(client.ip()) else {
-            shared.tallies.count(Outcome::ConnectionsFull);
-            socket::reset(stream);
-            continue;
-        };
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            if let Err(error) = serve(&seat.shared, stream, client, stop).await {
-                seat.shared.tallies.count(Outcome::Unread);
-                tracing::trace!(%error, %client, "a connection ended");
-            }
-        });
-    }
-}
-
-async fn serve<D: Desk>(
+/// Serves one connection to its end.
+pub(crate) async fn serve<D: Desk>(
     shared: &Arc<Shared<D>>,
     mut stream: TcpStream,
     client: SocketAddr,

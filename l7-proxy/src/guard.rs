@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use hyper::HeaderMap;
 use namegate_config::{
     l7::{HeaderMatch, HttpRule, L7, RegexText},
     name::{Fqdn, NamePattern},
@@ -27,14 +28,12 @@ pub(crate) struct HttpFacts {
     pub(crate) path: String,
     /// Host, with the port where one was sent.
     pub(crate) host: String,
-    /// Header fields in their order.
-    pub(crate) headers: Vec<(String, String)>,
 }
 
 /// What is judged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Asked<'r> {
-    Http(&'r HttpFacts),
+    Http(&'r HttpFacts, &'r HeaderMap),
     Tls(Option<&'r Fqdn>),
 }
 
@@ -132,7 +131,7 @@ impl Compiled {
 
     fn allows(&self, asked: Asked<'_>) -> bool {
         match (self, asked) {
-            (Self::Http(rules), Asked::Http(facts)) => rules.iter().any(|rule| rule.allows(facts)),
+            (Self::Http(rules), Asked::Http(facts, fields)) => rules.iter().any(|rule| rule.allows(facts, fields)),
             (Self::ServerNames(patterns), Asked::Tls(Some(name))) => patterns.iter().any(|one| one.matches(name)),
             _ => false,
         }
@@ -150,12 +149,16 @@ impl Http {
         Some(Self { method: compile(method)?, path: compile(path)?, host: compile(host)?, headers: headers.clone() })
     }
 
-    fn allows(&self, facts: &HttpFacts) -> bool {
+    fn allows(&self, facts: &HttpFacts, fields: &HeaderMap) -> bool {
         let holds = |regex: &Option<Regex>, text: &str| regex.as_ref().is_none_or(|regex| regex.is_match(text));
         holds(&self.method, &facts.method)
             && holds(&self.path, &facts.path)
             && holds(&self.host, &facts.host)
-            && self.headers.iter().all(|wanted| facts.headers.iter().any(|(name, value)| wanted.matches(name, value)))
+            && self.headers.iter().all(|wanted| {
+                fields
+                    .iter()
+                    .any(|(name, value)| wanted.matches(name.as_str(), &String::from_utf8_lossy(value.as_bytes())))
+            })
     }
 }
 
@@ -249,9 +252,12 @@ mod tests {
         }
     }
 
-    fn facts(method: &str, path: &str, host: &str, token: &str) -> HttpFacts {
-        let headers = vec![("X-Token".to_owned(), token.to_owned())];
-        HttpFacts { method: method.into(), path: path.into(), host: host.into(), headers }
+    fn facts(method: &str, path: &str, host: &str) -> HttpFacts {
+        HttpFacts { method: method.into(), path: path.into(), host: host.into() }
+    }
+
+    fn fields(token: &str) -> HeaderMap {
+        [("x-token".parse().unwrap(), token.parse().unwrap())].into_iter().collect()
     }
 
     #[test]
@@ -263,10 +269,11 @@ mod tests {
             for path in ["/a", "/ab", "/b?x", "/"] {
                 for host in ["a.io", "A.io:80", "a.io:81", ""] {
                     for token in ["42", "4"] {
-                        let facts = facts(method, path, host, token);
-                        let HttpFacts { method, path, host, headers } = facts.clone();
+                        let facts = facts(method, path, host);
+                        let HttpFacts { method, path, host } = facts.clone();
+                        let headers = vec![("X-Token".to_owned(), token.to_owned())];
                         let want = rule.matches(&Request::Http { method, path, host, headers });
-                        assert_eq!(compiled.allows(&facts), want, "{facts:?}");
+                        assert_eq!(compiled.allows(&facts, &fields(token)), want, "{facts:?}");
                         allowed += u32::from(want);
                     }
                 }
@@ -279,7 +286,7 @@ mod tests {
     fn both_ends_must_let_a_request_pass() {
         let (a, b) = (rule("a", L7::Http(vec![get("/a")])), rule("b", L7::Http(vec![get("/b")])));
         let names = rule("names", L7::ServerNames(vec![NamePattern::pattern("*.io").unwrap()]));
-        let ask = facts("GET", "/a", "a.io", "42");
+        let (ask, fields) = (facts("GET", "/a", "a.io"), fields("42"));
         for (egress, ingress, http, tls, decider) in [
             (Limits::Free, Limits::Free, true, true, None),
             (Limits::Rules(vec![Arc::clone(&a)]), Limits::Free, true, false, Some("a")),
@@ -296,7 +303,7 @@ mod tests {
                 bound: false,
                 binding: Match::Good,
             });
-            let judged = guard.judge(Asked::Http(&ask));
+            let judged = guard.judge(Asked::Http(&ask, &fields));
             assert_eq!((judged.allowed, judged.rule.as_ref().map(|rule| &*rule.name)), (http, decider), "{guard:?}");
             assert_eq!(guard.judge(Asked::Tls(Some(&"x.io".parse().unwrap()))).allowed, tls, "{guard:?}");
             assert_eq!(guard.takes_tls(), tls);

@@ -22,13 +22,9 @@ const fn bad(why: &'static str) -> Refused {
 /// The end of the body can be found in two ways.
 pub(crate) const TWO_ENDS: Refused = bad("both Content-Length and Transfer-Encoding");
 
-/// Reads the head. Without `normalise` the path is as it came: no rule has a condition on it.
-pub(crate) fn read(parts: &Parts, normalise: bool) -> Result<HttpFacts, Refused> {
-    if parts.method == Method::CONNECT {
-        return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, why: "CONNECT is not passed on" });
-    }
+/// Reads the head of a request for a host. Without `normalise` the path is as it came: no rule has a condition on it.
+pub(crate) fn read(parts: &Parts, host: String, normalise: bool) -> Result<HttpFacts, Refused> {
     framing(&parts.headers)?;
-    let host = host(parts)?;
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let path = match target {
         "*" if parts.method == Method::OPTIONS => target.to_owned(),
@@ -38,9 +34,7 @@ pub(crate) fn read(parts: &Parts, normalise: bool) -> Result<HttpFacts, Refused>
         query if query.starts_with('?') => normal(&format!("/{query}"))?,
         target => normal(target)?,
     };
-    let headers = parts.headers.iter();
-    let headers = headers.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()));
-    Ok(HttpFacts { method: parts.method.to_string(), path, host, headers: headers.collect() })
+    Ok(HttpFacts { method: parts.method.to_string(), path, host })
 }
 
 fn normal(target: &str) -> Result<String, Refused> {
@@ -74,6 +68,9 @@ fn framing(headers: &HeaderMap) -> Result<(), Refused> {
 
 /// The one host that is asked for (RFC 9112 §3.2, RFC 9113 §8.3.1); empty where HTTP/1.0 names none.
 pub(crate) fn host(parts: &Parts) -> Result<String, Refused> {
+    if parts.method == Method::CONNECT {
+        return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, why: "CONNECT is not passed on" });
+    }
     let mut fields = parts.headers.get_all(HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
@@ -111,7 +108,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        super::read(&parts, true).map(|facts| (facts.host, facts.path)).map_err(|refused| refused.why)
+        let facts = super::host(&parts).and_then(|host| super::read(&parts, host, true));
+        facts.map(|facts| (facts.host, facts.path)).map_err(|refused| refused.why)
     }
 
     #[test]

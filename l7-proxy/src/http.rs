@@ -17,7 +17,7 @@ use hyper::{
     HeaderMap, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
     header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE},
-    http::request::Parts,
+    http::{request::Parts, uri::PathAndQuery},
     server::conn::{http1, http2},
     service::service_fn,
     upgrade::OnUpgrade,
@@ -155,11 +155,11 @@ impl<D: Desk> Session<D> {
         let Some(guard) = self.guard(&host).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "Unavailable\n", "the rules can not be asked");
         };
-        let facts = match head::read(&parts, !guard.bound || guard.reads_http()) {
+        let facts = match head::read(&parts, host, !guard.bound || guard.reads_http()) {
             Ok(facts) => facts,
             Err(refused) => return self.malformed(refused, &parts),
         };
-        let judged = guard.judge(Asked::Http(&facts));
+        let judged = guard.judge(Asked::Http(&facts, &parts.headers));
         if !judged.allowed && !guard.audit {
             self.shared.tallies.count(Outcome::Denied);
             let nobody = if judged.mismatch { MISMATCH } else { "no rule allows the flow" };
@@ -241,7 +241,7 @@ impl<D: Desk> Session<D> {
 
     fn record(&self, facts: HttpFacts, judged: Judgement, fate: Fate, status: StatusCode, began: Instant) {
         let Judgement { direction, rule, mismatch, .. } = judged;
-        let HttpFacts { method, path, host, .. } = facts;
+        let HttpFacts { method, path, host } = facts;
         let what = What::Http { method, path, host, code: status.as_u16(), latency: began.elapsed() };
         let Self { client, server, .. } = *self;
         self.shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what });
@@ -303,13 +303,17 @@ fn outgoing(mut parts: Parts, body: Incoming, facts: &HttpFacts) -> Result<Reque
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     let is_http2 = parts.version >= Version::HTTP_2;
-    let mut target = Uri::builder().path_and_query(facts.path.as_str());
+    let is_as_it_came = |target: &&PathAndQuery| target.as_str() == facts.path;
+    let mut target = match parts.uri.path_and_query().filter(is_as_it_came) {
+        Some(target) => Uri::builder().path_and_query(target.clone()),
+        None => Uri::builder().path_and_query(facts.path.as_str()),
+    };
     if is_http2 {
         target = target.scheme(parts.uri.scheme_str().unwrap_or("http")).authority(facts.host.as_str());
         parts.headers.remove(HOST);
     } else {
-        parts.headers.remove(HOST);
-        if !facts.host.is_empty() {
+        let is_as_judged = parts.headers.get(HOST).is_some_and(|host| host.as_bytes() == facts.host.as_bytes());
+        if !is_as_judged && !facts.host.is_empty() {
             parts.headers.insert(HOST, HeaderValue::from_str(&facts.host).map_err(|_| "Host is no authority")?);
         }
         if is_chunked {

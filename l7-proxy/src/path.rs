@@ -29,6 +29,9 @@ pub fn normalise(target: &str) -> Result<String, PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NotAPath);
     }
+    if is_normal(path) {
+        return Ok(target.to_owned());
+    }
     let decoded = decode(path)?;
     let mut segments: Vec<&str> = Vec::new();
     let mut rest = decoded.split('/').filter(|segment| !segment.is_empty()).peekable();
@@ -56,6 +59,13 @@ pub fn normalise(target: &str) -> Result<String, PathError> {
         normal.push_str(query);
     }
     Ok(normal)
+}
+
+/// Whether nothing is to be changed, as is most often so: plain characters, no empty segment, none that begins with a dot.
+fn is_normal(path: &str) -> bool {
+    let octets = path.as_bytes();
+    octets.iter().all(|octet| octet.is_ascii_graphic() && !matches!(octet, b'%' | b'\\'))
+        && !octets.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
 }
 
 fn decode(path: &str) -> Result<String, PathError> {

@@ -4,14 +4,21 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    sync::watch,
+    time::timeout,
+};
 
 use crate::{
-    connection::{self, Shared},
+    accept::{self, Worker},
+    connection::Shared,
     desk::Desk,
     socket,
     tally::Tallies,
@@ -61,13 +68,23 @@ pub enum ProxyError {
 }
 
 /// A running proxy. It ends on drop.
+///
+/// Each of its threads has connections of its own, from the first octet to the last: no request changes threads.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
     tallies: Arc<Tallies>,
-    /// Closed to end connections.
-    stop: Option<watch::Sender<()>>,
-    runtime: Option<Runtime>,
+    running: Option<Running>,
+}
+
+/// What ends a proxy.
+#[derive(Debug)]
+struct Running {
+    /// Told to end connections.
+    stop: watch::Sender<()>,
+    /// Dropped to cut what is left of them.
+    cut: watch::Sender<()>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Proxy {
@@ -75,21 +92,32 @@ impl Proxy {
     pub fn start(config: &Config, desk: impl Desk) -> Result<Self, ProxyError> {
         raise_descriptors();
         let (port, listeners) = listen(config)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.workers.max(1))
-            .thread_name("l7")
-            .enable_all()
-            .build()
-            .map_err(ProxyError::Runtime)?;
         let tallies = Arc::<Tallies>::default();
         let shared = Arc::new(Shared::new(desk, Arc::clone(&tallies), config, port));
-        let (stop, stopped) = watch::channel(());
+        let ((stop, stopped), (cut, over)) = (watch::channel(()), watch::channel(()));
+        let mut threads = Vec::new();
+        let mut workers = Vec::new();
+        let mut runtimes = Vec::new();
+        for _ in 0..config.workers.max(1) {
+            let (worker, inbox) = Worker::new();
+            let runtime = Builder::new_current_thread().enable_all().build().map_err(ProxyError::Runtime)?;
+            workers.push(worker);
+            runtimes.push((runtime, inbox));
+        }
+        let workers: Arc<[_]> = workers.into();
         for listener in listeners {
+            let Some((runtime, _)) = runtimes.first() else { break };
             let _entered = runtime.enter();
             let listener = TcpListener::from_std(listener).map_err(ProxyError::Runtime)?;
-            runtime.spawn(connection::accept(listener, Arc::clone(&shared), stopped.clone()));
+            runtime.spawn(accept::accept(listener, Arc::clone(&shared), Arc::clone(&workers), stopped.clone()));
         }
-        Ok(Self { port, tallies, stop: Some(stop), runtime: Some(runtime) })
+        for (runtime, inbox) in runtimes {
+            let (stopped, over) = (stopped.clone(), over.clone());
+            let thread = thread::Builder::new().name("l7".into());
+            let thread = thread.spawn(move || run(&runtime, accept::work(inbox, stopped), over));
+            threads.push(thread.map_err(ProxyError::Runtime)?);
+        }
+        Ok(Self { port, tallies, running: Some(Running { stop, cut, threads }) })
     }
 
     /// The port on the loopback addresses.
@@ -109,15 +137,28 @@ impl Proxy {
     }
 
     fn end(&mut self) {
-        let (Some(stop), Some(runtime)) = (self.stop.take(), self.runtime.take()) else { return };
+        let Some(Running { stop, cut, threads }) = self.running.take() else { return };
         // Told by a value, so that `closed` says when the last connection has gone.
         let _ = stop.send(());
-        runtime.block_on(async {
+        if let Ok(runtime) = Builder::new_current_thread().enable_time().build() {
             // What is not done by then is cut.
-            let _ = tokio::time::timeout(FAREWELL_MAX, stop.closed()).await;
-        });
-        runtime.shutdown_background();
+            let _ = runtime.block_on(async { timeout(FAREWELL_MAX, stop.closed()).await });
+        }
+        drop(cut);
+        for thread in threads {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
     }
+}
+
+/// One thread: works until it is over for all.
+fn run(runtime: &Runtime, work: impl Future<Output = ()>, mut over: watch::Receiver<()>) {
+    runtime.block_on(async {
+        work.await;
+        // Its end, and no value, is waited for.
+        while over.changed().await.is_ok() {}
+    });
 }
 
 impl Drop for Proxy {

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     time::Duration,
 };
 
@@ -84,8 +85,7 @@ pub fn send_as(client: SocketAddr, server: SocketAddr, mark: u32, datagrams: &[V
 }
 
 /// Ends a connection by RST, so that its client knows at once.
-pub(crate) fn reset(stream: TcpStream) {
+pub(crate) fn reset(stream: impl AsFd) {
     // Without the option the connection ends all the same, by FIN.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-    drop(stream);
 }

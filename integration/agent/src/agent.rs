@@ -63,6 +63,8 @@ const REDIRECT_MARK: u32 = 0x200;
 const PROXY_MARK: u32 = 0x400;
 /// Bits of both.
 const MARK_MASK: u32 = 0xf00;
+/// Threads that read requests, at most.
+const L7_WORKERS_MAX: usize = 4;
 /// How long the kernel may take for the rows of one answer.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -241,8 +243,10 @@ fn dns_config(settings: &Settings) -> DnsConfig {
     }
 }
 
+/// A thread for each core, within bounds: requests are a part of a node's work.
 fn l7_config() -> L7Config {
-    L7Config { workers: 2, port: 0, mark: PROXY_MARK, fixed_server: None }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    L7Config { workers: cores.min(L7_WORKERS_MAX), port: 0, mark: PROXY_MARK, fixed_server: None }
 }
 
 /// Ready when the agent is asked to end.
