@@ -52,11 +52,13 @@ const REASON: HeaderName = HeaderName::from_static("x-namegate-reason");
 /// The reason where the host is no name of the server.
 pub(crate) const MISMATCH: &str = "the name did not open this address";
 /// Fields about one connection (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
+const HOP_BY_HOP: [HeaderName; 7] = [
     CONNECTION,
     TRANSFER_ENCODING,
     UPGRADE,
     TE,
+    // The other half of a wish for HTTP/2 (RFC 7540 §3.2.1), also where `Connection` does not name it.
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];

@@ -286,6 +286,38 @@ fn fields_about_the_connection_stay_on_their_side() {
     assert!(seen.contains("te: trailers"), "{seen}");
 }
 
+/// The wish for HTTP/2 (RFC 7540 §3.2) is not passed on: what would follow are requests in a form that nobody reads.
+#[test]
+fn a_wish_for_http2_is_answered_as_http1_and_does_not_reach_the_server() {
+    const SETTINGS: &str = "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
+    for wish in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: H2C\r\n",
+        "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+        "Upgrade: h2c\r\n",
+        "",
+    ] {
+        let bench = Bench::new(open(), OK);
+        let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n{wish}{SETTINGS}X-Kept: 2\r\n\r\n");
+        let heard = bench.ask((ask("/open") + &ask("/shut") + &get("/open/more")).as_bytes());
+        assert_eq!(codes(&heard), ["200", "403", "200"], "{wish:?}: each is judged: {heard}");
+        assert!(!heard.contains("101"), "{heard}");
+        let seen = bench.seen().to_ascii_lowercase();
+        assert!(seen.contains("get /open http/1.1\r\n") && seen.contains("get /open/more "), "{wish:?}: {seen}");
+        assert!(seen.contains("x-kept: 2") && !seen.contains("/shut"), "{wish:?}: {seen}");
+        assert!(!["upgrade", "h2c", "http2-settings"].iter().any(|word| seen.contains(word)), "{wish:?}: {seen}");
+    }
+    // A server that changes all the same.
+    let bench = Bench::new(open(), b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
+    let wish = format!(
+        "GET /open HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n{SETTINGS}\r\n"
+    );
+    let heard = bench.ask(wish.as_bytes());
+    assert_eq!(codes(&heard), ["502"], "{heard}");
+}
+
 #[test]
 fn a_websocket_passes_when_both_ends_want_it() {
     let bench = Bench::new(

@@ -1,6 +1,7 @@
 //! Developer commands. Each installs what it needs and is missing, says so, and then does its work.
 
 mod bench;
+mod clients;
 mod cluster;
 mod e2e;
 mod ebpf;
@@ -66,6 +67,11 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask fuzz                          # everything, 10 minutes each\n  cargo xtask fuzz policy_yaml --seconds 60\n  cargo xtask fuzz --store                  # keep what is new below fuzz/corpus\n\nExit status: 0 if nothing was found, 1 if a target failed."
     )]
     Fuzz(fuzz::Fuzz),
+    /// Tries real clients against two names of one address: curl, OpenSSL, Go, Python, rustls, Chromium.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask clients\n  sudo -E cargo xtask clients --only chromium\n\nExit status: 0 if every cell of the table is as it must be, 1 if one is not, 2 if it could not run."
+    )]
+    Clients(clients::Clients),
     /// Tests the HTTP/2 side of the proxy with h2spec.
     #[command(
         after_help = "Examples:\n  cargo xtask h2spec\n  cargo xtask h2spec http2/5.1 hpack\n\nExit status: 0 if all tests passed, 1 if one failed."
@@ -88,6 +94,7 @@ fn main() -> Result<ExitCode> {
     }
     match Arguments::parse().verb {
         Verb::Bench { what } => bench::run(&what),
+        Verb::Clients(arguments) => clients::run(&arguments),
         Verb::H2spec(arguments) => h2spec::run(&arguments),
         Verb::Cluster { what } => cluster::run(&what),
         Verb::E2e(arguments) => arguments.run(),

@@ -32,5 +32,5 @@ pub use host::{Accepted, Host, Log};
 pub use netns::{Netns, Task};
 pub use pod::{Conversation, Pod};
 pub use spec::*;
-pub use tls::tls_server;
+pub use tls::{Certificate, tls_server};
 pub use world::{ECHO_PORT, OTHER_ECHO_PORT, World};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
@@ -12,6 +12,8 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+/// Name of the authority.
+const AUTHORITY: &str = "testbed";
 /// Name on the certificate for a client that sends none.
 const NAMELESS: &str = "nameless.test";
 
@@ -22,6 +24,16 @@ pub(crate) struct Tls {
     pub(crate) acceptor: TlsAcceptor,
     /// For clients: trusts this world's authority only.
     pub(crate) connector: TlsConnector,
+    authority: Arc<Authority>,
+}
+
+/// A certificate with its key, in PEM.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
 }
 
 impl std::fmt::Debug for Tls {
@@ -36,10 +48,14 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name = called(AUTHORITY);
         let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?;
         let mut roots = RootCertStore::empty();
-        roots.add(params.self_signed(&key)?.der().clone())?;
-        let authority = Authority { issuer: Issuer::new(params, key), made: Mutex::default() };
+        roots.add(certificate.der().clone())?;
+        let (issuer, certificate) = (Issuer::new(params, key), certificate.pem());
+        let authority = Arc::new(Authority { certificate, issuer, made: Mutex::default() });
         let client = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .context("TLS versions")?
@@ -49,8 +65,19 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .context("TLS versions")?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(authority));
-        Ok(Self { acceptor: Arc::new(server).into(), connector: Arc::new(client).into() })
+            .with_cert_resolver(authority.clone());
+        Ok(Self { acceptor: Arc::new(server).into(), connector: Arc::new(client).into(), authority })
+    }
+
+    /// The authority's certificate, in PEM.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority.certificate
+    }
+
+    /// A certificate for names.
+    pub(crate) fn certificate(&self, names: &[&str]) -> Result<Certificate> {
+        let (certificate, key) = self.authority.sign(names)?;
+        Ok(Certificate { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
 
@@ -59,7 +86,14 @@ pub fn tls_server() -> Result<TlsAcceptor> {
     Ok(Tls::new()?.acceptor)
 }
 
+fn called(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
 struct Authority {
+    certificate: String,
     issuer: Issuer<'static, KeyPair>,
     made: Mutex<HashMap<String, Arc<CertifiedKey>>>,
 }
@@ -71,13 +105,20 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
+    fn sign(&self, names: &[&str]) -> Result<(rcgen::Certificate, KeyPair)> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name = called(names.first().copied().unwrap_or(NAMELESS));
+        params.use_authority_key_identifier_extension = true;
+        Ok((params.signed_by(&key, &self.issuer)?, key))
+    }
+
     fn certificate(&self, name: &str) -> Result<Arc<CertifiedKey>> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = made.get(name) {
             return Ok(known.clone());
         }
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.issuer)?;
+        let (certificate, key) = self.sign(&[name])?;
         let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let signer = ring::sign::any_supported_type(&private)?;
         let fresh = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signer));

@@ -15,7 +15,7 @@ use crate::netns::Netns;
 use crate::network::{self, NODE_SYSCTLS, OUTSIDE_SYSCTLS, SYSCTLS, UPLINK};
 use crate::pod::Pod;
 use crate::spec::{PodSpec, Protocol, Spec};
-use crate::tls::Tls;
+use crate::tls::{Certificate, Tls};
 
 /// Port of the resolvers.
 const DNS_PORT: u16 = 53;
@@ -41,6 +41,7 @@ pub struct World {
     outside: Netns,
     outside_log: Log,
     outside_host: Host,
+    tls: Tls,
     _names: Names,
 }
 
@@ -85,7 +86,7 @@ impl World {
             Host { name: "outside".to_owned(), log: outside_log.clone(), tls: Some(tls.acceptor.clone()) };
         let (host, served) = (outside_host.clone(), zone.clone());
         outside.run(async move { serve_outside(&host, &served) })?;
-        Ok(Self { id, spec, zone, pods, node, outside, outside_log, outside_host, _names: names })
+        Ok(Self { id, spec, zone, pods, node, outside, outside_log, outside_host, tls, _names: names })
     }
 
     /// Unique among all runs: the prefix of the names of the namespaces.
@@ -136,6 +137,16 @@ impl World {
     /// What was accepted outside.
     pub fn outside_log(&self) -> &Log {
         &self.outside_log
+    }
+
+    /// The certificate that the world's clients trust, in PEM.
+    pub fn authority(&self) -> &str {
+        self.tls.authority()
+    }
+
+    /// A certificate for names, in PEM, from the authority that the world's clients trust.
+    pub fn certificate(&self, names: &[&str]) -> Result<Certificate> {
+        self.tls.certificate(names)
     }
 
     /// Adds servers on the node itself: `serve` is called on the namespace's thread.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use common::{SILENT, TIE, WITHIN, XWING, document, echo, egress, flow, ip, opens, text, world};
 use hyper::Method;
+use namegate_testbed::proto::rr::RecordType;
 use namegate_testbed::seed::{self, CHAPTERS, NAMESPACE};
 use namegate_testbed::{Agent, Failure, Options, Pod, Visit, client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -262,6 +263,68 @@ fn without_the_agent_limited_requests_do_not_pass_and_all_else_does() {
     assert_eq!(get(prometheus, &url).status(), Some(200), "again with the agent");
 }
 
+/// Connections that the proxy holds for one client.
+const SEATS: usize = 8_192;
+/// Descriptors for two clients' worth of connections, of this process and of the agent that it starts.
+const DESCRIPTORS: u64 = 20_000;
+
+/// Takes all the connections of a pod.
+fn fill(pod: &Pod, to: SocketAddr) -> Vec<tokio::net::TcpStream> {
+    pod.netns.run(async move {
+        let mut streams = Vec::with_capacity(SEATS);
+        for _ in 0..SEATS {
+            streams.push(client::connect(to, WITHIN).await.unwrap());
+        }
+        streams
+    })
+}
+
+#[test]
+fn a_full_proxy_refuses_what_it_would_have_to_read_and_nothing_else() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, most.max(DESCRIPTORS)).unwrap();
+    let world = world(&[TIE, XWING, DEATHSTAR]);
+    let limited = "  - toCIDR: [192.0.2.73/32]\n    toPorts:\n    - ports: [{port: '80', protocol: TCP}]\n      \
+                   rules: {http: [{path: /v1}]}\n  - toCIDR: [198.51.100.0/24]\n";
+    let agent = start(&world, &egress(limited));
+    let to = SocketAddr::new(ip("192.0.2.73"), 80);
+    let (url, free) = (format!("http://{to}/v1"), "http://198.51.100.73/v1");
+    let pods = [TIE, XWING, DEATHSTAR].map(|key| world.pod(key));
+    let count = |what: &str| {
+        let status = agent.json("/v1/status").unwrap();
+        let tallies = status["requests"].as_array().unwrap();
+        tallies.iter().find(|tally| tally["what"] == what).unwrap()["count"].as_u64().unwrap()
+    };
+    let conversation = pods[0].open(echo("198.51.100.73"), WITHIN).unwrap();
+    assert_eq!(get(pods[0], &url).status(), Some(200));
+
+    let mut held = Vec::new();
+    for (at, pod) in pods.iter().enumerate() {
+        // Its own connections are all taken, and in the end those of everybody.
+        if at < 2 {
+            let before = count("connections");
+            held.push(fill(pod, to));
+            let accepted = |_: &Agent<'_>| Ok((count("connections") >= before + SEATS as u64).then_some(()));
+            agent.wait_for("the connections", accepted).unwrap();
+        }
+        let refused = count("connections_full");
+        let visit = get(pod, &url);
+        assert_eq!(visit.outcome, Err(Failure::Reset), "{}", pod.spec.key());
+        assert_eq!(count("connections_full"), refused + 1);
+        assert_eq!(get(pod, free).status(), Some(200), "{}: not read", pod.spec.key());
+        assert!(pod.lookup("cilium.io", RecordType::A).is_ok(), "{}: DNS", pod.spec.key());
+        conversation.say(b"goes on", WITHIN).unwrap();
+        if at == 0 {
+            assert_eq!(get(pods[1], &url).status(), Some(200), "one client does not take the place of others");
+        }
+    }
+    drop(held);
+    let again = |_: &Agent<'_>| Ok((get(pods[0], &url).status() == Some(200)).then_some(()));
+    agent.wait_for("places", again).unwrap();
+    assert_eq!(get(pods[2], &url).status(), Some(200));
+}
+
 #[test]
 fn tls_passes_by_server_name() {
     let world = world(&[TIE]);
@@ -310,7 +373,6 @@ fn one_direction_alone_refuses_limits_by_name() {
 #[test]
 fn questions_pass_by_name() {
     use namegate_testbed::dns::DnsFailure;
-    use namegate_testbed::proto::rr::RecordType;
     let world = world(&[TIE]);
     let dns = "  egress:\n  - toEndpoints: [{matchLabels: {'k8s:io.kubernetes.pod.namespace': kube-system}}]\n    \
                toPorts:\n    - ports: [{port: '53', protocol: ANY}]\n      rules: {dns: [{matchPattern: '*.io'}]}\n  \

@@ -6,12 +6,13 @@ mod common;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{ALLOWED_TEST, SILENT, TEST_NETS, TIE, WITHIN, cached_names, echo, egress, flow, ip, opens, world};
 use namegate_testbed::proto::rr::RecordType;
-use namegate_testbed::{Agent, Failure, Options, Pod, Task, client};
+use namegate_testbed::{Agent, Failure, Options, Pod, Task, Visit, client};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Open by name, open by prefix, never open.
 const NAMED: &str = "192.0.2.70";
@@ -100,6 +101,152 @@ fn a_killed_agent_leaves_no_gap() {
 #[test]
 fn an_agent_that_is_asked_to_end_leaves_no_gap() {
     without_a_gap(|agent| agent.terminate().unwrap());
+}
+
+/// Open by prefix, for one path alone.
+const LIMITED: &str = "192.0.2.73";
+const LIMITED_RULE: &str = "  - toCIDR: [192.0.2.73/32]\n    toPorts:\n    - ports: [{port: '80', protocol: TCP}]\n      \
+                            rules: {http: [{method: GET, path: /v1}]}\n";
+/// Names, and connections to each of them; as many connections go by prefix.
+const NAMES: u8 = 8;
+const EACH: usize = 4;
+/// Octets said at a time, and the pause after them.
+const SAID_OCTETS: u64 = 1_024;
+const BETWEEN: Duration = Duration::from_millis(3);
+
+/// A connection to an echo server that octets go along both ways all the time.
+struct Stream {
+    done: Arc<AtomicBool>,
+    heard: Arc<AtomicU64>,
+    /// Octets said and heard, all of them in their places.
+    task: Task<std::io::Result<(u64, u64)>>,
+}
+
+impl Stream {
+    fn open(pod: &Pod, to: SocketAddr) -> Self {
+        let place = |at: u64| u8::try_from(at % 251).unwrap();
+        let (done, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut stream = pod.netns.run(async move { client::connect(to, WITHIN).await }).unwrap();
+        let (ends, counts) = (done.clone(), heard.clone());
+        let task = pod.netns.spawn(async move {
+            let (mut read, mut write) = stream.split();
+            let say = async {
+                let mut said = 0;
+                while !ends.load(Ordering::Relaxed) {
+                    let octets: Vec<u8> = (said..said + SAID_OCTETS).map(place).collect();
+                    write.write_all(&octets).await?;
+                    said += SAID_OCTETS;
+                    tokio::time::sleep(BETWEEN).await;
+                }
+                write.shutdown().await?;
+                Ok(said)
+            };
+            let hear = async {
+                let (mut count, mut octets) = (0, [0; 4_096]);
+                loop {
+                    let length = read.read(&mut octets).await?;
+                    for octet in &octets[..length] {
+                        if *octet != place(count) {
+                            return Err(std::io::Error::other(format!("octet {count} differs")));
+                        }
+                        count += 1;
+                    }
+                    counts.store(count, Ordering::Relaxed);
+                    if length == 0 {
+                        return Ok(count);
+                    }
+                }
+            };
+            tokio::try_join!(say, hear)
+        });
+        Self { done, heard, task }
+    }
+
+    fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    fn end(self) -> std::io::Result<(u64, u64)> {
+        self.done.store(true, Ordering::Relaxed);
+        self.task.wait()
+    }
+}
+
+fn get(pod: &Pod, path: &str, within: Duration) -> Visit {
+    let (mut client, url) = (pod.client(), format!("http://{LIMITED}{path}"));
+    client.within = within;
+    pod.run(client, move |client| async move { client.get(&url).await })
+}
+
+/// Asks for a path that no rule allows, again and again: status codes of the answers.
+fn trespass(pod: &Pod, done: &Arc<AtomicBool>) -> Task<Vec<Option<u16>>> {
+    let (mut client, done) = (pod.client(), done.clone());
+    client.within = Duration::from_millis(50);
+    pod.spawn(client, move |client| async move {
+        let mut codes = Vec::new();
+        while !done.load(Ordering::Relaxed) {
+            codes.push(client.get(&format!("http://{LIMITED}/secrets")).await.status());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        codes
+    })
+}
+
+#[test]
+fn connections_that_no_limit_reads_outlast_agents() {
+    let world = world(&[TIE]);
+    let named = |at: u8| ip(&format!("192.0.2.{}", 80 + at));
+    for at in 0..NAMES {
+        world.zone().set_addresses(&format!("n{at}.allowed.test"), 600, &[named(at)]);
+    }
+    let policies = egress(&format!("{ALLOWED_TEST}{TEST_NETS}{LIMITED_RULE}"));
+    let mut agent = Agent::start(&world, &Options::default().policies(&policies)).unwrap();
+    let tiefighter = world.pod(TIE);
+    let mut streams = Vec::new();
+    for at in 0..NAMES {
+        tiefighter.lookup(&format!("n{at}.allowed.test"), RecordType::A).unwrap();
+        streams.extend((0..EACH).map(|_| Stream::open(tiefighter, SocketAddr::new(named(at), echo(NAMED).port()))));
+        streams.extend((0..EACH).map(|_| Stream::open(tiefighter, echo(PREFIX))));
+    }
+    let passes = || (get(tiefighter, "/v1", WITHIN).status(), get(tiefighter, "/secrets", WITHIN).status());
+    assert_eq!(passes(), (Some(200), Some(403)));
+    let done = Arc::new(AtomicBool::new(false));
+    let trespasser = trespass(tiefighter, &done);
+
+    for _ in 0..3 {
+        let killed = Instant::now();
+        agent.kill().unwrap();
+        agent.run().unwrap();
+        println!("{} ms from `kill -9` until the next agent is ready", killed.elapsed().as_millis());
+        assert_eq!(passes(), (Some(200), Some(403)), "limited requests, with the next agent");
+    }
+    agent.kill().unwrap();
+    let served = world.outside_log().count(ip(LIMITED));
+    let before: Vec<u64> = streams.iter().map(Stream::heard).collect();
+    assert!(get(tiefighter, "/v1", SILENT).timed_out(), "limited requests need the proxy");
+    assert_eq!(world.outside_log().count(ip(LIMITED)), served, "nothing came past the proxy");
+    assert!(opens(tiefighter, echo(PREFIX)) && opens(tiefighter, SocketAddr::new(named(0), echo(NAMED).port())));
+    for (stream, before) in streams.iter().zip(before) {
+        let deadline = Instant::now() + WITHIN;
+        while stream.heard() == before {
+            assert!(Instant::now() < deadline && !stream.task.is_finished(), "a connection stands still");
+            std::thread::sleep(common::PAUSE);
+        }
+    }
+    agent.run().unwrap();
+    assert_eq!(passes(), (Some(200), Some(403)));
+
+    done.store(true, Ordering::Relaxed);
+    let codes = trespasser.wait();
+    assert!(codes.contains(&Some(403)) && codes.contains(&None), "{codes:?}");
+    assert!(codes.iter().all(|code| matches!(code, None | Some(403))), "{codes:?}");
+    let count = streams.len();
+    let ends: Vec<_> = streams.into_iter().map(Stream::end).collect();
+    let whole = |end: &std::io::Result<(u64, u64)>| end.as_ref().is_ok_and(|(said, heard)| said == heard);
+    let lost: Vec<_> = ends.iter().filter(|end| !whole(end)).collect();
+    assert!(lost.is_empty(), "{} of {count} connections: {lost:?}", lost.len());
+    let octets: u64 = ends.iter().flatten().map(|(said, _)| said).sum();
+    println!("{count} connections, {octets} octets each way, none lost");
 }
 
 #[test]
