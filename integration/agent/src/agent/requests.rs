@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use namegate_abi::Reason;
@@ -31,7 +31,9 @@ use super::{
 /// Records that wait to be told; those above are lost and counted.
 const RECORDS_MAX: usize = 4_096;
 /// Records told in one go.
-const BATCH_MAX: usize = 256;
+const BATCH_MAX: usize = 1_024;
+/// Pause between two batches: what comes within it is one question to the gate.
+const GATHER: Duration = Duration::from_millis(5);
 /// IANA protocol number of TCP.
 const TCP: u8 = 6;
 
@@ -115,6 +117,7 @@ pub(crate) async fn follow(mut records: mpsc::Receiver<(SystemTime, Access)>, do
             Ok(batch) => flows.tell(batch),
             Err(_) => return,
         }
+        tokio::time::sleep(GATHER).await;
     }
 }
 
