@@ -57,6 +57,15 @@ pub(crate) enum What {
         #[arg(long, default_value = "KILL", value_parser = ["KILL", "TERM"])]
         signal: String,
     },
+    /// Ends every process of the node at once, as a loss of power does, and starts it again with what is on its disk.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask cluster reboot\n  sudo -E cargo xtask cluster reboot --without kubelet"
+    )]
+    Reboot {
+        /// Daemons that are not started; `start` does that later.
+        #[arg(long, value_delimiter = ',', value_parser = DAEMONS)]
+        without: Vec<String>,
+    },
     /// Starts a daemon that was ended.
     Start {
         /// Its name, as `status` shows it.
@@ -76,6 +85,7 @@ pub(crate) fn run(what: &What) -> Result<ExitCode> {
         What::Status => return status(),
         What::Stop { name, signal } => running()?.stop(name, signal)?,
         What::Start { name } => running()?.start_again(name)?,
+        What::Reboot { without } => reboot(without)?,
         What::Env => println!("export KUBECONFIG='{}'", folder()?.join("kubeconfig").display()),
     }
     Ok(ExitCode::SUCCESS)
@@ -192,6 +202,23 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Processes, mounts, links and all that the kernel knew of the node are gone after it.
+fn reboot(without: &[String]) -> Result<()> {
+    shell::need_root("namespaces", "cargo xtask cluster reboot")?;
+    running()?;
+    let folder = folder()?;
+    Node::end(&folder)?;
+    let cluster = Cluster { node: Node::start(&folder)?, programs: Programs::provide()?, folder };
+    network::make(&cluster.node)?;
+    for name in DAEMONS.into_iter().filter(|name| !without.iter().any(|left_out| left_out == name)) {
+        cluster.node.start_again(name)?;
+    }
+    if without.iter().any(|name| name == "kube-apiserver" || name == "etcd") {
+        return Ok(());
+    }
+    cluster.wait("kube-apiserver", || shell::output(&mut cluster.kubectl(&["get", "--raw", "/readyz"])).is_ok())
 }
 
 /// Ends the cluster, whatever is left of it.

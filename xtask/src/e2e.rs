@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -21,8 +22,10 @@ const MANIFEST: &str = "integration/deploy/kubernetes/namegate.yaml";
 const CRDS: &str = "integration/deploy/crds";
 
 /// What is tried unless told otherwise, and what else there is.
-const SUITES: [&str; 5] = ["seed", "conformance", "race", "mistakes", "faults"];
-const ALL_SUITES: [&str; 6] = ["seed", "conformance", "cyclonus", "race", "mistakes", "faults"];
+const SUITES: [&str; 7] = ["seed", "conformance", "race", "mistakes", "faults", "reboot", "churn"];
+const ALL_SUITES: [&str; 8] = ["seed", "conformance", "cyclonus", "race", "mistakes", "faults", "reboot", CHURN];
+/// Done with an API server of its own: its pods are on no node.
+const CHURN: &str = "churn";
 
 /// What to try.
 #[derive(Args)]
@@ -48,6 +51,12 @@ impl E2e {
     /// Brings everything up and runs it.
     pub(crate) fn run(&self) -> Result<ExitCode> {
         shell::need_root("namespaces and eBPF", "cargo xtask e2e")?;
+        let started = Instant::now();
+        let suites: Vec<&str> = self.suites.iter().map(String::as_str).filter(|suite| *suite != CHURN).collect();
+        if suites.is_empty() {
+            churn()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let cluster = cluster::up()?;
         let programs = build()?;
         prepare(&cluster, &programs)?;
@@ -59,7 +68,7 @@ impl E2e {
         wait_for_agent(&cluster)?;
         let mut e2e = Command::new(programs.join("namegate-e2e"));
         e2e.arg("--kubectl").arg(cluster.program()).arg("--kubeconfig").arg(cluster.folder().join("kubeconfig"));
-        e2e.args(["--keeper", &cluster.node.keeper().to_string(), "--suites", &self.suites.join(",")]);
+        e2e.arg("--keeper").arg(cluster.node.record()).args(["--suites", &suites.join(",")]);
         e2e.args(["--pods", &self.pods.to_string()]).arg("--xtask").arg(std::env::current_exe()?);
         if let Some(only) = &self.only {
             e2e.args(["--only", only]);
@@ -68,8 +77,19 @@ impl E2e {
         if self.down {
             cluster::run(&cluster::What::Down)?;
         }
+        if self.suites.iter().any(|suite| suite == CHURN) {
+            churn()?;
+        }
+        shell::step(&format!("took {} s with all it had to build", started.elapsed().as_secs()));
         Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)))
     }
+}
+
+/// The source of Kubernetes beside a real API server: 2,000 pods and 200 policies that change, and the server's moods.
+fn churn() -> Result<()> {
+    shell::step("2,000 pods and 200 policies on an API server");
+    let features = ["--package", "namegate-kubernetes", "--features", "cluster", "--test", "cluster"];
+    shell::cargo(&[&["test"][..], &features, &["--", "--nocapture"]].concat())
 }
 
 /// Builds the programs; those of the image are static. Gives their folder.

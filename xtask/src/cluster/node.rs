@@ -48,12 +48,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Makes a node whose state lies in `folder`, which is emptied before.
+    /// Makes a node whose disk lies in `folder`: an empty one, or one that a node before has left.
     pub(crate) fn start(folder: &Path) -> Result<Self> {
         make_cgroups()?;
         for name in ["run", "log"] {
             fs::create_dir_all(folder.join(name)).with_context(|| format!("making {}", folder.display()))?;
         }
+        forget_processes(&folder.join("run"))?;
         let log = File::create(folder.join("log/node.log"))?;
         let mut unshare = Command::new("unshare");
         unshare.args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", "--"]);
@@ -96,6 +97,11 @@ impl Node {
     /// Process number, outside, of the node's first process: `/proc/<it>/root` is the node's tree of files.
     pub(crate) fn keeper(&self) -> u32 {
         self.keeper
+    }
+
+    /// The file that names it, last of three words, also after the node was started again.
+    pub(crate) fn record(&self) -> PathBuf {
+        self.folder.join("run/keeper")
     }
 
     /// A program to be run in the node.
@@ -166,6 +172,16 @@ impl Node {
     fn pid_file(&self, name: &str) -> PathBuf {
         self.folder.join("run").join(format!("{name}.pid"))
     }
+}
+
+/// Removes what was noted of the processes of a node before. How its daemons are started stays.
+fn forget_processes(run: &Path) -> Result<()> {
+    for entry in fs::read_dir(run)?.flatten().map(|entry| entry.path()) {
+        if entry.ends_with("ready") || entry.extension().is_some_and(|extension| extension == "pid") {
+            fs::remove_file(&entry).with_context(|| format!("removing {}", entry.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Away from the terminal, so that its keys end the caller only.

@@ -21,17 +21,27 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Cluster {
     kubectl: PathBuf,
     kubeconfig: PathBuf,
+    /// Where the node's first process is recorded.
+    keeper: PathBuf,
     /// `/proc/<first process of the node>/root`.
     root: PathBuf,
 }
 
 impl Cluster {
-    pub(crate) fn new(kubectl: &Path, kubeconfig: &Path, keeper: u32) -> Self {
-        Self {
+    pub(crate) fn new(kubectl: &Path, kubeconfig: &Path, keeper: &Path) -> Result<Self> {
+        let record = std::fs::read_to_string(keeper).with_context(|| format!("reading {}", keeper.display()))?;
+        let process: u32 = record.split_whitespace().last().and_then(|word| word.parse().ok()).context("no process")?;
+        Ok(Self {
             kubectl: kubectl.to_owned(),
             kubeconfig: kubeconfig.to_owned(),
-            root: format!("/proc/{keeper}/root").into(),
-        }
+            keeper: keeper.to_owned(),
+            root: format!("/proc/{process}/root").into(),
+        })
+    }
+
+    /// The same cluster after its node was started again.
+    pub(crate) fn after_reboot(&self) -> Result<Self> {
+        Self::new(&self.kubectl, &self.kubeconfig, &self.keeper)
     }
 
     /// A shell command in which `kubectl` means this cluster.

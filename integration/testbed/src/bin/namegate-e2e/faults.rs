@@ -1,6 +1,6 @@
-//! What holds while a part is away: the API server, the agent, both.
+//! What holds while a part is away: the API server, its store, the agent, several of them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,11 +10,19 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait};
 use crate::mesh::{Mesh, Probe};
-use crate::outside::UNNAMED;
+use crate::outside::{Outside, UNNAMED};
 use crate::report::Report;
+use crate::rollout;
 
 /// How long the API server stays away.
 const OUTAGE: Duration = Duration::from_mins(1);
+/// How long its store does.
+const STORE_OUTAGE: Duration = Duration::from_secs(30);
+/// How long a pod is watched that must not start.
+const NOT_STARTED: Duration = Duration::from_secs(15);
+/// Where no node is.
+const NOWHERE: &str = r#"{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":"true"}}}}}"#;
+const SOMEWHERE: &str = r#"{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":null}}}}}"#;
 const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -24,18 +32,28 @@ spec:
   policyTypes: [Egress]
   egress: [{to: [{podSelector: {matchLabels: {pod: b}}}]}]
 ";
+const MORE: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: more, namespace: faults}
+spec: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 203.0.113.30/32}}]}]}
+";
 
 /// Runs it. `xtask` ends and starts daemons of the cluster.
-pub(crate) fn run(cluster: &Cluster, report: &mut Report, xtask: &Path) -> Result<()> {
+pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, xtask: &Path) -> Result<()> {
     Report::chapter("Faults");
     let mesh = Mesh::build(cluster, &world())?;
     cluster.change("NetworkPolicy faults/pair", true, || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
     let faults = Faults { cluster, mesh, xtask };
     faults.row(report, "before", || Ok(()))?;
-    faults.row(report, "while the API server is away, 60 s", || faults.without_api_server())?;
+    faults.row(report, "while the API server is away, 60 s", || faults.without("kube-apiserver", OUTAGE))?;
+    faults.row(report, "while etcd is away, 30 s", || faults.without("etcd", STORE_OUTAGE))?;
+    faults.changes_after(report)?;
     faults.row(report, "after kill -9 of the agent", || faults.kill_agent())?;
     faults.row(report, "after kill -9 of the agent while the API server is away", || faults.kill_both())?;
     faults.new_pod(report)?;
+    rollout::run(cluster, report, outside, faults.b()?)?;
+    faults.pods_without_agent(report)?;
     faults.mesh.take_down(cluster)
 }
 
@@ -66,13 +84,31 @@ impl Faults<'_> {
         Ok((through.iter().all(|through| *through), self.mesh.call(denied.iter()).contains(&true)))
     }
 
-    fn without_api_server(&self) -> Result<()> {
-        self.daemon("stop")?;
-        let started = Instant::now();
-        let outcome = self.until(started + OUTAGE);
-        self.daemon("start")?;
+    /// Ends a daemon, looks for so long that nothing changes, and starts it again.
+    fn without(&self, daemon: &str, outage: Duration) -> Result<()> {
+        self.daemon("stop", daemon)?;
+        let outcome = self.until(Instant::now() + outage);
+        self.daemon("start", daemon)?;
         wait("the API server", || Ok(self.cluster.kubectl(&["get", "--raw", "/readyz"]).ok()))?;
         outcome
+    }
+
+    /// What is changed once everything is back takes effect.
+    fn changes_after(&self, report: &mut Report) -> Result<()> {
+        let policy = "NetworkPolicy faults/more";
+        let feed = |verb: &str| self.cluster.feed(&[verb, "-f", "-"], MORE).map(drop);
+        self.cluster.change(policy, true, || feed("apply"))?;
+        let (_, with) = self.calls()?;
+        self.cluster.change(policy, false, || feed("delete"))?;
+        let (_, without) = self.calls()?;
+        let seen = format!("with it a calls out: {}, without it: {}", word(with), word(without));
+        report.row(
+            "a policy applied and deleted after that",
+            "with it a calls out: allowed, without it: denied",
+            &seen,
+            with && !without,
+        );
+        Ok(())
     }
 
     /// Looks again and again that nothing changes.
@@ -90,47 +126,81 @@ impl Faults<'_> {
     }
 
     fn kill_both(&self) -> Result<()> {
-        self.daemon("stop")?;
+        self.daemon("stop", "kube-apiserver")?;
         let outcome = self.kill_agent();
         let back = wait("the agent to come back without the API server", || Ok(self.cluster.agent("/v1/status")));
         let held = self.until(Instant::now() + Duration::from_secs(5));
-        self.daemon("start")?;
+        self.daemon("start", "kube-apiserver")?;
         wait("the API server", || Ok(self.cluster.kubectl(&["get", "--raw", "/readyz"]).ok()))?;
         outcome.and(back.map(drop)).and(held)
     }
 
-    /// A pod that is made while the agent is away waits for it, and is guarded.
+    /// A pod that is made while the agent restarts waits for it, and is guarded.
     fn new_pod(&self, report: &mut Report) -> Result<()> {
-        self.cluster.kubectl(&["label", "pod", "b", "-n", "faults", "late=no", "--overwrite"])?;
         self.cluster.kill_agent()?;
+        self.make("late")?;
+        self.cluster.wait_pods("faults")?;
+        self.guarded(report, "a pod made while the agent restarts", "late")
+    }
+
+    /// CNI is called while there is no agent: pods end, none starts, and those that wait start guarded afterwards.
+    fn pods_without_agent(&self, report: &mut Report) -> Result<()> {
+        let agents = ["get", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=namegate", "-o", "name"];
+        let patch = |patch| self.cluster.kubectl(&["patch", "ds/namegate", "-n", "kube-system", "-p", patch]);
+        patch(NOWHERE)?;
+        wait("the agent to be gone", || Ok(self.cluster.kubectl(&agents)?.is_empty().then_some(())))?;
+        let ended = self.cluster.kubectl(&["delete", "pod", "late", "-n", "faults", "--timeout=60s"]);
+        self.make("waits")?;
+        std::thread::sleep(NOT_STARTED);
+        let phase = self.cluster.get(&["pod", "waits", "-n", "faults"])?["status"]["phase"].clone();
+        let held = self.calls()?;
+        patch(SOMEWHERE)?;
+        let seen = format!("it ends: {}, the other is {phase}", if ended.is_ok() { "yes" } else { "no" });
+        let good = ended.is_ok() && phase == "Pending";
+        report.row(
+            "one pod deleted, another made while no agent is there",
+            "it ends: yes, the other is \"Pending\"",
+            &seen,
+            good,
+        );
+        self.row(report, "meanwhile", || {
+            ensure!(held == (true, false), "a calls b: {}, a calls out: {}", word(held.0), word(held.1));
+            wait("the agent to come back", || Ok(self.cluster.agent("/v1/healthz"))).map(drop)
+        })?;
+        self.cluster.wait_pods("faults")?;
+        self.guarded(report, "the pod that waited for the agent", "waits")
+    }
+
+    /// Makes a pod that the policy `pair` selects.
+    fn make(&self, name: &str) -> Result<()> {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "late", "namespace": "faults", "labels": {"pod": "a"}},
+            "metadata": {"name": name, "namespace": "faults", "labels": {"pod": "a"}},
             "spec": {"terminationGracePeriodSeconds": 0, "containers": [
                 {"name": "c", "image": "localhost/tools:1", "imagePullPolicy": "Never"},
             ]},
         });
-        self.cluster.feed(&["apply", "-f", "-"], &pod.to_string())?;
-        self.cluster.wait_pods("faults")?;
+        self.cluster.feed(&["apply", "-f", "-"], &pod.to_string()).map(drop)
+    }
+
+    fn guarded(&self, report: &mut Report, what: &str, pod: &str) -> Result<()> {
         let calls = |target: &str| {
             let command = format!("nc -w 2 {target} 80 </dev/null");
-            self.cluster.kubectl(&["exec", "late", "-n", "faults", "--", "sh", "-c", &command]).is_ok()
+            self.cluster.kubectl(&["exec", pod, "-n", "faults", "--", "sh", "-c", &command]).is_ok()
         };
-        let b = self.mesh.ipv4("faults/b").context("b has an IPv4 address")?.to_string();
-        let (open, closed) = (calls(&b), calls(&UNNAMED.to_string()));
+        let (open, closed) = (calls(&self.b()?.to_string()), calls(&UNNAMED.to_string()));
         let seen = format!("it calls b: {}, it calls out: {}", word(open), word(closed));
-        report.row(
-            "a pod made while the agent restarts",
-            "it calls b: allowed, it calls out: denied",
-            &seen,
-            open && !closed,
-        );
+        report.row(what, "it calls b: allowed, it calls out: denied", &seen, open && !closed);
         Ok(())
     }
 
-    fn daemon(&self, verb: &str) -> Result<()> {
-        let status = Command::new(self.xtask).args(["cluster", verb, "kube-apiserver"]).status();
-        ensure!(status.context("running xtask")?.success(), "`xtask cluster {verb} kube-apiserver` failed");
+    fn b(&self) -> Result<IpAddr> {
+        self.mesh.ipv4("faults/b").context("b has an IPv4 address")
+    }
+
+    fn daemon(&self, verb: &str, name: &str) -> Result<()> {
+        let status = Command::new(self.xtask).args(["cluster", verb, name]).status();
+        ensure!(status.context("running xtask")?.success(), "`xtask cluster {verb} {name}` failed");
         Ok(())
     }
 }

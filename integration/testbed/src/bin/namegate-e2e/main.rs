@@ -8,7 +8,9 @@ mod mesh;
 mod mistakes;
 mod outside;
 mod race;
+mod reboot;
 mod report;
+mod rollout;
 mod seed;
 
 use std::path::PathBuf;
@@ -30,9 +32,9 @@ struct Arguments {
     /// Its configuration.
     #[arg(long)]
     kubeconfig: PathBuf,
-    /// Process number of the node's first process.
+    /// The file that ends with the process number of the node's first process.
     #[arg(long)]
-    keeper: u32,
+    keeper: PathBuf,
     /// What to try.
     #[arg(long, value_enum, value_delimiter = ',')]
     suites: Vec<Suite>,
@@ -63,8 +65,10 @@ enum Suite {
     Race,
     /// Policies with mistakes.
     Mistakes,
-    /// The API server or the agent is away.
+    /// The API server, its store or the agent is away.
     Faults,
+    /// The node loses its power.
+    Reboot,
 }
 
 fn main() -> ExitCode {
@@ -80,11 +84,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
-    let cluster = Cluster::new(&arguments.kubectl, &arguments.kubeconfig, arguments.keeper);
+    let cluster = Cluster::new(&arguments.kubectl, &arguments.kubeconfig, &arguments.keeper)?;
     let (cluster, only) = (&cluster, arguments.only.as_deref());
     let outside = Outside::start(cluster)?;
     wait("the agent to be well", || Ok(cluster.agent("/v1/healthz")))?;
-    for suite in &arguments.suites {
+    // The servers of the outside do not outlast the node.
+    let (last, suites): (Vec<_>, Vec<_>) = arguments.suites.iter().partition(|suite| **suite == Suite::Reboot);
+    for suite in suites {
         let (name, outcome) = match suite {
             Suite::Seed => ("seed", seed::run(cluster, report)),
             Suite::Conformance => {
@@ -97,11 +103,17 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
             }
             Suite::Race => ("race", race::run(cluster, report, &outside, arguments.pods)),
             Suite::Mistakes => ("mistakes", mistakes::run(cluster, report)),
-            Suite::Faults => ("faults", faults::run(cluster, report, &arguments.xtask)),
+            Suite::Faults => ("faults", faults::run(cluster, report, &outside, &arguments.xtask)),
+            Suite::Reboot => continue,
         };
         if let Err(error) = outcome {
             report.broken(name, &error);
         }
+    }
+    if !last.is_empty()
+        && let Err(error) = reboot::run(cluster, report, outside, &arguments.xtask)
+    {
+        report.broken("reboot", &error);
     }
     Ok(())
 }

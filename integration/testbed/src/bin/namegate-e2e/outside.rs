@@ -1,5 +1,6 @@
 //! Everything that is not of the cluster: a resolver, and web servers on every address.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
@@ -40,5 +41,15 @@ impl Outside {
             dns::serve(&zone, 53)
         })?;
         Ok(Self { _netns: netns, log })
+    }
+    /// Who reached the address that no policy opens, once for each call. Pods get addresses that others had before.
+    pub(crate) fn calls(&self) -> Vec<IpAddr> {
+        let called = self.log.all().into_iter().filter(|entry| entry.local.ip() == IpAddr::from(UNNAMED));
+        called.map(|entry| entry.peer.ip()).collect()
+    }
+
+    /// Their addresses, once each.
+    pub(crate) fn callers(&self) -> HashSet<IpAddr> {
+        self.calls().into_iter().collect()
     }
 }

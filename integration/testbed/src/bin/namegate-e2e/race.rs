@@ -1,8 +1,5 @@
 //! Many pods that start at once, each calling out with its first instruction, where nothing may go out.
 
-use std::collections::HashSet;
-use std::net::IpAddr;
-
 use anyhow::{Context, Result};
 
 use crate::cluster::{Cluster, wait};
@@ -46,20 +43,20 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pod
     cluster.kubectl(&["delete", "namespace", "race", "--ignore-not-found"])?;
     cluster.kubectl(&["create", "namespace", "race"])?;
     cluster.change("NetworkPolicy race/deny", true, || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
-    let before = callers(outside).len();
+    let (before, calls) = (outside.callers().len(), outside.calls().len());
     cluster.feed(&["apply", "-f", "-"], &deployment(pods))?;
     let rollout = ["rollout", "status", "deployment/race", "-n", "race", "--timeout=900s"];
     cluster.kubectl(&rollout).context("starting the pods")?;
-    let escaped = callers(outside).len() - before;
+    let escaped = outside.calls().len() - calls;
     let words = format!("{pods} pods started, {escaped} got through");
     report.row("pods under default deny that call out at once", "nobody gets through", &words, escaped == 0);
     // That they really call shows when they may.
     cluster.kubectl(&["delete", "networkpolicy", "deny", "-n", "race"])?;
     let through = wait("every pod to get through", || {
-        let through = callers(outside).len() - before;
+        let through = outside.callers().len() - before;
         Ok((through >= pods).then_some(through))
     });
-    let seen = callers(outside).len() - before;
+    let seen = outside.callers().len() - before;
     report.row(
         "the same pods without the policy",
         "all get through",
@@ -67,10 +64,4 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pod
         through.is_ok(),
     );
     cluster.kubectl(&["delete", "namespace", "race", "--wait=false"]).map(drop)
-}
-
-/// Addresses of who reached the address that no policy opens.
-fn callers(outside: &Outside) -> HashSet<IpAddr> {
-    let called = outside.log.all().into_iter().filter(|entry| entry.local.ip() == IpAddr::from(UNNAMED));
-    called.map(|entry| entry.peer.ip()).collect()
 }
