@@ -1,5 +1,4 @@
 //! Metrics over TCP, as a collector in the network asks for them.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 #[expect(dead_code, reason = "each program of this folder uses its own part")]
 mod common;
