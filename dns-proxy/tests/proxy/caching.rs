@@ -4,10 +4,10 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -15,7 +15,7 @@ use namegate_dns_proxy::{Asked, Config, Desk, Forbidden, NotInstalled, Proxy};
 use namegate_engine::{Answer, EndpointId};
 
 use crate::{
-    cases::{answer, query, truncated, with_edns},
+    cases::{answer, cases, query, truncated, with_edns},
     support::{Gate, Recorder, Resolver, TcpClient, UdpClient, count},
 };
 
@@ -155,6 +155,47 @@ fn only_trusted_resolvers_are_relied_on() {
         assert_eq!(client.ask(&question), answer(&question, 1));
     }
     assert_eq!((asked.load(SeqCst), count(&proxy, "cache_hit"), proxy.answers_kept()), (3, 0, 0));
+}
+
+/// Whatever the octets of an answer: given again, it opens nothing that it did not open the first time, and for less long.
+#[test]
+fn the_cases_of_the_wire_open_no_more_when_they_are_kept() {
+    let says = Arc::new(Mutex::new(Vec::new()));
+    let script = Arc::clone(&says);
+    let resolver = Resolver::start(move |_, _| vec![script.lock().unwrap().clone()]);
+    let desk = Recorder::new(Gate::Takes);
+    let config = Config {
+        workers: 1,
+        fixed_resolver: Some(resolver.address),
+        upstream_timeout: Duration::from_millis(200),
+        cache_answers: 1_000,
+        ..Config::default()
+    };
+    let proxy = Proxy::start(&config, desk.clone()).unwrap();
+    let opened = || desk.take().into_iter().flat_map(|answer| answer.addresses).collect::<Vec<_>>();
+    let (client, mut hits) = (UdpClient::new(proxy.port()), 0);
+    for case in cases() {
+        proxy.forget_answers();
+        *says.lock().unwrap() = case.response();
+        let query = case.query(0x4e47);
+        let reply = client.ask(&query);
+        let first = opened();
+        assert!(case.may_open(&first) && case.may_see(&reply, &query), "{}: {first:?}, {reply:02x?}", case.id);
+        *says.lock().unwrap() = Vec::new();
+        let again = client.ask(&query);
+        let second = opened();
+        let was_kept = count(&proxy, "cache_hit") > hits;
+        hits += u64::from(was_kept);
+        if was_kept {
+            assert_eq!((again.len(), again[3] & 0xf), (reply.len(), reply[3] & 0xf), "{}: {again:02x?}", case.id);
+            let shorter = |(one, two): (&(IpAddr, u32), &(IpAddr, u32))| one.0 == two.0 && one.1 > two.1;
+            let fits = first.len() == second.len() && first.iter().zip(&second).all(shorter);
+            assert!(fits, "{}: {first:?}, then {second:?}", case.id);
+        } else {
+            assert!(second.is_empty() && again[3] & 0xf == 2, "{}: {second:?}, {again:02x?}", case.id);
+        }
+    }
+    assert!(hits > 10, "{hits} answers were kept");
 }
 
 /// Forbids every name to clients over TCP.
