@@ -2,16 +2,21 @@
 
 use std::fmt;
 
+use axum::{http::header, response::IntoResponse};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
 
-use crate::{instruments::Instruments, view::Status};
+use crate::{
+    gatekeeper::{Gatekeeper, Refusal},
+    instruments::Instruments,
+    view::Status,
+};
 
 /// Media type of what [`render`] writes.
-pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PacketLabels {
@@ -35,8 +40,19 @@ macro_rules! one_label {
 }
 one_label! { StateLabel { state } MapLabel { map } BoundLabel { bound } OutcomeLabel { outcome } VerdictLabel { verdict } }
 
-/// Every metric, as text.
-pub(crate) fn render(instruments: &Instruments, status: &Status) -> Result<String, fmt::Error> {
+/// Every metric as it is now, as text.
+pub(crate) async fn text(gate: &dyn Gatekeeper) -> Result<String, Refusal> {
+    let status = gate.status().await?;
+    render(gate.instruments(), &status)
+        .map_err(|error| Refusal::Unavailable(format!("metrics could not be written: {error}")))
+}
+
+/// The text with its media type.
+pub(crate) fn response(text: String) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, MEDIA_TYPE)], text)
+}
+
+fn render(instruments: &Instruments, status: &Status) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("namegate");
     instruments.register(&mut registry);
     packets(&mut registry, status);
@@ -91,6 +107,8 @@ fn bounds(registry: &mut Registry, status: &Status) {
 fn events(registry: &mut Registry, status: &Status) {
     let dns = counters::<OutcomeLabel>(status.dns.iter().map(|tally| (tally.what.as_str(), tally.count)));
     registry.register("dns_messages", "DNS messages by outcome", dns);
+    let kept = gauge(status.dns_answers_kept as u64);
+    registry.register("dns_cache_entries", "DNS answers that are kept to be given again", kept);
     let flows = counters::<VerdictLabel>(status.flows.iter().map(|tally| (tally.what.as_str(), tally.count)));
     registry.register("flows", "New and denied flows that were told, by verdict", flows);
     let checks = counters::<OutcomeLabel>(status.name_checks.iter().map(|tally| (tally.what.as_str(), tally.count)));
@@ -155,6 +173,7 @@ mod tests {
             maps: vec![Fill { map: "POLICY".into(), rows: 4, rows_max: 10, setting: String::new() }],
             refused: vec![Refused { bound: "names".into(), count: 2, setting: String::new() }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
+            dns_answers_kept: 21,
             requests: vec![Tally { what: "denied".into(), count: 3 }],
             name_checks: vec![Tally { what: "mismatched".into(), count: 4 }],
             mismatches: vec![],
@@ -180,6 +199,7 @@ mod tests {
             "namegate_map_rows_max{map=\"POLICY\"} 10",
             "namegate_refused_total{bound=\"names\"} 2",
             "namegate_dns_messages_total{outcome=\"answered\"} 6",
+            "namegate_dns_cache_entries 21",
             "namegate_name_checks_total{outcome=\"mismatched\"} 4",
             "namegate_flows_lost_total 1",
             "namegate_dns_install_seconds_count 1",

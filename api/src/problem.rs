@@ -73,6 +73,18 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "No such method", detail)
     }
 
+    /// The port for metrics has no other resource.
+    pub(crate) fn metrics_alone() -> Self {
+        let detail = "this port has `/metrics` alone; the API is on the agent's unix socket";
+        Self::new(StatusCode::NOT_FOUND, "no-such-resource", "No such resource", detail)
+    }
+
+    /// Metrics can be read, and nothing else.
+    pub(crate) fn read_alone(method: &str) -> Self {
+        let detail = format!("`/metrics` has no method {method}: it answers GET");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "No such method", detail)
+    }
+
     /// The request's body is too long.
     pub(crate) fn body_too_long(octets_max: usize) -> Self {
         let detail = format!("the body may have {octets_max} octets");

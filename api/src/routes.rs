@@ -76,6 +76,6 @@ async fn method_not_allowed(method: Method, request: Request) -> Response {
 }
 
 /// Refuses any parameter.
-fn without_parameters(uri: &Uri) -> Result<(), Problem> {
+pub(crate) fn without_parameters(uri: &Uri) -> Result<(), Problem> {
     Parameters::read(uri, &[]).map(|_| ())
 }

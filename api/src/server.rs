@@ -5,27 +5,18 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::Semaphore,
-};
+use tokio::net::UnixListener;
 
-use crate::{gatekeeper::Gatekeeper, limits, routes};
+use crate::{
+    accept::{self, Manner},
+    gatekeeper::Gatekeeper,
+    limits, routes,
+};
 
 /// Mode of the socket file: whoever is in its group may ask.
 const SOCKET_MODE: u32 = 0o660;
-/// How long a stop waits for answers under way.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the socket is not served.
 #[derive(Debug, thiserror::Error)]
@@ -75,38 +66,8 @@ impl Server {
 
     /// Answers until `stop` is ready, then finishes what is under way.
     pub async fn serve(self, gate: Arc<dyn Gatekeeper>, stop: impl Future<Output = ()>) {
-        let router = routes::router(gate);
-        let connections = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
-        let drain = GracefulShutdown::new();
-        let mut stop = std::pin::pin!(stop);
-        loop {
-            let accepted = async {
-                let permit = Arc::clone(&connections).acquire_owned().await;
-                (self.listener.accept().await, permit)
-            };
-            let (accepted, permit) = tokio::select! {
-                accepted = accepted => accepted,
-                () = &mut stop => break,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let connection = drain.watch(connection(stream, router.clone()));
-                    tokio::spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(%error, "an API connection ended early");
-                        }
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accepting an API connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-        if tokio::time::timeout(DRAIN_TIMEOUT, drain.shutdown()).await.is_err() {
-            tracing::debug!("API connections were cut at the stop");
-        }
+        let manner = Manner { connections_max: limits::CONNECTIONS_MAX, one_request: None };
+        accept::serve(&self.listener, routes::router(gate), manner, stop).await;
     }
 }
 
@@ -115,16 +76,6 @@ impl Drop for Server {
         // Nothing can be done about a file that somebody else has removed.
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-fn connection(
-    stream: UnixStream,
-    router: Router,
-) -> http1::Connection<TokioIo<UnixStream>, TowerToHyperService<Router>> {
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits::HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
 }
 
 /// An error where the path is served or is no socket.

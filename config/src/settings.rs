@@ -3,6 +3,7 @@
 //! Every key has a default but `policies` and `endpoints`, which are needed without `kubernetes`. Unknown keys are refused;
 //! all mistakes are reported at once.
 
+mod metrics;
 mod questions;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
@@ -17,6 +18,7 @@ use crate::{
     rule::{Binding, Direction},
 };
 
+pub use metrics::Metrics;
 pub use questions::{Refusal, Tunnelling};
 
 /// Everything the agent can be told.
@@ -38,6 +40,8 @@ pub struct Settings {
     pub directions: Vec<Direction>,
     /// Drop nothing and record what would be denied.
     pub audit: bool,
+    /// Where metrics are served besides the socket.
+    pub metrics: Metrics,
     /// The DNS proxy.
     pub dns: Dns,
     /// Sizes of the kernel's maps, in rows.
@@ -86,6 +90,8 @@ pub struct Dns {
     pub names_per_endpoint_max: u32,
     /// How long an upstream may take to answer, in milliseconds.
     pub upstream_timeout_ms: u32,
+    /// Answers kept to be given again; 0 keeps none.
+    pub cache_entries: u32,
     /// Threads of the proxy; 0 is one per core.
     pub workers: u32,
 }
@@ -156,6 +162,7 @@ impl Default for Dns {
             addresses_per_name_max: 1_000,
             names_per_endpoint_max: 10_000,
             upstream_timeout_ms: 5_000,
+            cache_entries: 0,
             workers: 0,
         }
     }
@@ -197,8 +204,19 @@ pub(crate) fn one_document(source: &Source) -> Result<Node, Vec<Diagnostic>> {
     }
 }
 
-const KEYS: [&str; 10] =
-    ["policies", "endpoints", "kubernetes", "socket", "state", "pins", "directions", "audit", "dns", "limits"];
+const KEYS: [&str; 11] = [
+    "policies",
+    "endpoints",
+    "kubernetes",
+    "socket",
+    "state",
+    "pins",
+    "directions",
+    "audit",
+    "metrics",
+    "dns",
+    "limits",
+];
 
 fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     let object = reader.object(root, &KEYS)?;
@@ -221,6 +239,7 @@ fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
         None => Some(vec![Direction::Egress, Direction::Ingress]),
     };
     let audit = object.get("audit").map_or(Some(false), |value| reader.boolean(&value));
+    let metrics = object.get("metrics").map_or(Some(Metrics::default()), |value| metrics::read(reader, &value));
     let dns = object.get("dns").map_or_else(|| Some(Dns::default()), |value| dns(reader, &value));
     let limits = object.get("limits").map_or_else(|| Some(Limits::default()), |value| limits(reader, &value));
     Some(Settings {
@@ -232,6 +251,7 @@ fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
         pins: pins?,
         directions: directions?,
         audit: audit?,
+        metrics: metrics?,
         dns: dns?,
         limits: limits?,
     })
@@ -273,7 +293,7 @@ fn directions(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Directio
     Some(directions)
 }
 
-const DNS_KEYS: [&str; 16] = [
+const DNS_KEYS: [&str; 17] = [
     "resolvers",
     "resolverLabels",
     "resolverNamespace",
@@ -289,6 +309,7 @@ const DNS_KEYS: [&str; 16] = [
     "addressesPerNameMax",
     "namesPerEndpointMax",
     "upstreamTimeoutMs",
+    "cacheEntries",
     "workers",
 ];
 
@@ -318,6 +339,7 @@ fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
             ("namesPerEndpointMax", &mut dns.names_per_endpoint_max, 1..=1_000_000),
             ("tunnellingNamesPerMinute", &mut dns.tunnelling_names_per_minute, 10..=1_000),
             ("upstreamTimeoutMs", &mut dns.upstream_timeout_ms, 1..=60_000),
+            ("cacheEntries", &mut dns.cache_entries, 0..=1_000_000),
             ("workers", &mut dns.workers, 0..=1_024),
         ],
     );
@@ -429,6 +451,7 @@ state: /st
 pins: /pi
 directions: [egress]
 audit: true
+metrics: {listen: '[::1]:9960'}
 dns:
   resolvers: [192.0.2.53, '2001:db8::53']
   resolverLabels: {}
@@ -445,6 +468,7 @@ dns:
   addressesPerNameMax: 10
   namesPerEndpointMax: 20
   upstreamTimeoutMs: 30
+  cacheEntries: 40
   workers: 2
 limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
 ";
@@ -468,6 +492,7 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
             addresses_per_name_max: 10,
             names_per_endpoint_max: 20,
             upstream_timeout_ms: 30,
+            cache_entries: 40,
             workers: 2,
         };
         assert_eq!(dns.resolver_selector(), None);
@@ -480,6 +505,7 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
             pins: "/pi".into(),
             directions: vec![Direction::Egress],
             audit: true,
+            metrics: Metrics { listen: Some("[::1]:9960".parse().unwrap()) },
             dns,
             limits: Limits { addresses: 1, policy_rows: 2, cidrs: 3, flows: 4, endpoints: 5 },
         };

@@ -68,7 +68,7 @@ pub(crate) fn read(message: &[u8], header: Header, question: Question) -> Result
 }
 
 /// A set top bit means zero (RFC 2181 §8).
-fn ttl(on_the_wire: u32) -> u32 {
+pub(crate) fn ttl(on_the_wire: u32) -> u32 {
     if on_the_wire > i32::MAX.cast_unsigned() { 0 } else { on_the_wire }
 }
 

@@ -30,6 +30,7 @@
 
 mod answer;
 mod batch;
+mod cache;
 mod desk;
 mod exchange;
 mod pending;

@@ -12,6 +12,7 @@ use nix::sys::socket::SockaddrStorage;
 use tokio::sync::mpsc::OwnedPermit;
 
 use crate::{
+    cache,
     slots::{Key, Slots},
     transaction::{Failure, Transaction},
     upstream::Via,
@@ -41,6 +42,8 @@ pub(crate) struct Entry {
     pub(crate) resolver: SocketAddr,
     /// While it waits for an answer over UDP.
     pub(crate) via: Option<Via>,
+    /// What its answer is to be kept under.
+    pub(crate) cache_key: Option<cache::Key>,
 }
 
 #[derive(Debug)]
@@ -67,11 +70,10 @@ impl Pending {
         Ok(())
     }
 
+    /// Whoever inserts says next what the transaction waits for.
     pub(crate) fn insert(&mut self, entry: Entry) -> Key {
         *self.by_endpoint.entry(entry.transaction.endpoint()).or_default() += 1;
-        let key = self.entries.insert(entry);
-        self.await_resolver(key);
-        key
+        self.entries.insert(entry)
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Entry> {

@@ -15,9 +15,11 @@ use namegate_config::{
 use tokio::sync::watch;
 
 use crate::{
+    cache::Cache,
     desk::Desk,
     socket::Marked,
     tally::Tallies,
+    traffic::Shared,
     transaction::Patience,
     tunnel::Watch,
     worker::{self, Listeners},
@@ -51,6 +53,8 @@ pub struct Config {
     pub tunnelling_names: u32,
     /// Names below these are not counted.
     pub tunnelling_except: Vec<Fqdn>,
+    /// Answers of trusted resolvers that are kept to be given again; 0 keeps none.
+    pub cache_answers: usize,
 }
 
 impl Default for Config {
@@ -66,6 +70,7 @@ impl Default for Config {
             tunnelling: Tunnelling::Off,
             tunnelling_names: 200,
             tunnelling_except: Vec::new(),
+            cache_answers: 0,
         }
     }
 }
@@ -118,6 +123,7 @@ impl Settings {
 pub struct Proxy {
     port: u16,
     tallies: Vec<Arc<Tallies>>,
+    cache: Option<Arc<Cache>>,
     /// Closed to end the workers.
     stop: Option<watch::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
@@ -140,17 +146,19 @@ impl Proxy {
         };
         let watch = (config.tunnelling != Tunnelling::Off)
             .then(|| Arc::new(Watch::new(config.tunnelling_names, &config.tunnelling_except, Instant::now())));
+        let cache = (config.cache_answers > 0).then(|| Arc::new(Cache::new(config.cache_answers)));
+        let shared = Shared { watch, cache: cache.clone() };
         let desks = std::iter::repeat_n(desk, listeners.len());
         let (stop, stopped) = watch::channel(());
-        let mut proxy = Self { port, tallies: Vec::new(), stop: Some(stop), threads: Vec::new() };
+        let mut proxy = Self { port, tallies: Vec::new(), cache, stop: Some(stop), threads: Vec::new() };
         for (worker, (listeners, desk)) in listeners.into_iter().zip(desks).enumerate() {
             let tallies = Arc::<Tallies>::default();
             proxy.tallies.push(Arc::clone(&tallies));
             let failed = |source| ProxyError::Worker { worker, source };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-            let (stopped, watch) = (stopped.clone(), watch.clone());
+            let (stopped, shared) = (stopped.clone(), shared.clone());
             let body = move || {
-                if let Err(error) = runtime.block_on(worker::run(listeners, desk, settings, tallies, watch, stopped)) {
+                if let Err(error) = runtime.block_on(worker::run(listeners, desk, settings, tallies, shared, stopped)) {
                     tracing::error!(%error, worker, "a DNS worker ended");
                 }
             };
@@ -168,6 +176,18 @@ impl Proxy {
     /// What became of questions and answers since the start: every word with its count, always in the same order.
     pub fn tallies(&self) -> Vec<(&'static str, u64)> {
         Tallies::sum(&self.tallies.iter().map(Arc::as_ref))
+    }
+
+    /// Answers that are kept, those that have ended and were not asked for since among them.
+    pub fn answers_kept(&self) -> usize {
+        self.cache.as_ref().map_or(0, |cache| cache.len())
+    }
+
+    /// Drops all answers that are kept: the next questions go to their resolvers.
+    pub fn forget_answers(&self) {
+        if let Some(cache) = &self.cache {
+            cache.clear();
+        }
     }
 
     /// Ends the workers and waits for them. Questions on their way are dropped.

@@ -18,6 +18,12 @@ macro_rules! outcomes {
 outcomes! {
     /// A question was sent to its resolver.
     Asked = "asked",
+    /// A question was answered from the cache.
+    CacheHit = "cache_hit",
+    /// A question was not answered from the cache, where there is one: it has no such answer, or may not keep it.
+    CacheMiss = "cache_miss",
+    /// An answer left the cache to make room for another.
+    CacheEvicted = "cache_evicted",
     /// A reply that opens nothing was released.
     Forwarded = "forwarded",
     /// A reply was released after the gate held its addresses.

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     batch::socket_address,
+    cache::{self, Cache},
     desk::{Asked, Desk, Forbidden, NotInstalled, Suspicion},
     exchange::{self, Idle},
     pending::{Client, Entry, Pending},
@@ -40,12 +41,22 @@ pub(crate) type Installed = (Vec<Key>, Vec<Result<(), NotInstalled>>);
 /// What a resolver said over TCP.
 pub(crate) type Retried = (Key, Option<Vec<u8>>);
 
+/// What the workers share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shared {
+    /// None where nobody looks for tunnels.
+    pub(crate) watch: Option<Arc<Watch>>,
+    /// None where no answers are kept.
+    pub(crate) cache: Option<Arc<Cache>>,
+}
+
 pub(crate) struct Traffic<D> {
     desk: D,
     settings: Settings,
     tallies: Arc<Tallies>,
-    /// None where nobody looks for tunnels. The workers share it.
-    watch: Option<Arc<Watch>>,
+    shared: Shared,
+    /// The last answer that was recalled; its space is used again.
+    recalled: Vec<u8>,
     pub(crate) poller: Poller,
     pub(crate) pending: Pending,
     pub(crate) upstreams: Upstreams,
@@ -59,18 +70,13 @@ pub(crate) struct Traffic<D> {
 }
 
 impl<D: Desk> Traffic<D> {
-    pub(crate) fn new(
-        desk: D,
-        settings: Settings,
-        tallies: Arc<Tallies>,
-        watch: Option<Arc<Watch>>,
-        poller: Poller,
-    ) -> Self {
+    pub(crate) fn new(desk: D, settings: Settings, tallies: Arc<Tallies>, shared: Shared, poller: Poller) -> Self {
         Self {
             desk,
             settings,
             tallies,
-            watch,
+            shared,
+            recalled: Vec::new(),
             poller,
             pending: Pending::new(),
             upstreams: Upstreams::new(settings.marked),
@@ -112,11 +118,10 @@ impl<D: Desk> Traffic<D> {
     /// A datagram at a socket to a resolver.
     pub(crate) fn response(&mut self, socket: Key, octets: &[u8], now: Instant) {
         let question = number(octets, 0).ok().and_then(|id| self.upstreams.question(socket, id));
-        let Some((key, entry)) = question.and_then(|key| Some((key, self.pending.get_mut(key)?))) else {
-            return self.tallies.count(Outcome::Mismatch);
-        };
-        let step = entry.transaction.handle_response(octets, now, self.settings.patience, &self.tallies);
-        self.take(key, step, now);
+        match question.filter(|key| self.pending.get_mut(*key).is_some()) {
+            Some(key) => self.hear(key, octets, now),
+            None => self.tallies.count(Outcome::Mismatch),
+        }
     }
 
     /// The resolver behind a socket is away.
@@ -138,10 +143,10 @@ impl<D: Desk> Traffic<D> {
 
     /// A question over TCP has come to its end.
     pub(crate) fn retried(&mut self, (key, response): Retried, now: Instant) {
-        let Some(response) = response else { return self.fail(key, Failure::Unreachable, now) };
-        let Some(entry) = self.pending.get_mut(key) else { return };
-        let step = entry.transaction.handle_response(&response, now, self.settings.patience, &self.tallies);
-        self.take(key, step, now);
+        match response {
+            Some(response) => self.hear(key, &response, now),
+            None => self.fail(key, Failure::Unreachable, now),
+        }
     }
 
     /// Ends what has waited long enough.
@@ -226,7 +231,7 @@ impl<D: Desk> Traffic<D> {
     /// Counts the name, and tells of one too many. It is refused where tunnels are not only looked for.
     fn looks_like_tunnel(&self, transaction: &Transaction, now: Instant) -> Option<(Forbidden, Outcome)> {
         let (endpoint, refused) = (transaction.endpoint(), self.settings.refuses_tunnels);
-        let seen = self.watch.as_ref()?.asked(endpoint, transaction.wire_name()?.octets(), now);
+        let seen = self.shared.watch.as_ref()?.asked(endpoint, transaction.wire_name()?.octets(), now);
         if seen.forgotten > 0 {
             self.tallies.add(Outcome::TunnelForgotten, seen.forgotten as u64);
         }
@@ -239,19 +244,45 @@ impl<D: Desk> Traffic<D> {
         refused.then_some((Forbidden { reason, is_name_allowed: false }, Outcome::TunnelRefused))
     }
 
-    /// Asks what the client may ask, where there is room.
+    /// Asks what the client may ask, where there is room, and nobody asked the same a short time ago.
     fn begin(&mut self, mut transaction: Transaction, client_side: Client, resolver: SocketAddr, now: Instant) {
-        match self.pending.room_for(transaction.endpoint()) {
-            Ok(()) => {
-                let entry = Entry { transaction, client: client_side, resolver, via: None };
-                let key = self.pending.insert(entry);
+        if let Err(failure) = self.pending.room_for(transaction.endpoint()) {
+            transaction.handle_failure(failure, &self.tallies);
+            return self.send(client_side, transaction.reply());
+        }
+        let cache_key = self.shared.cache.as_ref().and_then(|_| transaction.cache_key(resolver));
+        let step = self.recall(&mut transaction, cache_key.as_ref(), now);
+        let key = self.pending.insert(Entry { transaction, client: client_side, resolver, via: None, cache_key });
+        match step {
+            Step::Wait => {
+                self.pending.await_resolver(key);
                 self.ask(key, now);
             }
-            Err(failure) => {
-                transaction.handle_failure(failure, &self.tallies);
-                self.send(client_side, transaction.reply());
-            }
+            step => self.take(key, step, now),
         }
+    }
+
+    /// Answers from the cache; [`Step::Wait`] where it has no answer.
+    fn recall(&mut self, transaction: &mut Transaction, key: Option<&cache::Key>, now: Instant) -> Step {
+        let Some(cache) = &self.shared.cache else { return Step::Wait };
+        if !key.is_some_and(|key| cache.recall(key, now, &mut self.recalled)) {
+            self.tallies.count(Outcome::CacheMiss);
+            return Step::Wait;
+        }
+        self.tallies.count(Outcome::CacheHit);
+        transaction.handle_recalled(&self.recalled, now, self.settings.patience, &self.tallies)
+    }
+
+    /// Takes what a resolver said to a question, and keeps an answer.
+    fn hear(&mut self, key: Key, response: &[u8], now: Instant) {
+        let Some(entry) = self.pending.get_mut(key) else { return };
+        let step = entry.transaction.handle_response(response, now, self.settings.patience, &self.tallies);
+        if entry.transaction.is_answered()
+            && let (Some(cache), Some(key)) = (&self.shared.cache, entry.cache_key.take())
+        {
+            self.tallies.add(Outcome::CacheEvicted, cache.keep(key, response, now));
+        }
+        self.take(key, step, now);
     }
 
     fn ask(&mut self, key: Key, now: Instant) {

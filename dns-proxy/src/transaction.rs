@@ -1,13 +1,17 @@
 //! One question from the client's octets to the reply's: which checks it passes, whom it waits for, and what is due.
 //! It knows no socket and no clock. A reply with addresses can only be written by `handle_installed`.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use namegate_config::{name::Fqdn, settings::Refusal};
 use namegate_engine::{Answer, EndpointId};
 
 use crate::{
     answer,
+    cache::Key,
     desk::{Forbidden, NotInstalled},
     reply::{self, ExtendedError, FORMERR, NOERROR, NOTIMP, NXDOMAIN, REFUSED, SERVFAIL},
     tally::{Outcome, Tallies},
@@ -98,6 +102,8 @@ pub(crate) struct Transaction {
     asked: Asked,
     /// The client's question until an answer is accepted, then the reply.
     message: Vec<u8>,
+    /// An answer is accepted.
+    is_answered: bool,
     state: State,
 }
 
@@ -132,7 +138,7 @@ impl Transaction {
             tallies.count(Outcome::UntrustedResolver);
         }
         let state = State::AwaitUpstream { id: 0, over: Transport::Udp, deadline: now + patience.upstream };
-        Opening::Ask(Self { endpoint, is_trusted: origin.is_trusted, asked, message, state })
+        Opening::Ask(Self { endpoint, is_trusted: origin.is_trusted, asked, message, is_answered: false, state })
     }
 
     /// The name that is asked for, where a pattern can stand for it.
@@ -169,6 +175,16 @@ impl Transaction {
         self.endpoint
     }
 
+    /// What an answer to the question is kept under, where it may be kept: nobody relies on resolvers that are not trusted.
+    pub(crate) fn cache_key(&self, resolver: SocketAddr) -> Option<Key> {
+        if self.is_trusted { Key::of(resolver, &self.message) } else { None }
+    }
+
+    /// Whether a response was taken as the answer; the client may get less than the whole of it.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+
     /// Writes the question with an ID of the proxy's, which an answer must have from now on.
     pub(crate) fn ask(&mut self, new_id: u16, out: &mut Vec<u8>) {
         if let State::AwaitUpstream { id, .. } = &mut self.state {
@@ -201,6 +217,26 @@ impl Transaction {
             self.state = State::AwaitUpstream { id, over: Transport::Tcp, deadline: now + patience.upstream };
             return Step::AskOverTcp;
         }
+        self.accept(response, header, now, patience, tallies)
+    }
+
+    /// Takes an answer that its resolver gave to the same question before. It opens what it would open if it came now.
+    pub(crate) fn handle_recalled(
+        &mut self,
+        answer: &[u8],
+        now: Instant,
+        patience: Patience,
+        tallies: &Tallies,
+    ) -> Step {
+        match Header::read(answer) {
+            Ok(header) if matches!(self.state, State::AwaitUpstream { .. }) => {
+                self.accept(answer, header, now, patience, tallies)
+            }
+            _ => Step::Wait,
+        }
+    }
+
+    fn accept(&mut self, response: &[u8], header: Header, now: Instant, patience: Patience, tallies: &Tallies) -> Step {
         let Ok(reading) = answer::read(response, header, self.asked.question) else {
             return self.malformed(tallies);
         };
@@ -288,6 +324,7 @@ impl Transaction {
         self.message.truncate(question_end);
         self.message[2..HEADER_OCTETS].copy_from_slice(&response[2..HEADER_OCTETS]);
         self.message.extend_from_slice(&response[question_end..]);
+        self.is_answered = true;
     }
 
     fn malformed(&mut self, tallies: &Tallies) -> Step {
@@ -360,7 +397,7 @@ fn edns_octets(message: &[u8], header: Header, question_end: usize) -> Result<Op
 
 #[cfg(test)]
 #[path = "../tests/proxy/cases.rs"]
-mod cases;
+pub(crate) mod cases;
 
 #[cfg(test)]
 mod tests {

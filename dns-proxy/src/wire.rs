@@ -12,15 +12,17 @@ const NAME_WIRE_OCTETS_MAX: usize = 255;
 /// Compression pointers followed within one name; one for each label that fits is more than any encoder writes.
 const POINTERS_MAX: usize = 127;
 
-/// Record types that the checks know (RFC 1035 §3.2.2, 3596, 6891, 9460).
+/// Record types that the checks know (RFC 1035 §3.2.2, 2931, 3596, 6891, 8945, 9460).
 pub(crate) mod kind {
     pub(crate) const A: u16 = 1;
     pub(crate) const CNAME: u16 = 5;
     pub(crate) const SOA: u16 = 6;
+    pub(crate) const SIG: u16 = 24;
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const OPT: u16 = 41;
     pub(crate) const SVCB: u16 = 64;
     pub(crate) const HTTPS: u16 = 65;
+    pub(crate) const TSIG: u16 = 250;
     pub(crate) const IXFR: u16 = 251;
     pub(crate) const AXFR: u16 = 252;
 }

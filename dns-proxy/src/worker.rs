@@ -1,5 +1,5 @@
 //! One worker: a thread with sockets of its own and a loop that takes what came, all of it, and sends what follows from it.
-//! Workers share nothing that a question waits for.
+//! Workers share nothing that a question waits for but locks of a moment.
 
 use std::{
     io,
@@ -21,8 +21,7 @@ use crate::{
     slots::Key,
     tally::{Outcome, Tallies},
     tcp::{self, TcpQuestion},
-    traffic::Traffic,
-    tunnel::Watch,
+    traffic::{Shared, Traffic},
 };
 
 /// Octets of a question over UDP; longer ones are dropped.
@@ -51,7 +50,7 @@ pub(crate) async fn run<D: Desk>(
     desk: D,
     settings: Settings,
     tallies: Arc<Tallies>,
-    watch: Option<Arc<Watch>>,
+    shared: Shared,
     mut stop: watch::Receiver<()>,
 ) -> io::Result<()> {
     let (sender, questions) = mpsc::channel(QUESTIONS_QUEUED_MAX);
@@ -59,7 +58,7 @@ pub(crate) async fn run<D: Desk>(
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::spawn(tcp::accept(listener, sender.clone(), Arc::clone(&tallies)));
     }
-    let traffic = Traffic::new(desk, settings, Arc::clone(&tallies), watch, Poller::new()?);
+    let traffic = Traffic::new(desk, settings, Arc::clone(&tallies), shared, Poller::new()?);
     let mut worker = Worker { traffic, listeners: Vec::new(), answers: Inbox::for_peers(ANSWER_OCTETS_MAX), tallies };
     for (address, socket) in listeners.udp {
         worker.listen(address, socket)?;

@@ -3,13 +3,12 @@
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, Uri, header},
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 
 use super::{Api, without_parameters};
 use crate::{
-    gatekeeper::Refusal,
     metrics,
     problem::Problem,
     view::{Health, Policy, Status},
@@ -75,8 +74,5 @@ pub(super) async fn healthz(State(api): State<Api>, uri: Uri) -> Result<Response
 )]
 pub(super) async fn metrics(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
     without_parameters(&uri)?;
-    let status = api.gate.status().await?;
-    let text = metrics::render(api.gate.instruments(), &status)
-        .map_err(|error| Refusal::Unavailable(format!("metrics could not be written: {error}")))?;
-    Ok(([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], text).into_response())
+    Ok(metrics::response(metrics::text(&*api.gate).await?).into_response())
 }

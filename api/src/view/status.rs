@@ -34,6 +34,9 @@ pub struct Status {
     pub refused: Vec<Refused>,
     /// DNS messages by outcome.
     pub dns: Vec<Tally>,
+    /// DNS answers that are kept to be given again.
+    #[serde(default)]
+    pub dns_answers_kept: usize,
     /// Connections and requests of the layer 7 proxy by outcome.
     #[serde(default)]
     pub requests: Vec<Tally>,

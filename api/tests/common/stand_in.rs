@@ -197,6 +197,7 @@ impl Gatekeeper for StandIn {
                 maps: vec![],
                 refused: vec![],
                 dns: vec![],
+                dns_answers_kept: 0,
                 requests: vec![],
                 name_checks: vec![],
                 mismatches: vec![],

@@ -26,7 +26,7 @@ pub fn settings(data: &[u8]) {
 }
 
 fn written(settings: &Settings) -> Value {
-    let Settings { policies, endpoints, socket, state, pins, directions, audit, dns, limits, .. } = settings;
+    let Settings { policies, endpoints, socket, state, pins, directions, audit, metrics, dns, limits, .. } = settings;
     let direction = |direction: &Direction| match direction {
         Direction::Egress => "egress",
         Direction::Ingress => "ingress",
@@ -39,6 +39,7 @@ fn written(settings: &Settings) -> Value {
         "pins": pins,
         "directions": directions.iter().map(direction).collect::<Vec<_>>(),
         "audit": audit,
+        "metrics": {"listen": metrics.listen.map_or_else(|| "off".to_owned(), |address| address.to_string())},
         "dns": {
             "resolvers": dns.resolvers,
             "resolverLabels": dns.resolver_labels,
@@ -59,6 +60,7 @@ fn written(settings: &Settings) -> Value {
             "addressesPerNameMax": dns.addresses_per_name_max,
             "namesPerEndpointMax": dns.names_per_endpoint_max,
             "upstreamTimeoutMs": dns.upstream_timeout_ms,
+            "cacheEntries": dns.cache_entries,
             "workers": dns.workers,
         },
         "limits": {

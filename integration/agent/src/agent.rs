@@ -1,6 +1,7 @@
 //! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
 
 mod adopt;
+mod audience;
 mod book;
 mod clock;
 mod cluster;
@@ -8,6 +9,7 @@ mod cni;
 mod desk;
 mod files;
 mod flows;
+mod front;
 mod gate;
 mod gatekeeper;
 mod held;
@@ -26,7 +28,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use namegate_abi::Settings as KernelSettings;
-use namegate_api::{Instruments, Server, rfc3339};
+use namegate_api::{Instruments, rfc3339};
 use namegate_config::{
     policy::Features,
     rule::Direction,
@@ -46,6 +48,7 @@ pub(crate) use files::shown as shown_diagnostic;
 use book::Book;
 use desk::{Clients, GateDesk};
 use flows::Flows;
+use front::Front;
 use gate::{Gate, Running};
 use gatekeeper::Keeper;
 use journal::Journal;
@@ -119,8 +122,7 @@ fn features(directions: &[Direction], nodes: bool) -> Features {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let started = rfc3339(std::time::SystemTime::now());
-    // The socket first: a second agent ends here, before it touches the kernel.
-    let server = Server::bind(&settings.socket)?;
+    let front = Front::open(&settings)?;
     let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
     let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
     let (gate, (events, openings), features) = open(&settings, &clients, &instruments)?;
@@ -164,7 +166,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         started,
         kubernetes,
     };
-    server.serve(Arc::new(keeper), end()).await;
+    front.serve(keeper, end()).await;
     let tasks = [&following, &watching, &links].map(tokio::task::JoinHandle::abort_handle);
     for task in tasks.into_iter().chain([telling.abort_handle()]) {
         task.abort();
@@ -240,6 +242,7 @@ fn dns_config(settings: &Settings) -> DnsConfig {
         },
         tunnelling_names: settings.dns.tunnelling_names_per_minute,
         tunnelling_except: settings.dns.tunnelling_except.clone(),
+        cache_answers: settings.dns.cache_entries as usize,
     }
 }
 

@@ -39,6 +39,6 @@ mod watch;
 mod wire;
 
 pub use health::{Source, SourceState};
-pub use report::Report;
+pub use report::{Notes, Report};
 pub use snapshot::{LocalPod, PolicyObject, Snapshot, Who};
 pub use watch::{Options, StartError, Watch};

@@ -62,6 +62,9 @@ pub struct Report {
     pub enforced: bool,
 }
 
+/// What is so of objects that are right, and worth a word once: their version, and the words.
+pub type Notes = HashMap<Arc<str>, ((String, i64), Vec<String>)>;
+
 /// The objects and the nodes as the server has them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
@@ -87,6 +90,7 @@ pub(crate) struct Reporter {
     client: Client,
     node: String,
     reports: watch::Receiver<Arc<Vec<Report>>>,
+    notes: watch::Receiver<Arc<Notes>>,
     observed: watch::Receiver<Arc<Observed>>,
     /// When an object may be written again.
     next: HashMap<Arc<str>, Instant>,
@@ -101,11 +105,11 @@ impl Reporter {
     pub(crate) fn new(
         client: Client,
         node: String,
-        reports: watch::Receiver<Arc<Vec<Report>>>,
+        (reports, notes): (watch::Receiver<Arc<Vec<Report>>>, watch::Receiver<Arc<Notes>>),
         observed: watch::Receiver<Arc<Observed>>,
     ) -> Self {
         let (next, answered, dropping, told) = Default::default();
-        Self { client, node, reports, observed, next, answered, dropping, told }
+        Self { client, node, reports, notes, observed, next, answered, dropping, told }
     }
 
     /// Works until there is nothing to follow any more.
@@ -120,6 +124,7 @@ impl Reporter {
             };
             tokio::select! {
                 changed = self.reports.changed() => if changed.is_err() { return },
+                changed = self.notes.changed() => if changed.is_err() { return },
                 changed = self.observed.changed() => if changed.is_err() { return },
                 () = timer => {}
             }
@@ -131,6 +136,7 @@ impl Reporter {
     /// Writes what may be written now; says when to come again.
     async fn round(&mut self) -> Option<Instant> {
         let reports = self.reports.borrow_and_update().clone();
+        self.notes.mark_unchanged();
         let observed = self.observed.borrow_and_update().clone();
         self.next.retain(|origin, _| observed.objects.contains_key(origin));
         self.answered.retain(|origin, (seen, _)| {
@@ -222,13 +228,17 @@ impl Reporter {
 
     /// Tells events that were not told yet; their name says what they are about, so that nodes tell each once.
     async fn tell(&mut self, report: &Report, object: &Object) -> kube::Result<bool> {
-        let mistakes = report.mistakes.iter().map(|text| ("Refused", text));
-        let warnings = report.warnings.iter().map(|text| ("Doubtful", text));
+        let said = |about: About, texts: &[String]| texts.iter().map(move |text| (about, text.clone())).collect();
+        let mut all: Vec<(About, String)> = said(About::Mistake, &report.mistakes);
+        all.append(&mut said(About::Warning, &report.warnings));
+        if let Some((version, notes)) = self.notes.borrow().get(&report.origin)
+            && *version == report.version
+        {
+            all.append(&mut said(About::Nobody, notes));
+        }
         let mut wrote = false;
-        for (reason, text) in mistakes.chain(warnings) {
-            let mut hasher = DefaultHasher::new();
-            (&object.uid, object.generation, reason, text).hash(&mut hasher);
-            let mark = hasher.finish();
+        for (about, text) in all {
+            let mark = about.mark(object, &text);
             if self.told.len() >= TOLD_MAX {
                 self.told.clear();
             }
@@ -236,7 +246,7 @@ impl Reporter {
                 continue;
             }
             wrote = true;
-            let event = event(object, reason, text, mark, &self.node);
+            let event = event(object, about, &text, mark, &self.node);
             let namespace = event.metadata.namespace.clone().unwrap_or_default();
             match Api::<Event>::namespaced(self.client.clone(), &namespace).create(&PostParams::default(), &event).await
             {
@@ -250,6 +260,41 @@ impl Reporter {
             }
         }
         Ok(wrote)
+    }
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug)]
+enum About {
+    Mistake,
+    Warning,
+    /// A selector that selects nobody; that may be meant.
+    Nobody,
+}
+
+impl About {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Mistake => "Refused",
+            Self::Warning => "Doubtful",
+            Self::Nobody => "SelectsNobody",
+        }
+    }
+
+    /// As `kubectl` shows it.
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Mistake | Self::Warning => "Warning",
+            Self::Nobody => "Normal",
+        }
+    }
+
+    /// The same on every node, for the same words about an object; a change of the object says mistakes anew.
+    fn mark(self, object: &Object, text: &str) -> u64 {
+        let generation = if matches!(self, Self::Nobody) { 0 } else { object.generation };
+        let mut hasher = DefaultHasher::new();
+        (&object.uid, generation, self.reason(), text).hash(&mut hasher);
+        hasher.finish()
     }
 }
 
@@ -277,7 +322,7 @@ fn stamp() -> String {
     }
 }
 
-fn event(object: &Object, reason: &str, text: &str, mark: u64, node: &str) -> Event {
+fn event(object: &Object, about: About, text: &str, mark: u64, node: &str) -> Event {
     let namespace = if object.namespace.is_empty() { "default" } else { &*object.namespace };
     let mut told = text.to_owned();
     while told.len() > NOTE_OCTETS_MAX {
@@ -292,7 +337,7 @@ fn event(object: &Object, reason: &str, text: &str, mark: u64, node: &str) -> Ev
         action: Some("Enforce".to_owned()),
         event_time: Some(MicroTime(Timestamp::now())),
         note: Some(told),
-        reason: Some(reason.to_owned()),
+        reason: Some(about.reason().to_owned()),
         regarding: Some(ObjectReference {
             api_version: Some(object.version.clone()),
             kind: Some(object.kind.name().to_owned()),
@@ -303,7 +348,7 @@ fn event(object: &Object, reason: &str, text: &str, mark: u64, node: &str) -> Ev
         }),
         reporting_controller: Some(CONTROLLER.to_owned()),
         reporting_instance: Some(node.to_owned()),
-        type_: Some("Warning".to_owned()),
+        type_: Some(about.kind().to_owned()),
         ..Event::default()
     }
 }

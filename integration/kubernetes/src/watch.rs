@@ -16,7 +16,7 @@ use crate::{
     follow,
     health::{Health, Source},
     hub::Hub,
-    report::{Report, Reporter},
+    report::{Notes, Report, Reporter},
     row::Kind,
     saved,
     snapshot::Snapshot,
@@ -67,6 +67,7 @@ pub struct Watch {
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     health: Arc<Health>,
     reports: watch::Sender<Arc<Vec<Report>>>,
+    notes: watch::Sender<Arc<Notes>>,
     _tasks: JoinSet<()>,
 }
 
@@ -80,7 +81,8 @@ impl Watch {
         let file = saved::path(&options.state);
         let (sees, observed) = watch::channel(Arc::default());
         let (reports, told_reports) = watch::channel(Arc::default());
-        let reporter = Reporter::new(client.clone(), options.node.clone(), told_reports, observed);
+        let (notes, told_notes) = watch::channel(Arc::default());
+        let reporter = Reporter::new(client.clone(), options.node.clone(), (told_reports, told_notes), observed);
         let hub = Hub::new(options.node, options.dns, (sender, sees), Arc::clone(&health), file);
         let mut tasks = JoinSet::new();
         tasks.spawn(hub.run(told));
@@ -89,7 +91,7 @@ impl Watch {
         }
         tasks.spawn(look(client, Arc::clone(&health)));
         tasks.spawn(reporter.run());
-        Ok(Self { snapshots, health, reports, _tasks: tasks })
+        Ok(Self { snapshots, health, reports, notes, _tasks: tasks })
     }
 
     /// The snapshots: the last one, and word of each new one. `None` until all is known.
@@ -105,6 +107,11 @@ impl Watch {
     /// Takes what this node made of the policy objects; each list replaces the one before.
     pub fn reports(&self) -> watch::Sender<Arc<Vec<Report>>> {
         self.reports.clone()
+    }
+
+    /// Takes what is so of the policy objects; each map replaces the one before.
+    pub fn notes(&self) -> watch::Sender<Arc<Notes>> {
+        self.notes.clone()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use namegate_config::settings;
 use serde_json::Value;
@@ -39,6 +39,12 @@ fn manifest() -> BTreeMap<String, Value> {
 
 /// What helm makes of the chart; `None` where there is no helm.
 fn rendered(values: &[&str]) -> Option<BTreeMap<String, Value>> {
+    let output = helm(values)?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(objects(&String::from_utf8(output.stdout).unwrap()))
+}
+
+fn helm(values: &[&str]) -> Option<Output> {
     let helm = std::env::var_os(HELM_VARIABLE).map_or_else(|| "helm".into(), PathBuf::from);
     let mut command = Command::new(helm);
     command.args(["template", "namegate", CHART, "--namespace", "kube-system"]).current_dir(root());
@@ -46,16 +52,14 @@ fn rendered(values: &[&str]) -> Option<BTreeMap<String, Value>> {
     for value in values {
         command.args(["--set", value]);
     }
-    let output = match command.output() {
-        Ok(output) => output,
+    match command.output() {
+        Ok(output) => Some(output),
         Err(error) if std::env::var_os(HELM_VARIABLE).is_none() => {
             eprintln!("helm is not there ({error}): the chart is not rendered");
-            return None;
+            None
         }
         Err(error) => panic!("{HELM_VARIABLE}: {error}"),
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(objects(&String::from_utf8(output.stdout).unwrap()))
+    }
 }
 
 #[test]
@@ -79,6 +83,34 @@ fn values_take_parts_away() {
     assert_eq!(pod["containers"][0]["image"], "ghcr.io/namegate/namegate:x");
     let text = rendered["ConfigMap namegate"]["data"]["namegate.yaml"].as_str().unwrap();
     assert!(settings::parse("namegate.yaml", text).unwrap().audit, "{text}");
+}
+
+#[test]
+fn values_open_the_port_for_metrics() {
+    let monitored =
+        ["metrics.enabled=true", "metrics.port=9961", "podMonitor.enabled=true", "podMonitor.labels.team=a"];
+    let Some(with) = rendered(&monitored) else { return };
+    let text = with["ConfigMap namegate"]["data"]["namegate.yaml"].as_str().unwrap();
+    let settings = settings::parse("namegate.yaml", text).unwrap();
+    assert_eq!(settings.metrics.listen, Some("[::]:9961".parse().unwrap()), "{text}");
+    assert!(settings.kubernetes.is_some(), "{text}");
+    let port = &with["DaemonSet namegate"]["spec"]["template"]["spec"]["containers"][0]["ports"][0];
+    assert_eq!((&port["name"], &port["containerPort"]), (&"metrics".into(), &9961.into()));
+    let monitor = &with["PodMonitor namegate"];
+    assert_eq!(monitor["metadata"]["labels"]["team"], "a");
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    assert_eq!((&endpoint["port"], &endpoint["path"]), (&port["name"], &"/metrics".into()));
+    let labels = &with["DaemonSet namegate"]["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(&monitor["spec"]["selector"]["matchLabels"], labels, "the agents' pods are selected");
+
+    let port_alone = rendered(&["metrics.enabled=true", "metrics.address=0.0.0.0"]).unwrap();
+    assert!(!port_alone.contains_key("PodMonitor namegate"));
+    let text = port_alone["ConfigMap namegate"]["data"]["namegate.yaml"].as_str().unwrap();
+    let settings = settings::parse("namegate.yaml", text).unwrap();
+    assert_eq!(settings.metrics.listen, Some("0.0.0.0:9960".parse().unwrap()), "{text}");
+    let refused = helm(&["podMonitor.enabled=true"]).unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("needs metrics.enabled"), "{said}");
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use namegate_config::endpoints::{self, Attachment};
 use namegate_config::policy::{self, Catalog};
 use namegate_config::rule::Binding;
-use namegate_config::settings::{self, Dns, Kubernetes, Limits, PrivateAnswers, Refusal, Scope, Settings, Tunnelling};
+use namegate_config::settings::{
+    self, Dns, Kubernetes, Limits, Metrics, PrivateAnswers, Refusal, Scope, Settings, Tunnelling,
+};
 
 /// Pages with YAML blocks or links.
 const PAGES: [&str; 12] = [
@@ -133,8 +135,19 @@ fn table(page: &str, heading: &str) -> Vec<(String, String)> {
 
 /// Every key of the settings with its default. A new field does not compile until it is listed here, and on the page.
 fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
-    let Settings { policies: _, endpoints: _, kubernetes, socket, state, pins, directions, audit, dns, limits } =
-        settings;
+    let Settings {
+        policies: _,
+        endpoints: _,
+        kubernetes,
+        socket,
+        state,
+        pins,
+        directions,
+        audit,
+        metrics: Metrics { listen },
+        dns,
+        limits,
+    } = settings;
     assert_eq!(*kubernetes, None);
     let Kubernetes { node: None, kubeconfig: None } = Kubernetes::default() else {
         panic!("defaults of the environment")
@@ -149,6 +162,7 @@ fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
         ("pins", pins.display().to_string()),
         ("directions", format!("{directions:?}").to_lowercase()),
         ("audit", audit.to_string()),
+        ("metrics.listen", listen.map_or_else(|| "off".to_owned(), |address| address.to_string())),
     ];
     rows.extend(defaults_of_dns(dns));
     let Limits { addresses, policy_rows, cidrs, flows, endpoints } = limits;
@@ -179,6 +193,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         addresses_per_name_max,
         names_per_endpoint_max,
         upstream_timeout_ms,
+        cache_entries,
         workers,
     } = dns;
     let labels: Vec<_> = resolver_labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
@@ -217,6 +232,7 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         ("dns.addressesPerNameMax", addresses_per_name_max.to_string()),
         ("dns.namesPerEndpointMax", names_per_endpoint_max.to_string()),
         ("dns.upstreamTimeoutMs", upstream_timeout_ms.to_string()),
+        ("dns.cacheEntries", cache_entries.to_string()),
         ("dns.workers", workers.to_string()),
     ]
 }

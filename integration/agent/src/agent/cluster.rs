@@ -16,9 +16,10 @@ use tokio::sync::watch;
 
 use super::{
     adopt::Adopter,
+    audience::Read,
     cni::{Entry, Outcome, Registry},
     interfaces::{self, Interfaces},
-    sources::Facts,
+    sources::{Facts, Reading},
 };
 
 /// Address of a resolver that each node has for its own pods (`NodeLocal` DNS cache).
@@ -29,6 +30,7 @@ pub(crate) struct Cluster {
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     registry: Arc<Registry>,
     reports: watch::Sender<Arc<Vec<Report>>>,
+    readings: watch::Sender<Read>,
     adopter: Adopter,
     /// Serial of the last registration that was read.
     upto: u64,
@@ -41,13 +43,14 @@ type Claims<'a> = HashMap<String, &'a Entry>;
 
 impl Cluster {
     /// Nothing read yet.
-    pub(crate) fn new(watch: &Watch, registry: Arc<Registry>) -> Self {
+    pub(crate) fn new(watch: &Watch, registry: Arc<Registry>, readings: watch::Sender<Read>) -> Self {
         let (snapshots, reports) = (watch.snapshots(), watch.reports());
-        Self { snapshots, registry, reports, adopter: Adopter::default(), upto: 0, here: HashSet::new() }
+        Self { snapshots, registry, reports, readings, adopter: Adopter::default(), upto: 0, here: HashSet::new() }
     }
 
-    /// Says what became of the policy objects.
-    pub(crate) fn report(&self, reports: Vec<Report>) {
+    /// Says what became of the policy objects of a reading.
+    pub(crate) fn report(&self, reports: Vec<Report>, reading: &Arc<Reading>, snapshot: &Arc<Snapshot>) {
+        self.readings.send_replace(Some((Arc::clone(reading), Arc::clone(snapshot))));
         self.reports.send_if_modified(|last| {
             let is_new = **last != reports;
             if is_new {

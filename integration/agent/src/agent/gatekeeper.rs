@@ -161,6 +161,7 @@ impl Keeper {
             counters: figures.counters,
             maps: figures.maps,
             refused: figures.refused,
+            dns_answers_kept: self.proxy.answers_kept(),
             dns: dns.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
             requests: requests.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
             name_checks: self.checks.tallies(figures.openings_lost),
@@ -206,6 +207,8 @@ impl Gatekeeper for Keeper {
     fn forget(&self, filter: CacheFilter) -> Reply<'_, Forgotten> {
         Box::pin(async move {
             let wanted = self.wanted(filter).await?;
+            // First: what is forgotten is not learned again from an answer that was kept.
+            self.proxy.forget_answers();
             let gone = self.door.ask(move |gate| gate.forget(&|lookup| wanted.passes(lookup))).await?;
             Ok(Forgotten { names: gone.names, addresses: gone.addresses })
         })

@@ -9,9 +9,13 @@ use namegate_api::{
 };
 use namegate_config::settings::Settings;
 use namegate_kubernetes::{Options, SourceState, Watch};
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
-use super::{cluster::Cluster, cni::Registry};
+use super::{
+    audience::{self, Read},
+    cluster::Cluster,
+    cni::Registry,
+};
 
 /// Names the node where the settings do not.
 const NODE_NAME: &str = "NODE_NAME";
@@ -22,7 +26,8 @@ pub(crate) struct Kubernetes {
     watch: Watch,
     registry: Arc<Registry>,
     nudge: Option<Box<dyn Fn() + Send + Sync>>,
-    following: Option<JoinHandle<()>>,
+    readings: watch::Sender<Read>,
+    following: Vec<JoinHandle<()>>,
 }
 
 impl Kubernetes {
@@ -40,24 +45,26 @@ impl Kubernetes {
         };
         let registry = Arc::new(Registry::open(&settings.state, settings.limits.endpoints)?);
         let watch = Watch::start(options).await?;
-        Ok(Some(Self { node, watch, registry, nudge: None, following: None }))
+        let (readings, _) = watch::channel(None);
+        Ok(Some(Self { node, watch, registry, nudge: None, readings, following: Vec::new() }))
     }
 
     /// What the thread that reads needs of it.
     pub(crate) fn cluster(&self) -> Cluster {
-        Cluster::new(&self.watch, Arc::clone(&self.registry))
+        Cluster::new(&self.watch, Arc::clone(&self.registry), self.readings.clone())
     }
 
-    /// Calls `nudge` for each snapshot and registration from now on.
+    /// Calls `nudge` for each snapshot and registration from now on, and tells of policies that select nobody.
     pub(crate) fn followed(mut self, nudge: impl Fn() + Clone + Send + Sync + 'static) -> Self {
         let mut snapshots = self.watch.snapshots();
         snapshots.mark_changed();
         self.nudge = Some(Box::new(nudge.clone()));
-        self.following = Some(tokio::spawn(async move {
+        self.following.push(tokio::spawn(async move {
             while snapshots.changed().await.is_ok() {
                 nudge();
             }
         }));
+        self.following.push(tokio::spawn(audience::follow(self.readings.subscribe(), self.watch.notes())));
         self
     }
 
@@ -114,7 +121,7 @@ impl Kubernetes {
 
 impl Drop for Kubernetes {
     fn drop(&mut self) {
-        if let Some(following) = &self.following {
+        for following in &self.following {
             following.abort();
         }
     }

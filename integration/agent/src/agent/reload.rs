@@ -58,7 +58,7 @@ struct Work {
     door: Door,
     book: Arc<Book>,
     directions: Vec<Direction>,
-    last: Option<(Reading, Interfaces)>,
+    last: Option<(Arc<Reading>, Interfaces)>,
     /// Interfaces whose packets are judged, after the last change.
     guarded: HashSet<u32>,
     /// A row of the last change that the kernel refused.
@@ -139,7 +139,7 @@ impl Work {
 
     fn reload(&mut self) {
         let start = Instant::now();
-        let Some(reading) = self.sources.read() else { return };
+        let Some(reading) = self.sources.read().map(Arc::new) else { return };
         let interfaces = interfaces::resolve(&reading.endpoints);
         let read = start.elapsed();
         if self.last.as_ref().is_none_or(|(last, seen)| *last != reading || *seen != interfaces) {
@@ -168,7 +168,7 @@ impl Work {
     }
 
     fn carry_out(&mut self, reading: &Reading, interfaces: &Interfaces) {
-        let last = self.last.as_ref().map(|(last, _)| last);
+        let last = self.last.as_ref().map(|(last, _)| &**last);
         if last.is_none_or(|last| last.diagnostics != reading.diagnostics) {
             tell(&reading.diagnostics);
         }

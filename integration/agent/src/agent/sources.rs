@@ -100,9 +100,9 @@ impl Sources {
     }
 
     /// Says what became of the objects of the last reading.
-    pub(crate) fn report(&self, reading: &Reading, enforced: bool) {
+    pub(crate) fn report(&self, reading: &Arc<Reading>, enforced: bool) {
         if let (Some(cluster), Some(snapshot)) = (&self.cluster, &self.read) {
-            cluster.report(reading.reports(snapshot, enforced));
+            cluster.report(reading.reports(snapshot, enforced), reading, snapshot);
         }
     }
 

@@ -218,6 +218,7 @@ mod tests {
             maps: vec![Fill { map: "POLICY".into(), rows: 50, rows_max: 200, setting: "limits.policyRows".into() }],
             refused: vec![Refused { bound: "names-per-endpoint".into(), count: 2, setting: "dns.n".into() }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
+            dns_answers_kept: 0,
             requests: vec![],
             name_checks: vec![Tally { what: "matched".into(), count: 8 }],
             mismatches: vec![mismatch()],

@@ -315,6 +315,7 @@ fn settings() -> Settings {
         pins: "pins".into(),
         directions: vec![rule::Direction::Egress, rule::Direction::Ingress],
         audit: false,
+        metrics: settings::Metrics::default(),
         dns,
         limits: settings::Limits::default(),
     }

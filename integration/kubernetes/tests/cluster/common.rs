@@ -16,6 +16,9 @@ use tempfile::TempDir;
 
 /// The node's name in Kubernetes.
 pub(crate) const NODE: &str = "node1";
+/// The account of the agent, and where its rights stand.
+const ACCOUNT: &str = "system:serviceaccount:kube-system:namegate";
+const MANIFEST: &str = include_str!("../../../deploy/kubernetes/namegate.yaml");
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Between two looks.
@@ -38,6 +41,8 @@ pub(crate) const NAMESPACE: Kind = Kind("v1", "Namespace", "namespaces");
 pub(crate) const SERVICE: Kind = Kind("v1", "Service", "services");
 pub(crate) const NODES: Kind = Kind("v1", "Node", "nodes");
 pub(crate) const EVENT: Kind = Kind("events.k8s.io/v1", "Event", "events");
+const ROLE: Kind = Kind("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles");
+const BINDING: Kind = Kind("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings");
 pub(crate) const CRD: Kind = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions");
 pub(crate) const CNP: Kind = Kind("cilium.io/v2", "CiliumNetworkPolicy", "ciliumnetworkpolicies");
 pub(crate) const NETWORK_POLICY: Kind = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies");
@@ -66,14 +71,18 @@ impl<'a> Server<'a> {
     pub(crate) fn start(world: &'a World) -> Self {
         let folder = tempfile::Builder::new().prefix("namegate-api-").tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
-        fs::write(path("tokens.csv"), "admintoken,admin,admin,system:masters\n").unwrap();
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "x",
-            "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:16443", "insecure-skip-tls-verify": true}}],
-            "users": [{"name": "u", "user": {"token": "admintoken"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        });
-        fs::write(path("kubeconfig"), config.to_string()).unwrap();
+        let tokens = format!("admintoken,admin,admin,system:masters\nagenttoken,{ACCOUNT},agent\n");
+        fs::write(path("tokens.csv"), tokens).unwrap();
+        for (file, token) in [("kubeconfig", "admintoken"), ("agent-kubeconfig", "agenttoken")] {
+            let config = json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "x",
+                "clusters": [{"name": "c",
+                    "cluster": {"server": "https://127.0.0.1:16443", "insecure-skip-tls-verify": true}}],
+                "users": [{"name": "u", "user": {"token": token}}],
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            });
+            fs::write(path(file), config.to_string()).unwrap();
+        }
         let key = Command::new("openssl").args(["genrsa", "-out", &path("sa.key"), "2048"]).output().unwrap();
         assert!(key.status.success(), "{key:?}");
         let etcd = Self::spawn(
@@ -91,7 +100,20 @@ impl<'a> Server<'a> {
         );
         let mut server = Self { world, folder, etcd, api: None };
         server.begin();
+        server.grant();
         server
+    }
+
+    /// Gives the agent's account what the manifest gives it, and no more.
+    fn grant(&self) {
+        let documents = MANIFEST.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
+        for object in documents {
+            match object["kind"].as_str().unwrap() {
+                "ClusterRole" => self.apply(ROLE, object),
+                "ClusterRoleBinding" => self.apply(BINDING, object),
+                _ => {}
+            }
+        }
     }
 
     /// Starts the API server, and waits until it answers.
@@ -142,6 +164,11 @@ impl<'a> Server<'a> {
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// With the rights that the agent has in a cluster.
+    fn agents_kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("agent-kubeconfig")
     }
 
     /// Does something with a client in the node's namespace.
@@ -317,7 +344,7 @@ pub(crate) fn populate(server: &Server<'_>, world: &World, pods: &[&str]) {
 /// Settings of an agent that knows nobody but from Kubernetes.
 pub(crate) fn options(world: &World, server: &Server<'_>) -> Options {
     let unknown = world.pods().iter().map(|pod| pod.spec.key()).collect();
-    let settings = json!({"kubernetes": {"node": NODE, "kubeconfig": server.kubeconfig()}});
+    let settings = json!({"kubernetes": {"node": NODE, "kubeconfig": server.agents_kubeconfig()}});
     Options { unknown, ..Options::default() }.with(settings)
 }
 

@@ -260,6 +260,47 @@ fn an_object_says_what_became_of_it() {
     assert_eq!(events().len(), 1, "a restart tells nothing twice");
 }
 
+/// Notes of the events about a policy that selects nobody.
+fn idle(server: &Server<'_>, name: &str) -> Vec<String> {
+    let all = server.try_list(EVENT).unwrap();
+    let about = all.into_iter().filter(|event| event["regarding"]["name"] == name);
+    let told = about.inspect(|event| {
+        assert_eq!((&event["reason"], &event["type"]), (&json!("SelectsNobody"), &json!("Normal")), "{event}");
+    });
+    told.map(|event| event["note"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_selector_of_nobody_is_told_once() {
+    let world = world();
+    let server = Server::start(&world);
+    populate(&server, &world, &[TIE, STAR, DNS]);
+    install_cilium(&server);
+    let about = |name: &str, class: &str| {
+        let spec =
+            json!({"endpointSelector": {"matchLabels": {"class": class}}, "egress": [{"toEntities": ["world"]}]});
+        server.apply(CNP, policy(name, &spec));
+    };
+    about("somebody", "tiefighter");
+    about("nobody", "bwing");
+    let to_nobody = json!({"endpointSelector": {}, "egress": [{"toEndpoints": [{"matchLabels": {"class": "awing"}}]}]});
+    server.apply(CNP, policy("lonely", &to_nobody));
+    let agent = Agent::start(&world, &options(&world, &server)).unwrap();
+    let notes = wait("the event of the policy", || Some(idle(&server, "nobody")).filter(|notes| !notes.is_empty()));
+    let none = "selects no endpoint that is known: none matches";
+    assert!(notes.len() == 1 && notes[0].starts_with(none) && notes[0].contains("any:class=bwing"), "{notes:?}");
+    let notes = wait("the event of the rule", || Some(idle(&server, "lonely")).filter(|notes| !notes.is_empty()));
+    assert!(notes[0].starts_with("`spec.egress[0]`: no peer that is known matches {any:class=awing"), "{notes:?}");
+
+    // Another agent, or this one later, tells it no second time: the new policy is told after the old ones were due.
+    drop(agent);
+    about("also-nobody", "ywing");
+    let _agent = Agent::start(&world, &options(&world, &server)).unwrap();
+    wait("the event of the new policy", || Some(idle(&server, "also-nobody")).filter(|notes| !notes.is_empty()));
+    let told = ["nobody", "lonely", "somebody"].map(|name| idle(&server, name).len());
+    assert_eq!(told, [1, 1, 0]);
+}
+
 #[test]
 fn the_service_of_the_resolvers_is_one() {
     let world = world();
