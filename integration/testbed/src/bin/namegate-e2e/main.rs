@@ -1,6 +1,7 @@
 //! Namegate on a real Kubernetes: called by `cargo xtask e2e`, which has brought the cluster up and installed it.
 
 mod article;
+mod callers;
 mod cluster;
 mod conformance;
 mod faults;

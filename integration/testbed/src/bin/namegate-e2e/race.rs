@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result};
 
+use crate::callers::deployment;
 use crate::cluster::{Cluster, wait};
-use crate::outside::{Outside, UNNAMED};
+use crate::outside::Outside;
 use crate::report::Report;
 
 const POLICY: &str = "
@@ -13,30 +14,6 @@ metadata: {name: deny, namespace: race}
 spec: {podSelector: {}, policyTypes: [Egress]}
 ";
 
-/// A shell is in the way, of one process.
-fn deployment(pods: usize) -> String {
-    format!(
-        "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: race, namespace: race}}
-spec:
-  replicas: {pods}
-  selector: {{matchLabels: {{app: race}}}}
-  template:
-    metadata: {{labels: {{app: race}}}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      automountServiceAccountToken: false
-      containers:
-      - name: caller
-        image: localhost/tools:1
-        imagePullPolicy: Never
-        command: [/bin/sh, -c, 'while :; do nc -w 1 {UNNAMED} 80 </dev/null; sleep 2; done']
-"
-    )
-}
-
 /// Runs it with so many pods.
 pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pods: usize) -> Result<()> {
     Report::chapter("The first packet of a pod");
@@ -44,7 +21,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pod
     cluster.kubectl(&["create", "namespace", "race"])?;
     cluster.change("NetworkPolicy race/deny", true, || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
     let (before, calls) = (outside.callers().len(), outside.calls().len());
-    cluster.feed(&["apply", "-f", "-"], &deployment(pods))?;
+    cluster.feed(&["apply", "-f", "-"], &deployment("race", "race", pods, None))?;
     let rollout = ["rollout", "status", "deployment/race", "-n", "race", "--timeout=900s"];
     cluster.kubectl(&rollout).context("starting the pods")?;
     let escaped = outside.calls().len() - calls;

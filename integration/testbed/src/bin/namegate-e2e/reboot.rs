@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::callers::deployment;
 use crate::cluster::{Cluster, wait};
-use crate::outside::{self, Outside};
+use crate::outside::Outside;
 use crate::report::Report;
 
 /// Pods that call all the time.
@@ -20,31 +21,6 @@ metadata: {name: deny, namespace: reboot}
 spec: {podSelector: {matchLabels: {app: denied}}, policyTypes: [Egress]}
 ";
 
-/// Pods that call where nobody may.
-fn deployment(name: &str, pods: usize) -> String {
-    let unnamed = outside::UNNAMED;
-    format!(
-        "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: {name}, namespace: reboot}}
-spec:
-  replicas: {pods}
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      automountServiceAccountToken: false
-      containers:
-      - name: caller
-        image: localhost/tools:1
-        imagePullPolicy: Never
-        command: [/bin/sh, -c, 'while :; do nc -w 1 {unnamed} 80 </dev/null; sleep 1; done']
-"
-    )
-}
-
 /// Runs it. `outside` ends with the node.
 pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: Outside, xtask: &Path) -> Result<()> {
     Report::chapter("The node loses its power");
@@ -53,7 +29,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: Outside, xtas
     cluster.change("NetworkPolicy reboot/deny", true, || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
     // The second may call: that it does shows that pods run and servers are there.
     for (name, pods) in [("denied", PODS), ("free", 1)] {
-        cluster.feed(&["apply", "-f", "-"], &deployment(name, pods))?;
+        cluster.feed(&["apply", "-f", "-"], &deployment("reboot", name, pods, None))?;
         let rollout = format!("deployment/{name}");
         cluster.kubectl(&["rollout", "status", &rollout, "-n", "reboot", "--timeout=180s"])?;
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::callers::deployment;
 use crate::cluster::{Cluster, wait};
-use crate::outside::{self, Outside};
+use crate::outside::Outside;
 use crate::report::Report;
 
 /// Pods of the Deployment.
@@ -19,39 +20,10 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: rollout, namespace: faults}
 spec:
-  podSelector: {matchLabels: {pod: rollout}}
+  podSelector: {matchLabels: {app: rollout}}
   policyTypes: [Egress]
   egress: [{to: [{podSelector: {matchLabels: {pod: b}}}]}]
 ";
-
-/// A pod is ready when it has reached `server`; until then and after that it calls where it may not.
-fn deployment(server: IpAddr) -> String {
-    let unnamed = outside::UNNAMED;
-    format!(
-        "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: rollout, namespace: faults}}
-spec:
-  replicas: {PODS}
-  selector: {{matchLabels: {{pod: rollout}}}}
-  template:
-    metadata: {{labels: {{pod: rollout}}}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      automountServiceAccountToken: false
-      containers:
-      - name: caller
-        image: localhost/tools:1
-        imagePullPolicy: Never
-        command:
-        - /bin/sh
-        - -c
-        - while :; do nc -w 1 {unnamed} 80 </dev/null; nc -w 2 {server} 80 </dev/null && touch /tmp/reached; sleep 1; done
-        readinessProbe: {{exec: {{command: [test, -f, /tmp/reached]}}, periodSeconds: 1}}
-"
-    )
-}
 
 /// Runs it; pods may call `server`.
 pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, server: IpAddr) -> Result<()> {
@@ -59,7 +31,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, ser
     let rollout =
         |verb: &[&str]| cluster.kubectl(&[&["rollout"][..], verb, &["deployment/rollout", "-n", "faults"]].concat());
     cluster.change("NetworkPolicy faults/rollout", true, || apply(POLICY))?;
-    apply(&deployment(server))?;
+    apply(&deployment("faults", "rollout", PODS, Some(server)))?;
     rollout(&["status", "--timeout=180s"]).context("starting the pods")?;
     let before = outside.calls().len();
     rollout(&["restart"])?;
