@@ -162,7 +162,11 @@ impl Reporter {
                 Err(kube::Error::Api(status)) if status.code == 404 => continue,
                 Err(error) => {
                     let problem = failure(&error).problem;
-                    tracing::warn!(origin = &*report.origin, problem, "the status of an object could not be written");
+                    tracing::warn!(
+                        origin = &*report.origin,
+                        problem,
+                        "the status or an event of an object could not be written"
+                    );
                     REFUSED_PAUSE
                 }
             };
@@ -173,9 +177,16 @@ impl Reporter {
         wake
     }
 
-    /// Brings one object up to date; whether anything was written.
+    /// Brings one object up to date; whether anything was written. An event that is refused keeps no status back.
     async fn one(&mut self, report: &Report, object: &Object, nodes: &BTreeSet<String>) -> kube::Result<bool> {
-        let mut wrote = self.tell(report, object).await?;
+        let told = self.tell(report, object).await;
+        let wrote = self.write(report, object, nodes).await?;
+        Ok(told? || wrote)
+    }
+
+    /// Writes the status where it differs; whether it did.
+    async fn write(&mut self, report: &Report, object: &Object, nodes: &BTreeSet<String>) -> kube::Result<bool> {
+        let mut wrote = false;
         if !object.kind.has_status() {
             return Ok(wrote);
         }
