@@ -3,23 +3,21 @@
 //! Every key has a default but `policies` and `endpoints`, which are needed without `kubernetes`. Unknown keys are refused;
 //! all mistakes are reported at once.
 
+mod dns;
 mod metrics;
-mod questions;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use crate::{
     diagnostic::{Code, Diagnostic, Source, Span},
     document::{Node, read},
     label_syntax::name_problem,
-    labels::{K8S, LabelSelector, POD_NAMESPACE, Requirement},
-    name::Fqdn,
     reader::{Object, Reader, Value},
-    rule::{Binding, Direction},
+    rule::Direction,
 };
 
+pub use dns::{Dns, PrivateAnswers, Refusal, Scope, Tunnelling};
 pub use metrics::Metrics;
-pub use questions::{Refusal, Tunnelling};
 
 /// Everything the agent can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,63 +55,6 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// Settings of the DNS proxy and of what its answers open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dns {
-    /// Addresses of trusted resolvers.
-    pub resolvers: Vec<IpAddr>,
-    /// Endpoints of [`Dns::resolver_namespace`] with these labels are trusted resolvers too; with no labels, none is.
-    pub resolver_labels: BTreeMap<String, String>,
-    /// Namespace of the trusted resolvers.
-    pub resolver_namespace: String,
-    /// Shorter TTLs are raised to this, in seconds.
-    pub min_ttl_s: u32,
-    /// Longer TTLs are cut to this, in seconds.
-    pub max_ttl_s: u32,
-    /// Whether a name opens an address of private space outside the cluster (RFC 1918, RFC 4193, RFC 6598).
-    pub private_answers: PrivateAnswers,
-    /// Who a learned address opens for.
-    pub scope: Scope,
-    /// How a question that rules forbid is answered.
-    pub refusal: Refusal,
-    /// What becomes of questions that look like a tunnel's.
-    pub tunnelling: Tunnelling,
-    /// Different names below one parent that an endpoint may ask for in a minute, where they look like data.
-    pub tunnelling_names_per_minute: u32,
-    /// Names below these are not counted.
-    pub tunnelling_except: Vec<Fqdn>,
-    /// Whether an opened address is for connections to its names alone, where the policy does not say.
-    pub name_binding: Binding,
-    /// Addresses kept for one name and endpoint.
-    pub addresses_per_name_max: u32,
-    /// Names kept for one endpoint.
-    pub names_per_endpoint_max: u32,
-    /// How long an upstream may take to answer, in milliseconds.
-    pub upstream_timeout_ms: u32,
-    /// Answers kept to be given again; 0 keeps none.
-    pub cache_entries: u32,
-    /// Threads of the proxy; 0 is one per core.
-    pub workers: u32,
-}
-
-/// What becomes of private addresses in answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PrivateAnswers {
-    /// They open like others.
-    Allow,
-    /// They open nothing.
-    Deny,
-}
-
-/// Who an address opens for, once it is learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// The endpoint that asked.
-    Endpoint,
-    /// Every endpoint of the node.
-    Node,
-}
-
 /// Rows of the kernel's maps. A full map refuses new rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -127,45 +68,6 @@ pub struct Limits {
     pub flows: u32,
     /// Enforced endpoints.
     pub endpoints: u32,
-}
-
-impl Dns {
-    /// Selects the endpoints whose DNS answers are trusted.
-    pub fn resolver_selector(&self) -> Option<LabelSelector> {
-        if self.resolver_labels.is_empty() {
-            return None;
-        }
-        let mut selector = LabelSelector::default();
-        for (key, value) in &self.resolver_labels {
-            selector.require(Requirement::equals(&format!("{K8S}:{key}"), value));
-        }
-        selector.require(Requirement::equals(&format!("{K8S}:{POD_NAMESPACE}"), &self.resolver_namespace));
-        Some(selector)
-    }
-}
-
-impl Default for Dns {
-    fn default() -> Self {
-        Self {
-            resolvers: Vec::new(),
-            resolver_labels: [("k8s-app".to_owned(), "kube-dns".to_owned())].into(),
-            resolver_namespace: "kube-system".to_owned(),
-            min_ttl_s: 1,
-            max_ttl_s: 86_400,
-            private_answers: PrivateAnswers::Allow,
-            scope: Scope::Endpoint,
-            refusal: Refusal::Refused,
-            tunnelling: Tunnelling::Observe,
-            tunnelling_names_per_minute: 200,
-            tunnelling_except: "cluster.local".parse().into_iter().collect(),
-            name_binding: Binding::Observe,
-            addresses_per_name_max: 1_000,
-            names_per_endpoint_max: 10_000,
-            upstream_timeout_ms: 5_000,
-            cache_entries: 0,
-            workers: 0,
-        }
-    }
 }
 
 impl Default for Limits {
@@ -240,7 +142,7 @@ fn settings(reader: &mut Reader<'_>, root: &Value<'_>) -> Option<Settings> {
     };
     let audit = object.get("audit").map_or(Some(false), |value| reader.boolean(&value));
     let metrics = object.get("metrics").map_or(Some(Metrics::default()), |value| metrics::read(reader, &value));
-    let dns = object.get("dns").map_or_else(|| Some(Dns::default()), |value| dns(reader, &value));
+    let dns = object.get("dns").map_or_else(|| Some(Dns::default()), |value| dns::read(reader, &value));
     let limits = object.get("limits").map_or_else(|| Some(Limits::default()), |value| limits(reader, &value));
     Some(Settings {
         policies,
@@ -293,80 +195,6 @@ fn directions(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Directio
     Some(directions)
 }
 
-const DNS_KEYS: [&str; 17] = [
-    "resolvers",
-    "resolverLabels",
-    "resolverNamespace",
-    "minTtl",
-    "maxTtl",
-    "privateAnswers",
-    "scope",
-    "refusal",
-    "tunnelling",
-    "tunnellingNamesPerMinute",
-    "tunnellingExcept",
-    "nameBinding",
-    "addressesPerNameMax",
-    "namesPerEndpointMax",
-    "upstreamTimeoutMs",
-    "cacheEntries",
-    "workers",
-];
-
-fn dns(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
-    /// A week: longer TTLs are cut by resolvers too (RFC 8767 §4).
-    const TTL_MAX_S: u32 = 604_800;
-    let object = reader.object(value, &DNS_KEYS)?;
-    let mut dns = Dns::default();
-    if let Some(value) = object.get("resolvers") {
-        let items = reader.list(&value).unwrap_or_default();
-        dns.resolvers = items.iter().filter_map(|item| reader.parsed(item)).collect();
-    }
-    if let Some(value) = object.get("resolverLabels") {
-        let labels = reader.text_map(&value);
-        dns.resolver_labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    }
-    if let Some(namespace) = object.get("resolverNamespace").and_then(|value| reader.filled_text(&value)) {
-        namespace.clone_into(&mut dns.resolver_namespace);
-    }
-    numbers(
-        reader,
-        &object,
-        [
-            ("minTtl", &mut dns.min_ttl_s, 0..=TTL_MAX_S),
-            ("maxTtl", &mut dns.max_ttl_s, 1..=TTL_MAX_S),
-            ("addressesPerNameMax", &mut dns.addresses_per_name_max, 1..=65_536),
-            ("namesPerEndpointMax", &mut dns.names_per_endpoint_max, 1..=1_000_000),
-            ("tunnellingNamesPerMinute", &mut dns.tunnelling_names_per_minute, 10..=1_000),
-            ("upstreamTimeoutMs", &mut dns.upstream_timeout_ms, 1..=60_000),
-            ("cacheEntries", &mut dns.cache_entries, 0..=1_000_000),
-            ("workers", &mut dns.workers, 0..=1_024),
-        ],
-    );
-    if let Some(value) = object.get("tunnellingExcept") {
-        let items = reader.list(&value).unwrap_or_default();
-        dns.tunnelling_except = items.iter().filter_map(|item| reader.parsed(item)).collect();
-    }
-    words_of_dns(reader, &object, &mut dns);
-    if dns.min_ttl_s > dns.max_ttl_s {
-        let place = object.get("minTtl").or_else(|| object.get("maxTtl")).unwrap_or_else(|| value.clone());
-        let problem = format!("minTtl ({}) is above maxTtl ({})", dns.min_ttl_s, dns.max_ttl_s);
-        reader.wrong(&place, Code::Conflict, problem);
-    }
-    Some(dns)
-}
-
-/// Replaces the defaults of the words that are given.
-fn words_of_dns(reader: &mut Reader<'_>, object: &Object<'_>, dns: &mut Dns) {
-    const PRIVATE: [(&str, PrivateAnswers); 2] = [("allow", PrivateAnswers::Allow), ("deny", PrivateAnswers::Deny)];
-    const SCOPES: [(&str, Scope); 2] = [("endpoint", Scope::Endpoint), ("node", Scope::Node)];
-    word(reader, object, "privateAnswers", &mut dns.private_answers, &PRIVATE);
-    word(reader, object, "scope", &mut dns.scope, &SCOPES);
-    word(reader, object, "refusal", &mut dns.refusal, &Refusal::WORDS);
-    word(reader, object, "nameBinding", &mut dns.name_binding, &Binding::WORDS);
-    word(reader, object, "tunnelling", &mut dns.tunnelling, &Tunnelling::WORDS);
-}
-
 fn word<T: Copy>(reader: &mut Reader<'_>, object: &Object<'_>, key: &str, chosen: &mut T, words: &[(&str, T)]) {
     if let Some(given) = object.get(key).and_then(|value| reader.choice(&value, words)) {
         *chosen = given;
@@ -406,7 +234,10 @@ fn numbers<const N: usize>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::rule::Binding;
 
     fn mistakes(text: &str) -> Vec<String> {
         let found = parse("namegate.yaml", text).unwrap_err();

@@ -36,6 +36,7 @@ mod exchange;
 mod pending;
 mod poller;
 mod proxy;
+mod query;
 mod raw;
 mod replier;
 mod reply;

@@ -1,3 +1,5 @@
+//! What is kept, for how long, and what is given of it.
+
 use std::{
     net::{IpAddr, Ipv6Addr},
     time::Duration,
