@@ -23,6 +23,8 @@ use crate::{
 const CONNECTIONS_MAX: usize = 16_384;
 /// Connections of one client at a time.
 const CONNECTIONS_PER_CLIENT_MAX: usize = 8_192;
+/// How many connections a thread may have more than the one with the fewest before it hands new ones over.
+const LEAD_MAX: usize = 4;
 /// Pause after a failure to accept: most often there are no descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -88,13 +90,16 @@ impl<D> Worker<D> {
     }
 }
 
-/// Accepts connections until `stop` is closed; each goes to the worker that has the fewest.
+/// Accepts connections until `stop` is closed. All workers do so for themselves; one that has many more than another hands
+/// them over.
 pub(crate) async fn accept<D: Desk>(
     listener: TcpListener,
     shared: Arc<Shared<D>>,
-    workers: Arc<[Worker<D>]>,
+    (workers, own): (Arc<[Worker<D>]>, usize),
     mut stop: watch::Receiver<()>,
 ) {
+    let load = |worker: &Worker<D>| Arc::strong_count(&worker.load);
+    let own = &workers[own];
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -109,32 +114,35 @@ pub(crate) async fn accept<D: Desk>(
             }
         };
         shared.tallies.count(Outcome::Connection);
-        let Some(worker) = workers.iter().min_by_key(|worker| Arc::strong_count(&worker.load)) else { return };
-        let Some(seat) = shared.seat(client.ip(), worker) else {
+        let fewest = workers.iter().min_by_key(|worker| load(worker)).unwrap_or(own);
+        let is_handed = load(own) > load(fewest) + LEAD_MAX;
+        let Some(seat) = shared.seat(client.ip(), if is_handed { fewest } else { own }) else {
             shared.tallies.count(Outcome::ConnectionsFull);
             socket::reset(stream);
             continue;
         };
-        if let Ok(stream) = stream.into_std() {
+        if !is_handed {
+            tokio::spawn(serve(stream, client, seat, stop.clone()));
+        } else if let Ok(stream) = stream.into_std() {
             // A worker that has ended takes its connections with it.
-            let _ = worker.arrivals.send(Arrival { stream, client, seat });
+            let _ = fewest.arrivals.send(Arrival { stream, client, seat });
         }
     }
 }
 
-/// Serves all connections of one worker until those who accept are gone. Those under way end by `stop`.
+/// Serves the connections that are handed to a worker until those who accept are gone. Those under way end by `stop`.
 pub(crate) async fn work<D: Desk>(mut inbox: mpsc::UnboundedReceiver<Arrival<D>>, stop: watch::Receiver<()>) {
     while let Some(Arrival { stream, client, seat }) = inbox.recv().await {
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            let served = match TcpStream::from_std(stream) {
-                Ok(stream) => connection::serve(&seat.shared, stream, client, stop).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = served {
-                seat.shared.tallies.count(Outcome::Unread);
-                tracing::trace!(%error, %client, "a connection ended");
-            }
-        });
+        match TcpStream::from_std(stream) {
+            Ok(stream) => drop(tokio::spawn(serve(stream, client, seat, stop.clone()))),
+            Err(error) => tracing::debug!(%error, "a connection was not taken over"),
+        }
+    }
+}
+
+async fn serve<D: Desk>(stream: TcpStream, client: SocketAddr, seat: Seat<D>, stop: watch::Receiver<()>) {
+    if let Err(error) = connection::serve(&seat.shared, stream, client, stop).await {
+        seat.shared.tallies.count(Outcome::Unread);
+        tracing::trace!(%error, %client, "a connection ended");
     }
 }

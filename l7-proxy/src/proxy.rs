@@ -105,11 +105,13 @@ impl Proxy {
             runtimes.push((runtime, inbox));
         }
         let workers: Arc<[_]> = workers.into();
-        for listener in listeners {
-            let Some((runtime, _)) = runtimes.first() else { break };
+        for (own, (runtime, _)) in runtimes.iter().enumerate() {
             let _entered = runtime.enter();
-            let listener = TcpListener::from_std(listener).map_err(ProxyError::Runtime)?;
-            runtime.spawn(accept::accept(listener, Arc::clone(&shared), Arc::clone(&workers), stopped.clone()));
+            for listener in &listeners {
+                let listener = listener.try_clone().and_then(TcpListener::from_std).map_err(ProxyError::Runtime)?;
+                let place = (Arc::clone(&workers), own);
+                runtime.spawn(accept::accept(listener, Arc::clone(&shared), place, stopped.clone()));
+            }
         }
         for (runtime, inbox) in runtimes {
             let (stopped, over) = (stopped.clone(), over.clone());
