@@ -1,7 +1,7 @@
 //! The task that owns the tables: takes what the watches tell, and publishes snapshots.
 //!
 //! Nothing is published before every kind has been listed once: with pods but without policies a snapshot would open
-//! what should be closed. Until then the objects of the last run stand in.
+//! what should be closed. Where the server does not answer, the objects of the last run stand in.
 
 use std::{
     path::PathBuf,
@@ -30,6 +30,9 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(2);
 /// The same at most, where putting a snapshot together takes long.
 const GATHER_MAX: Duration = Duration::from_millis(250);
+/// How long the API server may take to list everything before an agent starts with what was saved. Until then the kernel goes
+/// on with the rows of the last run, which are newer than the file.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// How often the objects are saved at most.
 const SAVE: Duration = Duration::from_secs(5);
 
@@ -48,6 +51,8 @@ pub(crate) struct Hub {
     cost: Duration,
     saved: Option<tokio::time::Instant>,
     unsaved: bool,
+    /// The objects of the last run, and when they are published unless everything was listed by then.
+    fallback: Option<(tokio::time::Instant, Arc<Snapshot>)>,
 }
 
 impl Hub {
@@ -61,11 +66,11 @@ impl Hub {
     ) -> Self {
         let tables = saved::read(&file).unwrap_or_default();
         let (who, cost) = (None, Duration::ZERO);
+        let (saved, unsaved, fallback) = (None, false, None);
         let mut hub =
-            Self { tables, node, dns, snapshots, observed, health, file, who, cost, saved: None, unsaved: false };
+            Self { tables, node, dns, snapshots, observed, health, file, who, cost, saved, unsaved, fallback };
         if !hub.tables.is_empty() {
-            hub.publish(true);
-            hub.unsaved = false;
+            hub.fallback = Some((tokio::time::Instant::now() + ANSWER_MAX, hub.assemble(true)));
         }
         hub
     }
@@ -73,7 +78,8 @@ impl Hub {
     /// Works until every watch has ended.
     pub(crate) async fn run(mut self, mut inbox: Receiver<(Kind, Told)>) {
         loop {
-            let wake = self.save_at();
+            self.fall_back();
+            let wake = self.fallback.as_ref().map_or_else(|| self.save_at(), |(at, _)| *at);
             let first = match timeout_at(wake, inbox.recv()).await {
                 Ok(Some(told)) => told,
                 Ok(None) => return,
@@ -91,7 +97,7 @@ impl Hub {
                 continue;
             }
             if changed == Changed::Facts {
-                self.publish(false);
+                self.publish();
             }
             if changed != Changed::Nothing {
                 self.observed.send_replace(Arc::new(assemble::observed(&self.tables)));
@@ -140,14 +146,26 @@ impl Hub {
         }
     }
 
-    fn publish(&mut self, saved: bool) {
+    /// Publishes the objects of the last run once the API server has taken too long.
+    fn fall_back(&mut self) {
+        if let Some((_, saved)) = self.fallback.take_if(|(at, _)| *at <= tokio::time::Instant::now()) {
+            self.snapshots.send_replace(Some(saved));
+        }
+    }
+
+    fn publish(&mut self) {
         let start = Instant::now();
-        let (tables, node, dns) = (&self.tables, &self.node, &self.dns);
-        let who = Arc::clone(self.who.get_or_insert_with(|| Arc::new(assemble::who(tables, node, dns))));
-        let snapshot = Snapshot { policies: assemble::policies(tables), who, saved };
-        self.snapshots.send_replace(Some(Arc::new(snapshot)));
+        let snapshot = self.assemble(false);
+        self.snapshots.send_replace(Some(snapshot));
+        self.fallback = None;
         self.cost = start.elapsed();
         self.unsaved = true;
+    }
+
+    fn assemble(&mut self, saved: bool) -> Arc<Snapshot> {
+        let (tables, node, dns) = (&self.tables, &self.node, &self.dns);
+        let who = Arc::clone(self.who.get_or_insert_with(|| Arc::new(assemble::who(tables, node, dns))));
+        Arc::new(Snapshot { policies: assemble::policies(tables), who, saved })
     }
 
     /// When the objects should be saved next.
@@ -172,6 +190,44 @@ impl Hub {
         });
         if let Ok(Err(error)) = written.await {
             tracing::warn!(%error, "the objects could not be saved: a start without the API server would not know them");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::row::{Key, Labelled, Row};
+
+    /// What was saved last can be older than what the kernel holds: it stands in for a server that does not answer alone.
+    #[tokio::test(start_paused = true)]
+    async fn saved_objects_are_for_a_server_that_does_not_answer() {
+        for answers in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = saved::path(folder.path());
+            let key: Key = ("".into(), "empire".into());
+            let row = Row::Namespace(Labelled::default());
+            let tables = Tables::restore(vec![(Kind::Namespace, key, row)]);
+            saved::write(&file, &saved::octets(&tables).unwrap()).unwrap();
+            let ((sender, mut snapshots), (sees, _observed)) = (watch::channel(None), watch::channel(Arc::default()));
+            let hub = Hub::new("node1".to_owned(), Dns::default(), (sender, sees), Arc::default(), file);
+            let start = tokio::time::Instant::now();
+            let (inbox, told) = mpsc::channel(64);
+            let running = tokio::spawn(hub.run(told));
+            inbox.send((Kind::Pod, Told::Begin)).await.unwrap();
+            if answers {
+                for kind in Kind::ALL {
+                    inbox.send((kind, Told::End)).await.unwrap();
+                }
+            }
+            snapshots.changed().await.unwrap();
+            assert_eq!(snapshots.borrow_and_update().as_ref().unwrap().saved, !answers);
+            assert_eq!(start.elapsed() >= ANSWER_MAX, !answers);
+            assert!(tokio::time::timeout(ANSWER_MAX * 2, snapshots.changed()).await.is_err(), "one snapshot is enough");
+            drop(inbox);
+            running.await.unwrap();
         }
     }
 }
