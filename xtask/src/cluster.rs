@@ -95,6 +95,11 @@ fn running() -> Result<Node> {
     Node::find(&folder()?).context("no cluster runs; next step: `cargo xtask cluster up`")
 }
 
+/// Builds the programs of a cluster, unless the cache has them.
+pub(crate) fn provide() -> Result<()> {
+    Programs::provide().map(drop)
+}
+
 /// A cluster that runs.
 pub(crate) struct Cluster {
     /// The machine it runs on.

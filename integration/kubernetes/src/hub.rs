@@ -30,11 +30,13 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(2);
 /// The same at most, where putting a snapshot together takes long.
 const GATHER_MAX: Duration = Duration::from_millis(250);
-/// How long the API server may take to list everything before an agent starts with what was saved. Until then the kernel goes
-/// on with the rows of the last run, which are newer than the file.
+/// How long the API server may list nothing before an agent starts with what was saved. Until then the kernel goes on with
+/// the rows of the last run, which are newer than the file.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
-/// How often the objects are saved at most.
-const SAVE: Duration = Duration::from_secs(5);
+/// Pause after the objects were saved, as a multiple of what that took, and its bounds: what changes in it is not in the file.
+const SAVE_PAUSE_FACTOR: u32 = 50;
+const SAVE_PAUSE_MIN: Duration = Duration::from_millis(100);
+const SAVE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Tables and where their snapshots go.
 pub(crate) struct Hub {
@@ -49,9 +51,10 @@ pub(crate) struct Hub {
     who: Option<Arc<Who>>,
     /// What the last snapshot took.
     cost: Duration,
-    saved: Option<tokio::time::Instant>,
+    /// When the objects may be saved again.
+    save_next: tokio::time::Instant,
     unsaved: bool,
-    /// The objects of the last run, and when they are published unless everything was listed by then.
+    /// The objects of the last run, and when they are published unless more is listed by then.
     fallback: Option<(tokio::time::Instant, Arc<Snapshot>)>,
 }
 
@@ -66,11 +69,11 @@ impl Hub {
     ) -> Self {
         let tables = saved::read(&file).unwrap_or_default();
         let (who, cost) = (None, Duration::ZERO);
-        let (saved, unsaved, fallback) = (None, false, None);
+        let (save_next, unsaved, fallback) = (tokio::time::Instant::now(), false, None);
         let mut hub =
-            Self { tables, node, dns, snapshots, observed, health, file, who, cost, saved, unsaved, fallback };
+            Self { tables, node, dns, snapshots, observed, health, file, who, cost, save_next, unsaved, fallback };
         if !hub.tables.is_empty() {
-            hub.fallback = Some((tokio::time::Instant::now() + ANSWER_MAX, hub.assemble(true)));
+            hub.fallback = Some((save_next + ANSWER_MAX, hub.assemble(true)));
         }
         hub
     }
@@ -106,6 +109,9 @@ impl Hub {
     }
 
     fn take(&mut self, (kind, told): (Kind, Told)) -> Changed {
+        if let (Some((at, _)), Told::Listed(..) | Told::End | Told::Absent) = (&mut self.fallback, &told) {
+            *at = tokio::time::Instant::now() + ANSWER_MAX;
+        }
         let changed = self.note(kind, told);
         if changed == Changed::Facts && !kind.is_policy() {
             self.who = None;
@@ -146,7 +152,7 @@ impl Hub {
         }
     }
 
-    /// Publishes the objects of the last run once the API server has taken too long.
+    /// Publishes the objects of the last run once the API server has listed nothing for too long.
     fn fall_back(&mut self) {
         if let Some((_, saved)) = self.fallback.take_if(|(at, _)| *at <= tokio::time::Instant::now()) {
             self.snapshots.send_replace(Some(saved));
@@ -170,19 +176,14 @@ impl Hub {
 
     /// When the objects should be saved next.
     fn save_at(&self) -> tokio::time::Instant {
-        let now = tokio::time::Instant::now();
-        match self.saved {
-            _ if !self.unsaved => now + Duration::from_hours(1),
-            None => now,
-            Some(at) => at + SAVE,
-        }
+        if self.unsaved { self.save_next } else { tokio::time::Instant::now() + Duration::from_hours(1) }
     }
 
     async fn save(&mut self) {
         if !std::mem::take(&mut self.unsaved) {
             return;
         }
-        self.saved = Some(tokio::time::Instant::now());
+        let start = Instant::now();
         let (file, octets) = (self.file.clone(), saved::octets(&self.tables));
         let written = tokio::task::spawn_blocking(move || match octets {
             Ok(octets) => saved::write(&file, &octets),
@@ -191,6 +192,8 @@ impl Hub {
         if let Ok(Err(error)) = written.await {
             tracing::warn!(%error, "the objects could not be saved: a start without the API server would not know them");
         }
+        let pause = (start.elapsed() * SAVE_PAUSE_FACTOR).clamp(SAVE_PAUSE_MIN, SAVE_PAUSE_MAX);
+        self.save_next = tokio::time::Instant::now() + pause;
     }
 }
 
@@ -201,33 +204,80 @@ mod tests {
     use super::*;
     use crate::row::{Key, Labelled, Row};
 
+    /// A hub with one saved object.
+    fn hub(folder: &std::path::Path) -> (Hub, watch::Receiver<Option<Arc<Snapshot>>>) {
+        let file = saved::path(folder);
+        let tables = Tables::restore(vec![(Kind::Namespace, key(), Row::Namespace(Labelled::default()))]);
+        saved::write(&file, &saved::octets(&tables).unwrap()).unwrap();
+        let ((sender, snapshots), (sees, _)) = (watch::channel(None), watch::channel(Arc::default()));
+        (Hub::new("node1".to_owned(), Dns::default(), (sender, sees), Arc::default(), file), snapshots)
+    }
+
+    fn key() -> Key {
+        ("".into(), "empire".into())
+    }
+
     /// What was saved last can be older than what the kernel holds: it stands in for a server that does not answer alone.
     #[tokio::test(start_paused = true)]
     async fn saved_objects_are_for_a_server_that_does_not_answer() {
-        for answers in [false, true] {
+        // How many objects are listed, with a pause after each, and whether the listings end.
+        for (listed, ends) in [(0, false), (0, true), (5, true), (5, false)] {
             let folder = tempfile::tempdir().unwrap();
-            let file = saved::path(folder.path());
-            let key: Key = ("".into(), "empire".into());
-            let row = Row::Namespace(Labelled::default());
-            let tables = Tables::restore(vec![(Kind::Namespace, key, row)]);
-            saved::write(&file, &saved::octets(&tables).unwrap()).unwrap();
-            let ((sender, mut snapshots), (sees, _observed)) = (watch::channel(None), watch::channel(Arc::default()));
-            let hub = Hub::new("node1".to_owned(), Dns::default(), (sender, sees), Arc::default(), file);
+            let (hub, mut snapshots) = hub(folder.path());
             let start = tokio::time::Instant::now();
             let (inbox, told) = mpsc::channel(64);
             let running = tokio::spawn(hub.run(told));
-            inbox.send((Kind::Pod, Told::Begin)).await.unwrap();
-            if answers {
-                for kind in Kind::ALL {
-                    inbox.send((kind, Told::End)).await.unwrap();
-                }
+            inbox.send((Kind::Namespace, Told::Begin)).await.unwrap();
+            for _ in 0..listed {
+                tokio::time::sleep(ANSWER_MAX * 2 / 3).await;
+                inbox.send((Kind::Namespace, Told::Listed(key(), None))).await.unwrap();
             }
+            for kind in Kind::ALL.into_iter().filter(|_| ends) {
+                inbox.send((kind, Told::End)).await.unwrap();
+            }
+            assert!(snapshots.borrow().is_none(), "{listed} {ends}: while the server lists");
             snapshots.changed().await.unwrap();
-            assert_eq!(snapshots.borrow_and_update().as_ref().unwrap().saved, !answers);
-            assert_eq!(start.elapsed() >= ANSWER_MAX, !answers);
+            assert_eq!(snapshots.borrow_and_update().as_ref().unwrap().saved, !ends, "{listed} {ends}");
+            let least = ANSWER_MAX * 2 / 3 * listed + if ends { Duration::ZERO } else { ANSWER_MAX };
+            assert!(
+                (least..least + ANSWER_MAX / 3).contains(&start.elapsed()),
+                "{listed} {ends}: {:?}",
+                start.elapsed()
+            );
             assert!(tokio::time::timeout(ANSWER_MAX * 2, snapshots.changed()).await.is_err(), "one snapshot is enough");
             drop(inbox);
             running.await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn what_changes_is_saved_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hub, _snapshots) = hub(folder.path());
+        let (inbox, told) = mpsc::channel(64);
+        let running = tokio::spawn(hub.run(told));
+        let saved = || saved::read(&saved::path(folder.path())).map_or(0, |tables| tables.all().count());
+        for kind in Kind::ALL {
+            inbox.send((kind, Told::End)).await.unwrap();
+        }
+        // The second change comes within the pause after the first was saved.
+        for want in [0, 1, 0] {
+            if want == 1 {
+                inbox
+                    .send((Kind::Namespace, Told::Put(key(), Some(Row::Namespace(Labelled::default())))))
+                    .await
+                    .unwrap();
+            } else {
+                inbox.send((Kind::Namespace, Told::Gone(key()))).await.unwrap();
+            }
+            let soon = async {
+                while saved() != want {
+                    tokio::time::sleep(GATHER).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), soon).await.expect("the change is not in the file");
+        }
+        drop(inbox);
+        running.await.unwrap();
     }
 }

@@ -17,8 +17,9 @@ use tokio::sync::watch;
 
 use super::sources::Reading;
 
-/// How often is looked.
+/// How often is looked at most, and the pause as a multiple of what the last look took.
 const LOOK: Duration = Duration::from_secs(5);
+const LOOK_FACTOR: u32 = 50;
 /// How long nobody must have been selected.
 const GRACE: Duration = Duration::from_secs(30);
 /// Selectors of which is told at a time; more are left out.
@@ -33,15 +34,15 @@ type Found = BTreeSet<(String, String)>;
 /// Looks again and again, and tells.
 pub(crate) async fn follow(readings: watch::Receiver<Read>, notes: watch::Sender<Arc<Notes>>) {
     let mut idle = Idle::default();
-    let (mut last, mut found) = (None, Found::new());
+    let (mut last, mut found, mut cost) = (None, Found::new(), Duration::ZERO);
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK.max(cost * LOOK_FACTOR)).await;
         let Some((reading, snapshot)) = readings.borrow().clone() else { continue };
         if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &reading)) {
-            let read = Arc::clone(&reading);
+            let (read, start) = (Arc::clone(&reading), Instant::now());
             let looking = tokio::task::spawn_blocking(move || nobody(&read.rules, &read.endpoints));
             let Ok(seen) = looking.await else { continue };
-            (last, found) = (Some(reading), seen);
+            (last, found, cost) = (Some(reading), seen, start.elapsed());
         }
         let told = idle.note(&found, &snapshot, Instant::now());
         notes.send_if_modified(|notes| {

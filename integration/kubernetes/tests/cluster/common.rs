@@ -54,7 +54,7 @@ impl Kind {
     }
 }
 
-/// A program that `cargo xtask cluster build` keeps in the cache, of whichever version.
+/// A program that `cargo xtask cluster up` keeps in the cache, of whichever version.
 fn program(prefix: &str, name: &str) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache =
@@ -64,7 +64,7 @@ fn program(prefix: &str, name: &str) -> PathBuf {
     let mut found: Vec<PathBuf> = named.map(|folder| folder.path().join("bin").join(name)).collect();
     found.retain(|path| path.is_file());
     found.sort();
-    found.pop().unwrap_or_else(|| panic!("no {name} below {}: run `cargo xtask cluster build`", cache.display()))
+    found.pop().unwrap_or_else(|| panic!("no {name} below {}: run `cargo xtask cluster up`", cache.display()))
 }
 
 impl<'a> Server<'a> {

@@ -145,30 +145,33 @@ impl Faults<'_> {
 
     /// CNI is called while there is no agent: pods end, none starts, and those that wait start guarded afterwards.
     fn pods_without_agent(&self, report: &mut Report) -> Result<()> {
-        let agents = ["get", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=namegate", "-o", "name"];
         let patch = |patch| self.cluster.kubectl(&["patch", "ds/namegate", "-n", "kube-system", "-p", patch]);
         patch(NOWHERE)?;
-        wait("the agent to be gone", || Ok(self.cluster.kubectl(&agents)?.is_empty().then_some(())))?;
-        let ended = self.cluster.kubectl(&["delete", "pod", "late", "-n", "faults", "--timeout=60s"]);
-        self.make("waits")?;
-        std::thread::sleep(NOT_STARTED);
-        let phase = self.cluster.get(&["pod", "waits", "-n", "faults"])?["status"]["phase"].clone();
-        let held = self.calls()?;
+        let seen = self.without_agent();
+        // Whatever was seen, the next run needs the agent.
         patch(SOMEWHERE)?;
-        let seen = format!("it ends: {}, the other is {phase}", if ended.is_ok() { "yes" } else { "no" });
-        let good = ended.is_ok() && phase == "Pending";
-        report.row(
-            "one pod deleted, another made while no agent is there",
-            "it ends: yes, the other is \"Pending\"",
-            &seen,
-            good,
-        );
+        let (ended, phase, held) = seen?;
+        let seen = format!("it ends: {}, the other is {phase}", if ended { "yes" } else { "no" });
+        let expected = "it ends: yes, the other is \"Pending\"";
+        let what = "one pod deleted, another made while no agent is there";
+        report.row(what, expected, &seen, ended && phase == "Pending");
         self.row(report, "meanwhile", || {
             ensure!(held == (true, false), "a calls b: {}, a calls out: {}", word(held.0), word(held.1));
             wait("the agent to come back", || Ok(self.cluster.agent("/v1/healthz"))).map(drop)
         })?;
         self.cluster.wait_pods("faults")?;
         self.guarded(report, "the pod that waited for the agent", "waits")
+    }
+
+    /// Whether a pod ended, what phase a new one is in, and which calls pass.
+    fn without_agent(&self) -> Result<(bool, Value, (bool, bool))> {
+        let agents = ["get", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=namegate", "-o", "name"];
+        wait("the agent to be gone", || Ok(self.cluster.kubectl(&agents)?.is_empty().then_some(())))?;
+        let ended = self.cluster.kubectl(&["delete", "pod", "late", "-n", "faults", "--timeout=60s"]).is_ok();
+        self.make("waits")?;
+        std::thread::sleep(NOT_STARTED);
+        let phase = self.cluster.get(&["pod", "waits", "-n", "faults"])?["status"]["phase"].clone();
+        Ok((ended, phase, self.calls()?))
     }
 
     /// Makes a pod that the policy `pair` selects.
