@@ -80,11 +80,9 @@ impl Engine {
             askers.subjects.extend(addresses.map(|address| (address, Arc::clone(&subject))));
         }
         if !askers.subjects.is_empty() {
-            let facts = |at: usize| {
-                let who = &self.peers.all[at];
-                (Arc::clone(&who.labels), who.named_ports.as_slice().into())
-            };
-            askers.peers = self.peers.owners.iter().map(|(address, at)| (address.to_ip(), facts(*at))).collect();
+            let known = self.peers.owners.keys().chain(self.peers.fronts.keys());
+            let facts = known.filter_map(|address| Some((address.to_ip(), self.peers.facts(*address)?)));
+            askers.peers = facts.collect();
             let fronts =
                 self.peers.fronts.iter().flat_map(|(address, ports)| ports.iter().map(move |one| (address, one)));
             askers.targets =

@@ -111,8 +111,7 @@ impl Engine {
     /// Who has an address, as the endpoint with the address `own` sees it; `ended` counts names whose TTL has ended too.
     fn facts_of(&self, own: IpAddr, address: IpAddr, now: u64, ended: bool) -> Peer {
         let address = address.to_canonical();
-        if let Some(Who { labels, named_ports, .. }) = self.peers.owner(address.into()) {
-            let (labels, named_ports) = (Arc::clone(labels), named_ports.as_slice().into());
+        if let Some((labels, named_ports)) = self.peers.facts(address.into()) {
             return Peer { labels, address, names: Vec::new(), named_ports };
         }
         let endpoint = self.endpoint_by_address(own);

@@ -168,6 +168,14 @@ impl Peers {
         self.owners.get(&address).map(|at| &self.all[*at])
     }
 
+    /// Labels and named ports of an address of the cluster; a virtual one has none of either. `None` for the world.
+    pub(crate) fn facts(&self, address: Address) -> Option<(Arc<Labels>, Arc<[NamedPort]>)> {
+        match self.owner(address) {
+            Some(who) => Some((Arc::clone(&who.labels), who.named_ports.as_slice().into())),
+            None => self.fronts.contains_key(&address).then(Default::default),
+        }
+    }
+
     /// Who is behind a port of an address; `None` where the address speaks for itself.
     pub(crate) fn behind(&self, address: IpAddr, port: Port) -> Option<&Behind> {
         self.fronts.get(&Address::from(address.to_canonical()))?.get(&port)

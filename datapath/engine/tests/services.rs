@@ -8,10 +8,11 @@ use std::{net::IpAddr, sync::Arc};
 
 use common::{FLOWS, Kernel, Pod, SECOND, addresses, apply, ip, pods, rules, settings, topology};
 use namegate_config::{
-    labels::Labels,
+    l7::L7,
+    labels::{LabelSelector, Labels},
     peer::Peer,
     reference::{Flow, Limits, SubjectFacts, verdict},
-    rule::{Direction, Rule, Transport},
+    rule::{Direction, Effect, Entity, Origin, PeerSelector, Peers, Ports, Rule, Subject, Tier, Transport},
     services::{Service, ServicePort, Target},
 };
 use namegate_engine::{Change, Engine, LedgerEntry, MapOp, Proxies, Topology};
@@ -272,5 +273,37 @@ fn an_address_in_front_of_resolvers_alone_is_trusted() {
         facts.services = vec![Service { addresses: vec![ip(VIRTUAL[0])], ports: vec![port], ..Service::default() }];
         let world = World::new(vec![], facts.clone());
         assert_eq!(world.engine.resolvers().contains(&ip(VIRTUAL[0])), want, "{:?}", facts.services[0].ports);
+    }
+}
+
+/// What the rules leave free for the world stays limited where a virtual address has nobody behind the port.
+#[test]
+fn a_port_without_a_service_is_not_the_world() {
+    let rule = |peers, l7: Option<L7>| Rule {
+        origin: Arc::new(Origin { kind: "T".into(), namespace: None, name: "r".into(), path: "x".into() }),
+        subject: Subject::Endpoints(LabelSelector::default()),
+        direction: Direction::Egress,
+        tier: Tier::Normal,
+        effect: Effect::Allow,
+        default_deny: true,
+        peers,
+        ports: Ports::Any,
+        l7: l7.map(Arc::new),
+        binding: None,
+    };
+    let world = Peers::Of(vec![PeerSelector::Entity(Entity::World)]);
+    let rules = vec![rule(Peers::Any, Some(L7::ServerNames(vec![]))), rule(world, None)];
+    let target = Target { address: ip("192.0.2.1"), port: 80 };
+    let port = ServicePort { name: None, protocol: Transport::Tcp, port: 80, node_port: None, targets: vec![target] };
+    let service = Service { addresses: vec![ip(VIRTUAL[0])], ports: vec![port], ..Service::default() };
+    let pod = Some(Pod { namespace: "x", app: None, ports: vec![] });
+    let world = World::new(rules, placed(&[pod, None, None, None], &[service]));
+    let own = ip(OWN[0]);
+    for (peer, number, is_limited) in [(VIRTUAL[0], 80, false), (VIRTUAL[0], 443, true), ("192.0.2.1", 443, false)] {
+        let flow = Flow { protocol: 6, port: number };
+        let got = world.kernel.judge(10, own, ip(peer), Direction::Egress, flow);
+        let asked = world.engine.limits(own, ip(peer), Direction::Egress, flow, world.kernel.now);
+        assert_eq!(got.proxy_port, if is_limited { PROXIES.l7 } else { 0 }, "{peer}:{number}: {got:?}");
+        assert_eq!(matches!(asked, Limits::Rules(_)), is_limited, "{peer}:{number}: {asked:?}");
     }
 }
