@@ -3,16 +3,17 @@
 use std::io;
 use std::path::PathBuf;
 
+use aya::EbpfLoader;
 use aya::maps::RingBuf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
-use aya::{Ebpf, EbpfLoader};
 use namegate_abi::{Counter, Direction, NODE_INTERFACE, Reason, Settings, counter_slot, map_names};
 use namegate_engine::{Gate, GateError, MapOp, Row};
 use nix::net::if_::if_indextoname;
 
 use crate::pins::{LinkPins, Replaced};
+use crate::programs::Programs;
 use crate::spec::{self, MapLimits};
 use crate::tables::{Tables, take};
 use crate::{Events, LoadError, Openings, bpffs, node, object, routes};
@@ -70,7 +71,8 @@ impl Directions {
 
 /// The kernel's half of the gate. Maps and links stay when it is dropped.
 pub struct Datapath {
-    pub(crate) ebpf: Ebpf,
+    /// As [`PROGRAMS`].
+    programs: [SchedClassifier; 2],
     tables: Tables,
     events: Option<Events>,
     openings: Option<Openings>,
@@ -81,7 +83,8 @@ pub struct Datapath {
 
 impl Datapath {
     /// Loads the programs over the maps pinned in `options.pins`, making those that are missing, and puts them in the
-    /// place of the programs of an earlier run at once, interface by interface and without a gap.
+    /// place of the programs of an earlier run at once, interface by interface and without a gap. Programs that are
+    /// pinned there and the same are not loaded again.
     ///
     /// A pinned map whose size changed is replaced with its rows. One whose layout changed is an error, and the earlier
     /// programs go on enforcing.
@@ -111,22 +114,30 @@ impl Datapath {
             source,
         })?;
         let mut loader = EbpfLoader::new();
-        loader.override_global(NODE_NAMESPACE, &namespace, true);
+        // The programs read no types of the kernel, whose description takes long to read.
+        loader.btf(None).override_global(NODE_NAMESPACE, &namespace, true);
         for spec in specs {
             loader.map_pin_path(spec.name, options.pins.join(spec.name));
             loader.map_max_entries(spec.name, spec.rows_max);
         }
-        let mut ebpf = loader.load(&object::read()?).map_err(LoadError::of_object)?;
-        for Program { name, .. } in PROGRAMS {
-            program(&mut ebpf, name)?
-                .load()
-                .map_err(|error| LoadError::Program { program: name, source: Box::new(error) })?;
-        }
-        let node = node::load(&mut ebpf);
+        let object = object::read()?;
+        let mut ebpf = loader.load(&object).map_err(LoadError::of_object)?;
+        let mut kept = Programs::new(&mut ebpf, &options.pins, specs, &object, namespace)?;
+        let [from, to] = PROGRAMS;
+        let programs = [kept.classifier(from.name)?, kept.classifier(to.name)?];
+        let node = node::load(&mut kept);
+        kept.forget_others(&options.pins);
         let tables = Tables::take_from(&mut ebpf, options.limits)?;
         let ring: RingBuf<_> = take(&mut ebpf, map_names::EVENTS)?;
         let openings: RingBuf<_> = take(&mut ebpf, map_names::OPENINGS)?;
-        Ok(Self { ebpf, tables, events: Some(Events::new(ring)), openings: Some(Openings::new(openings)), links, node })
+        Ok(Self {
+            programs,
+            tables,
+            events: Some(Events::new(ring)),
+            openings: Some(Openings::new(openings)),
+            links,
+            node,
+        })
     }
 
     /// Puts the loaded programs into every pinned link; forgets links whose interface is gone.
@@ -188,7 +199,7 @@ impl Datapath {
         };
         let link = SchedClassifierLink::try_from(FdLink::from(pinned))
             .map_err(|error| link_error(wanted.name, interface, error))?;
-        let program = program(&mut self.ebpf, wanted.name)?;
+        let program = self.program(wanted.name)?;
         match program.attach_to_link(link) {
             // The pin keeps the link.
             Ok(id) => program.take_link(id).map(|_| true).map_err(refused),
@@ -197,13 +208,19 @@ impl Datapath {
         }
     }
 
+    /// One of [`PROGRAMS`].
+    pub(crate) fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        let at = PROGRAMS.iter().position(|program| program.name == name).ok_or(LoadError::Missing(name))?;
+        Ok(&mut self.programs[at])
+    }
+
     fn attach_new(&mut self, interface: u32, wanted: &Program) -> Result<(), LoadError> {
         let refused = |source| attach_error(wanted.name, interface, source);
         // nix gives an empty name where libc gives none.
         let name = if_indextoname(interface).ok().filter(|name| !name.is_empty());
         let name = name.ok_or(LoadError::NoInterface { interface })?;
         let path = self.links.path(interface, wanted.name);
-        let program = program(&mut self.ebpf, wanted.name)?;
+        let program = self.program(wanted.name)?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
         routes::accept_returned(&name.to_string_lossy());
         let id = program.attach_with_options(&name.to_string_lossy(), wanted.hook, order).map_err(refused)?;
@@ -275,11 +292,6 @@ pub(crate) fn program_of(direction: Direction) -> &'static str {
         Direction::Egress => PROGRAMS[0].name,
         Direction::Ingress => PROGRAMS[1].name,
     }
-}
-
-pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
-    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
-    program.try_into().map_err(|_| LoadError::Missing(name))
 }
 
 fn attach_error(program: &'static str, interface: u32, source: ProgramError) -> LoadError {

@@ -23,6 +23,7 @@ pub mod netns;
 mod node;
 mod object;
 mod pins;
+mod programs;
 pub mod routes;
 mod spec;
 mod tables;

@@ -7,13 +7,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::Ebpf;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError};
 use namegate_abi::{Direction, NODE_INTERFACE};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::datapath::{Datapath, Directions};
+use crate::programs::Programs;
 use crate::{LoadError, bpffs};
 
 /// A program and the packets of sockets that it sees.
@@ -33,9 +33,13 @@ const SINCE: (u32, u32) = (6, 15);
 /// What these programs need of it.
 const FEATURE: &str = "bpf_get_netns_cookie for sockets, which policies for the node need";
 
-/// The programs are loaded, and this is the root of the control groups.
-#[derive(Debug)]
-pub(crate) struct Ready(PathBuf);
+/// The programs are loaded.
+pub(crate) struct Ready {
+    /// Of the control groups.
+    root: PathBuf,
+    /// As [`PROGRAMS`].
+    programs: [CgroupSkb; 2],
+}
 
 /// Cookie of the network namespace of the calling thread.
 pub(crate) fn namespace() -> io::Result<u64> {
@@ -57,13 +61,11 @@ pub(crate) fn namespace() -> io::Result<u64> {
 }
 
 /// Loads the programs, where the kernel and the mounted file systems let them work.
-pub(crate) fn load(ebpf: &mut Ebpf) -> Result<Ready, LoadError> {
+pub(crate) fn load(loaded: &mut Programs<'_>) -> Result<Ready, LoadError> {
     bpffs::check_kernel(FEATURE, SINCE)?;
     let root = root()?;
-    for Program { name, .. } in PROGRAMS {
-        program(ebpf, name)?.load().map_err(|error| LoadError::Program { program: name, source: Box::new(error) })?;
-    }
-    Ok(Ready(root))
+    let [from, to] = PROGRAMS.map(|program| loaded.for_sockets(program.name, program.hook));
+    Ok(Ready { root, programs: [from?, to?] })
 }
 
 /// The folder of the root of the control groups.
@@ -124,15 +126,21 @@ impl Datapath {
         Ok(true)
     }
 
+    /// One of [`PROGRAMS`].
+    pub(crate) fn node_program(&mut self, name: &'static str) -> Result<&mut CgroupSkb, LoadError> {
+        let at = PROGRAMS.iter().position(|program| program.name == name);
+        match (&mut self.node, at) {
+            (Ok(Ready { programs, .. }), Some(at)) => Ok(&mut programs[at]),
+            _ => Err(LoadError::Missing(name)),
+        }
+    }
+
     /// Attaches beside an earlier link, whose pin then gives way: for a moment both programs judge by the same maps.
     fn attach_to_sockets(&mut self, wanted: &Program) -> Result<(), LoadError> {
         let refused = |source| LoadError::AttachNode { program: wanted.name, source: Box::new(source) };
-        let root = match &self.node {
-            Ok(Ready(root)) => root.clone(),
-            Err(_) => return Err(LoadError::Missing(wanted.name)),
-        };
+        let root = self.node.as_ref().map_err(|_| LoadError::Missing(wanted.name))?.root.clone();
         let group = File::open(&root).map_err(|source| LoadError::File { action: "opening", path: root, source })?;
-        let program = program(&mut self.ebpf, wanted.name)?;
+        let program = self.node_program(wanted.name)?;
         // Links of a group stand beside each other always; the kernel takes no flag that says so.
         let id = program.attach(group, wanted.hook, CgroupAttachMode::Single).map_err(refused)?;
         let link = program.take_link(id).map_err(refused)?;
@@ -152,11 +160,6 @@ pub(crate) fn program_of(direction: Direction) -> &'static str {
         Direction::Egress => PROGRAMS[0].name,
         Direction::Ingress => PROGRAMS[1].name,
     }
-}
-
-pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSkb, LoadError> {
-    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
-    program.try_into().map_err(|_| LoadError::Missing(name))
 }
 
 #[cfg(test)]

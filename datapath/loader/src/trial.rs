@@ -9,7 +9,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
-use crate::datapath::{Datapath, program, program_of};
+use crate::datapath::{Datapath, program_of};
 use crate::{LoadError, netlink::ask, node};
 
 /// `TCX_DROP`: every other answer passes the packet on.
@@ -30,13 +30,13 @@ impl Datapath {
     /// All is as for a packet on the wire: it is counted, told of, and its flow remembered.
     pub fn try_packet(&mut self, direction: Direction, ifindex: u32, frame: &[u8]) -> Result<bool, LoadError> {
         let wanted = program_of(direction);
-        Ok(run(program(&mut self.ebpf, wanted)?, wanted, ifindex, frame)? != DROP)
+        Ok(run(self.program(wanted)?, wanted, ifindex, frame)? != DROP)
     }
 
     /// The same for a packet that a socket of the node sends or is about to receive, by way of an interface.
     pub fn try_node_packet(&mut self, direction: Direction, ifindex: u32, frame: &[u8]) -> Result<bool, LoadError> {
         let wanted = node::program_of(direction);
-        Ok(run(node::program(&mut self.ebpf, wanted)?, wanted, ifindex, frame)? == PASS_TO_SOCKET)
+        Ok(run(self.node_program(wanted)?, wanted, ifindex, frame)? == PASS_TO_SOCKET)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Opening again, sizes, and what the agent's death leaves.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -86,6 +87,45 @@ fn opening_again_takes_over_rows_and_links_without_a_gap() {
     });
 }
 
+/// Numbers of the programs on both sides of the pod's interface.
+fn attached_programs(bench: &Bench) -> Vec<u32> {
+    let on = |hook| SchedClassifier::query_tcx(&bench.pod().interface, hook).unwrap().1;
+    [TcAttachType::Ingress, TcAttachType::Egress].into_iter().flat_map(on).map(|program| program.id()).collect()
+}
+
+#[test]
+fn programs_are_loaded_again_only_where_something_changed() {
+    run(|bench| {
+        open_two(&bench);
+        let folders = || -> Vec<PathBuf> {
+            fs::read_dir(bench.options.pins.join("programs")).unwrap().map(|folder| folder.unwrap().path()).collect()
+        };
+        let first = attached_programs(&bench);
+        assert_eq!((first.len(), folders().len()), (2, 1));
+        bench.datapath.replace(reopen(&bench.options));
+        assert_eq!(attached_programs(&bench), first, "the same programs stay");
+
+        // Another version left its own, and one of ours is no program at all.
+        let other = bench.options.pins.join("programs/0000000000000000");
+        let from = folders()[0].join("from_endpoint");
+        fs::create_dir(&other).unwrap();
+        fs::rename(&from, other.join("from_endpoint")).unwrap();
+        fs::hard_link(bench.options.pins.join(map_names::RESOLVERS), &from).unwrap();
+        bench.datapath.replace(reopen(&bench.options));
+        assert!(!other.exists(), "{:?}", folders());
+        let second = attached_programs(&bench);
+        assert_ne!(second[0], first[0], "it was loaded");
+        assert_eq!(second[1], first[1], "it was kept");
+
+        let limits = MapLimits { addresses: 100, ..LIMITS };
+        bench.datapath.replace(reopen(&Options { limits, ..bench.options.clone() }));
+        let third = attached_programs(&bench);
+        assert!(third.iter().all(|id| !second.contains(id)), "they read another map: {third:?} after {second:?}");
+        assert!(bench.echoes("198.51.100.7:7", 10, ANSWERED));
+        assert!(!bench.echoes("198.51.100.8:7", 10, DROPPED));
+    });
+}
+
 #[test]
 fn enforcement_outlives_the_agent() {
     run(|bench| {
@@ -116,7 +156,7 @@ fn a_map_of_another_size_is_replaced_with_its_rows() {
         bench.learn("198.51.100.8", 300, 0);
         assert!(bench.echoes("198.51.100.8:7", 10, ANSWERED));
         let left: Vec<_> = fs::read_dir(&bench.options.pins).unwrap().map(|file| file.unwrap().file_name()).collect();
-        assert_eq!(left.len(), 12, "eleven maps and the links: {left:?}");
+        assert_eq!(left.len(), 13, "eleven maps, the links and the programs: {left:?}");
     });
 }
 
