@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use aya::EbpfLoader;
 use aya::maps::RingBuf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
@@ -15,13 +14,11 @@ use nix::net::if_::if_indextoname;
 use crate::pins::{LinkPins, Replaced};
 use crate::programs::Programs;
 use crate::spec::{self, MapLimits};
-use crate::tables::{Tables, take};
-use crate::{Events, LoadError, Openings, bpffs, node, object, routes};
+use crate::tables::{Tables, pinned};
+use crate::{Events, LoadError, Openings, bpffs, node, routes};
 
 /// The first kernel with tcx, the youngest of what the programs of interfaces use.
 const TCX_SINCE: (u32, u32) = (6, 6);
-/// Where the programs of the node's sockets find the namespace they judge.
-const NODE_NAMESPACE: &str = "NODE_NAMESPACE";
 
 /// A program, and where it is attached on the host-side interface.
 struct Program {
@@ -113,23 +110,14 @@ impl Datapath {
             path: "/proc/self/ns/net".into(),
             source,
         })?;
-        let mut loader = EbpfLoader::new();
-        // The programs read no types of the kernel, whose description takes long to read.
-        loader.btf(None).override_global(NODE_NAMESPACE, &namespace, true);
-        for spec in specs {
-            loader.map_pin_path(spec.name, options.pins.join(spec.name));
-            loader.map_max_entries(spec.name, spec.rows_max);
-        }
-        let object = object::read()?;
-        let mut ebpf = loader.load(&object).map_err(LoadError::of_object)?;
-        let mut kept = Programs::new(&mut ebpf, &options.pins, specs, &object, namespace)?;
+        let mut kept = Programs::new(&options.pins, specs, namespace)?;
         let [from, to] = PROGRAMS;
         let programs = [kept.classifier(from.name)?, kept.classifier(to.name)?];
         let node = node::load(&mut kept);
-        kept.forget_others(&options.pins);
-        let tables = Tables::take_from(&mut ebpf, options.limits)?;
-        let ring: RingBuf<_> = take(&mut ebpf, map_names::EVENTS)?;
-        let openings: RingBuf<_> = take(&mut ebpf, map_names::OPENINGS)?;
+        kept.forget_others();
+        let tables = Tables::open(&options.pins, options.limits)?;
+        let ring: RingBuf<_> = pinned(&options.pins, map_names::EVENTS)?;
+        let openings: RingBuf<_> = pinned(&options.pins, map_names::OPENINGS)?;
         Ok(Self {
             programs,
             tables,

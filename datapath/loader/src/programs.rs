@@ -4,46 +4,66 @@
 //! The verifier needs some tenths of a second for them. Without it a restarted agent is back before most clients ask
 //! for a name a second time.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::Ebpf;
 use aya::maps::MapInfo;
 use aya::programs::{CgroupSkb, CgroupSkbAttachType, Program, ProgramError, ProgramInfo, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
 
 use crate::spec::MapSpec;
-use crate::tables::access;
-use crate::{LoadError, bpffs};
+use crate::{LoadError, bpffs, object};
+
+/// Where the programs of the node's sockets find the namespace they judge.
+const NODE_NAMESPACE: &str = "NODE_NAMESPACE";
 
 /// Programs of one object, pinned in a folder whose name changes with all that is baked into them.
 pub(crate) struct Programs<'a> {
-    ebpf: &'a mut Ebpf,
+    pins: &'a Path,
+    specs: &'a [MapSpec],
+    /// Cookie of the node's network namespace.
+    namespace: u64,
+    object: Cow<'static, [u8]>,
     folder: PathBuf,
-    /// Number of each pinned map.
-    maps: HashMap<&'static str, u32>,
+    /// The object, once something in it was not pinned.
+    ebpf: Option<Ebpf>,
 }
 
 impl<'a> Programs<'a> {
-    /// `ebpf` is the object with its maps, which lie in `pins` by now; `namespace` is what it was told about the node.
-    pub(crate) fn new(
-        ebpf: &'a mut Ebpf,
-        pins: &Path,
-        specs: &[MapSpec],
-        object: &[u8],
-        namespace: u64,
-    ) -> Result<Self, LoadError> {
+    /// Makes the maps that `pins` lacks.
+    pub(crate) fn new(pins: &'a Path, specs: &'a [MapSpec], namespace: u64) -> Result<Self, LoadError> {
+        let object = object::read()?;
         let mut hasher = DefaultHasher::new();
-        (object, namespace).hash(&mut hasher);
+        (&object, namespace).hash(&mut hasher);
         let folder = all(pins).join(format!("{:016x}", hasher.finish()));
         bpffs::make_folder(&folder)?;
-        let number = |spec: &MapSpec| {
-            let info = MapInfo::from_pin(pins.join(spec.name)).map_err(|error| access(spec.name, error))?;
-            Ok((spec.name, info.id()))
+        let mut programs = Self { pins, specs, namespace, object, folder, ebpf: None };
+        if !specs.iter().all(|spec| pins.join(spec.name).exists()) {
+            programs.ebpf()?;
+        }
+        Ok(programs)
+    }
+
+    /// The object over the pinned maps, and with new ones where none is pinned.
+    fn ebpf(&mut self) -> Result<&mut Ebpf, LoadError> {
+        let ebpf = match self.ebpf.take() {
+            Some(ebpf) => ebpf,
+            None => self.load()?,
         };
-        Ok(Self { ebpf, folder, maps: specs.iter().map(number).collect::<Result<_, LoadError>>()? })
+        Ok(self.ebpf.insert(ebpf))
+    }
+
+    fn load(&self) -> Result<Ebpf, LoadError> {
+        let mut loader = EbpfLoader::new();
+        loader.override_global(NODE_NAMESPACE, &self.namespace, true);
+        for spec in self.specs {
+            loader.map_pin_path(spec.name, self.pins.join(spec.name));
+            loader.map_max_entries(spec.name, spec.rows_max);
+        }
+        loader.load(&self.object).map_err(LoadError::of_object)
     }
 
     /// A program for the hooks of an interface.
@@ -68,7 +88,7 @@ impl<'a> Programs<'a> {
         if self.is_current(&path) {
             return Ok(path);
         }
-        let program = self.ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+        let program = self.ebpf()?.program_mut(name).ok_or(LoadError::Missing(name))?;
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSkb(program) => program.load(),
@@ -89,15 +109,15 @@ impl<'a> Programs<'a> {
     fn is_current(&self, path: &Path) -> bool {
         let Ok(Some(used)) = ProgramInfo::from_pin(path).and_then(|program| program.map_ids()) else { return false };
         used.into_iter().all(|id| {
-            let name = MapInfo::from_id(id).ok();
-            let name = name.as_ref().and_then(MapInfo::name_as_str);
-            name.is_some_and(|name| self.maps.get(name).is_none_or(|pinned| *pinned == id))
+            let Ok(map) = MapInfo::from_id(id) else { return false };
+            let spec = self.specs.iter().find(|spec| map.name_as_str() == Some(spec.name));
+            spec.is_none_or(|spec| MapInfo::from_pin(self.pins.join(spec.name)).is_ok_and(|pinned| pinned.id() == id))
         })
     }
 
     /// Lets programs of other versions go. What is attached stays until another program takes its place.
-    pub(crate) fn forget_others(&self, pins: &Path) {
-        let folders = fs::read_dir(all(pins)).into_iter().flatten().flatten().map(|folder| folder.path());
+    pub(crate) fn forget_others(&self) {
+        let folders = fs::read_dir(all(self.pins)).into_iter().flatten().flatten().map(|folder| folder.path());
         for folder in folders.filter(|folder| *folder != self.folder) {
             if let Err(error) = fs::remove_dir_all(&folder) {
                 tracing::warn!(%error, path = %folder.display(), "programs of another version stay in the kernel");

@@ -3,16 +3,15 @@
 use std::io;
 use std::path::Path;
 
+use aya::Pod;
 use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::{Ebpf, Pod};
 use namegate_abi::{
     Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Direction, EndpointValue, FlowKey, FlowValue,
     PolicyKey, PolicyValue, Reason, Settings, counter_slot, map_names,
 };
 use namegate_engine::{Gate, GateError, Key, MapOp, Row};
 
-use crate::LoadError;
 use crate::spec::{MapLimits, setting_of};
 
 /// A key or value as the kernel has it.
@@ -51,26 +50,26 @@ pub(crate) struct Tables {
     limits: MapLimits,
 }
 
-/// Takes one map out of the loaded object, with its type.
-pub(crate) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, LoadError>
+/// Opens a pinned map, with its type.
+pub(crate) fn pinned<M>(pins: &Path, name: &'static str) -> Result<M, GateError>
 where
     M: TryFrom<Map, Error = MapError>,
 {
-    let map = ebpf.take_map(name).ok_or(LoadError::Missing(name))?;
-    Ok(typed(name, map)?)
+    let map = MapData::from_pin(pins.join(name)).and_then(Map::from_map_data);
+    typed(name, map.map_err(|error| access(name, error))?)
 }
 
 impl Tables {
-    pub(crate) fn take_from(ebpf: &mut Ebpf, limits: MapLimits) -> Result<Self, LoadError> {
+    pub(crate) fn open(pins: &Path, limits: MapLimits) -> Result<Self, GateError> {
         Ok(Self {
-            endpoints: take(ebpf, map_names::ENDPOINTS)?,
-            addresses: take(ebpf, map_names::ADDRESSES)?,
-            cidrs: take(ebpf, map_names::CIDRS)?,
-            policy: take(ebpf, map_names::POLICY)?,
-            resolvers: take(ebpf, map_names::RESOLVERS)?,
-            flows: take(ebpf, map_names::FLOWS)?,
-            settings: take(ebpf, map_names::SETTINGS)?,
-            counters: take(ebpf, map_names::COUNTERS)?,
+            endpoints: pinned(pins, map_names::ENDPOINTS)?,
+            addresses: pinned(pins, map_names::ADDRESSES)?,
+            cidrs: pinned(pins, map_names::CIDRS)?,
+            policy: pinned(pins, map_names::POLICY)?,
+            resolvers: pinned(pins, map_names::RESOLVERS)?,
+            flows: pinned(pins, map_names::FLOWS)?,
+            settings: pinned(pins, map_names::SETTINGS)?,
+            counters: pinned(pins, map_names::COUNTERS)?,
             limits,
         })
     }
