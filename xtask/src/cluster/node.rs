@@ -142,6 +142,16 @@ impl Node {
         Ok(())
     }
 
+    /// Gives an option of a program another value, `--option=value`, for when it is started again.
+    pub(crate) fn set_option(&self, name: &str, option: &str, value: &str) -> Result<()> {
+        let path = self.words_file(name);
+        let words = fs::read_to_string(&path).with_context(|| format!("{name} was never started"))?;
+        let is_other = |word: &&str| word.split('=').next() != Some(option);
+        let others = words.lines().filter(is_other).map(str::to_owned);
+        let words: Vec<String> = others.chain([format!("{option}={value}")]).collect();
+        fs::write(&path, words.join("\n")).with_context(|| format!("writing {}", path.display()))
+    }
+
     /// Whether a program that was started runs.
     pub(crate) fn runs(&self, name: &str) -> bool {
         let Ok(pid) = fs::read_to_string(self.pid_file(name)) else { return false };
