@@ -31,7 +31,7 @@ const GLANCE: Duration = Duration::from_millis(300);
 /// What is called, who gets through, who does not.
 type Row = (&'static str, At, &'static [&'static str], &'static [&'static str]);
 
-const ROWS: [Row; 14] = [
+const ROWS: [Row; 15] = [
     (
         "ClusterIP, port 80 to 8080",
         At::Service("web"),
@@ -59,6 +59,12 @@ const ROWS: [Row; 14] = [
         At::NodePort("guarded"),
         &["label"],
         &["free", "port", "other", "node"],
+    ),
+    (
+        "externalTrafficPolicy: Cluster, the same pod",
+        At::NodePort("masqueraded"),
+        &["free", "label", "other"],
+        &["port", "node"],
     ),
     ("two pods behind it, one allowed", At::Service("mixed"), &["free", "both"], &["label", "other"]),
 ];
@@ -127,7 +133,9 @@ impl Suite<'_> {
             let said = node.run(async move { fetch(address, "/proxyMode", GLANCE).await });
             Ok(said.filter(|said| said == mode))
         })?;
-        wait("a service", || Ok(self.world.call("free", At::NodePort("web"))?.wait()))?;
+        for at in [At::NodePort("web"), At::NodePort6("web")] {
+            wait("kube-proxy's rules", || Ok(self.world.call("free", at)?.wait()))?;
+        }
         let table = self.cluster.in_node(&["nft", "list", "table", "ip", "kube-proxy"]).is_ok();
         let rules = self.cluster.in_node(&["iptables-save", "-t", "nat"])?;
         let chains = rules.lines().filter(|line| line.starts_with("-A KUBE-SVC-")).count();
@@ -205,7 +213,8 @@ impl Suite<'_> {
             let pod = format!("turn-{mode}-{number}");
             let labels = json!({"app": app, "turn": "here"});
             self.cluster.feed(&["apply", "-f", "-"], &server(&pod, &labels).to_string())?;
-            let call = |client| Ok(self.world.call_within(client, At::Service("turning"), GLANCE)?.wait());
+            let call =
+                |client| -> Result<_> { Ok(self.world.call_within(client, At::Service("turning"), GLANCE)?.wait()) };
             wait(&format!("an answer of {pod}"), || Ok(call("free")?.filter(|said| *said == pod)))?;
             let answers = Instant::now();
             let after = wait("the new pod to be judged", || {
