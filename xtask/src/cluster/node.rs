@@ -273,3 +273,23 @@ fn remove_group(group: &Path) -> std::io::Result<()> {
     }
     fs::remove_dir(group)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_a_program_has_one_value() {
+        let folder = std::env::temp_dir().join(format!("namegate-node-{}", std::process::id()));
+        let node = Node { keeper: 0, folder: folder.clone() };
+        assert!(node.set_option("proxy", "--mode", "b").is_err(), "it was never started");
+        fs::create_dir_all(folder.join("run")).unwrap();
+        fs::write(node.words_file("proxy"), "/bin/proxy\n--mode=a\n--mode-of-others=c").unwrap();
+        for (value, want) in [("b", "--mode=b"), ("a", "--mode=a")] {
+            node.set_option("proxy", "--mode", value).unwrap();
+            let words = fs::read_to_string(node.words_file("proxy")).unwrap();
+            assert_eq!(words, format!("/bin/proxy\n--mode-of-others=c\n{want}"));
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

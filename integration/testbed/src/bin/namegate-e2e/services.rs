@@ -213,27 +213,38 @@ impl Suite<'_> {
             let pod = format!("turn-{mode}-{number}");
             let labels = json!({"app": app, "turn": "here"});
             self.cluster.feed(&["apply", "-f", "-"], &server(&pod, &labels).to_string())?;
-            let call =
-                |client| -> Result<_> { Ok(self.world.call_within(client, At::Service("turning"), GLANCE)?.wait()) };
-            wait(&format!("an answer of {pod}"), || Ok(call("free")?.filter(|said| *said == pod)))?;
-            let answers = Instant::now();
-            let after = wait("the new pod to be judged", || {
-                let began = answers.elapsed();
-                Ok((call("label")?.is_some() == open).then_some(began))
-            })?;
-            let word = if open { "allowed" } else { "denied" };
-            report.row(
-                &format!(
-                    "the pod behind a service is {} app={app}",
-                    if before.is_some() { "replaced by one with" } else { "made:" }
-                ),
-                &format!("{word} within {} ms of its first answer to others", SOON.as_millis()),
-                &format!("{word} after {} ms", after.as_millis()),
-                after <= SOON,
-            );
+            let verb = if before.is_some() { "replaced by another" } else { "made" };
+            self.judged(report, &format!("the pod behind a service is {verb}, app={app}"), &pod, open)?;
             before = Some(pod);
         }
         let last = before.context("a pod was made")?;
+        for (selector, app, pod, open) in [
+            (r#"{"app":"other","turn":null}"#, "other", "other", false),
+            (r#"{"app":null,"turn":"here"}"#, "web", last.as_str(), true),
+        ] {
+            let patch = format!(r#"{{"spec":{{"selector":{selector}}}}}"#);
+            self.cluster.kubectl(&["patch", "service", "turning", "-n", NAMESPACE, "-p", &patch])?;
+            self.judged(report, &format!("the service is turned to a pod that runs, app={app}"), pod, open)?;
+        }
         self.cluster.kubectl(&["delete", "pod", &last, "-n", NAMESPACE, "--wait=false"]).map(drop)
+    }
+
+    /// Waits until a pod answers for the service `turning`; sees how long after that the client `label` is judged by it.
+    fn judged(&self, report: &mut Report, what: &str, pod: &str, open: bool) -> Result<()> {
+        let call = |client| -> Result<_> { Ok(self.world.call_within(client, At::Service("turning"), GLANCE)?.wait()) };
+        wait(&format!("an answer of {pod}"), || Ok(call("free")?.filter(|said| said == pod)))?;
+        let answers = Instant::now();
+        let after = wait("the new pod to be judged", || {
+            let began = answers.elapsed();
+            Ok((call("label")?.is_some() == open).then_some(began))
+        })?;
+        let word = if open { "allowed" } else { "denied" };
+        report.row(
+            what,
+            &format!("{word} within {} ms of its first answer to others", SOON.as_millis()),
+            &format!("{word} after {} ms", after.as_millis()),
+            after <= SOON,
+        );
+        Ok(())
     }
 }
