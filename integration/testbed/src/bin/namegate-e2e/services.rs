@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, wait};
 use crate::report::Report;
-use world::{At, NAMESPACE, World, fetch, server};
+use world::{At, NAMESPACE, WITHIN, World, fetch, server};
 
 /// How kube-proxy may send packets on. The first is that of the cluster.
 const MODES: [&str; 2] = ["nftables", "iptables"];
@@ -82,6 +82,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, xtask: &Path) -> Resul
         suite.rows(report)?;
         suite.warning(report)?;
         suite.affinity(report)?;
+        suite.limits(report)?;
         suite.replaced(report, mode)?;
     }
     drop(proxy);
@@ -203,6 +204,25 @@ impl Suite<'_> {
         Ok(())
     }
 
+    /// Limits on requests hold on each way to a pod.
+    fn limits(&self, report: &mut Report) -> Result<()> {
+        for (what, at) in [
+            ("rules.http, ClusterIP", At::Service("web")),
+            ("rules.http, ClusterIP over IPv6", At::Service6("web")),
+            ("rules.http, NodePort at the node's address", At::NodePort("web")),
+            ("rules.http, headless", At::Name("headless", 8080)),
+        ] {
+            let ask = |client, page| self.world.ask(client, at, page, WITHIN);
+            let asked = [ask("free", "/index.html")?, ask("limited", "/")?, ask("limited", "/index.html")?];
+            let said = asked.map(|page| page.wait().unwrap_or_else(|| "nothing".to_owned()));
+            let good = said.each_ref().map(|line| line.starts_with("web-")) == [true, true, false];
+            let seen = format!("{}; it gets {}, then {}", said[0], said[1], said[2]);
+            let expected = "another client gets both pages; it gets the one, not the other";
+            report.row(what, expected, &seen, good && said[2] != "nothing");
+        }
+        Ok(())
+    }
+
     /// The pod behind a service is replaced by others, which are judged as they are.
     fn replaced(&self, report: &mut Report, mode: &str) -> Result<()> {
         let mut before: Option<String> = None;
@@ -231,7 +251,7 @@ impl Suite<'_> {
 
     /// Waits until a pod answers for the service `turning`; sees how long after that the client `label` is judged by it.
     fn judged(&self, report: &mut Report, what: &str, pod: &str, open: bool) -> Result<()> {
-        let call = |client| -> Result<_> { Ok(self.world.call_within(client, At::Service("turning"), GLANCE)?.wait()) };
+        let call = |client| -> Result<_> { Ok(self.world.ask(client, At::Service("turning"), "/", GLANCE)?.wait()) };
         wait(&format!("an answer of {pod}"), || Ok(call("free")?.filter(|said| said == pod)))?;
         let answers = Instant::now();
         let after = wait("the new pod to be judged", || {

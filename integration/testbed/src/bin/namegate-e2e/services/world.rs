@@ -24,11 +24,11 @@ pub(super) const NAMESPACE: &str = "services";
 const SERVERS: [(&str, &str, bool); 4] =
     [("web-1", "web", true), ("web-2", "web", false), ("other", "other", true), ("guarded", "guarded", false)];
 /// Clients, by the label `client`. The policies say what each may.
-const CLIENTS: [&str; 9] = ["free", "label", "port", "other", "both", "service", "named", "node", "name"];
+const CLIENTS: [&str; 10] = ["free", "label", "port", "other", "both", "service", "named", "node", "name", "limited"];
 /// Where pods serve.
 const PORT: u16 = 8080;
 /// How long each step of a call may take: a denied one is silent.
-const WITHIN: Duration = Duration::from_secs(2);
+pub(super) const WITHIN: Duration = Duration::from_secs(2);
 /// The cluster's DNS.
 const DNS: &str = "10.96.0.10:53";
 
@@ -94,11 +94,17 @@ impl World {
 
     /// Begins to call; gives the name that the last of those answers who are called, `None` unless all do.
     pub(super) fn call(&self, client: &str, at: At) -> Result<Task<Option<String>>> {
-        self.call_within(client, at, WITHIN)
+        self.ask(client, at, "/", WITHIN)
     }
 
-    /// The same with less patience.
-    pub(super) fn call_within(&self, client: &str, at: At, within: Duration) -> Result<Task<Option<String>>> {
+    /// Begins to ask for a page, with so much patience; gives its last line.
+    pub(super) fn ask(
+        &self,
+        client: &str,
+        at: At,
+        page: &'static str,
+        within: Duration,
+    ) -> Result<Task<Option<String>>> {
         let place = self.place(at)?;
         let netns = self.clients.get(client).with_context(|| format!("there is no client {client}"))?;
         Ok(netns.spawn(async move {
@@ -108,7 +114,7 @@ impl World {
             };
             let mut said = None;
             for address in addresses {
-                said = Some(fetch(address, "/", within).await?);
+                said = Some(fetch(address, page, within).await?);
             }
             said
         }))
@@ -158,7 +164,7 @@ async fn look_up(name: &str, port: u16, within: Duration) -> Option<Vec<SocketAd
 /// GETs a page; gives its last line, `None` where no answer comes in time.
 pub(super) async fn fetch(address: SocketAddr, path: &str, within: Duration) -> Option<String> {
     let mut stream = client::connect(address, within).await.ok()?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", address.ip());
+    let request = format!("GET {path} HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n");
     let exchange = async {
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
