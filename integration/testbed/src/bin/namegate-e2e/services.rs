@@ -204,14 +204,9 @@ impl Suite<'_> {
         Ok(())
     }
 
-    /// Limits on requests hold on each way to a pod.
+    /// Limits on requests hold where DNS gives the pods' addresses.
     fn limits(&self, report: &mut Report) -> Result<()> {
-        for (what, at) in [
-            ("rules.http, ClusterIP", At::Service("web")),
-            ("rules.http, ClusterIP over IPv6", At::Service6("web")),
-            ("rules.http, NodePort at the node's address", At::NodePort("web")),
-            ("rules.http, headless", At::Name("headless", 8080)),
-        ] {
+        for (what, at) in [("rules.http, headless", At::Name("headless", 8080))] {
             let ask = |client, page| self.world.ask(client, at, page, WITHIN);
             let asked = [ask("free", "/index.html")?, ask("limited", "/")?, ask("limited", "/index.html")?];
             let said = asked.map(|page| page.wait().unwrap_or_else(|| "nothing".to_owned()));
