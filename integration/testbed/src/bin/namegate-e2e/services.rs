@@ -204,9 +204,14 @@ impl Suite<'_> {
         Ok(())
     }
 
-    /// Limits on requests hold where DNS gives the pods' addresses.
+    /// Limits on requests hold on each way to a pod.
     fn limits(&self, report: &mut Report) -> Result<()> {
-        for (what, at) in [("rules.http, headless", At::Name("headless", 8080))] {
+        for (what, at) in [
+            ("rules.http, ClusterIP", At::Service("web")),
+            ("rules.http, ClusterIP over IPv6", At::Service6("web")),
+            ("rules.http, NodePort at the node's address", At::NodePort("web")),
+            ("rules.http, headless", At::Name("headless", 8080)),
+        ] {
             let ask = |client, page| self.world.ask(client, at, page, WITHIN);
             let asked = [ask("free", "/index.html")?, ask("limited", "/")?, ask("limited", "/index.html")?];
             let said = asked.map(|page| page.wait().unwrap_or_else(|| "nothing".to_owned()));
@@ -215,6 +220,11 @@ impl Suite<'_> {
             let expected = "another client gets both pages; it gets the one, not the other";
             report.row(what, expected, &seen, good && said[2] != "nothing");
         }
+        // The proxy's connection comes from the node, which every pod lets in.
+        let said = self.world.call("limited", At::Service("guarded"))?.wait();
+        let seen = said.as_deref().unwrap_or("nothing");
+        let what = "rules.http, ClusterIP of a pod that does not let the client in";
+        report.row(what, "it gets nothing", &format!("it gets {seen}"), said.is_none());
         Ok(())
     }
 
