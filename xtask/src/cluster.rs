@@ -30,7 +30,11 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Everything that runs besides pods.
 const DAEMONS: [&str; 7] =
-    ["etcd", "containerd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"];
+    ["etcd", "containerd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", KUBE_PROXY, "kubelet"];
+/// The daemon that sends what is for a service on to a pod, and how it may: the first unless told otherwise.
+const KUBE_PROXY: &str = "kube-proxy";
+const PROXY_MODES: [&str; 2] = ["nftables", "iptables"];
+const PROXY_MODE: &str = "--proxy-mode";
 const COREDNS: &str = include_str!("../data/cluster/coredns.yaml");
 
 /// What to do with the cluster.
@@ -67,10 +71,16 @@ pub(crate) enum What {
         without: Vec<String>,
     },
     /// Starts a daemon that was ended.
+    #[command(
+        after_help = "Example:\n  sudo -E cargo xtask cluster stop kube-proxy\n  sudo -E cargo xtask cluster start kube-proxy --proxy-mode iptables"
+    )]
     Start {
         /// Its name, as `status` shows it.
         #[arg(value_parser = DAEMONS)]
         name: String,
+        /// What kube-proxy makes of services, from now on. It removes what it made of them before.
+        #[arg(long, value_parser = PROXY_MODES)]
+        proxy_mode: Option<String>,
     },
 }
 
@@ -84,11 +94,20 @@ pub(crate) fn run(what: &What) -> Result<ExitCode> {
         What::Down => down()?,
         What::Status => return status(),
         What::Stop { name, signal } => running()?.stop(name, signal)?,
-        What::Start { name } => running()?.start_again(name)?,
+        What::Start { name, proxy_mode } => start(name, proxy_mode.as_deref())?,
         What::Reboot { without } => reboot(without)?,
         What::Env => println!("export KUBECONFIG='{}'", folder()?.join("kubeconfig").display()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn start(name: &str, proxy_mode: Option<&str>) -> Result<()> {
+    let node = running()?;
+    if let Some(mode) = proxy_mode {
+        ensure!(name == KUBE_PROXY, "`--proxy-mode` is for {KUBE_PROXY}");
+        node.set_option(name, PROXY_MODE, mode)?;
+    }
+    node.start_again(name)
 }
 
 fn running() -> Result<Node> {

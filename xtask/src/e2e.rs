@@ -22,8 +22,9 @@ const MANIFEST: &str = "integration/deploy/kubernetes/namegate.yaml";
 const CRDS: &str = "integration/deploy/crds";
 
 /// What is tried unless told otherwise, and what else there is.
-const SUITES: [&str; 7] = ["seed", "conformance", "race", "mistakes", "faults", "reboot", "churn"];
-const ALL_SUITES: [&str; 8] = ["seed", "conformance", "cyclonus", "race", "mistakes", "faults", "reboot", CHURN];
+const SUITES: [&str; 8] = ["seed", "conformance", "race", "mistakes", "services", "faults", "reboot", CHURN];
+const ALL_SUITES: [&str; 9] =
+    ["seed", "conformance", "cyclonus", "race", "mistakes", "services", "faults", "reboot", CHURN];
 /// Done with an API server of its own: its pods are on no node.
 const CHURN: &str = "churn";
 

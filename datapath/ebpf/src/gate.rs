@@ -5,8 +5,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use namegate_abi::{
-    Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet, Reason,
-    Settings, Tables, Verdict, endpoint_flags, flow_flags, judge_quoting, parse, parse_inner, protocol,
+    AddressKey, Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet,
+    Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, judge_quoting, parse, parse_inner,
+    protocol,
 };
 
 use crate::{
@@ -223,8 +224,9 @@ fn wait(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &Pa
 #[inline(always)]
 fn arrive(frame: Frame, settings: &Settings, packet: &Packet, outcome: &mut Decision) -> Way {
     if redirect::is_from_proxy(frame, settings) {
-        // What it sends over UDP has the node's own address: replies need no help.
-        if packet.protocol == protocol::TCP && matches!(outcome.write, FlowWrite::New) {
+        // What it sends over UDP has the node's own address: replies need no help. So has what it sent to a service and
+        // was translated; its socket has other addresses than the replies then, which are translated back in the node.
+        if packet.protocol == protocol::TCP && matches!(outcome.write, FlowWrite::New) && !is_of_node(packet) {
             outcome.flow.flags |= flow_flags::PROXIED;
         }
         return Way::On;
@@ -237,6 +239,13 @@ fn arrive(frame: Frame, settings: &Settings, packet: &Packet, outcome: &mut Deci
     }
     outcome.reason = Reason::ProxyAbsent;
     Way::On
+}
+
+/// Whether a packet has an address of this node for its source.
+#[inline(never)]
+fn is_of_node(packet: &Packet) -> bool {
+    let key = AddressKey { scope: 0, address: packet.source };
+    Kernel::now().address(&key).is_some_and(|row| row.flags & address_flags::LOCAL_HOST != 0)
 }
 
 /// Gives a packet that was sent back its socket. It was judged, counted and told of when it was about to leave.

@@ -39,15 +39,20 @@ impl Engine {
     ///
     /// Whether the flow may begin is the kernel's to say. Connections outlive the TTL of a name: where nothing else allows
     /// the flow, names count here for an hour longer.
-    /// Behind a port of a service a request must be allowed for all who are there.
+    /// Behind a port of a service a request must be allowed for all who are there: by the rules about them, and by theirs
+    /// where `own` is an address of the service.
     pub fn limits(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: u64) -> Limits {
-        let behind = self.peers.behind(peer, (flow.protocol, flow.port));
-        match behind.filter(|_| direction == Direction::Egress) {
-            Some(behind) => together(&behind.targets, |target| {
-                self.limits_of(own, target.address, direction, Flow { port: target.port, ..flow }, now)
-            }),
-            None => self.limits_of(own, peer, direction, flow, now),
-        }
+        let server = if direction == Direction::Egress { peer } else { own };
+        let Some(behind) = self.peers.behind(server, (flow.protocol, flow.port)) else {
+            return self.limits_of(own, peer, direction, flow, now);
+        };
+        together(&behind.targets, |target| {
+            let flow = Flow { port: target.port, ..flow };
+            match direction {
+                Direction::Egress => self.limits_of(own, target.address, direction, flow, now),
+                Direction::Ingress => self.limits_of(target.address, peer, direction, flow, now),
+            }
+        })
     }
 
     fn limits_of(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: u64) -> Limits {

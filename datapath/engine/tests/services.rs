@@ -307,3 +307,41 @@ fn a_port_without_a_service_is_not_the_world() {
         assert_eq!(matches!(asked, Limits::Rules(_)), is_limited, "{peer}:{number}: {asked:?}");
     }
 }
+
+/// Who calls a service through the proxy is judged by the policies of those behind it, since the kernel sees the proxy.
+#[test]
+fn those_behind_a_service_have_their_say_in_requests() {
+    let rule = |peers, l7: Option<L7>| Rule {
+        origin: Arc::new(Origin { kind: "T".into(), namespace: None, name: "r".into(), path: "x".into() }),
+        subject: Subject::Endpoints(LabelSelector::default()),
+        direction: Direction::Ingress,
+        tier: Tier::Normal,
+        effect: Effect::Allow,
+        default_deny: true,
+        peers,
+        ports: Ports::Any,
+        l7: l7.map(Arc::new),
+        binding: None,
+    };
+    let target = Target { address: ip(OWN[1]), port: 8080 };
+    let port = ServicePort { name: None, protocol: Transport::Tcp, port: 80, node_port: None, targets: vec![target] };
+    let service = Service { addresses: vec![ip(VIRTUAL[0])], ports: vec![port], ..Service::default() };
+    let pods = [0, 1, 2, 3].map(|at| (at < 2).then(|| Pod { namespace: "x", app: None, ports: vec![] }));
+    let outsiders = || Peers::Of(vec![PeerSelector::Entity(Entity::World)]);
+    for (what, rules, want) in [
+        ("no policy", vec![], "free"),
+        ("a rule for all", vec![rule(Peers::Any, None)], "free"),
+        ("a rule for others", vec![rule(outsiders(), None)], "closed"),
+        ("a rule with limits", vec![rule(Peers::Any, Some(L7::ServerNames(vec![])))], "limited"),
+    ] {
+        let world = World::new(rules, placed(&pods, std::slice::from_ref(&service)));
+        let flow = Flow { protocol: 6, port: 80 };
+        let now = world.kernel.now;
+        let got = match world.engine.limits(ip(VIRTUAL[0]), ip(OWN[0]), Direction::Ingress, flow, now) {
+            Limits::Free => "free",
+            Limits::Closed(_) => "closed",
+            Limits::Rules(_) => "limited",
+        };
+        assert_eq!(got, want, "{what}");
+    }
+}

@@ -142,6 +142,16 @@ impl Node {
         Ok(())
     }
 
+    /// Gives an option of a program another value, `--option=value`, for when it is started again.
+    pub(crate) fn set_option(&self, name: &str, option: &str, value: &str) -> Result<()> {
+        let path = self.words_file(name);
+        let words = fs::read_to_string(&path).with_context(|| format!("{name} was never started"))?;
+        let is_other = |word: &&str| word.split('=').next() != Some(option);
+        let others = words.lines().filter(is_other).map(str::to_owned);
+        let words: Vec<String> = others.chain([format!("{option}={value}")]).collect();
+        fs::write(&path, words.join("\n")).with_context(|| format!("writing {}", path.display()))
+    }
+
     /// Whether a program that was started runs.
     pub(crate) fn runs(&self, name: &str) -> bool {
         let Ok(pid) = fs::read_to_string(self.pid_file(name)) else { return false };
@@ -262,4 +272,24 @@ fn remove_group(group: &Path) -> std::io::Result<()> {
         remove_group(&entry.path())?;
     }
     fs::remove_dir(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_a_program_has_one_value() {
+        let folder = std::env::temp_dir().join(format!("namegate-node-{}", std::process::id()));
+        let node = Node { keeper: 0, folder: folder.clone() };
+        assert!(node.set_option("proxy", "--mode", "b").is_err(), "it was never started");
+        fs::create_dir_all(folder.join("run")).unwrap();
+        fs::write(node.words_file("proxy"), "/bin/proxy\n--mode=a\n--mode-of-others=c").unwrap();
+        for (value, want) in [("b", "--mode=b"), ("a", "--mode=a")] {
+            node.set_option("proxy", "--mode", value).unwrap();
+            let words = fs::read_to_string(node.words_file("proxy")).unwrap();
+            assert_eq!(words, format!("/bin/proxy\n--mode-of-others=c\n{want}"));
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

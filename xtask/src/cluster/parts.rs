@@ -9,6 +9,7 @@ use super::network::{NODE_V4, NODE_V6, OUTSIDE_V4, PODS, SERVICES};
 use super::node::Node;
 use super::pki::Pki;
 use super::programs::{CNI_PLUGINS, Programs};
+use super::{KUBE_PROXY, PROXY_MODE, PROXY_MODES};
 
 /// The only node's name.
 pub(crate) const NODE_NAME: &str = "node1";
@@ -104,15 +105,16 @@ impl Parts<'_> {
             config("kubelet")
         );
         let proxy = format!(
-            "{} --hostname-override={NODE_NAME} --cluster-cidr={PODS} --proxy-mode=nftables --conntrack-max-per-core=0",
-            config("proxy")
+            "{} --hostname-override={NODE_NAME} --cluster-cidr={PODS} {PROXY_MODE}={} --conntrack-max-per-core=0",
+            config("proxy"),
+            PROXY_MODES[0]
         );
         let scheduler = format!("{} --leader-elect=false", config("scheduler"));
         let daemons = [
             ("kubelet", kubelet),
             ("kube-controller-manager", controllers),
             ("kube-scheduler", scheduler),
-            ("kube-proxy", proxy),
+            (KUBE_PROXY, proxy),
         ];
         for (name, arguments) in daemons {
             self.node.daemon(name, &self.programs.kubernetes(name), &words([arguments.as_str()]))?;

@@ -19,7 +19,7 @@ const HELM_VERSION: &str = "3.22.0";
 const BUILT: &str = "built";
 /// Built into one folder of the cache.
 const KUBERNETES: [&str; 5] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"];
-const TOOLS: [Tool; 10] = [
+const TOOLS: [Tool; 11] = [
     Tool { program: "ip", package: "iproute2" },
     Tool { program: "nsenter", package: "util-linux" },
     Tool { program: "sysctl", package: "procps" },
@@ -27,6 +27,7 @@ const TOOLS: [Tool; 10] = [
     Tool { program: "containerd", package: "containerd" },
     Tool { program: "runc", package: "runc" },
     Tool { program: "nft", package: "nftables" },
+    Tool { program: "iptables", package: "iptables" },
     Tool { program: "conntrack", package: "conntrack" },
     Tool { program: "curl", package: "curl" },
     Tool { program: "wget", package: "wget" },

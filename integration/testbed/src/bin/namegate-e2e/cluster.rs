@@ -106,6 +106,19 @@ impl Cluster {
         Netns::enter_at(name, &self.root.join("run/netns").join(name))
     }
 
+    /// Enters the network of the node.
+    pub(crate) fn enter_node(&self) -> Result<Netns> {
+        Netns::enter_at("node", &self.root.with_file_name("ns").join("net"))
+    }
+
+    /// Runs a program in the network of the node; gives what it prints, or an error with what it complains of.
+    pub(crate) fn in_node(&self, command: &[&str]) -> Result<String> {
+        let network = self.root.with_file_name("ns").join("net");
+        let output =
+            Command::new("nsenter").arg(format!("--net={}", network.display())).arg("--").args(command).output();
+        told(&command.join(" "), &output.context("running nsenter (util-linux)")?)
+    }
+
     /// A resource of the agent; `None` while it does not answer with 200.
     pub(crate) fn agent(&self, path: &str) -> Option<Value> {
         let socket = self.root.join("run/namegate/namegate.sock");

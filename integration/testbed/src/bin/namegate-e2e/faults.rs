@@ -54,6 +54,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, xta
     faults.new_pod(report)?;
     rollout::run(cluster, report, outside, faults.b()?)?;
     faults.pods_without_agent(report)?;
+    faults.pods_without_guard(report)?;
     faults.mesh.take_down(cluster)
 }
 
@@ -145,11 +146,10 @@ impl Faults<'_> {
 
     /// CNI is called while there is no agent: pods end, none starts, and those that wait start guarded afterwards.
     fn pods_without_agent(&self, report: &mut Report) -> Result<()> {
-        let patch = |patch| self.cluster.kubectl(&["patch", "ds/namegate", "-n", "kube-system", "-p", patch]);
-        patch(NOWHERE)?;
+        self.patch(NOWHERE)?;
         let seen = self.without_agent();
         // Whatever was seen, the next run needs the agent.
-        patch(SOMEWHERE)?;
+        self.patch(SOMEWHERE)?;
         let (ended, phase, held) = seen?;
         let seen = format!("it ends: {}, the other is {phase}", if ended { "yes" } else { "no" });
         let expected = "it ends: yes, the other is \"Pending\"";
@@ -165,13 +165,62 @@ impl Faults<'_> {
 
     /// Whether a pod ended, what phase a new one is in, and which calls pass.
     fn without_agent(&self) -> Result<(bool, Value, (bool, bool))> {
-        let agents = ["get", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=namegate", "-o", "name"];
-        wait("the agent to be gone", || Ok(self.cluster.kubectl(&agents)?.is_empty().then_some(())))?;
+        self.agent_gone()?;
         let ended = self.cluster.kubectl(&["delete", "pod", "late", "-n", "faults", "--timeout=60s"]).is_ok();
         self.make("waits")?;
         std::thread::sleep(NOT_STARTED);
         let phase = self.cluster.get(&["pod", "waits", "-n", "faults"])?["status"]["phase"].clone();
         Ok((ended, phase, self.calls()?))
+    }
+
+    /// CNI is called while there is no agent, and pods may start all the same: they are guarded once it is back.
+    fn pods_without_guard(&self, report: &mut Report) -> Result<()> {
+        let seen = self.on_agent_down("allow").and_then(|()| self.unguarded(report));
+        // Whatever was seen, the next run needs the agent and its default.
+        self.patch(SOMEWHERE)?;
+        let back = seen.and_then(|()| {
+            wait("the agent to come back", || Ok(self.cluster.agent("/v1/healthz")))?;
+            self.guarded(report, "the same pod, the agent is back", "early")
+        });
+        self.on_agent_down("deny").and(back)
+    }
+
+    /// A pod that starts while there is no agent.
+    fn unguarded(&self, report: &mut Report) -> Result<()> {
+        self.patch(NOWHERE)?;
+        self.agent_gone()?;
+        self.make("early")?;
+        self.cluster.wait_pods("faults")?;
+        let (open, out) = self.open("early")?;
+        let seen = format!("it starts and calls b: {}, it calls out: {}", word(open), word(out));
+        let expected = "it starts and calls b: allowed, it calls out: allowed";
+        report.row("onAgentDown: allow, a pod made while no agent is there", expected, &seen, open && out);
+        Ok(())
+    }
+
+    /// Sets what becomes of new pods without an agent, as the value `cni.onAgentDown` of the chart does.
+    fn on_agent_down(&self, rule: &str) -> Result<()> {
+        const FLAG: &str = "--on-agent-down=";
+        let set = self.cluster.get(&["ds/namegate", "-n", "kube-system"])?;
+        let containers = set["spec"]["template"]["spec"]["initContainers"].as_array();
+        let install = containers.into_iter().flatten().find(|one| one["name"] == "install-cni");
+        let mut command = install.context("a container install-cni")?["command"].clone();
+        let words = command.as_array_mut().into_iter().flatten();
+        let flag = words.filter(|word| word.as_str().is_some_and(|word| word.starts_with(FLAG))).last();
+        *flag.context("install-cni says what happens without an agent")? = format!("{FLAG}{rule}").into();
+        let install = json!({"name": "install-cni", "command": command});
+        self.patch(&json!({"spec": {"template": {"spec": {"initContainers": [install]}}}}).to_string())?;
+        let rollout = ["rollout", "status", "ds/namegate", "-n", "kube-system", "--timeout=180s"];
+        self.cluster.kubectl(&rollout).context("the agent with another setting").map(drop)
+    }
+
+    fn agent_gone(&self) -> Result<()> {
+        let agents = ["get", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=namegate", "-o", "name"];
+        wait("the agent to be gone", || Ok(self.cluster.kubectl(&agents)?.is_empty().then_some(())))
+    }
+
+    fn patch(&self, patch: &str) -> Result<()> {
+        self.cluster.kubectl(&["patch", "ds/namegate", "-n", "kube-system", "-p", patch]).map(drop)
     }
 
     /// Makes a pod that the policy `pair` selects.
@@ -187,14 +236,19 @@ impl Faults<'_> {
     }
 
     fn guarded(&self, report: &mut Report, what: &str, pod: &str) -> Result<()> {
+        let (open, closed) = self.open(pod)?;
+        let seen = format!("it calls b: {}, it calls out: {}", word(open), word(closed));
+        report.row(what, "it calls b: allowed, it calls out: denied", &seen, open && !closed);
+        Ok(())
+    }
+
+    /// Whether a pod reaches b, and what no policy opens.
+    fn open(&self, pod: &str) -> Result<(bool, bool)> {
         let calls = |target: &str| {
             let command = format!("nc -w 2 {target} 80 </dev/null");
             self.cluster.kubectl(&["exec", pod, "-n", "faults", "--", "sh", "-c", &command]).is_ok()
         };
-        let (open, closed) = (calls(&self.b()?.to_string()), calls(&UNNAMED.to_string()));
-        let seen = format!("it calls b: {}, it calls out: {}", word(open), word(closed));
-        report.row(what, "it calls b: allowed, it calls out: denied", &seen, open && !closed);
-        Ok(())
+        Ok((calls(&self.b()?.to_string()), calls(&UNNAMED.to_string())))
     }
 
     fn b(&self) -> Result<IpAddr> {

@@ -13,6 +13,7 @@ mod reboot;
 mod report;
 mod rollout;
 mod seed;
+mod services;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,6 +67,8 @@ enum Suite {
     Race,
     /// Policies with mistakes.
     Mistakes,
+    /// Services, with each mode of kube-proxy.
+    Services,
     /// The API server, its store or the agent is away.
     Faults,
     /// The node loses its power.
@@ -104,6 +107,7 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
             }
             Suite::Race => ("race", race::run(cluster, report, &outside, arguments.pods)),
             Suite::Mistakes => ("mistakes", mistakes::run(cluster, report)),
+            Suite::Services => ("services", services::run(cluster, report, &arguments.xtask)),
             Suite::Faults => ("faults", faults::run(cluster, report, &outside, &arguments.xtask)),
             Suite::Reboot => continue,
         };

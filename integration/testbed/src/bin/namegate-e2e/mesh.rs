@@ -149,7 +149,7 @@ impl Member {
 }
 
 /// File name of a pod's network namespace, as the CNI plugin has told the agent.
-fn netns_of(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<String>> {
+pub(crate) fn netns_of(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<String>> {
     let known = cluster.agent("/v1/cni").context("the agent does not answer")?;
     let is_it = |entry: &&Value| {
         let registration = &entry["registration"];
