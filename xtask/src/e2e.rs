@@ -23,10 +23,13 @@ const CRDS: &str = "integration/deploy/crds";
 
 /// What is tried unless told otherwise, and what else there is.
 const SUITES: [&str; 8] = ["seed", "conformance", "race", "mistakes", "services", "faults", "reboot", CHURN];
-const ALL_SUITES: [&str; 9] =
-    ["seed", "conformance", "cyclonus", "race", "mistakes", "services", "faults", "reboot", CHURN];
-/// Done with an API server of its own: its pods are on no node.
+const ALL_SUITES: [&str; 10] =
+    ["seed", "conformance", "cyclonus", "race", "mistakes", "services", "faults", "reboot", CHURN, SCALE];
+/// Done with an API server of their own: its pods are on no node.
 const CHURN: &str = "churn";
+const SCALE: &str = "scale";
+/// The test of the one that the other leaves out.
+const LARGE: &str = "ten_thousand_pods";
 
 /// What to try.
 #[derive(Args)]
@@ -53,13 +56,14 @@ impl E2e {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         shell::need_root("namespaces and eBPF", "cargo xtask e2e")?;
         let started = Instant::now();
-        let suites: Vec<&str> = self.suites.iter().map(String::as_str).filter(|suite| *suite != CHURN).collect();
+        let (apart, suites): (Vec<&str>, Vec<&str>) =
+            self.suites.iter().map(String::as_str).partition(|suite| [CHURN, SCALE].contains(suite));
         let mut code = if suites.is_empty() { 0 } else { self.on_cluster(&suites)? };
-        if suites.len() < self.suites.len()
-            && let Err(error) = churn()
-        {
-            shell::step(&format!("{CHURN}: {error:#}"));
-            code = code.max(1);
+        for suite in apart {
+            if let Err(error) = beside_server(suite) {
+                shell::step(&format!("{suite}: {error:#}"));
+                code = code.max(1);
+            }
         }
         shell::step(&format!("took {} s with all it had to build", started.elapsed().as_secs()));
         Ok(ExitCode::from(code))
@@ -91,12 +95,16 @@ impl E2e {
     }
 }
 
-/// The source of Kubernetes beside a real API server: 2,000 pods and 200 policies that change, and the server's moods.
-fn churn() -> Result<()> {
+/// The source of Kubernetes beside a real API server: pods and policies that change, and the server's moods.
+fn beside_server(suite: &str) -> Result<()> {
     cluster::provide()?;
-    shell::step("2,000 pods and 200 policies on an API server");
+    let (what, which): (_, &[&str]) = match suite {
+        SCALE => ("10,000 pods", &[LARGE]),
+        _ => ("2,000 pods", &["--skip", LARGE]),
+    };
+    shell::step(&format!("{what} and 200 policies on an API server"));
     let test = ["test", "--package", "namegate-kubernetes", "--features", "cluster", "--test", "cluster"];
-    shell::cargo(&[&test[..], &["--", "--nocapture", "--test-threads=1"]].concat())
+    shell::cargo(&[&test[..], &["--", "--nocapture", "--test-threads=1"], which].concat())
 }
 
 /// Builds the programs; those of the image are static. Gives their folder.
