@@ -1,7 +1,7 @@
 //! The proxy without a gate, in front of one server: for measurements and for tests of the protocols.
 //!
 //! ```text
-//! alone PORT SERVER WORKERS http PATH...    # GET of paths that one of these regular expressions is for
+//! alone PORT SERVER WORKERS http PATH...    # GET of paths that one of these regular expressions is for; all without one
 //! alone PORT SERVER WORKERS tls PATTERN...  # TLS to server names that one of these patterns is for
 //! ```
 
@@ -68,6 +68,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<Proxy, Box<dyn Error>> {
     let [port, server, workers, what, rules @ ..] = arguments else { return Err(USAGE.into()) };
     let l7 = match what.as_str() {
+        "http" if rules.is_empty() => L7::Http(vec![HttpRule::default()]),
         "http" => L7::Http(rules.iter().map(|path| get(path)).collect::<Result<_, _>>()?),
         "tls" => L7::ServerNames(rules.iter().map(|text| NamePattern::pattern(text)).collect::<Result<_, _>>()?),
         _ => return Err(USAGE.into()),

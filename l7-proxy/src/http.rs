@@ -14,9 +14,11 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode, Uri, Version,
-    body::Incoming,
-    header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    body::{Body, Incoming},
+    header::{
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    },
     http::{request::Parts, uri::PathAndQuery},
     server::conn::{http1, http2},
     service::service_fn,
@@ -109,7 +111,11 @@ pub(crate) async fn serve<D: Desk>(
     let session = Arc::new(Session { shared, client, server, upstream, began, guard, of_host, asked, doubtful });
     let service = service_fn(move |request| {
         let session = Arc::clone(&session);
-        async move { Ok::<_, Infallible>(session.answer(request).await) }
+        async move {
+            let is_head = request.method() == Method::HEAD;
+            let reply = session.answer(request).await;
+            Ok::<_, Infallible>(if is_head { without_body(reply) } else { reply })
+        }
     });
     let stream = TokioIo::new(stream);
     let ended = if is_http2 {
@@ -248,6 +254,17 @@ impl<D: Desk> Session<D> {
         let Self { client, server, .. } = *self;
         self.shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what });
     }
+}
+
+/// A reply to `HEAD`: the octets that another method would get are counted, not sent (RFC 9110 §9.3.2). Servers send
+/// none; clients of HTTP/2 take any for an error.
+fn without_body(mut reply: Reply) -> Reply {
+    if let Either::Right(own) = reply.body_mut() {
+        let octets = own.size_hint().lower();
+        *own = Full::default();
+        reply.headers_mut().insert(CONTENT_LENGTH, octets.into());
+    }
+    reply
 }
 
 /// A reply of the proxy's own.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
     client::conn::http2,
     service::service_fn,
@@ -83,8 +83,8 @@ async fn serve(listener: TcpListener) {
     }
 }
 
-#[tokio::test]
-async fn bodies_and_trailers_pass_and_each_stream_is_judged() {
+/// A proxy in front of a server, and a client's connection to it.
+async fn connected() -> (Proxy, http2::SendRequest<Frames>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = Config { fixed_server: Some(listener.local_addr().unwrap()), ..Config::default() };
     tokio::spawn(serve(listener));
@@ -92,6 +92,26 @@ async fn bodies_and_trailers_pass_and_each_stream_is_judged() {
     let stream = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
+    (proxy, sender)
+}
+
+/// The client takes octets of a body for a broken stream.
+#[tokio::test]
+async fn a_denial_of_head_has_no_body() {
+    let (proxy, mut sender) = connected().await;
+    for (method, octets) in [(Method::HEAD, 0), (Method::GET, 14)] {
+        let request = Request::builder().method(method.clone()).uri("http://a.io/shut").body(body(Bytes::new()));
+        let response = sender.send_request(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{method}");
+        assert_eq!(response.headers()["content-length"], "14", "{method}");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), octets, "{method}");
+    }
+    tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn bodies_and_trailers_pass_and_each_stream_is_judged() {
+    let (proxy, sender) = connected().await;
     let asking = (0..20_usize).map(|number| {
         let mut sender = sender.clone();
         tokio::spawn(async move {

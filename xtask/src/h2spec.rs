@@ -24,30 +24,48 @@ pub(crate) struct H2spec {
     sections: Vec<String>,
 }
 
-/// The proxy while it runs. Dropping it ends it.
-struct Proxy(Child);
+/// A server while it runs, and its port. Dropping it ends it.
+struct Server {
+    child: Child,
+    port: String,
+}
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.0.kill(); // It may have ended by itself.
-        let _ = self.0.wait();
+impl Server {
+    /// Starts an example of the proxy, which prints its port first.
+    fn start(example: &str, arguments: &[&str]) -> Result<Self> {
+        let program = shell::target().join("debug/examples").join(example);
+        let mut command = Command::new(&program);
+        let mut child = command
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let said = child.stdout.take();
+        let mut server = Self { child, port: String::new() };
+        let said = said.with_context(|| format!("{example} has no output"))?;
+        BufReader::new(said).read_line(&mut server.port).with_context(|| format!("reading the port of {example}"))?;
+        server.port.truncate(server.port.trim_end().len());
+        Ok(server)
     }
 }
 
-/// Runs the tests; h2spec's summary comes last. No rule allows what h2spec asks, so that every answer is the proxy's own.
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // It may have ended by itself.
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the tests; h2spec's summary comes last. All requests are allowed, and the server behind the proxy answers none
+/// before it is whole: an answer of the proxy's own could come before what h2spec sends next.
 pub(crate) fn run(arguments: &H2spec) -> Result<ExitCode> {
     let h2spec = h2spec()?;
     shell::step("building the proxy");
-    shell::cargo(&["build", "--quiet", "--package", "namegate-l7-proxy", "--example", "alone"])?;
-    let program = shell::target().join("debug/examples/alone");
-    let mut proxy = Command::new(&program);
-    proxy.args(["0", "127.0.0.1:9", "2", "http", "/nothing"]).stdout(Stdio::piped());
-    let mut proxy = Proxy(proxy.spawn().with_context(|| format!("starting {}", program.display()))?);
-    let mut port = String::new();
-    let said = proxy.0.stdout.take().context("the proxy has no output")?;
-    BufReader::new(said).read_line(&mut port).context("reading the proxy's port")?;
+    shell::cargo(&["build", "--quiet", "--package", "namegate-l7-proxy", "--examples"])?;
+    let origin = Server::start("origin", &[])?;
+    let proxy = Server::start("alone", &["0", &format!("127.0.0.1:{}", origin.port), "2", "http"])?;
     let mut tests = Command::new(h2spec);
-    tests.args(["--host", "127.0.0.1", "--port", port.trim(), "--timeout", PATIENCE_S]).args(&arguments.sections);
+    tests.args(["--host", "127.0.0.1", "--port", &proxy.port, "--timeout", PATIENCE_S]).args(&arguments.sections);
     let mut tests = tests.stdout(Stdio::piped()).spawn().context("starting h2spec")?;
     let mut said = BufReader::new(tests.stdout.take().context("h2spec has no output")?);
     let (mut text, mut line) = (String::new(), String::new());
