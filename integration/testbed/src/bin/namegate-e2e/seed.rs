@@ -14,6 +14,8 @@ use crate::report::Report;
 
 /// When the reader presses ^C.
 const WITHIN: Duration = Duration::from_secs(4);
+/// How long a command may go on after ^C.
+const UNHEARD: Duration = Duration::from_secs(2);
 /// The article's policy: each of its forms is created under the same name.
 const POLICY: &str = "allow-within-namespace";
 /// The same in the agent's words.
@@ -125,17 +127,23 @@ fn act(cluster: &Cluster, command: &str) -> Result<Seen> {
     let mut shell = cluster.shell(command);
     shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = shell.spawn().context("running sh")?;
-    let (started, mut interrupted) = (Instant::now(), false);
+    let (started, mut interrupted) = (Instant::now(), None);
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if !interrupted && started.elapsed() > WITHIN {
-            interrupted = true;
-            interrupt(&child)?;
+        match interrupted {
+            None if started.elapsed() > WITHIN => {
+                interrupted = Some(Instant::now());
+                signal(&child, Signal::SIGINT)?;
+            }
+            // A shell that started this run in the background has its commands ignore ^C.
+            Some(at) if at.elapsed() > UNHEARD => signal(&child, Signal::SIGKILL)?,
+            _ => {}
         }
         std::thread::sleep(Duration::from_millis(10));
     };
+    let interrupted = interrupted.is_some();
     let mut output = String::new();
     for pipe in [
         child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read>),
@@ -150,9 +158,9 @@ fn act(cluster: &Cluster, command: &str) -> Result<Seen> {
     Ok(Seen { interrupted, success: status.success(), text })
 }
 
-fn interrupt(child: &Child) -> Result<()> {
+fn signal(child: &Child, signal: Signal) -> Result<()> {
     let group = i32::try_from(child.id()).context("a process number")?;
-    kill(Pid::from_raw(-group), Signal::SIGINT).context("sending ^C")
+    kill(Pid::from_raw(-group), signal).with_context(|| format!("sending {signal}"))
 }
 
 /// The article's command with this cluster's addresses and generated names in the place of its own.
