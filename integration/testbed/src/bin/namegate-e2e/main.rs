@@ -25,6 +25,9 @@ use cluster::{Cluster, wait};
 use outside::Outside;
 use report::Report;
 
+/// Denials that are shown where something is not as expected.
+const DENIALS: usize = 8;
+
 /// Tries Namegate on a running cluster.
 #[derive(Parser)]
 struct Arguments {
@@ -87,6 +90,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the agent says of itself after a row that is not as expected: its last denials, and the networks it waits for.
+fn say_why(cluster: &Cluster) {
+    let status = cluster.agent("/v1/status").unwrap_or_default();
+    let networks = cluster.agent("/v1/cni").unwrap_or_default();
+    let denials = status["denials"].as_array().into_iter().flatten().take(DENIALS);
+    let waiting = networks.as_array().into_iter().flatten().filter(|network| network["state"] != "guarded");
+    for found in denials.chain(waiting).chain([&status["kubernetes"], &status["refused"]]) {
+        Report::note(&found.to_string());
+    }
+}
+
 fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let cluster = Cluster::new(&arguments.kubectl, &arguments.kubeconfig, &arguments.keeper)?;
     let (cluster, only) = (&cluster, arguments.only.as_deref());
@@ -95,6 +109,7 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     // The servers of the outside do not outlast the node.
     let (last, suites): (Vec<_>, Vec<_>) = arguments.suites.iter().partition(|suite| **suite == Suite::Reboot);
     for suite in suites {
+        let failed = report.failed();
         let (name, outcome) = match suite {
             Suite::Seed => ("seed", seed::run(cluster, report)),
             Suite::Conformance => {
@@ -113,6 +128,9 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
         };
         if let Err(error) = outcome {
             report.broken(name, &error);
+        }
+        if report.failed() > failed {
+            say_why(cluster);
         }
     }
     if !last.is_empty()

@@ -38,6 +38,11 @@ impl Report {
         }
     }
 
+    /// How many rows were not as expected.
+    pub(crate) fn failed(&self) -> usize {
+        self.failed
+    }
+
     /// Something that could not be tried at all.
     pub(crate) fn broken(&mut self, suite: &str, error: &anyhow::Error) {
         self.row(suite, "to run", &format!("{error:#}"), false);
