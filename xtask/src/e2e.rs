@@ -25,7 +25,7 @@ const CRDS: &str = "integration/deploy/crds";
 const SUITES: [&str; 8] = ["seed", "conformance", "race", "mistakes", "services", "faults", "reboot", CHURN];
 const ALL_SUITES: [&str; 10] =
     ["seed", "conformance", "cyclonus", "race", "mistakes", "services", "faults", "reboot", CHURN, SCALE];
-/// Done with an API server of their own: its pods are on no node.
+/// Done with an API server of their own, whose pods are on no node.
 const CHURN: &str = "churn";
 const SCALE: &str = "scale";
 /// The test of the one that the other leaves out.

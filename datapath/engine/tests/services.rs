@@ -276,13 +276,12 @@ fn an_address_in_front_of_resolvers_alone_is_trusted() {
     }
 }
 
-/// What the rules leave free for the world stays limited where a virtual address has nobody behind the port.
-#[test]
-fn a_port_without_a_service_is_not_the_world() {
-    let rule = |peers, l7: Option<L7>| Rule {
+/// A rule for every endpoint.
+fn rule(direction: Direction, peers: Peers, l7: Option<L7>) -> Rule {
+    Rule {
         origin: Arc::new(Origin { kind: "T".into(), namespace: None, name: "r".into(), path: "x".into() }),
         subject: Subject::Endpoints(LabelSelector::default()),
-        direction: Direction::Egress,
+        direction,
         tier: Tier::Normal,
         effect: Effect::Allow,
         default_deny: true,
@@ -290,14 +289,27 @@ fn a_port_without_a_service_is_not_the_world() {
         ports: Ports::Any,
         l7: l7.map(Arc::new),
         binding: None,
-    };
-    let world = Peers::Of(vec![PeerSelector::Entity(Entity::World)]);
-    let rules = vec![rule(Peers::Any, Some(L7::ServerNames(vec![]))), rule(world, None)];
-    let target = Target { address: ip("192.0.2.1"), port: 80 };
-    let port = ServicePort { name: None, protocol: Transport::Tcp, port: 80, node_port: None, targets: vec![target] };
+    }
+}
+
+fn of_world() -> Peers {
+    Peers::Of(vec![PeerSelector::Entity(Entity::World)])
+}
+
+/// Both pods of this node, and a service whose port 80 leads to one target.
+fn in_front_of(rules: Vec<Rule>, address: &str, port: u16) -> World {
+    let targets = vec![Target { address: ip(address), port }];
+    let port = ServicePort { name: None, protocol: Transport::Tcp, port: 80, node_port: None, targets };
     let service = Service { addresses: vec![ip(VIRTUAL[0])], ports: vec![port], ..Service::default() };
-    let pod = Some(Pod { namespace: "x", app: None, ports: vec![] });
-    let world = World::new(rules, placed(&[pod, None, None, None], &[service]));
+    let pods = [true, true, false, false].map(|here| here.then(|| Pod { namespace: "x", app: None, ports: vec![] }));
+    World::new(rules, placed(&pods, &[service]))
+}
+
+/// What the rules leave free for the world stays limited where a virtual address has nobody behind the port.
+#[test]
+fn a_port_without_a_service_is_not_the_world() {
+    let limited = rule(Direction::Egress, Peers::Any, Some(L7::ServerNames(vec![])));
+    let world = in_front_of(vec![limited, rule(Direction::Egress, of_world(), None)], "192.0.2.1", 80);
     let own = ip(OWN[0]);
     for (peer, number, is_limited) in [(VIRTUAL[0], 80, false), (VIRTUAL[0], 443, true), ("192.0.2.1", 443, false)] {
         let flow = Flow { protocol: 6, port: number };
@@ -311,33 +323,17 @@ fn a_port_without_a_service_is_not_the_world() {
 /// Who calls a service through the proxy is judged by the policies of those behind it, since the kernel sees the proxy.
 #[test]
 fn those_behind_a_service_have_their_say_in_requests() {
-    let rule = |peers, l7: Option<L7>| Rule {
-        origin: Arc::new(Origin { kind: "T".into(), namespace: None, name: "r".into(), path: "x".into() }),
-        subject: Subject::Endpoints(LabelSelector::default()),
-        direction: Direction::Ingress,
-        tier: Tier::Normal,
-        effect: Effect::Allow,
-        default_deny: true,
-        peers,
-        ports: Ports::Any,
-        l7: l7.map(Arc::new),
-        binding: None,
-    };
-    let target = Target { address: ip(OWN[1]), port: 8080 };
-    let port = ServicePort { name: None, protocol: Transport::Tcp, port: 80, node_port: None, targets: vec![target] };
-    let service = Service { addresses: vec![ip(VIRTUAL[0])], ports: vec![port], ..Service::default() };
-    let pods = [0, 1, 2, 3].map(|at| (at < 2).then(|| Pod { namespace: "x", app: None, ports: vec![] }));
-    let outsiders = || Peers::Of(vec![PeerSelector::Entity(Entity::World)]);
+    let rule = |peers, l7| vec![rule(Direction::Ingress, peers, l7)];
     for (what, rules, want) in [
         ("no policy", vec![], "free"),
-        ("a rule for all", vec![rule(Peers::Any, None)], "free"),
-        ("a rule for others", vec![rule(outsiders(), None)], "closed"),
-        ("a rule with limits", vec![rule(Peers::Any, Some(L7::ServerNames(vec![])))], "limited"),
+        ("a rule for all", rule(Peers::Any, None), "free"),
+        ("a rule for others", rule(of_world(), None), "closed"),
+        ("a rule with limits", rule(Peers::Any, Some(L7::ServerNames(vec![]))), "limited"),
     ] {
-        let world = World::new(rules, placed(&pods, std::slice::from_ref(&service)));
+        let world = in_front_of(rules, OWN[1], 8080);
         let flow = Flow { protocol: 6, port: 80 };
-        let now = world.kernel.now;
-        let got = match world.engine.limits(ip(VIRTUAL[0]), ip(OWN[0]), Direction::Ingress, flow, now) {
+        let asked = world.engine.limits(ip(VIRTUAL[0]), ip(OWN[0]), Direction::Ingress, flow, world.kernel.now);
+        let got = match asked {
             Limits::Free => "free",
             Limits::Closed(_) => "closed",
             Limits::Rules(_) => "limited",

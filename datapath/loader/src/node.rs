@@ -61,10 +61,10 @@ pub(crate) fn namespace() -> io::Result<u64> {
 }
 
 /// Loads the programs, where the kernel and the mounted file systems let them work.
-pub(crate) fn load(loaded: &mut Programs<'_>) -> Result<Ready, LoadError> {
+pub(crate) fn load(kept: &mut Programs<'_>) -> Result<Ready, LoadError> {
     bpffs::check_kernel(FEATURE, SINCE)?;
     let root = root()?;
-    let [from, to] = PROGRAMS.map(|program| loaded.for_sockets(program.name, program.hook));
+    let [from, to] = PROGRAMS.map(|program| kept.for_sockets(program.name, program.hook));
     Ok(Ready { root, programs: [from?, to?] })
 }
 
