@@ -26,6 +26,7 @@
 
 mod assemble;
 mod backoff;
+mod client;
 mod follow;
 mod health;
 mod hub;

@@ -2,10 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 use namegate_config::settings::Dns;
 use tokio::{
     sync::{mpsc, watch},
@@ -13,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    client::client,
     follow,
     health::{Health, Source},
     hub::Hub,
@@ -24,8 +22,6 @@ use crate::{
 
 /// Events that wait at most; the watches wait beyond.
 const TOLD_MAX: usize = 1_024;
-/// How long a connection to the server may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the server is asked whether a failure is over.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -119,21 +115,6 @@ impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Watch").field("health", &self.health).finish_non_exhaustive()
     }
-}
-
-async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, StartError> {
-    let options = KubeConfigOptions::default();
-    let mut config = if let Some(path) = kubeconfig {
-        let wrong = |source| StartError::Kubeconfig { path: path.clone(), source };
-        let read = Kubeconfig::read_from(&path).map_err(wrong)?;
-        Config::from_custom_kubeconfig(read, &options).await.map_err(wrong)?
-    } else if let Ok(config) = Config::incluster() {
-        config
-    } else {
-        Config::from_kubeconfig(&options).await.map_err(StartError::NoWay)?
-    };
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Client::try_from(config).map_err(StartError::Client)
 }
 
 /// Asks the server whether it is there, while a watch is in doubt: a watch that has reconnected says nothing by itself.

@@ -205,6 +205,45 @@ fn an_outage_changes_nothing() {
 }
 
 /// A condition of a policy of `empire`.
+/// Packets of the agent's connections to the server go nowhere, and nobody is told: what translated an address is gone.
+#[test]
+fn connections_that_are_lost_without_a_word_are_made_anew() {
+    let world = world();
+    let server = Server::start(&world);
+    populate(&server, &world, &[TIE, STAR, DNS]);
+    let agent = Agent::start(&world, &options(&world, &server)).unwrap();
+    guarded(&agent, TIE);
+    let lost = world.node().call(|| {
+        let output = Command::new("ss").args(["-tnH", "state", "established", "dport = :16443"]).output().unwrap();
+        let listed = String::from_utf8(output.stdout).unwrap();
+        let port = |line: &str| line.split_whitespace().nth(2)?.rsplit_once(':')?.1.parse().ok();
+        let ports: Vec<u16> = listed.lines().filter_map(port).collect();
+        let set = ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let rules = format!(
+            "add table ip lost; add chain ip lost input {{ type filter hook input priority 0; }}; \
+             add rule ip lost input tcp sport {{ {set} }} tcp dport 16443 drop; \
+             add rule ip lost input tcp dport {{ {set} }} tcp sport 16443 drop"
+        );
+        let output = Command::new("nft").arg(&rules).output().unwrap();
+        assert!(output.status.success(), "{rules}: {output:?}");
+        ports.len()
+    });
+    assert!(lost >= 9, "each watch has a connection, {lost} are there");
+
+    let (tie, star) = (world.pod(TIE), world.pod(STAR));
+    let web = SocketAddr::new(star.ipv4(), 80);
+    server.apply(NETWORK_POLICY, policy("closed", &json!({"podSelector": {"matchLabels": {"class": "deathstar"}}})));
+    assert!(opens(tie, web), "the agent cannot know yet");
+    until("a policy to be heard of", || !opens(tie, web));
+    let mut other = object(tie, NODE);
+    other["metadata"]["labels"] = json!({"class": "other"});
+    server.apply(POD, other);
+    until("a label to be heard of", || {
+        let known = agent.json("/v1/endpoint/empire%2Ftiefighter").unwrap_or_default();
+        known["labels"].as_array().is_some_and(|labels| labels.contains(&json!("k8s:class=other")))
+    });
+}
+
 fn condition(server: &Server<'_>, name: &'static str, kind: &str) -> Option<Value> {
     let policy = server.get(CNP, "empire", name);
     policy["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == kind).cloned()

@@ -39,6 +39,11 @@ impl Cluster {
         })
     }
 
+    /// Where the cluster keeps what is on its disk.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.keeper.parent()?.parent()
+    }
+
     /// The same cluster after its node was started again.
     pub(crate) fn after_reboot(&self) -> Result<Self> {
         Self::new(&self.kubectl, &self.kubeconfig, &self.keeper)
@@ -148,12 +153,16 @@ impl Cluster {
         act()?;
         let started = Instant::now();
         wait(&format!("{policy} to be {}", if there { "enforced" } else { "gone" }), || {
-            let Some(read) = self.agent("/v1/policy") else { return Ok(None) };
-            let mut documents = read["documents"].as_array().into_iter().flatten();
-            let is_there = documents.any(|document| document["file"] == policy);
-            let settled = read["revision"]["wanted"] == read["revision"]["enforced"];
-            Ok((settled && is_there == there).then(|| started.elapsed()))
+            Ok(self.enforced(&[(policy, there)]).then(|| started.elapsed()))
         })
+    }
+
+    /// Whether the agent has read that these policies are there or not, and enforces what it has read.
+    pub(crate) fn enforced(&self, policies: &[(&str, bool)]) -> bool {
+        let Some(read) = self.agent("/v1/policy") else { return false };
+        let documents: Vec<&Value> = read["documents"].as_array().into_iter().flatten().collect();
+        let is_so = |(policy, there): &(&str, bool)| documents.iter().any(|one| one["file"] == *policy) == *there;
+        read["revision"]["wanted"] == read["revision"]["enforced"] && policies.iter().all(is_so)
     }
 }
 

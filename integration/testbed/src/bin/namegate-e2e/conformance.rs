@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, wait};
 use crate::mesh::{Mesh, Probe};
 use crate::report::Report;
 
@@ -193,10 +193,10 @@ impl State<'_> {
             let list = json!({"apiVersion": "v1", "kind": "List", "items": policies});
             cluster.feed(&["apply", "-f", "-"], &list.to_string())?;
         }
-        for (kind, namespace, name) in self.policies.difference(&wanted) {
+        let gone: Vec<_> = self.policies.difference(&wanted).cloned().collect();
+        for (kind, namespace, name) in &gone {
             cluster.kubectl(&["delete", kind, name, "-n", namespace, "--ignore-not-found", "--wait=false"])?;
         }
-        self.policies = wanted;
         let mut relabelled = BTreeSet::new();
         for (kind, entries) in [("namespace", &changes["namespaces"]), ("pod", &changes["pods"])] {
             for (key, entry) in entries.as_object().into_iter().flatten() {
@@ -209,7 +209,13 @@ impl State<'_> {
             label(cluster, kind, namespace, name, &self.labels(kind, namespace, name)?)?;
         }
         self.changed = relabelled;
-        Ok(())
+        // A table that is asked for before is asked for again.
+        let document = |(kind, namespace, name): &_| format!("{kind} {namespace}/{name}");
+        let documents = wanted.iter().map(|key| (document(key), true));
+        let documents: Vec<(String, bool)> = documents.chain(gone.iter().map(|key| (document(key), false))).collect();
+        let documents: Vec<(&str, bool)> = documents.iter().map(|(name, there)| (&**name, *there)).collect();
+        self.policies = wanted;
+        wait("the policies of a case", || Ok(cluster.enforced(&documents).then_some(())))
     }
 
     /// The labels of the world's file.

@@ -16,8 +16,9 @@ use crate::rollout;
 
 /// How long the API server stays away.
 const OUTAGE: Duration = Duration::from_mins(1);
-/// How long its store does.
-const STORE_OUTAGE: Duration = Duration::from_secs(30);
+/// How long its store does, and how long another one, which is empty, is in its place.
+const STORE_OUTAGE: Duration = Duration::from_secs(10);
+const STORE_EMPTY: Duration = Duration::from_secs(15);
 /// How long a pod is watched that must not start.
 const NOT_STARTED: Duration = Duration::from_secs(15);
 /// Where no node is.
@@ -47,7 +48,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, xta
     let faults = Faults { cluster, mesh, xtask };
     faults.row(report, "before", || Ok(()))?;
     faults.row(report, "while the API server is away, 60 s", || faults.without("kube-apiserver", OUTAGE))?;
-    faults.row(report, "while etcd is away, 30 s", || faults.without("etcd", STORE_OUTAGE))?;
+    faults.store_lost(report)?;
     faults.changes_after(report)?;
     faults.row(report, "after kill -9 of the agent", || faults.kill_agent())?;
     faults.row(report, "after kill -9 of the agent while the API server is away", || faults.kill_both())?;
@@ -92,6 +93,46 @@ impl Faults<'_> {
         self.daemon("start", daemon)?;
         wait("the API server", || Ok(self.cluster.kubectl(&["get", "--raw", "/readyz"]).ok()))?;
         outcome
+    }
+
+    /// etcd is away, comes back without anything in it, and at last with what it had, as from a backup.
+    fn store_lost(&self, report: &mut Report) -> Result<()> {
+        let folder = self.cluster.folder().context("the cluster has a folder")?;
+        let (store, kept) = (folder.join("etcd"), folder.join("etcd.kept"));
+        // It would end the pods that nobody knows any more.
+        self.daemon("stop", "kubelet")?;
+        self.daemon("stop", "etcd")?;
+        self.row(report, "while etcd is away, 10 s", || self.until(Instant::now() + STORE_OUTAGE))?;
+        let restart = |from: &Path, to: &Path| -> Result<()> {
+            std::fs::rename(from, to).with_context(|| format!("moving {}", from.display()))?;
+            self.daemon("start", "etcd")?;
+            self.daemon("stop", "kube-apiserver")?;
+            self.daemon("start", "kube-apiserver")?;
+            wait("the API server", || Ok(self.cluster.kubectl(&["get", "--raw", "/readyz"]).ok()))?;
+            Ok(())
+        };
+        restart(&store, &kept)?;
+        let empty = self.cluster.kubectl(&["get", "pods", "-A", "-o", "name"]).is_ok_and(|pods| pods.is_empty());
+        self.row(report, "while etcd is there without its data, 15 s", || {
+            ensure!(empty, "the API server knows pods");
+            self.until(Instant::now() + STORE_EMPTY)?;
+            ensure!(self.is_refused(), "the status does not say that the API server refuses the agent");
+            Ok(())
+        })?;
+        self.daemon("stop", "etcd")?;
+        std::fs::remove_dir_all(&store).with_context(|| format!("removing {}", store.display()))?;
+        restart(&kept, &store)?;
+        self.daemon("start", "kubelet")?;
+        self.row(report, "after etcd has its data again", || {
+            wait("the agent to follow pods again", || Ok((!self.is_refused()).then_some(())))
+        })
+    }
+
+    /// Whether the agent says that it cannot follow pods.
+    fn is_refused(&self) -> bool {
+        let status = self.cluster.agent("/v1/status").unwrap_or_default();
+        let mut sources = status["kubernetes"]["sources"].as_array().into_iter().flatten();
+        sources.any(|source| source["kind"] == "Pod" && source["state"] == "failing")
     }
 
     /// What is changed once everything is back takes effect.

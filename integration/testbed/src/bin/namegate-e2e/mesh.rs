@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::cluster::{Cluster, wait};
 
 /// How long a call may take: a denied one is silent.
-const WITHIN: Duration = Duration::from_millis(1200);
+const WITHIN: Duration = Duration::from_millis(700);
 /// Ports that every pod serves, over TCP and UDP.
 const PORTS: [u16; 2] = [80, 81];
 

@@ -15,7 +15,9 @@ const NAMES: [(&str, Ipv4Addr, Ipv6Addr); 3] = [
     ("google.com", Ipv4Addr::new(203, 0, 113, 20), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x20)),
     ("www.google.com", Ipv4Addr::new(203, 0, 113, 21), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x21)),
 ];
-/// An address that no name has.
+/// An address without a name, which a policy may open.
+pub(crate) const OPENED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 31);
+/// Another, which none opens.
 pub(crate) const UNNAMED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 30);
 /// TTL of these, seconds.
 const TTL: u32 = 60;
@@ -42,9 +44,15 @@ impl Outside {
         })?;
         Ok(Self { _netns: netns, log })
     }
+
     /// Who reached the address that no policy opens, once for each call. Pods get addresses that others had before.
     pub(crate) fn calls(&self) -> Vec<IpAddr> {
-        let called = self.log.all().into_iter().filter(|entry| entry.local.ip() == IpAddr::from(UNNAMED));
+        self.calls_of(UNNAMED)
+    }
+
+    /// Who reached an address, once for each call.
+    pub(crate) fn calls_of(&self, address: Ipv4Addr) -> Vec<IpAddr> {
+        let called = self.log.all().into_iter().filter(|entry| entry.local.ip() == IpAddr::from(address));
         called.map(|entry| entry.peer.ip()).collect()
     }
 

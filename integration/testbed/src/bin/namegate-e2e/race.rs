@@ -1,17 +1,29 @@
-//! Many pods that start at once, each calling out with its first instruction, where nothing may go out.
+//! Many pods that start at once, each calling out with its first instruction: most may not, some may.
 
 use anyhow::{Context, Result};
 
-use crate::callers::deployment;
+use crate::callers::{Also, deployment};
 use crate::cluster::{Cluster, wait};
-use crate::outside::Outside;
+use crate::outside::{OPENED, Outside};
 use crate::report::Report;
 
+/// So many times as many pods may not call as may.
+const SHARE: usize = 4;
 const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny, namespace: race}
 spec: {podSelector: {}, policyTypes: [Egress]}
+";
+/// Opens one address to some.
+const ALLOW: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: allow, namespace: race}
+spec:
+  podSelector: {matchLabels: {app: allowed}}
+  policyTypes: [Egress]
+  egress: [{to: [{ipBlock: {cidr: 203.0.113.31/32}}]}]
 ";
 
 /// Runs it with so many pods.
@@ -19,16 +31,37 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pod
     Report::chapter("The first packet of a pod");
     cluster.kubectl(&["delete", "namespace", "race", "--ignore-not-found"])?;
     cluster.kubectl(&["create", "namespace", "race"])?;
-    cluster.change("NetworkPolicy race/deny", true, || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
-    let (before, calls) = (outside.callers().len(), outside.calls().len());
-    cluster.feed(&["apply", "-f", "-"], &deployment("race", "race", pods, None))?;
-    let rollout = ["rollout", "status", "deployment/race", "-n", "race", "--timeout=900s"];
-    cluster.kubectl(&rollout).context("starting the pods")?;
+    for (name, policy) in [("deny", POLICY), ("allow", ALLOW)] {
+        let document = format!("NetworkPolicy race/{name}");
+        cluster.change(&document, true, || cluster.feed(&["apply", "-f", "-"], policy).map(drop))?;
+    }
+    let (before, calls, opened) = (outside.callers().len(), outside.calls().len(), outside.calls_of(OPENED).len());
+    let some = pods / SHARE;
+    let both = [("race", pods, Also::Nobody), ("allowed", some, Also::First(OPENED.into()))];
+    for (name, pods, also) in both {
+        cluster.feed(&["apply", "-f", "-"], &deployment("race", name, pods, also))?;
+    }
+    let started = both.map(|(name, ..)| {
+        let rollout = format!("deployment/{name}");
+        cluster.kubectl(&["rollout", "status", &rollout, "-n", "race", "--timeout=300s"]).context("starting the pods")
+    });
+    let reached = wait("every pod that may to get through", || {
+        Ok((outside.calls_of(OPENED).len() - opened >= some).then_some(()))
+    });
     let escaped = outside.calls().len() - calls;
-    let words = format!("{pods} pods started, {escaped} got through");
-    report.row("pods under default deny that call out at once", "nobody gets through", &words, escaped == 0);
+    let words = format!("{} pods started, {escaped} got through", if started[0].is_ok() { pods + some } else { 0 });
+    let good = escaped == 0 && started[0].is_ok();
+    report.row("pods under default deny that call out at once", "nobody gets through", &words, good);
+    let (through, restarts) = (outside.calls_of(OPENED).len() - opened, restarts(cluster)?);
+    report.row(
+        "others among them, which may call one address, once",
+        "each gets through with its first packet",
+        &format!("{through} calls of {some} got through, {restarts} pods had to try again"),
+        reached.is_ok() && started[1].is_ok() && through == some && restarts == 0,
+    );
     // That they really call shows when they may.
-    cluster.kubectl(&["delete", "networkpolicy", "deny", "-n", "race"])?;
+    cluster.kubectl(&["delete", "networkpolicy", "deny", "allow", "-n", "race"])?;
+    let pods = pods + some;
     let through = wait("every pod to get through", || {
         let through = outside.callers().len() - before;
         Ok((through >= pods).then_some(through))
@@ -41,4 +74,11 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pod
         through.is_ok(),
     );
     cluster.kubectl(&["delete", "namespace", "race", "--wait=false"]).map(drop)
+}
+
+/// How often containers were started again.
+fn restarts(cluster: &Cluster) -> Result<u64> {
+    let pods = cluster.get(&["pods", "-n", "race"])?;
+    let pods = pods["items"].as_array().into_iter().flatten();
+    Ok(pods.filter_map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64()).sum())
 }

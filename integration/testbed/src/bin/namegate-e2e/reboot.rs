@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::callers::deployment;
+use crate::callers::{Also, deployment};
 use crate::cluster::{Cluster, wait};
 use crate::outside::Outside;
 use crate::report::Report;
@@ -29,7 +29,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: Outside, xtas
     cluster.change("NetworkPolicy reboot/deny", true, || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
     // The second may call: that it does shows that pods run and servers are there.
     for (name, pods) in [("denied", PODS), ("free", 1)] {
-        cluster.feed(&["apply", "-f", "-"], &deployment("reboot", name, pods, None))?;
+        cluster.feed(&["apply", "-f", "-"], &deployment("reboot", name, pods, Also::Nobody))?;
         let rollout = format!("deployment/{name}");
         cluster.kubectl(&["rollout", "status", &rollout, "-n", "reboot", "--timeout=180s"])?;
     }

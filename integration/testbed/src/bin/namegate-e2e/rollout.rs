@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::callers::deployment;
+use crate::callers::{Also, deployment};
 use crate::cluster::{Cluster, wait};
 use crate::outside::Outside;
 use crate::report::Report;
@@ -31,7 +31,7 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, ser
     let rollout =
         |verb: &[&str]| cluster.kubectl(&[&["rollout"][..], verb, &["deployment/rollout", "-n", "faults"]].concat());
     cluster.change("NetworkPolicy faults/rollout", true, || apply(POLICY))?;
-    apply(&deployment("faults", "rollout", PODS, Some(server)))?;
+    apply(&deployment("faults", "rollout", PODS, Also::Again(server)))?;
     rollout(&["status", "--timeout=180s"]).context("starting the pods")?;
     let before = outside.calls().len();
     rollout(&["restart"])?;
