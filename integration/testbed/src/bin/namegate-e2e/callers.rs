@@ -39,7 +39,7 @@ pub(crate) fn deployment(namespace: &str, name: &str, pods: usize, also: Also) -
         }
         Also::First(server) => (format!("{} || exit 1{NONE_REPEATED}", call(server, 5)), String::new(), Value::Null),
     };
-    let script = format!("{first}while :; do {}; {again}sleep 1; done", call(UNNAMED.into(), 1));
+    let script = format!("{first}while :; do {}; {again}sleep 3; done", call(UNNAMED.into(), 1));
     let labels = json!({"app": name});
     let container = json!({
         "name": "caller", "image": "localhost/tools:1", "imagePullPolicy": "Never",

@@ -17,6 +17,7 @@ mod services;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -109,7 +110,7 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     // The servers of the outside do not outlast the node.
     let (last, suites): (Vec<_>, Vec<_>) = arguments.suites.iter().partition(|suite| **suite == Suite::Reboot);
     for suite in suites {
-        let failed = report.failed();
+        let (failed, started) = (report.failed(), Instant::now());
         let (name, outcome) = match suite {
             Suite::Seed => ("seed", seed::run(cluster, report)),
             Suite::Conformance => {
@@ -132,6 +133,7 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
         if report.failed() > failed {
             say_why(cluster);
         }
+        Report::took(name, started.elapsed());
     }
     if !last.is_empty()
         && let Err(error) = reboot::run(cluster, report, outside, &arguments.xtask)

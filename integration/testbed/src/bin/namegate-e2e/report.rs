@@ -1,7 +1,7 @@
 //! What the run prints: a row for each thing seen, and a last line.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
@@ -23,6 +23,11 @@ impl Report {
 
     pub(crate) fn chapter(title: &str) {
         anstream::println!("\n{BOLD}{title}{PLAIN}");
+    }
+
+    /// A part of the run is over.
+    pub(crate) fn took(suite: &str, time: Duration) {
+        Self::note(&format!("{suite} took {} s", time.as_secs()));
     }
 
     pub(crate) fn note(text: &str) {
