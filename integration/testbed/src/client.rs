@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::dns::{DnsFailure, Lookup, Question, resolve};
+use crate::sctp;
 
 /// How a client's act ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -185,6 +186,11 @@ pub async fn echo(to: SocketAddr, octets: &[u8], within: Duration) -> Result<(),
         Ok(Ok(false)) => Err(Failure::Other("the echo differs".to_owned())),
         Ok(Err(error)) => Err(failure(error)),
     }
+}
+
+/// Sends the first message of SCTP and waits for the second.
+pub async fn init_sctp(to: SocketAddr, within: Duration) -> Result<(), Failure> {
+    sctp::begin(to, within).await
 }
 
 /// The wildcard address of the family of `peer`.

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::sctp;
 use crate::socket::{UdpAny, listen};
 
 /// A connection that a server accepted, or a datagram that an echo answered.
@@ -124,6 +125,11 @@ impl Host {
             }
         });
         Ok(())
+    }
+
+    /// Answers the first message of SCTP on ports of every address. Needs no SCTP of the kernel.
+    pub fn init_sctp(ports: impl IntoIterator<Item = u16>) -> Result<()> {
+        sctp::serve(&ports.into_iter().collect()).context("opening a raw socket for SCTP")
     }
 
     fn accept<F, T>(&self, port: u16, serve: F) -> Result<()>

@@ -19,6 +19,7 @@ mod ip;
 mod netns;
 mod network;
 mod pod;
+mod sctp;
 pub mod seed;
 mod socket;
 mod spec;

@@ -128,7 +128,7 @@ pub enum Protocol {
     Tcp,
     /// RFC 768.
     Udp,
-    /// RFC 9260; not served.
+    /// RFC 9260.
     Sctp,
 }
 

@@ -223,7 +223,7 @@ fn serve_pod(pod: &Pod, host: Host, zone: Zone) -> Result<()> {
                 (Protocol::Tcp, number) if TLS_PORTS.contains(&number) => host.https(number)?,
                 (Protocol::Tcp, number) => host.http(number)?,
                 (Protocol::Udp, number) => host.echo_udp(number)?,
-                (Protocol::Sctp, _) => {}
+                (Protocol::Sctp, number) => Host::init_sctp([number])?,
             }
         }
         if resolver { dns::serve(&zone, DNS_PORT) } else { Ok(()) }

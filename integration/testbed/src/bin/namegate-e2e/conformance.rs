@@ -161,14 +161,15 @@ fn expected(mesh: &Mesh, matrix: &Value) -> Result<Vec<(Probe, bool)>> {
     let to = words(&matrix["to"]);
     let mut expected = Vec::new();
     for table in matrix["tables"].as_array().context("a matrix has tables")? {
-        for probe in words(&table["probes"]).iter().filter(|probe| !probe.starts_with("SCTP")) {
+        for probe in words(&table["probes"]) {
             let (protocol, port) = probe.split_once('/').context("a probe is PROTOCOL/PORT")?;
-            let (udp, port) = (protocol == "UDP", port.parse()?);
+            let (protocol, port) = (serde_json::from_value(protocol.into())?, port.parse()?);
             for from in mesh.names() {
                 let row = table["rows"][from].as_str().map_or_else(|| ".".repeat(to.len()), str::to_owned);
                 ensure!(row.len() == to.len(), "the row of {from} has another length than its head");
                 for (to, mark) in to.iter().zip(row.chars()).filter(|(to, mark)| *mark != '-' && *to != from) {
-                    expected.extend(mesh.probes(from, to, udp, port)?.into_iter().map(|probe| (probe, mark == '.')));
+                    expected
+                        .extend(mesh.probes(from, to, protocol, port)?.into_iter().map(|probe| (probe, mark == '.')));
                 }
             }
         }

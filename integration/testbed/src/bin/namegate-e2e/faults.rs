@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use namegate_testbed::Protocol;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait};
@@ -80,7 +81,7 @@ impl Faults<'_> {
 
     /// Whether every allowed call gets through, and whether any denied one does.
     fn calls(&self) -> Result<(bool, bool)> {
-        let allowed = self.mesh.probes("faults/a", "faults/b", false, 80)?;
+        let allowed = self.mesh.probes("faults/a", "faults/b", Protocol::Tcp, 80)?;
         let denied = [Probe::new("faults/a", SocketAddr::new(UNNAMED.into(), 80))];
         let through = self.mesh.call(allowed.iter());
         Ok((through.iter().all(|through| *through), self.mesh.call(denied.iter()).contains(&true)))

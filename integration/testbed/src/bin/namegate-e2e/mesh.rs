@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use namegate_testbed::{Host, Log, Netns, client};
+use namegate_testbed::{Host, Log, Netns, Protocol, client};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, wait};
 
 /// How long a call may take: a denied one is silent.
 const WITHIN: Duration = Duration::from_millis(700);
-/// Ports that every pod serves, over TCP and UDP.
+/// Ports that every pod serves, over TCP, UDP and SCTP.
 const PORTS: [u16; 2] = [80, 81];
 
 /// A pod with its namespace entered.
@@ -34,13 +34,13 @@ pub(crate) struct Mesh {
 pub(crate) struct Probe {
     from: String,
     to: String,
-    udp: bool,
+    protocol: Protocol,
     address: SocketAddr,
 }
 
 impl Probe {
     pub(crate) fn new(from: &str, address: SocketAddr) -> Self {
-        Self { from: from.to_owned(), to: "outside".to_owned(), udp: false, address }
+        Self { from: from.to_owned(), to: "outside".to_owned(), protocol: Protocol::Tcp, address }
     }
 
     pub(crate) fn is_ipv4(&self) -> bool {
@@ -93,12 +93,12 @@ impl Mesh {
     }
 
     /// The calls that stand for one: by each address of the pod, and by its service's.
-    pub(crate) fn probes(&self, from: &str, to: &str, udp: bool, port: u16) -> Result<Vec<Probe>> {
+    pub(crate) fn probes(&self, from: &str, to: &str, protocol: Protocol, port: u16) -> Result<Vec<Probe>> {
         let member = self.members.get(to).with_context(|| format!("there is no pod {to}"))?;
         let addresses = member.addresses.iter().chain(&member.service);
         let probe = |address: &IpAddr| {
             let address = SocketAddr::new(*address, port);
-            Probe { from: from.to_owned(), to: to.to_owned(), udp, address }
+            Probe { from: from.to_owned(), to: to.to_owned(), protocol, address }
         };
         Ok(addresses.map(probe).collect())
     }
@@ -122,7 +122,7 @@ impl Mesh {
 
     /// A call in words, with what became of it.
     pub(crate) fn words(probe: &Probe, through: bool) -> String {
-        let protocol = if probe.udp { "UDP" } else { "TCP" };
+        let protocol = probe.protocol.word();
         let verdict = if through { "allowed" } else { "denied" };
         format!("{} -> {} ({}) {protocol} {verdict}", probe.from, probe.to, probe.address)
     }
@@ -134,6 +134,7 @@ impl Member {
         let netns = cluster.enter(&netns)?;
         let host = Host { name: name.to_owned(), log: Log::default(), tls: None };
         netns.run(async move {
+            Host::init_sctp(PORTS)?;
             PORTS.into_iter().try_for_each(|port| {
                 host.echo_tcp(port)?;
                 host.echo_udp(port)
@@ -169,11 +170,12 @@ async fn all(calls: Vec<(usize, Probe)>) -> Vec<(usize, bool)> {
 }
 
 async fn gets_through(probe: &Probe) -> bool {
-    if probe.udp {
-        client::echo(probe.address, b"namegate", WITHIN).await.is_ok()
-    } else {
-        client::connect(probe.address, WITHIN).await.is_ok()
-    }
+    let outcome = match probe.protocol {
+        Protocol::Tcp => client::connect(probe.address, WITHIN).await.map(drop),
+        Protocol::Udp => client::echo(probe.address, b"namegate", WITHIN).await,
+        Protocol::Sctp => client::init_sctp(probe.address, WITHIN).await,
+    };
+    outcome.is_ok()
 }
 
 fn namespace(namespace: &Value) -> Value {
