@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     path::PathBuf,
+    sync::Arc,
 };
 
 use crate::{
@@ -35,7 +36,7 @@ pub struct EndpointsFile {
     /// Namespaces and their labels. One that is not listed has no labels but its name.
     pub namespaces: Vec<Namespace>,
     /// Pods and the like.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     /// Services with virtual addresses.
     pub services: Vec<Service>,
 }
@@ -158,7 +159,7 @@ impl FileReader<'_> {
         let host = object.get("host").and_then(|value| self.host(&value)).unwrap_or_default();
         let nodes = self.each(&object, "nodes", Self::node);
         let namespaces = self.each(&object, "namespaces", Self::namespace);
-        let endpoints = self.each(&object, "endpoints", Self::endpoint);
+        let endpoints = self.each(&object, "endpoints", |file, value| file.endpoint(value).map(Arc::new));
         let services = self.each(&object, "services", Self::service);
         Some(EndpointsFile { host, nodes, namespaces, endpoints, services })
     }

@@ -31,7 +31,7 @@ pub struct Label {
 
 /// The labels of one endpoint or peer, sorted, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Labels(BTreeSet<Label>);
+pub struct Labels(Vec<Label>);
 
 impl Labels {
     /// The labels of a pod: its own and its namespace's under [`NAMESPACE_LABELS`], with the names of both.
@@ -73,7 +73,10 @@ impl Labels {
 
     /// Adds a label.
     pub fn insert(&mut self, source: &str, key: &str, value: &str) {
-        self.0.insert(Label { key: key.into(), source: source.into(), value: value.into() });
+        let label = Label { key: key.into(), source: source.into(), value: value.into() };
+        if let Err(at) = self.0.binary_search(&label) {
+            self.0.insert(at, label);
+        }
     }
 
     /// Whether `reserved:NAME` is among them.
@@ -98,9 +101,9 @@ impl Labels {
 
     /// Values of a key; `None` is any source.
     fn values<'a>(&'a self, source: Option<&'a str>, key: &'a str) -> impl Iterator<Item = &'a str> {
-        let start = Label { key: key.into(), source: "".into(), value: "".into() };
-        self.0
-            .range(start..)
+        let start = self.0.partition_point(|label| *label.key < *key);
+        self.0[start..]
+            .iter()
             .take_while(move |label| &*label.key == key)
             .filter(move |label| source.is_none_or(|source| &*label.source == source))
             .map(|label| &*label.value)

@@ -1,6 +1,6 @@
 //! A cluster on paper from the files of an agent: what the agent would enforce can be asked without it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::de::IgnoredAny;
 
@@ -40,7 +40,7 @@ impl World {
             file.endpoints.iter().map(|endpoint| (&*endpoint.namespace, BTreeMap::new())).collect();
         namespaces.extend(file.namespaces.iter().map(|one| (&*one.name, one.labels.clone())));
         world.namespaces = namespaces.into_iter().map(|(name, labels)| namespace(name, labels)).collect();
-        world.pods = file.endpoints.iter().map(pod).collect();
+        world.pods = file.endpoints.iter().map(|endpoint| pod(endpoint)).collect();
         world.services = file.services.iter().map(service).chain(resolver(file, dns)).collect();
         world
     }
@@ -99,7 +99,7 @@ fn resolver(file: &EndpointsFile, dns: &Dns) -> Option<Service> {
     let (namespace, name) = RESOLVER.split_once('/')?;
     let selector = if dns.resolver_namespace == namespace { dns.resolver_labels.clone() } else { BTreeMap::new() };
     let ports = [Protocol::Udp, Protocol::Tcp].map(|protocol| ServicePort::plain(53, protocol));
-    let is_behind = |endpoint: &&Endpoint| {
+    let is_behind = |endpoint: &&Arc<Endpoint>| {
         let has = |(key, value): (&String, &String)| endpoint.labels.get(key) == Some(value);
         endpoint.namespace == namespace && !selector.is_empty() && selector.iter().all(has)
     };

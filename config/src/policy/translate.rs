@@ -21,7 +21,7 @@ use crate::{
 pub(super) const CIDR_GROUP: &str = "cidrgroup";
 
 /// Facts that policies refer to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalog {
     /// Services, for `toServices`.
     pub services: Vec<Service>,

@@ -6,6 +6,7 @@ use std::{
     fmt::Write,
     net::{IpAddr, Ipv4Addr},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -181,8 +182,8 @@ impl Point {
     /// Endpoints of this node, and pods elsewhere of which each has labels of its own.
     fn topology(self) -> Topology {
         let pod = |key: String, label: (&str, String), address: u32, interface| TopologyEndpoint {
-            key,
-            labels: Labels::pod("empire", [(label.0, &*label.1)], [], None),
+            key: key.into(),
+            labels: Arc::new(Labels::pod("empire", [(label.0, &*label.1)], [], None)),
             addresses: vec![IpAddr::V4(Ipv4Addr::from_bits(address))],
             named_ports: vec![],
             interface,
@@ -194,6 +195,6 @@ impl Point {
         let remote = (0..self.identities).zip(1_u32..).map(|(at, number)| {
             pod(format!("empire/peer{at}"), ("app", format!("app{at}")), 0x0a80_0000 + number, None)
         });
-        Topology { endpoints: local.chain(remote).collect(), ..Topology::default() }
+        Topology { endpoints: local.chain(remote).map(Arc::new).collect(), ..Topology::default() }
     }
 }

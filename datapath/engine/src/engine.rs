@@ -20,6 +20,7 @@ use crate::{
     diff::Mirror,
     identities::{Gone, Identities},
     ledger::{InUse, Ledger},
+    plan::Subjects,
     selectors::{Set, TermId, Terms},
     topology::{Peers, Topology},
 };
@@ -39,6 +40,8 @@ pub struct Engine {
     pub(crate) ledger: Ledger,
     /// Every rule, with its number.
     pub(crate) rules: Vec<(u32, Arc<Rule>)>,
+    /// Where in these a subject is found.
+    pub(crate) subjects: Subjects,
     pub(crate) origins: HashMap<u32, Arc<Origin>>,
     pub(crate) terms: Terms,
     pub(crate) identities: Identities,
@@ -49,6 +52,8 @@ pub struct Engine {
     pub(crate) peers: Peers,
     /// Rows of scope 0, with what matches each address.
     pub(crate) placed: HashMap<namegate_abi::Address, (AddressValue, Set)>,
+    /// Addresses whose row found no room.
+    pub(crate) unplaced: HashSet<namegate_abi::Address>,
     pub(crate) cidrs: HashMap<(u32, CidrKey), u32>,
     pub(crate) cache: Cache,
     pub(crate) local: BTreeMap<EndpointId, Local>,
@@ -94,6 +99,7 @@ impl Engine {
             settings: settings.clone(),
             ledger: Ledger::default(),
             rules: Vec::new(),
+            subjects: Subjects::default(),
             origins: HashMap::new(),
             terms: Terms::default(),
             identities: Identities::default(),
@@ -102,6 +108,7 @@ impl Engine {
             port_users: HashMap::new(),
             peers: Peers::default(),
             placed: HashMap::new(),
+            unplaced: HashSet::new(),
             cidrs: HashMap::new(),
             cache: Cache::default(),
             local: BTreeMap::new(),

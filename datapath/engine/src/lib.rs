@@ -20,6 +20,7 @@ mod gate;
 mod identities;
 mod learn;
 mod ledger;
+mod place;
 mod plan;
 mod ports;
 mod requests;

@@ -42,23 +42,34 @@ impl Plan {
     }
 }
 
+/// Rules of the directions that are guarded, by what their subjects ask for.
+#[derive(Debug, Default)]
+pub(crate) struct Subjects {
+    endpoints: LabelIndex<usize>,
+    nodes: LabelIndex<usize>,
+}
+
+impl Subjects {
+    pub(crate) fn new(rules: &[(u32, Arc<Rule>)], directions: &[Direction]) -> Self {
+        let mut subjects = Self::default();
+        for (at, (_, rule)) in rules.iter().enumerate().filter(|(_, (_, rule))| directions.contains(&rule.direction)) {
+            match &rule.subject {
+                Subject::Endpoints(selector) => subjects.endpoints.insert(selector.clone(), at),
+                Subject::Nodes(selector) => subjects.nodes.insert(selector.clone(), at),
+            }
+        }
+        subjects
+    }
+}
+
 impl Engine {
     /// Which rules select which endpoint. This node is one where a rule selects it.
     pub(crate) fn plan(&mut self, peers: &topology::Peers) -> Plan {
-        let (mut subjects, mut nodes) = (LabelIndex::default(), LabelIndex::default());
-        for (at, (_, rule)) in self.rules.iter().enumerate() {
-            if self.settings.directions.contains(&rule.direction) {
-                match &rule.subject {
-                    Subject::Endpoints(selector) => subjects.insert(selector.clone(), at),
-                    Subject::Nodes(selector) => nodes.insert(selector.clone(), at),
-                }
-            }
-        }
         let mut plan = Plan::default();
         for (id, interface, who) in peers.local() {
-            plan.add(id, interface, self.selecting(&subjects, &who.labels), &who.named_ports);
+            plan.add(id, interface, self.selecting(&self.subjects.endpoints, &who.labels), &who.named_ports);
         }
-        let rules = peers.node().map(|who| self.selecting(&nodes, &who.labels)).unwrap_or_default();
+        let rules = peers.node().map(|who| self.selecting(&self.subjects.nodes, &who.labels)).unwrap_or_default();
         if !rules.is_empty() {
             let id = EndpointId(self.ledger.endpoint(&NODE_KEY.into()));
             plan.add(id, NODE_INTERFACE, rules, &[]);
@@ -99,6 +110,9 @@ impl Engine {
     }
 
     fn add_ports(&mut self, terms: &mut BTreeMap<TermId, Term>, names: &BTreeSet<String>, peers: &topology::Peers) {
+        if names.is_empty() {
+            return;
+        }
         for port in peers.all.iter().flat_map(|who| &who.named_ports).filter(|port| names.contains(&port.name)) {
             let term = Term::Port(port.clone());
             let known = self.terms.port_id(port);

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
+    ops::Deref,
     sync::Arc,
 };
 
@@ -18,8 +19,8 @@ use crate::{EndpointId, fronts::Port};
 /// Every pod and node that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
-    /// Pods and the like.
-    pub endpoints: Vec<TopologyEndpoint>,
+    /// Pods and the like. One that is the same as before is found sooner where it is the same `Arc`.
+    pub endpoints: Vec<Arc<TopologyEndpoint>>,
     /// Nodes, this one included. An address that a pod has too is the node's.
     pub nodes: Vec<TopologyNode>,
     /// Service addresses of the trusted resolvers, beside those with only trusted resolvers behind their port 53.
@@ -32,9 +33,9 @@ pub struct Topology {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopologyEndpoint {
     /// `namespace/name`, unique.
-    pub key: String,
+    pub key: Arc<str>,
     /// Its labels, with those of its namespace.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Ports it names.
@@ -60,17 +61,21 @@ pub struct TopologyNode {
 pub(crate) const NODE_KEY: &str = "host";
 
 /// A pod or node as a peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Who {
-    /// `namespace/name` or the node's name.
-    pub(crate) key: Arc<str>,
-    pub(crate) labels: Arc<Labels>,
-    pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) named_ports: Vec<NamedPort>,
+    /// As it was told; the key of a node is its name.
+    told: Arc<TopologyEndpoint>,
     /// Endpoint of this node.
     pub(crate) id: Option<EndpointId>,
-    pub(crate) interface: Option<u32>,
     pub(crate) local_host: bool,
+}
+
+impl Deref for Who {
+    type Target = TopologyEndpoint;
+
+    fn deref(&self) -> &TopologyEndpoint {
+        &self.told
+    }
 }
 
 /// Pods and nodes, and who has which address.
@@ -102,32 +107,22 @@ impl Peers {
             peers.add_service(service, &of_nodes);
         }
         for node in topology.nodes {
-            peers.add(Who {
+            let told = TopologyEndpoint {
                 key: node.name.into(),
                 labels: Arc::new(node.labels),
                 addresses: node.addresses,
                 named_ports: Vec::new(),
-                id: None,
                 interface: None,
-                local_host: node.local,
-            });
+            };
+            peers.add(Who { told: Arc::new(told), id: None, local_host: node.local });
         }
         let mut seen = HashSet::new();
-        for endpoint in topology.endpoints {
-            let key: Arc<str> = endpoint.key.into();
-            if !seen.insert(Arc::clone(&key)) {
+        for told in topology.endpoints {
+            if seen.insert(Arc::clone(&told.key)) {
+                peers.add(Who { id: told.interface.map(|_| id(&told.key)), told, local_host: false });
+            } else {
                 peers.conflicts += 1;
-                continue;
             }
-            peers.add(Who {
-                id: endpoint.interface.map(|_| id(&key)),
-                key,
-                labels: Arc::new(endpoint.labels),
-                addresses: endpoint.addresses,
-                named_ports: endpoint.named_ports,
-                interface: endpoint.interface,
-                local_host: false,
-            });
         }
         peers
     }

@@ -142,13 +142,13 @@ impl World {
         let own = ip(OWN[probe.pod]);
         let pod = self.topology.endpoints.iter().find(|pod| pod.addresses.contains(&own));
         let facts = SubjectFacts {
-            labels: pod.map_or(&self.topology.nodes[0].labels, |pod| &pod.labels),
+            labels: pod.map_or(&self.topology.nodes[0].labels, |pod| &*pod.labels),
             is_node: pod.is_none(),
             named_ports: pod.map_or(&[], |pod| &pod.named_ports),
         };
         let pod = self.topology.endpoints.iter().find(|pod| pod.addresses.contains(&probe.peer));
         let node = self.topology.nodes.iter().find(|node| node.addresses.contains(&probe.peer));
-        let labels = pod.map(|pod| pod.labels.clone()).or_else(|| node.map(|node| node.labels.clone()));
+        let labels = pod.map(|pod| Labels::clone(&pod.labels)).or_else(|| node.map(|node| node.labels.clone()));
         let names = self.heard.iter().filter(|((pod, _, address), ends)| {
             (self.scope == Scope::Node || *pod == probe.pod) && *address == probe.peer && **ends > self.kernel.now
         });

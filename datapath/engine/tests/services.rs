@@ -120,7 +120,7 @@ impl World {
         let facts = SubjectFacts { labels: &subject.labels, is_node: false, named_ports: &subject.named_ports };
         let pod = self.topology.endpoints.iter().find(|pod| pod.addresses.contains(&address));
         let node = self.topology.nodes.iter().find(|node| node.addresses.contains(&address));
-        let labels = pod.map(|pod| pod.labels.clone()).or_else(|| node.map(|node| node.labels.clone()));
+        let labels = pod.map(|pod| Labels::clone(&pod.labels)).or_else(|| node.map(|node| node.labels.clone()));
         // One who is nobody has no labels, and is not the world.
         let is_virtual = self.topology.services.iter().any(|service| service.addresses.contains(&address));
         let other = if is_virtual { Labels::default() } else { Labels::reserved("world") };
@@ -256,15 +256,15 @@ proptest! {
 
 #[test]
 fn an_address_in_front_of_resolvers_alone_is_trusted() {
-    let labels = Labels::pod("kube-system", [("k8s-app", "kube-dns")], [], None);
+    let labels = Arc::new(Labels::pod("kube-system", [("k8s-app", "kube-dns")], [], None));
     let mut facts = topology(&[None, None, None, None]);
-    facts.endpoints.push(namegate_engine::TopologyEndpoint {
+    facts.endpoints.push(Arc::new(namegate_engine::TopologyEndpoint {
         key: "kube-system/coredns".into(),
         labels,
         addresses: vec![ip("10.0.9.9")],
         named_ports: vec![],
         interface: None,
-    });
+    }));
     for (targets, want) in
         [(&["10.0.9.9"][..], true), (&["10.0.9.9", "10.0.0.1"], false), (&[], false), (&["192.0.2.1"], false)]
     {

@@ -57,7 +57,7 @@ fn written(file: &EndpointsFile) -> Value {
         "namespaces": file.namespaces.iter().map(|namespace| json!({
             "name": namespace.name, "labels": namespace.labels,
         })).collect::<Vec<_>>(),
-        "endpoints": file.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "endpoints": file.endpoints.iter().map(|one| endpoint(one)).collect::<Vec<_>>(),
     })
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -39,7 +39,7 @@ const POLICIES: [Kind; 5] = [
 ];
 
 /// Every policy object.
-pub(crate) fn policies(tables: &Tables) -> Vec<PolicyObject> {
+pub(crate) fn policies(tables: &Tables) -> Arc<[PolicyObject]> {
     POLICIES.iter().flat_map(|kind| tables.of(*kind).filter_map(|row| policy(*kind, row))).collect()
 }
 
@@ -80,7 +80,8 @@ fn nodes(tables: &Tables, this: &str, topology: &mut EndpointsFile) {
     }
 }
 
-/// Adds every pod with a network of its own; returns those of this node.
+/// Adds every pod with a network of its own; returns those of this node. A pod that has not changed is the same endpoint as
+/// before.
 fn pods(tables: &Tables, node: &str, topology: &mut EndpointsFile) -> BTreeMap<String, LocalPod> {
     let mut pods: Vec<(&Key, &row::Pod)> = Vec::new();
     for (key, row) in tables.of(Kind::Pod) {
@@ -94,35 +95,46 @@ fn pods(tables: &Tables, node: &str, topology: &mut EndpointsFile) -> BTreeMap<S
     let mut local = BTreeMap::new();
     for (key, pod) in pods {
         let is_local = pod.node.as_deref() == Some(node);
-        let addresses: Vec<IpAddr> =
-            pod.addresses.iter().copied().filter(|address| owners.get(address) == Some(&key)).collect();
+        let is_own = |address: &IpAddr| owners.get(address).is_some_and(|(owner, _)| *owner == key);
         if is_local {
             let uids = std::iter::once(pod.uid.clone()).chain(pod.mirror.clone()).collect();
             local.insert(format!("{}/{}", key.0, key.1), LocalPod { uids });
-        } else if addresses.is_empty() {
+        } else if !pod.addresses.iter().any(is_own) {
             continue;
         }
-        topology.endpoints.push(Endpoint {
-            name: key.1.to_string(),
-            namespace: key.0.to_string(),
-            labels: pod.labels.clone(),
-            service_account: pod.account.clone(),
-            attachment: None,
-            addresses,
-            named_ports: pod.ports.iter().filter_map(row::Port::named).collect(),
-        });
+        let mut endpoint = Arc::clone(pod.endpoint.0.get_or_init(|| Arc::new(endpoint(key, pod))));
+        if !pod.addresses.iter().all(is_own) {
+            Arc::make_mut(&mut endpoint).addresses.retain(is_own);
+        }
+        topology.endpoints.push(endpoint);
     }
     local
 }
 
-/// Who has which address.
-fn owners<'a>(pods: &[(&'a Key, &row::Pod)]) -> HashMap<IpAddr, &'a Key> {
-    let mut ordered: Vec<&(&Key, &row::Pod)> = pods.iter().filter(|(_, pod)| !pod.addresses.is_empty()).collect();
-    ordered.sort_by_key(|(_, pod)| (pod.leaving, Reverse(pod.created)));
-    let mut owners = HashMap::with_capacity(ordered.len());
-    for (key, pod) in ordered {
+/// A pod with all of its addresses.
+fn endpoint(key: &Key, pod: &row::Pod) -> Endpoint {
+    Endpoint {
+        name: key.1.to_string(),
+        namespace: key.0.to_string(),
+        labels: pod.labels.clone(),
+        service_account: pod.account.clone(),
+        attachment: None,
+        addresses: pod.addresses.clone(),
+        named_ports: pod.ports.iter().filter_map(row::Port::named).collect(),
+    }
+}
+
+/// Who has which address; of several the first by their ranks.
+fn owners<'a>(pods: &[(&'a Key, &row::Pod)]) -> HashMap<IpAddr, (&'a Key, (bool, Reverse<i64>))> {
+    let mut owners = HashMap::with_capacity(pods.len());
+    for &(key, pod) in pods {
+        let rank = (pod.leaving, Reverse(pod.created));
         for address in &pod.addresses {
-            owners.entry(*address).or_insert(*key);
+            match owners.entry(*address) {
+                Entry::Vacant(free) => _ = free.insert((key, rank)),
+                Entry::Occupied(mut owned) if rank < owned.get().1 => _ = owned.insert((key, rank)),
+                Entry::Occupied(_) => {}
+            }
         }
     }
     owners
@@ -177,7 +189,7 @@ fn is_resolver(service: &Service, dns: &Dns) -> bool {
 
 /// A service as whoever is behind it: a rule that selects every pod behind selects the service's own address.
 fn as_peer(service: &Service, topology: &EndpointsFile) -> Endpoint {
-    let is_behind = |pod: &&Endpoint| {
+    let is_behind = |pod: &&Arc<Endpoint>| {
         pod.namespace == service.namespace
             && service.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
     };

@@ -22,7 +22,7 @@ use crate::{
     report::Observed,
     row::Kind,
     saved,
-    snapshot::{Snapshot, Who},
+    snapshot::{PolicyObject, Snapshot, Who},
     tables::{Changed, Tables},
 };
 
@@ -49,6 +49,10 @@ pub(crate) struct Hub {
     file: PathBuf,
     /// Everybody in the last snapshot; `None` where that has changed.
     who: Option<Arc<Who>>,
+    /// The policies in the last snapshot; `None` where they have changed.
+    policies: Option<Arc<[PolicyObject]>>,
+    /// Policies or nodes have changed since they were told of for reports.
+    unobserved: bool,
     /// What the last snapshot took.
     cost: Duration,
     /// When the objects may be saved again.
@@ -68,10 +72,23 @@ impl Hub {
         file: PathBuf,
     ) -> Self {
         let tables = saved::read(&file).unwrap_or_default();
-        let (who, cost) = (None, Duration::ZERO);
-        let (save_next, unsaved, fallback) = (tokio::time::Instant::now(), false, None);
-        let mut hub =
-            Self { tables, node, dns, snapshots, observed, health, file, who, cost, save_next, unsaved, fallback };
+        let save_next = tokio::time::Instant::now();
+        let mut hub = Self {
+            tables,
+            node,
+            dns,
+            snapshots,
+            observed,
+            health,
+            file,
+            who: None,
+            policies: None,
+            unobserved: false,
+            cost: Duration::ZERO,
+            save_next,
+            unsaved: false,
+            fallback: None,
+        };
         if !hub.tables.is_empty() {
             hub.fallback = Some((save_next + ANSWER_MAX, hub.assemble(true)));
         }
@@ -102,7 +119,7 @@ impl Hub {
             if changed == Changed::Facts {
                 self.publish();
             }
-            if changed != Changed::Nothing {
+            if std::mem::take(&mut self.unobserved) {
                 self.observed.send_replace(Arc::new(assemble::observed(&self.tables)));
             }
         }
@@ -113,9 +130,12 @@ impl Hub {
             *at = tokio::time::Instant::now() + ANSWER_MAX;
         }
         let changed = self.note(kind, told);
-        if changed == Changed::Facts && !kind.is_policy() {
-            self.who = None;
+        match changed {
+            Changed::Facts if kind.is_policy() => self.policies = None,
+            Changed::Facts => self.who = None,
+            Changed::Nothing | Changed::Status => {}
         }
+        self.unobserved |= changed != Changed::Nothing && (kind.is_policy() || kind == Kind::Node);
         changed
     }
 
@@ -171,7 +191,8 @@ impl Hub {
     fn assemble(&mut self, saved: bool) -> Arc<Snapshot> {
         let (tables, node, dns) = (&self.tables, &self.node, &self.dns);
         let who = Arc::clone(self.who.get_or_insert_with(|| Arc::new(assemble::who(tables, node, dns))));
-        Arc::new(Snapshot { policies: assemble::policies(tables), who, saved })
+        let policies = Arc::clone(self.policies.get_or_insert_with(|| assemble::policies(tables)));
+        Arc::new(Snapshot { policies, who, saved })
     }
 
     /// When the objects should be saved next.

@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use kube::core::{DynamicObject, ObjectMeta};
-use namegate_config::{peer::NamedPort, rule::Transport};
+use namegate_config::{endpoints::Endpoint, peer::NamedPort, rule::Transport};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -100,6 +100,19 @@ pub(crate) struct Pod {
     pub(crate) leaving: bool,
     /// Seconds since 1970.
     pub(crate) created: i64,
+    /// The pod in snapshots.
+    #[serde(skip)]
+    pub(crate) endpoint: Shared,
+}
+
+/// Made of the rest of a row when it is first needed, and shared from then on: it tells no rows apart.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shared(pub(crate) OnceLock<Arc<Endpoint>>);
+
+impl PartialEq for Shared {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// A namespace.
@@ -215,6 +228,7 @@ impl Project for wire::Pod {
             host_network: spec.host_network.unwrap_or(false),
             leaving: metadata.deletion_timestamp.is_some(),
             created: metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
+            endpoint: Shared::default(),
         }))
     }
 }

@@ -11,9 +11,10 @@ use serde_json::Value;
 /// Policies, who is where, and services: at one moment, of every kind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Policy objects, by kind, namespace and name.
-    pub policies: Vec<PolicyObject>,
-    /// Everybody. The same as that of the snapshot before where policies alone have changed.
+    /// Policy objects, by kind, namespace and name. The same as those of the snapshot before where none has changed.
+    pub policies: Arc<[PolicyObject]>,
+    /// Everybody. The same as that of the snapshot before where policies alone have changed; a pod that has not changed is
+    /// the same endpoint.
     pub who: Arc<Who>,
     /// Whether it was read from a file, since the API server has not answered yet.
     pub saved: bool,

@@ -234,13 +234,13 @@ pub(crate) fn topology(pods: &[Option<Pod>]) -> Topology {
         [("p0", &["10.0.0.1"]), ("p1", &["10.0.0.2"]), ("p2", &["10.0.0.3", "fd00::3"]), ("p3", &["10.0.1.4"])];
     let endpoints = pods.iter().zip(places).enumerate().filter_map(|(at, (pod, (name, addresses)))| {
         let pod = pod.as_ref()?;
-        Some(TopologyEndpoint {
-            key: format!("any/{name}"),
-            labels: Labels::pod(pod.namespace, pod.app.map(|app| ("app", app)), [], None),
+        Some(Arc::new(TopologyEndpoint {
+            key: format!("any/{name}").into(),
+            labels: Arc::new(Labels::pod(pod.namespace, pod.app.map(|app| ("app", app)), [], None)),
             addresses: addresses.iter().map(|text| ip(text)).collect(),
             named_ports: pod.ports.clone(),
             interface: (at < 2).then_some(10 + u32::try_from(at).unwrap()),
-        })
+        }))
     });
     let node = |name: &str, local, address: &str| TopologyNode {
         name: name.into(),

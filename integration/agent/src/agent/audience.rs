@@ -221,7 +221,7 @@ endpoints:
             document: Arc::default(),
             version: ("uid".into(), generation),
         };
-        let snapshot = Snapshot { policies: vec![object("A x/p", 3), object("A x/q", 1)], ..Snapshot::default() };
+        let snapshot = Snapshot { policies: [object("A x/p", 3), object("A x/q", 1)].into(), ..Snapshot::default() };
         let found = |all: &[(&str, &str)]| all.iter().map(|(at, text)| ((*at).into(), (*text).into())).collect();
         let (mut idle, start) = (Idle::default(), Instant::now());
         let mut at = |seconds, all: &[(&str, &str)]| {

@@ -1,17 +1,20 @@
 //! What was read from the files and how far the kernel is, for those who ask.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+};
 
-use namegate_api::view::{Diagnostic, Document, Revision, Severity, Unenforced};
+use namegate_api::view::{Diagnostic, Revision, Severity, Unenforced};
 use namegate_config::{
-    endpoints::EndpointsFile,
+    endpoints::{Endpoint, EndpointsFile},
     rule::{Direction, Rule, Transport},
 };
 use namegate_engine::DividedPort;
 
 use super::{
     interfaces::Interfaces,
-    sources::{Facts, Reading},
+    sources::{Facts, Reading, Said},
 };
 
 /// The state of the files.
@@ -23,20 +26,29 @@ pub(crate) struct Book(RwLock<Page>);
 pub(crate) struct Page {
     /// How far the kernel is.
     pub(crate) revision: Revision,
-    /// Policy objects.
-    pub(crate) documents: Vec<Document>,
-    /// Mistakes and warnings.
-    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// What is said of the policies and endpoints.
+    pub(crate) said: Arc<Said>,
+    /// What the kernel's side adds to the warnings.
+    pub(crate) divided: Vec<Diagnostic>,
     /// Rules that hold nothing back.
     pub(crate) not_enforced: Vec<Unenforced>,
     /// Endpoints in force.
     pub(crate) endpoints: Arc<EndpointsFile>,
+    /// Those of them that are to be guarded here.
+    pub(crate) ours: Vec<Arc<Endpoint>>,
     /// What Kubernetes adds.
     pub(crate) facts: Arc<Facts>,
     /// Their interfaces.
     pub(crate) interfaces: Interfaces,
     /// Rows of the last change that the kernel refused.
     pub(crate) refused: Vec<String>,
+}
+
+impl Page {
+    /// Mistakes and warnings.
+    pub(crate) fn diagnostics(&self) -> Vec<Diagnostic> {
+        self.said.diagnostics.iter().chain(&self.divided).cloned().collect()
+    }
 }
 
 impl Book {
@@ -49,9 +61,12 @@ impl Book {
     pub(crate) fn want(&self, reading: &Reading, interfaces: &Interfaces, directions: &[Direction]) {
         let mut page = self.0.write().unwrap_or_else(PoisonError::into_inner);
         page.revision.wanted += 1;
-        page.documents.clone_from(&reading.documents);
-        page.diagnostics.clone_from(&reading.diagnostics);
+        page.said = Arc::clone(&reading.said);
+        page.divided.clear();
         page.not_enforced = not_enforced(&reading.rules, directions);
+        if page.facts != reading.facts || !Arc::ptr_eq(&page.endpoints, &reading.endpoints) {
+            page.ours = ours(reading);
+        }
         page.endpoints = Arc::clone(&reading.endpoints);
         page.facts = Arc::clone(&reading.facts);
         page.interfaces.clone_from(interfaces);
@@ -61,10 +76,19 @@ impl Book {
     /// shut to somebody because of some of their targets.
     pub(crate) fn enforced(&self, refused: Vec<String>, divided: &[DividedPort]) {
         let mut page = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        page.diagnostics.extend(divided.iter().map(shut));
+        page.divided = divided.iter().map(shut).collect();
         page.revision.enforced = page.revision.wanted;
         page.refused = refused;
     }
+}
+
+/// Endpoints with an interface, and pods of this node that wait for theirs.
+fn ours(reading: &Reading) -> Vec<Arc<Endpoint>> {
+    let local: HashSet<(&str, &str)> = reading.facts.local.iter().filter_map(|key| key.split_once('/')).collect();
+    let is_ours = |endpoint: &&Arc<Endpoint>| {
+        endpoint.attachment.is_some() || local.contains(&(&*endpoint.namespace, &*endpoint.name))
+    };
+    reading.endpoints.endpoints.iter().filter(is_ours).cloned().collect()
 }
 
 /// A warning about a port of a service.

@@ -38,7 +38,10 @@ pub(crate) struct Cluster {
     here: HashSet<IpAddr>,
 }
 
-/// A registration that was found to be that of a pod, or of nobody known.
+/// Namespace and name of an endpoint.
+type Name<'a> = (&'a str, &'a str);
+
+/// Registrations that were found to be those of pods, or of nobody known.
 type Claims<'a> = HashMap<String, &'a Entry>;
 
 impl Cluster {
@@ -48,9 +51,13 @@ impl Cluster {
         Self { snapshots, registry, reports, readings, adopter: Adopter::default(), upto: 0, here: HashSet::new() }
     }
 
-    /// Says what became of the policy objects of a reading.
-    pub(crate) fn report(&self, reports: Vec<Report>, reading: &Arc<Reading>, snapshot: &Arc<Snapshot>) {
+    /// Hands a reading to whoever looks at who is selected.
+    pub(crate) fn has_read(&self, reading: &Arc<Reading>, snapshot: &Arc<Snapshot>) {
         self.readings.send_replace(Some((Arc::clone(reading), Arc::clone(snapshot))));
+    }
+
+    /// Says what became of the policy objects of a reading.
+    pub(crate) fn report(&self, reports: Vec<Report>) {
         self.reports.send_if_modified(|last| {
             let is_new = **last != reports;
             if is_new {
@@ -87,7 +94,7 @@ impl Cluster {
         let (pods, strangers) = claims(snapshot, &entries, &mut facts);
         self.add_pods(snapshot, &pods, endpoints);
         for (key, entry) in &strangers {
-            endpoints.endpoints.push(stranger(key, entry));
+            endpoints.endpoints.push(Arc::new(stranger(key, entry)));
             facts.unknown.insert(format!("{}/{key}", entry.registration.namespace));
         }
         keep_to_holders(endpoints, &pods, &strangers);
@@ -109,7 +116,7 @@ impl Cluster {
             |address: &IpAddr| facts.resolver_services.contains(address) || facts.api_servers.contains(address);
         let fronts = snapshot.services.iter().filter(|service| !service.addresses.iter().any(is_peer));
         endpoints.services.extend(fronts.cloned());
-        endpoints.endpoints.extend(resolvers);
+        endpoints.endpoints.extend(resolvers.into_iter().map(Arc::new));
         let known = endpoints.host.addresses.iter().chain(&snapshot.topology.host.addresses).chain(here);
         let mut own: Vec<IpAddr> = known.copied().filter(|address| !of_services.contains(address)).collect();
         own.sort_unstable();
@@ -123,22 +130,29 @@ impl Cluster {
 
     fn add_pods(&mut self, snapshot: &Who, pods: &Claims<'_>, endpoints: &mut EndpointsFile) {
         self.adopter.begin();
+        let local: HashSet<Name<'_>> = snapshot.local.keys().filter_map(|key| key.split_once('/')).collect();
         for listed in &snapshot.topology.endpoints {
-            let mut endpoint = listed.clone();
-            let key = interfaces::key(listed);
-            if let Some(entry) = pods.get(&key) {
-                endpoint.attachment = Some(Attachment::Interface(entry.registration.interface.clone()));
-                for address in &entry.registration.addresses {
-                    let address = address.to_canonical();
-                    if !endpoint.addresses.contains(&address) {
-                        endpoint.addresses.push(address);
-                    }
-                }
-            } else if !endpoint.addresses.is_empty() && snapshot.local.contains_key(&key) {
-                endpoint.attachment = self.adopter.interface(&endpoint.addresses).map(Attachment::Interface);
-            }
-            endpoints.endpoints.push(endpoint);
+            let is_local = local.contains(&(&*listed.namespace, &*listed.name));
+            let found = if is_local { self.local_pod(listed, pods) } else { Arc::clone(listed) };
+            endpoints.endpoints.push(found);
         }
+    }
+
+    /// A pod of this node with its interface and the addresses that were registered for it.
+    fn local_pod(&mut self, listed: &Arc<Endpoint>, pods: &Claims<'_>) -> Arc<Endpoint> {
+        let mut endpoint = Endpoint::clone(listed);
+        if let Some(entry) = pods.get(&interfaces::key(listed)) {
+            endpoint.attachment = Some(Attachment::Interface(entry.registration.interface.clone()));
+            for address in &entry.registration.addresses {
+                let address = address.to_canonical();
+                if !endpoint.addresses.contains(&address) {
+                    endpoint.addresses.push(address);
+                }
+            }
+        } else if !endpoint.addresses.is_empty() {
+            endpoint.attachment = self.adopter.interface(&endpoint.addresses).map(Attachment::Interface);
+        }
+        Arc::new(endpoint)
     }
 
     /// Tells who waits how far the registrations are carried out; `guarded` are interfaces with programs.
@@ -215,8 +229,11 @@ fn keep_to_holders(endpoints: &mut EndpointsFile, pods: &Claims<'_>, strangers: 
         return;
     }
     for endpoint in &mut endpoints.endpoints {
-        let key = interfaces::key(endpoint);
-        endpoint.addresses.retain(|address| holders.get(address).is_none_or(|(_, holder)| *holder == key));
+        if endpoint.addresses.iter().any(|address| holders.contains_key(address)) {
+            let key = interfaces::key(endpoint);
+            let is_held = |address: &IpAddr| holders.get(address).is_none_or(|(_, holder)| *holder == key);
+            Arc::make_mut(endpoint).addresses.retain(is_held);
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use namegate_config::{
     policy::{self, Document, Features},
 };
 
-use super::sources::Reading;
+use super::sources::Said;
 
 /// Endings of policy files.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
@@ -54,53 +54,53 @@ impl Files {
     }
 
     /// Reads the folder anew; returns the documents in force.
-    pub(crate) fn read_policies(&mut self, reading: &mut Reading) -> Vec<Document> {
+    pub(crate) fn read_policies(&mut self, said: &mut Said) -> Vec<Document> {
         if let Some(folder) = self.policies.clone() {
-            self.read_folder(&folder, reading);
+            self.read_folder(&folder, said);
         }
         self.good.values().flatten().cloned().collect()
     }
 
-    fn read_folder(&mut self, folder: &Path, reading: &mut Reading) {
+    fn read_folder(&mut self, folder: &Path, said: &mut Said) {
         let files = match list(folder) {
             Ok(files) => files,
             Err(error) => {
-                reading.diagnostics.push(unreadable(folder, &error));
+                said.diagnostics.push(unreadable(folder, &error));
                 let names: Vec<String> = self.good.keys().cloned().collect();
                 for name in names {
-                    self.keep_former(&name, &folder.join(&name).display().to_string(), reading);
+                    self.keep_former(&name, &folder.join(&name).display().to_string(), said);
                 }
                 return;
             }
         };
         self.good.retain(|name, _| files.contains_key(name));
         for (name, path) in files {
-            self.read_policy(&name, &path, reading);
+            self.read_policy(&name, &path, said);
         }
     }
 
-    fn read_policy(&mut self, name: &str, path: &Path, reading: &mut Reading) {
+    fn read_policy(&mut self, name: &str, path: &Path, said: &mut Said) {
         let shown_name = path.display().to_string();
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             // It went away since the folder was listed: the next reading has it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => {
-                reading.diagnostics.push(unreadable(path, &error));
-                return self.keep_former(name, &shown_name, reading);
+                said.diagnostics.push(unreadable(path, &error));
+                return self.keep_former(name, &shown_name, said);
             }
         };
         let parsed = policy::parse_with(&shown_name, &text, &self.features);
-        reading.diagnostics.extend(parsed.diagnostics.iter().map(shown));
+        said.diagnostics.extend(parsed.diagnostics.iter().map(shown));
         if parsed.diagnostics.iter().any(Diagnostic::is_error) {
-            return self.keep_former(name, &shown_name, reading);
+            return self.keep_former(name, &shown_name, said);
         }
-        reading.documents.extend(parsed.documents.iter().map(|one| line(&shown_name, one, DocumentState::Accepted)));
+        said.documents.extend(parsed.documents.iter().map(|one| line(&shown_name, one, DocumentState::Accepted)));
         self.good.insert(name.to_owned(), parsed.documents);
         self.save(name, &text);
     }
 
-    fn keep_former(&mut self, name: &str, shown_name: &str, reading: &mut Reading) {
+    fn keep_former(&mut self, name: &str, shown_name: &str, said: &mut Said) {
         if !self.good.contains_key(name)
             && let Ok(text) = fs::read_to_string(self.accepted.join(name))
         {
@@ -108,14 +108,14 @@ impl Files {
         }
         match self.good.get(name) {
             Some(former) => {
-                reading.documents.extend(former.iter().map(|one| line(shown_name, one, DocumentState::KeptFormer)));
+                said.documents.extend(former.iter().map(|one| line(shown_name, one, DocumentState::KeptFormer)));
             }
-            None => reading.documents.push(refused(shown_name)),
+            None => said.documents.push(refused(shown_name)),
         }
     }
 
     /// Reads the endpoints file anew; returns the endpoints in force.
-    pub(crate) fn read_endpoints(&mut self, reading: &mut Reading) -> EndpointsFile {
+    pub(crate) fn read_endpoints(&mut self, said: &mut Said) -> EndpointsFile {
         const COPY: &str = "endpoints";
         let Some(path) = self.endpoints.clone() else { return EndpointsFile::default() };
         let shown_name = path.display().to_string();
@@ -134,7 +134,7 @@ impl Files {
             let former = fs::read_to_string(self.accepted.join(COPY)).ok();
             self.good_endpoints = former.and_then(|text| endpoints::parse(&shown_name, &text).ok());
         }
-        reading.diagnostics.extend(found);
+        said.diagnostics.extend(found);
         self.good_endpoints.clone().unwrap_or_default()
     }
 

@@ -95,11 +95,9 @@ impl Keeper {
     async fn list(&self) -> Result<Vec<Endpoint>, Refusal> {
         let known = self.door.ask(|gate| Known::of(gate)).await?;
         let page = self.book.page();
-        let is_ours = |endpoint: &&endpoints::Endpoint| {
-            endpoint.attachment.is_some() || page.facts.local.contains(&interfaces::key(endpoint))
-        };
-        let listed = page.endpoints.endpoints.iter().filter(is_ours);
-        let mut endpoints: Vec<Endpoint> = listed
+        let mut endpoints: Vec<Endpoint> = page
+            .ours
+            .iter()
             .map(|endpoint| match known.views.get(&*interfaces::key(endpoint)) {
                 Some(view) => self.shown(endpoint, view, &known),
                 None => waiting(endpoint, page.endpoints.labels(endpoint).iter().map(ToString::to_string).collect()),
@@ -170,7 +168,7 @@ impl Keeper {
             flows: self.flows.tallies(),
             flows_lost: figures.flows_lost,
             kubernetes: self.kubernetes.as_ref().map(Kubernetes::status),
-            diagnostics: page.diagnostics.clone(),
+            diagnostics: page.diagnostics(),
         })
     }
 
@@ -259,8 +257,8 @@ impl Gatekeeper for Keeper {
             Ok(Policy {
                 revision: page.revision,
                 directory: self.settings.policies.iter().map(|path| path.display().to_string()).collect(),
-                documents: page.documents.clone(),
-                diagnostics: page.diagnostics.clone(),
+                documents: page.said.documents.clone(),
+                diagnostics: page.diagnostics(),
                 not_enforced: page.not_enforced.clone(),
             })
         })

@@ -47,16 +47,16 @@ impl Objects {
     }
 
     /// Reads objects that have changed; returns all documents in force.
-    pub(crate) fn read(&mut self, objects: &[PolicyObject], reading: &mut super::sources::Reading) -> Vec<Document> {
+    pub(crate) fn read(&mut self, objects: &[PolicyObject], said: &mut super::sources::Said) -> Vec<Document> {
         self.forget(objects);
         let mut documents = Vec::new();
         for object in objects {
             let known = self.read_one(object);
-            reading.diagnostics.extend(known.diagnostics.iter().cloned());
+            said.diagnostics.extend(known.diagnostics.iter().cloned());
             let state = if known.is_good { DocumentState::Accepted } else { DocumentState::KeptFormer };
-            reading.documents.extend(known.good.iter().map(|one| line(&object.origin, one, state)));
+            said.documents.extend(known.good.iter().map(|one| line(&object.origin, one, state)));
             if known.good.is_empty() {
-                reading.documents.push(refused(&object.origin));
+                said.documents.push(refused(&object.origin));
             }
             documents.extend(known.good.iter().cloned());
         }

@@ -59,6 +59,7 @@ struct Work {
     book: Arc<Book>,
     directions: Vec<Direction>,
     last: Option<(Arc<Reading>, Interfaces)>,
+    told: interfaces::Told,
     /// Interfaces whose packets are judged, after the last change.
     guarded: HashSet<u32>,
     /// A row of the last change that the kernel refused.
@@ -80,6 +81,7 @@ impl Reloader {
             book,
             directions: settings.directions.clone(),
             last: None,
+            told: interfaces::Told::default(),
             guarded: HashSet::new(),
             refused: None,
         };
@@ -154,7 +156,7 @@ impl Work {
     }
 
     /// What differs from the last reading; everything where not all of that was carried out.
-    fn change(&self, reading: &Reading, interfaces: &Interfaces) -> Change {
+    fn change(&mut self, reading: &Reading, interfaces: &Interfaces) -> Change {
         let is_guarded = || self.refused.is_none() && interfaces.values().all(|index| self.guarded.contains(index));
         let (rules, topology) = match &self.last {
             Some((last, seen)) if is_guarded() => {
@@ -163,14 +165,14 @@ impl Work {
             }
             _ => (true, true),
         };
-        let whole = || interfaces::topology(&reading.endpoints, &reading.facts, interfaces);
-        Change { rules: rules.then(|| reading.rules.clone()), topology: topology.then(whole) }
+        let whole = || interfaces::topology(&reading.endpoints, &reading.facts, interfaces, &mut self.told);
+        Change { rules: rules.then(|| reading.rules.to_vec()), topology: topology.then(whole) }
     }
 
     fn carry_out(&mut self, reading: &Reading, interfaces: &Interfaces) {
         let last = self.last.as_ref().map(|(last, _)| &**last);
-        if last.is_none_or(|last| last.diagnostics != reading.diagnostics) {
-            tell(&reading.diagnostics);
+        if last.is_none_or(|last| last.said.diagnostics != reading.said.diagnostics) {
+            tell(&reading.said.diagnostics);
         }
         self.book.want(reading, interfaces, &self.directions);
         let change = self.change(reading, interfaces);

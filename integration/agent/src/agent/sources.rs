@@ -19,7 +19,7 @@ use namegate_api::view;
 use namegate_config::{
     endpoints::EndpointsFile,
     labels::{LabelSelector, Operator, RESERVED, Requirement},
-    policy::{self, Features},
+    policy::{self, Catalog, Document, Features},
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
     settings::Settings,
 };
@@ -35,7 +35,12 @@ pub(crate) struct Sources {
     /// The snapshot that was read last.
     read: Option<Arc<Snapshot>>,
     joined: Option<Joined>,
+    translated: Option<Translated>,
+    reported: Option<Reported>,
 }
+
+/// What was reported last: said of which policies, and whether the kernel held the rules.
+type Reported = (Arc<Said>, Arc<[PolicyObject]>, bool);
 
 /// Everybody of one reading, for the next where policies alone have changed.
 struct Joined {
@@ -46,19 +51,37 @@ struct Joined {
     interfaces: Interfaces,
 }
 
-/// What a reading brought.
-#[derive(Debug, Default, PartialEq)]
+/// What the policies of one reading came to, for the next where none has changed.
+struct Translated {
+    policies: Arc<[PolicyObject]>,
+    /// What was said of the files.
+    of_files: Said,
+    catalog: Catalog,
+    is_closed: bool,
+    rules: Arc<[Rule]>,
+    said: Arc<Said>,
+}
+
+/// What a reading brought. What is the same as in the reading before is shared with it.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// Rules in force.
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: Arc<[Rule]>,
     /// Endpoints in force.
     pub(crate) endpoints: Arc<EndpointsFile>,
+    /// What is to be said of it.
+    pub(crate) said: Arc<Said>,
+    /// What Kubernetes adds.
+    pub(crate) facts: Arc<Facts>,
+}
+
+/// What is said of policies and endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Said {
     /// One line for each object.
     pub(crate) documents: Vec<view::Document>,
     /// Mistakes and warnings.
     pub(crate) diagnostics: Vec<view::Diagnostic>,
-    /// What Kubernetes adds.
-    pub(crate) facts: Arc<Facts>,
 }
 
 /// What Kubernetes knows of the endpoints.
@@ -86,6 +109,8 @@ impl Sources {
             cluster,
             read: None,
             joined: None,
+            translated: None,
+            reported: None,
         })
     }
 
@@ -100,9 +125,15 @@ impl Sources {
     }
 
     /// Says what became of the objects of the last reading.
-    pub(crate) fn report(&self, reading: &Arc<Reading>, enforced: bool) {
-        if let (Some(cluster), Some(snapshot)) = (&self.cluster, &self.read) {
-            cluster.report(reading.reports(snapshot, enforced), reading, snapshot);
+    pub(crate) fn report(&mut self, reading: &Arc<Reading>, enforced: bool) {
+        let (Some(cluster), Some(snapshot)) = (&self.cluster, &self.read) else { return };
+        cluster.has_read(reading, snapshot);
+        let is_same = |(said, policies, held): &Reported| {
+            Arc::ptr_eq(said, &reading.said) && Arc::ptr_eq(policies, &snapshot.policies) && *held == enforced
+        };
+        if !self.reported.as_ref().is_some_and(is_same) {
+            cluster.report(reading.reports(snapshot, enforced));
+            self.reported = Some((Arc::clone(&reading.said), Arc::clone(&snapshot.policies), enforced));
         }
     }
 
@@ -114,27 +145,55 @@ impl Sources {
             None => None,
         };
         let mut reading = Reading::default();
-        let mut documents = self.files.read_policies(&mut reading);
-        let listed = self.files.read_endpoints(&mut reading);
+        let mut said = Said::default();
+        let documents = self.files.read_policies(&mut said);
+        let listed = self.files.read_endpoints(&mut said);
+        let mut policies: Arc<[PolicyObject]> = Arc::default();
         if let (Some(snapshot), Some(cluster)) = (snapshot, &mut self.cluster) {
-            documents.extend(self.objects.read(&snapshot.policies, &mut reading));
             let joined = self.joined.take().filter(|last| last.holds(&snapshot.who, &listed, cluster));
             let joined = joined.unwrap_or_else(|| Joined::new(&snapshot.who, listed, cluster));
             reading.endpoints = Arc::clone(&joined.endpoints);
             reading.facts = Arc::clone(&joined.facts);
             self.joined = Some(joined);
+            policies = Arc::clone(&snapshot.policies);
             self.read = Some(snapshot);
         } else {
             reading.endpoints = Arc::new(listed);
         }
-        let translated = policy::translate(&documents, &reading.endpoints.catalog());
-        reading.diagnostics.extend(translated.diagnostics.iter().map(super::files::shown));
-        reading.rules = translated.rules;
-        count_rules(&mut reading);
-        if !reading.facts.unknown.is_empty() {
-            reading.rules.extend(CLOSED.iter().cloned());
-        }
+        let (catalog, is_closed) = (reading.endpoints.catalog(), !reading.facts.unknown.is_empty());
+        // Documents of files are read anew each time.
+        let is_same = |last: &Translated| {
+            documents.is_empty()
+                && Arc::ptr_eq(&last.policies, &policies)
+                && (&last.of_files, &last.catalog, last.is_closed) == (&said, &catalog, is_closed)
+        };
+        let translated = self.translated.take().filter(is_same);
+        let translated = translated.unwrap_or_else(|| self.translate(documents, policies, said, catalog, is_closed));
+        reading.rules = Arc::clone(&translated.rules);
+        reading.said = Arc::clone(&translated.said);
+        self.translated = Some(translated);
         Some(reading)
+    }
+
+    fn translate(
+        &mut self,
+        mut documents: Vec<Document>,
+        policies: Arc<[PolicyObject]>,
+        of_files: Said,
+        catalog: Catalog,
+        is_closed: bool,
+    ) -> Translated {
+        let mut said = of_files.clone();
+        if self.cluster.is_some() {
+            documents.extend(self.objects.read(&policies, &mut said));
+        }
+        let policy::Translated { mut rules, diagnostics } = policy::translate(&documents, &catalog);
+        said.diagnostics.extend(diagnostics.iter().map(super::files::shown));
+        count_rules(&mut said, &rules);
+        if is_closed {
+            rules.extend(CLOSED.iter().cloned());
+        }
+        Translated { policies, of_files, catalog, is_closed, rules: rules.into(), said: Arc::new(said) }
     }
 }
 
@@ -159,7 +218,7 @@ impl Reading {
     /// What is to be said of each object. `enforced` is whether the kernel holds the rules.
     fn reports(&self, snapshot: &Snapshot, enforced: bool) -> Vec<Report> {
         let mut found: HashMap<&str, (Vec<String>, Vec<String>)> = HashMap::new();
-        for one in &self.diagnostics {
+        for one in &self.said.diagnostics {
             let (mistakes, warnings) = found.entry(&one.file).or_default();
             let list = if one.severity == view::Severity::Error { mistakes } else { warnings };
             let field = if one.field.is_empty() { String::new() } else { format!("`{}`: ", one.field) };
@@ -200,13 +259,13 @@ static CLOSED: LazyLock<[Rule; 2]> = LazyLock::new(|| {
 });
 
 /// How many rules each document has in force.
-fn count_rules(reading: &mut Reading) {
+fn count_rules(said: &mut Said, rules: &[Rule]) {
     let mut counts: BTreeMap<(&str, Option<&str>, &str), usize> = BTreeMap::new();
-    for rule in &reading.rules {
+    for rule in rules {
         let Origin { kind, namespace, name, .. } = &*rule.origin;
         *counts.entry((kind, namespace.as_deref(), name)).or_default() += 1;
     }
-    for document in &mut reading.documents {
+    for document in &mut said.documents {
         let (Some(kind), Some(name)) = (&document.kind, &document.name) else { continue };
         document.rules = counts.get(&(kind, document.namespace.as_deref(), name)).copied().unwrap_or(0);
     }

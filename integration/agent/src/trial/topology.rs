@@ -1,5 +1,7 @@
 //! A cluster on paper as one of its nodes sees it.
 
+use std::sync::Arc;
+
 use namegate_config::{
     cases::{Family, Place, Side, World},
     labels::Labels,
@@ -15,13 +17,13 @@ pub(super) fn of(world: &World, node: Option<&str>, mut interface: impl FnMut(&s
     for pod in world.pods.iter().filter(|pod| !pod.host_network) {
         let key = pod.key();
         let Some(side) = either(world, &Place::Pod(key.clone())) else { continue };
-        topology.endpoints.push(TopologyEndpoint {
-            labels: side.labels_from(node),
+        topology.endpoints.push(Arc::new(TopologyEndpoint {
+            labels: Arc::new(side.labels_from(node)),
             addresses: pod.ips.clone(),
             named_ports: side.named_ports.to_vec(),
             interface: (pod.node.as_deref() == node).then(|| interface(&key)),
-            key,
-        });
+            key: key.into(),
+        }));
     }
     for one in &world.nodes {
         topology.nodes.push(TopologyNode {
@@ -33,13 +35,13 @@ pub(super) fn of(world: &World, node: Option<&str>, mut interface: impl FnMut(&s
     }
     // The API server is known by its addresses, wherever it is.
     for external in world.external.iter().filter(|external| external.apiserver) {
-        topology.endpoints.push(TopologyEndpoint {
-            key: format!("external/{}", external.name),
-            labels: labels(world, &Place::External(external.name.clone()), node),
+        topology.endpoints.push(Arc::new(TopologyEndpoint {
+            key: format!("external/{}", external.name).into(),
+            labels: Arc::new(labels(world, &Place::External(external.name.clone()), node)),
             addresses: external.ips.clone(),
             named_ports: Vec::new(),
             interface: None,
-        });
+        }));
     }
     let is_resolver = |service: &&namegate_config::cases::Service| (&*service.namespace, &*service.name) == RESOLVER;
     topology.resolver_services =

@@ -46,7 +46,7 @@ fn seen(tables: &Tables) -> Who {
 
 /// `name: addresses` of every endpoint.
 fn endpoints(snapshot: &Who) -> Vec<String> {
-    let line = |endpoint: &Endpoint| {
+    let line = |endpoint: &Arc<Endpoint>| {
         let addresses: Vec<String> = endpoint.addresses.iter().map(ToString::to_string).collect();
         format!("{}: {}", endpoint.name, addresses.join(" "))
     };

@@ -1,0 +1,147 @@
+//! The rows of `ADDRESSES` in scope 0: who has an address, and what matches whoever does.
+
+use std::{
+    cell::OnceCell,
+    collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use namegate_abi::{Address, AddressKey, AddressValue, Step};
+use namegate_config::labels::Labels;
+
+use crate::{
+    Engine, Key, MapOp, Row,
+    fronts::Front,
+    selectors::{Set, TermId, set},
+    topology::{Peers, Who},
+};
+
+/// What matches the labels and ports of each of [`Peers::all`], where that was looked at.
+type OfLabels = Vec<OnceCell<Vec<TermId>>>;
+
+impl Engine {
+    /// Gives the addresses of these peers their rows, those left out that stay as they are; returns old and new selectors
+    /// of those that were matched by others.
+    pub(crate) fn place_all(&mut self, peers: &Peers, ops: &mut Vec<MapOp>) -> HashSet<(Set, Set)> {
+        let mut moved = HashSet::new();
+        let of_labels: OfLabels = peers.all.iter().map(|_| OnceCell::new()).collect();
+        let mut known: HashMap<Address, Set> = HashMap::new();
+        let moving = peers.owners.iter().filter(|(address, at)| !self.stays(**address, &peers.all[**at], peers));
+        let moving: BTreeSet<Address> =
+            moving.map(|(address, _)| address).chain(peers.fronts.keys()).copied().collect();
+        for address in moving {
+            let who = peers.owner(address);
+            let mut terms = self.matching(address, peers, &of_labels);
+            terms.extend(self.front(address, peers, &of_labels, &mut known));
+            let new: Set = set(terms).into();
+            let old = self.placed.get(&address).map(|(_, set)| Arc::clone(set));
+            if self.place(address, who, &new, ops) && old.as_ref() != Some(&new) {
+                let old = old.unwrap_or_else(|| self.outside(address.to_ip()).into());
+                moved.insert((old, new));
+            }
+        }
+        moved
+    }
+
+    /// Whether the row of an address is that of its owner already, and nobody is or was behind a port of it.
+    fn stays(&self, address: Address, owner: &Who, peers: &Peers) -> bool {
+        self.peers.owner(address) == Some(owner)
+            && ![peers, &self.peers].iter().any(|peers| peers.fronts.contains_key(&address))
+            && !self.unsure
+            && self.placed.contains_key(&address)
+            && !self.unplaced.contains(&address)
+    }
+
+    /// What matches an address of the cluster; a virtual one has no labels.
+    fn matching(&self, address: Address, peers: &Peers, of_labels: &OfLabels) -> Vec<TermId> {
+        let of_peer = |who: &Who| self.terms.of_peer(&who.labels, &who.named_ports);
+        let mut terms = match peers.owners.get(&address) {
+            Some(at) => of_labels[*at].get_or_init(|| of_peer(&peers.all[*at])).clone(),
+            None => self.terms.of_peer(&Labels::default(), &[]),
+        };
+        let outside = peers.owner(address).is_some_and(|who| who.labels.is_world());
+        terms.extend(self.terms.of_address(address.to_ip(), outside));
+        terms
+    }
+
+    /// The number of who is behind the ports of an address, if anybody can be.
+    fn front(
+        &mut self,
+        address: Address,
+        peers: &Peers,
+        of_labels: &OfLabels,
+        known: &mut HashMap<Address, Set>,
+    ) -> Option<TermId> {
+        let mut matching = |target: IpAddr| {
+            let target = Address::from(target.to_canonical());
+            let of_target = || match peers.owner(target) {
+                Some(_) => set(self.matching(target, peers, of_labels)).into(),
+                None => self.outside(target.to_ip()).into(),
+            };
+            Arc::clone(known.entry(target).or_insert_with(of_target))
+        };
+        let ports = peers.fronts.get(&address)?.iter().map(|(port, behind)| {
+            (*port, behind.targets.iter().map(|target| (matching(target.address), target.port)).collect())
+        });
+        let front = Front::new(ports);
+        let id = self.ledger.selector(front.to_string());
+        self.terms.fronts.insert(id, front);
+        Some(id)
+    }
+
+    /// Gives an address of the cluster its row; false where there is no room.
+    fn place(&mut self, address: Address, who: Option<&Who>, set: &Set, ops: &mut Vec<MapOp>) -> bool {
+        self.unplaced.insert(address);
+        let Some(identity) = self.acquire(set, ops) else { return false };
+        let is_here = who.is_some_and(|who| who.local_host);
+        let mut value = AddressValue {
+            endpoint: who.and_then(|who| who.id).map_or(0, |id| id.0),
+            flags: if is_here { namegate_abi::address_flags::LOCAL_HOST } else { 0 },
+            ..AddressValue::default()
+        };
+        value.steps[0] = Step { expires_ns: 0, identity, spare: 0 };
+        if !self.mirror.put(Row::Address(node_key(address), value), ops) {
+            self.identities.release(identity);
+            return false;
+        }
+        self.unplaced.remove(&address);
+        let old = self.placed.insert(address, (value, Arc::clone(set)));
+        self.release(old.map(|(value, _)| value));
+        true
+    }
+
+    /// Moves to a new topology; returns the policies under which a flow that passed might not pass now.
+    pub(crate) fn move_peers(&mut self, peers: Peers, ops: &mut Vec<MapOp>) -> HashSet<u32> {
+        let mut moved = self.place_all(&peers, ops);
+        let is_gone = |address: &&Address| !peers.owners.contains_key(*address) && !peers.fronts.contains_key(*address);
+        let gone: Vec<Address> = self.placed.keys().filter(is_gone).copied().collect();
+        self.unplaced.retain(|address| peers.owners.contains_key(address) || peers.fronts.contains_key(address));
+        for address in gone {
+            self.mirror.delete(Key::Address(node_key(address)), ops);
+            if let Some((value, old)) = self.placed.remove(&address) {
+                self.release(Some(value));
+                moved.insert((old, self.outside(address.to_ip()).into()));
+            }
+        }
+        self.peers = peers;
+        let mut narrowed = HashSet::new();
+        for (old, new) in moved {
+            let differing = |one: &Set, other: &Set| -> Vec<TermId> {
+                one.iter().filter(|term| other.binary_search(term).is_err()).copied().collect()
+            };
+            let terms = [differing(&old, &new), differing(&new, &old)].concat();
+            for policy in self.users_of(&terms) {
+                let compiled = self.policies.get_mut(&policy).filter(|_| !narrowed.contains(&policy));
+                if compiled.is_some_and(|compiled| compiled.is_narrowed(&old, &new, &self.terms)) {
+                    narrowed.insert(policy);
+                }
+            }
+        }
+        narrowed
+    }
+}
+
+pub(crate) const fn node_key(address: Address) -> AddressKey {
+    AddressKey { scope: 0, address }
+}
