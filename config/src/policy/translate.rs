@@ -1,6 +1,7 @@
 //! From documents to rules: looks up the services and groups of prefixes that they refer to.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, HashSet},
     net::IpAddr,
 };
@@ -65,14 +66,14 @@ pub struct Translated {
 }
 
 /// Turns documents into rules. Never fails: a reference to nothing selects nobody, with a warning.
-pub fn translate(documents: &[Document], catalog: &Catalog) -> Translated {
+pub fn translate<D: Borrow<Document>>(documents: &[D], catalog: &Catalog) -> Translated {
     let mut groups: Vec<&CidrGroup> = catalog.cidr_groups.iter().collect();
-    groups.extend(documents.iter().filter_map(|document| match &document.body {
+    groups.extend(documents.iter().filter_map(|document| match &document.borrow().body {
         Body::CidrGroup(group) => Some(group),
         Body::Rules(_) => None,
     }));
     let mut resolver = Resolver { groups, services: &catalog.services, found: Vec::new() };
-    let drafts = documents.iter().flat_map(|document| match &document.body {
+    let drafts = documents.iter().flat_map(|document| match &document.borrow().body {
         Body::Rules(drafts) => &drafts[..],
         Body::CidrGroup(_) => &[],
     });

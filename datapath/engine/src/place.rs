@@ -13,7 +13,7 @@ use namegate_config::labels::Labels;
 use crate::{
     Engine, Key, MapOp, Row,
     fronts::Front,
-    selectors::{Set, TermId, set},
+    selectors::{Set, TermId, Terms, set},
     topology::{Peers, Who},
 };
 
@@ -21,16 +21,12 @@ use crate::{
 type OfLabels = Vec<OnceCell<Vec<TermId>>>;
 
 impl Engine {
-    /// Gives the addresses of these peers their rows, those left out that stay as they are; returns old and new selectors
-    /// of those that were matched by others.
-    pub(crate) fn place_all(&mut self, peers: &Peers, ops: &mut Vec<MapOp>) -> HashSet<(Set, Set)> {
+    /// Gives these addresses of peers their rows; returns old and new selectors of those that were matched by others.
+    fn place_all(&mut self, addresses: BTreeSet<Address>, peers: &Peers, ops: &mut Vec<MapOp>) -> HashSet<(Set, Set)> {
         let mut moved = HashSet::new();
         let of_labels: OfLabels = peers.all.iter().map(|_| OnceCell::new()).collect();
         let mut known: HashMap<Address, Set> = HashMap::new();
-        let moving = peers.owners.iter().filter(|(address, at)| !self.stays(**address, &peers.all[**at], peers));
-        let moving: BTreeSet<Address> =
-            moving.map(|(address, _)| address).chain(peers.fronts.keys()).copied().collect();
-        for address in moving {
+        for address in addresses {
             let who = peers.owner(address);
             let mut terms = self.matching(address, peers, &of_labels);
             terms.extend(self.front(address, peers, &of_labels, &mut known));
@@ -44,13 +40,27 @@ impl Engine {
         moved
     }
 
-    /// Whether the row of an address is that of its owner already, and nobody is or was behind a port of it.
-    fn stays(&self, address: Address, owner: &Who, peers: &Peers) -> bool {
-        self.peers.owner(address) == Some(owner)
-            && ![peers, &self.peers].iter().any(|peers| peers.fronts.contains_key(&address))
-            && !self.unsure
-            && self.placed.contains_key(&address)
-            && !self.unplaced.contains(&address)
+    /// Gives the addresses of peers their rows after selectors came and went: those whose row may become another.
+    /// `more` are the new selectors.
+    pub(crate) fn place_again(&mut self, more: &Terms, gone: &[TermId], is_same_world: bool, ops: &mut Vec<MapOp>) {
+        let peers = std::mem::take(&mut self.peers);
+        let matched: Vec<bool> =
+            peers.all.iter().map(|who| !more.of_peer(&who.labels, &who.named_ports).is_empty()).collect();
+        let stays = |address: Address, at: usize| {
+            let more_nets = || more.of_address(address.to_ip(), peers.all[at].labels.is_world());
+            let held = self.row_stands(address).filter(|_| is_same_world && !matched[at] && more_nets().is_empty());
+            held.is_some_and(|set| !gone.iter().any(|term| set.binary_search(term).is_ok()))
+        };
+        let owned = peers.owners.iter().filter(|(address, at)| !stays(**address, **at)).map(|(address, _)| address);
+        let addresses = owned.chain(peers.fronts.keys()).copied().collect();
+        self.place_all(addresses, &peers, ops);
+        self.peers = peers;
+    }
+
+    /// What matches an address, where its row is as it should be and nobody was behind a port of it.
+    fn row_stands(&self, address: Address) -> Option<&Set> {
+        let is_sure = !self.unsure && !self.unplaced.contains(&address) && !self.peers.fronts.contains_key(&address);
+        self.placed.get(&address).filter(|_| is_sure).map(|(_, set)| set)
     }
 
     /// What matches an address of the cluster; a virtual one has no labels.
@@ -113,7 +123,12 @@ impl Engine {
 
     /// Moves to a new topology; returns the policies under which a flow that passed might not pass now.
     pub(crate) fn move_peers(&mut self, peers: Peers, ops: &mut Vec<MapOp>) -> HashSet<u32> {
-        let mut moved = self.place_all(&peers, ops);
+        let stays = |address: &Address, at: usize| {
+            self.peers.owner(*address) == Some(&peers.all[at]) && self.row_stands(*address).is_some()
+        };
+        let owned = peers.owners.iter().filter(|(address, at)| !stays(address, **at)).map(|(address, _)| address);
+        let addresses = owned.chain(peers.fronts.keys()).copied().collect();
+        let mut moved = self.place_all(addresses, &peers, ops);
         let is_gone = |address: &&Address| !peers.owners.contains_key(*address) && !peers.fronts.contains_key(*address);
         let gone: Vec<Address> = self.placed.keys().filter(is_gone).copied().collect();
         self.unplaced.retain(|address| peers.owners.contains_key(address) || peers.fronts.contains_key(address));

@@ -14,7 +14,11 @@ use std::{
 };
 
 use namegate_abi::{Address, AddressKey, CidrKey, CidrValue, identity};
-use namegate_config::{labels::Labels, peer::NamedPort, rule::Rule};
+use namegate_config::{
+    labels::Labels,
+    peer::NamedPort,
+    rule::{Origin, Rule},
+};
 
 use crate::{
     Change, EndpointId, Engine, Key, MapOp, Proxies, Row,
@@ -83,15 +87,22 @@ impl Engine {
     }
 
     fn number_rules(&mut self, rules: Vec<Rule>) {
-        let known: HashMap<&Rule, u32> = self.rules.iter().map(|(cookie, rule)| (&**rule, *cookie)).collect();
+        let mut known: HashMap<&Origin, Vec<&(u32, Arc<Rule>)>> = HashMap::new();
+        for numbered in &self.rules {
+            known.entry(&*numbered.1.origin).or_default().push(numbered);
+        }
         let mut numbered: Vec<(u32, Arc<Rule>)> = Vec::with_capacity(rules.len());
         for mut rule in rules {
             // Part of the rule: under another setting it is another rule, and its flows are judged again.
             rule.binding = rule.binding.or(Some(self.settings.dns.name_binding)).filter(|_| rule.may_bind());
             // The text holds all of the rule: a rule with another content has another number.
-            let cookie = known.get(&rule).copied().unwrap_or_else(|| self.ledger.rule(format!("{rule:?}")));
+            let same = known.get(&*rule.origin).into_iter().flatten().find(|(_, known)| **known == rule);
+            let (cookie, rule) = match same {
+                Some((cookie, known)) => (*cookie, Arc::clone(known)),
+                None => (self.ledger.rule(format!("{rule:?}")), Arc::new(rule)),
+            };
             self.origins.insert(cookie, Arc::clone(&rule.origin));
-            numbered.push((cookie, Arc::new(rule)));
+            numbered.push((cookie, rule));
         }
         self.subjects = Subjects::new(&numbered, &self.settings.directions);
         self.rules = numbered;
@@ -102,14 +113,16 @@ impl Engine {
         if self.ready && terms.keys().eq(self.terms.all().keys()) {
             return;
         }
+        let old = self.terms.all();
+        let more = terms.iter().filter(|(id, _)| !old.contains_key(id)).map(|(id, term)| (*id, term.clone())).collect();
+        let gone: Vec<TermId> = old.keys().filter(|id| !terms.contains_key(id)).copied().collect();
         let fronts = std::mem::take(&mut self.terms.fronts);
         self.terms = Terms::new(terms);
         self.terms.fronts = fronts;
         let world = set(self.terms.of_peer(&Labels::reserved("world"), &[]));
+        let is_same_world = *world == **self.identities.world();
         self.identities.set_world(world.into());
-        let peers = std::mem::take(&mut self.peers);
-        self.place_all(&peers, ops);
-        self.peers = peers;
+        self.place_again(&Terms::new(more), &gone, is_same_world, ops);
         self.reindex_prefixes(ops);
         self.cache.rename(|name| set(self.terms.of_name(name)).into());
         let rows: Vec<AddressKey> = self.cache.rows.keys().copied().collect();

@@ -34,7 +34,7 @@ struct Known {
     read: Arc<Value>,
     diagnostics: Vec<view::Diagnostic>,
     /// One without mistakes; that of an earlier form where the last one has some.
-    good: Vec<Document>,
+    good: Vec<Arc<Document>>,
     is_good: bool,
 }
 
@@ -47,7 +47,7 @@ impl Objects {
     }
 
     /// Reads objects that have changed; returns all documents in force.
-    pub(crate) fn read(&mut self, objects: &[PolicyObject], said: &mut super::sources::Said) -> Vec<Document> {
+    pub(crate) fn read(&mut self, objects: &[PolicyObject], said: &mut super::sources::Said) -> Vec<Arc<Document>> {
         self.forget(objects);
         let mut documents = Vec::new();
         for object in objects {
@@ -78,7 +78,10 @@ impl Objects {
     }
 
     fn read_one(&mut self, object: &PolicyObject) -> &Known {
-        let is_read = self.known.get(&object.origin).is_some_and(|known| known.read == object.document);
+        let is_read = self
+            .known
+            .get(&object.origin)
+            .is_some_and(|known| Arc::ptr_eq(&known.read, &object.document) || known.read == object.document);
         if !is_read {
             let former = self.known.remove(&object.origin);
             let known = self.parse(object, former);
@@ -93,7 +96,7 @@ impl Objects {
         let is_good = !diagnostics.iter().any(namegate_config::diagnostic::Diagnostic::is_error);
         let good = if is_good {
             self.save(&object.origin, &text);
-            documents
+            shared(documents)
         } else {
             former.map_or_else(|| self.accepted(&object.origin), |former| former.good)
         };
@@ -103,9 +106,9 @@ impl Objects {
     }
 
     /// The last good form from the state directory.
-    fn accepted(&self, origin: &str) -> Vec<Document> {
+    fn accepted(&self, origin: &str) -> Vec<Arc<Document>> {
         let text = fs::read_to_string(self.copy(origin)).ok();
-        text.map(|text| policy::parse_with(origin, &text, &self.features).documents).unwrap_or_default()
+        text.map(|text| shared(policy::parse_with(origin, &text, &self.features).documents)).unwrap_or_default()
     }
 
     fn save(&self, origin: &str, text: &str) {
@@ -123,4 +126,8 @@ impl Objects {
     fn copy(&self, origin: &str) -> PathBuf {
         self.accepted.join(format!("{},json", origin.replace('/', ",")))
     }
+}
+
+fn shared(documents: Vec<Document>) -> Vec<Arc<Document>> {
+    documents.into_iter().map(Arc::new).collect()
 }

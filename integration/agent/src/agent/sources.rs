@@ -177,13 +177,14 @@ impl Sources {
 
     fn translate(
         &mut self,
-        mut documents: Vec<Document>,
+        of_folder: Vec<Document>,
         policies: Arc<[PolicyObject]>,
         of_files: Said,
         catalog: Catalog,
         is_closed: bool,
     ) -> Translated {
         let mut said = of_files.clone();
+        let mut documents: Vec<Arc<Document>> = of_folder.into_iter().map(Arc::new).collect();
         if self.cluster.is_some() {
             documents.extend(self.objects.read(&policies, &mut said));
         }
