@@ -76,6 +76,24 @@ fn a_pod_has_both_families_its_named_ports_and_its_account() {
 }
 
 #[test]
+fn a_pod_that_has_not_changed_is_the_same_endpoint() {
+    let mut tables = Tables::default();
+    for (name, ip) in [("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.2")] {
+        pod(&mut tables, name, addresses(&[ip, "10.0.0.9"]));
+    }
+    let before = seen(&tables);
+    let mut more = addresses(&["10.0.0.2"]);
+    merge(&mut more, json!({"metadata": {"labels": {"app": "other"}}}));
+    assert_eq!(pod(&mut tables, "c", more), Changed::Facts);
+    let after = seen(&tables);
+    let pairs = before.topology.endpoints.iter().zip(&after.topology.endpoints);
+    let same: Vec<bool> = pairs.map(|(before, after)| Arc::ptr_eq(before, after)).collect();
+    // Of `b` an address belongs to `a`: it is made anew each time.
+    assert_eq!(same, [true, false, false]);
+    assert_eq!(endpoints(&after), ["a: 10.0.0.1 10.0.0.9", "b: 10.0.0.2", "c: "]);
+}
+
+#[test]
 fn who_is_an_endpoint() {
     for (what, more, want, local) in [
         ("runs", addresses(&["10.0.0.1"]), &["a: 10.0.0.1"][..], true),
