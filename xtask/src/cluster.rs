@@ -1,6 +1,6 @@
-//! `cargo xtask cluster`: a real Kubernetes of one node, made of this machine's files and Go modules.
+//! `cargo xtask cluster`: a real Kubernetes of one node or two, made of this machine's files and Go modules.
 //!
-//! It lives in namespaces of its own and uses the machine for nothing but programs and one folder of the cache.
+//! Each node lives in namespaces of its own and uses the machine for nothing but programs and one folder of the cache.
 
 pub(crate) mod images;
 mod network;
@@ -8,6 +8,7 @@ mod node;
 mod parts;
 mod pki;
 mod programs;
+mod second;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,9 @@ use clap::Subcommand;
 
 use crate::shell;
 use images::Image;
+use network::{PLACES, Place};
 use node::Node;
-use parts::{NODE_NAME, Parts};
+use parts::Parts;
 use programs::Programs;
 pub(crate) use programs::helm;
 
@@ -40,11 +42,16 @@ const COREDNS: &str = include_str!("../data/cluster/coredns.yaml");
 /// What to do with the cluster.
 #[derive(Subcommand)]
 pub(crate) enum What {
-    /// Starts it, unless it runs, and waits until its node and its DNS are ready.
+    /// Starts it, unless it runs, and waits until its nodes and its DNS are ready.
     #[command(
-        after_help = "Examples:\n  sudo -E cargo xtask cluster up\n  eval \"$(cargo xtask cluster env)\"; kubectl get pods -A"
+        after_help = "Examples:\n  sudo -E cargo xtask cluster up\n  sudo -E cargo xtask cluster up --nodes 2\n  eval \"$(cargo xtask cluster env)\"; kubectl get pods -A"
     )]
-    Up,
+    Up {
+        /// How many it is to have: the second comes to a cluster that runs, or goes. Without it a cluster that runs stays
+        /// as it is, and a new one has one.
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+        nodes: Option<u8>,
+    },
     /// Ends it and removes its state: processes, mounts, links, control groups.
     Down,
     /// Tells what runs. Exit status 1 if it does not run as a whole.
@@ -60,8 +67,11 @@ pub(crate) enum What {
         /// The signal that ends it.
         #[arg(long, default_value = "KILL", value_parser = ["KILL", "TERM"])]
         signal: String,
+        /// Which node's.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        node: u8,
     },
-    /// Ends every process of the node at once, as a loss of power does, and starts it again with what is on its disk.
+    /// Ends every process of all nodes at once, as a loss of power does, and starts them again with what is on their disks.
     #[command(
         after_help = "Examples:\n  sudo -E cargo xtask cluster reboot\n  sudo -E cargo xtask cluster reboot --without kubelet"
     )]
@@ -81,28 +91,30 @@ pub(crate) enum What {
         /// What kube-proxy makes of services, from now on. It removes what it made of them before.
         #[arg(long, value_parser = PROXY_MODES)]
         proxy_mode: Option<String>,
+        /// Which node's.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        node: u8,
     },
 }
 
 /// Does it.
 pub(crate) fn run(what: &What) -> Result<ExitCode> {
     match what {
-        What::Up => {
-            up()?;
+        What::Up { nodes } => {
+            up(*nodes)?;
             println!("the cluster is up; next step: eval \"$(cargo xtask cluster env)\"");
         }
         What::Down => down()?,
         What::Status => return status(),
-        What::Stop { name, signal } => running()?.stop(name, signal)?,
-        What::Start { name, proxy_mode } => start(name, proxy_mode.as_deref())?,
+        What::Stop { name, signal, node } => running(*node)?.stop(name, signal)?,
+        What::Start { name, proxy_mode, node } => start(&running(*node)?, name, proxy_mode.as_deref())?,
         What::Reboot { without } => reboot(without)?,
         What::Env => println!("export KUBECONFIG='{}'", folder()?.join("kubeconfig").display()),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(name: &str, proxy_mode: Option<&str>) -> Result<()> {
-    let node = running()?;
+fn start(node: &Node, name: &str, proxy_mode: Option<&str>) -> Result<()> {
     if let Some(mode) = proxy_mode {
         ensure!(name == KUBE_PROXY, "`--proxy-mode` is for {KUBE_PROXY}");
         node.set_option(name, PROXY_MODE, mode)?;
@@ -110,8 +122,13 @@ fn start(name: &str, proxy_mode: Option<&str>) -> Result<()> {
     node.start_again(name)
 }
 
-fn running() -> Result<Node> {
-    Node::find(&folder()?).context("no cluster runs; next step: `cargo xtask cluster up`")
+/// The first node or the second.
+fn running(number: u8) -> Result<Node> {
+    let folder = folder()?;
+    if number == 1 {
+        return Node::find(&folder).context("no cluster runs; next step: `cargo xtask cluster up`");
+    }
+    Node::find(&second::folder(&folder)).context("no second node runs; next step: `cargo xtask cluster up --nodes 2`")
 }
 
 /// Builds the programs of a cluster, unless the cache has them.
@@ -121,31 +138,45 @@ pub(crate) fn provide() -> Result<()> {
 
 /// A cluster that runs.
 pub(crate) struct Cluster {
-    /// The machine it runs on.
+    /// The machine that has what the cluster needs once.
     pub(crate) node: Node,
+    /// Another one, with pods.
+    pub(crate) second: Option<Node>,
     programs: Programs,
     folder: PathBuf,
 }
 
-/// Starts the cluster, or finds the one that runs.
-pub(crate) fn up() -> Result<Cluster> {
+/// Starts the cluster, or finds the one that runs; it has so many nodes then, or as many as it had.
+pub(crate) fn up(nodes: Option<u8>) -> Result<Cluster> {
     shell::need_root("namespaces", "cargo xtask cluster up")?;
     let (programs, folder) = (Programs::provide()?, folder()?);
-    if let Some(node) = Node::find(&folder) {
-        let cluster = Cluster { node, programs, folder };
-        let dead: Vec<_> = DAEMONS.into_iter().filter(|name| !cluster.node.runs(name)).collect();
-        ensure!(dead.is_empty(), "{} ended; next step: `cargo xtask cluster down`", dead.join(", "));
-        return Ok(cluster);
+    let mut cluster = match Node::find(&folder) {
+        Some(node) => found(node, programs, folder)?,
+        None => new(programs, folder)?,
+    };
+    match (nodes, &cluster.second) {
+        (Some(2), None) => cluster.timed("second node ready", Cluster::join)?,
+        (Some(1), Some(_)) => cluster.part()?,
+        _ => {}
     }
-    let started = Instant::now();
+    Ok(cluster)
+}
+
+/// The cluster that runs, all of it.
+fn found(node: Node, programs: Programs, folder: PathBuf) -> Result<Cluster> {
+    let cluster = Cluster { node, second: Node::find(&second::folder(&folder)), programs, folder };
+    let dead: Vec<_> = cluster.daemons().filter(|(node, _, name)| !node.runs(name)).collect();
+    let dead: Vec<_> = dead.into_iter().map(|(_, place, name)| format!("{name} of {}", place.name)).collect();
+    ensure!(dead.is_empty(), "{} ended; next step: `cargo xtask cluster down`", dead.join(", "));
+    Ok(cluster)
+}
+
+/// One of one node.
+fn new(programs: Programs, folder: PathBuf) -> Result<Cluster> {
     clear(&folder)?;
     shell::step("starting a node in namespaces of its own");
-    let cluster = Cluster { node: Node::start(&folder)?, programs, folder };
-    let outcome = cluster.start();
-    if let Err(error) = outcome {
-        bail!("{error:#}; logs are in {}, `cargo xtask cluster down` removes it", cluster.folder.join("log").display());
-    }
-    shell::step(&format!("cluster ready in {} s", started.elapsed().as_secs()));
+    let mut cluster = Cluster { node: Node::start(&folder)?, second: None, programs, folder };
+    cluster.timed("cluster ready", |cluster| cluster.start())?;
     Ok(cluster)
 }
 
@@ -167,12 +198,38 @@ impl Cluster {
         &self.folder
     }
 
-    /// Hands an image to the container runtime.
+    /// Hands an image to the container runtime of each node.
     pub(crate) fn import(&self, image: &Image) -> Result<()> {
+        self.nodes().try_for_each(|(node, _)| self.import_to(node, image))
+    }
+
+    fn import_to(&self, node: &Node, image: &Image) -> Result<()> {
         let archive = self.folder.join("image.tar");
         image.write(&archive)?;
-        self.node.output("ctr", &["--namespace", "k8s.io", "images", "import", &archive.to_string_lossy()])?;
+        node.output("ctr", &["--namespace", "k8s.io", "images", "import", &archive.to_string_lossy()])?;
         fs::remove_file(&archive)?;
+        Ok(())
+    }
+
+    /// Its nodes, each with its place.
+    fn nodes(&self) -> impl Iterator<Item = (&Node, &'static Place)> {
+        std::iter::once(&self.node).chain(&self.second).zip(&PLACES)
+    }
+
+    /// What runs on each besides pods.
+    fn daemons(&self) -> impl Iterator<Item = (&Node, &'static Place, &'static str)> {
+        let of = |place: &Place| if place.name == PLACES[0].name { &DAEMONS[..] } else { &second::DAEMONS[..] };
+        self.nodes().flat_map(move |(node, place)| of(place).iter().map(move |name| (node, place, *name)))
+    }
+
+    /// Does something that takes a while; says how long, or where to look why it failed.
+    fn timed(&mut self, what: &str, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let started = Instant::now();
+        if let Err(error) = act(self) {
+            let log = self.folder.display();
+            bail!("{error:#}; logs are in {log}/**/log, `cargo xtask cluster down` removes it");
+        }
+        shell::step(&format!("{what} in {} s", started.elapsed().as_secs()));
         Ok(())
     }
 
@@ -181,74 +238,98 @@ impl Cluster {
         shell::feed(&mut self.kubectl(&["apply", "-f", "-"]), manifests)
     }
 
+    fn parts<'a>(&'a self, node: &'a Node, place: &'static Place) -> Parts<'a> {
+        Parts { node, place, programs: &self.programs, folder: &self.folder }
+    }
+
     fn start(&self) -> Result<()> {
-        let parts = Parts { node: &self.node, programs: &self.programs, folder: &self.folder };
+        let parts = self.parts(&self.node, &PLACES[0]);
         network::make(&self.node)?;
-        let pki = parts.configure()?;
+        let pki = parts.found()?;
+        parts.configure(&pki)?;
         shell::step("starting etcd, containerd and the API server");
         parts.containerd()?;
         parts.etcd()?;
-        parts.apiserver(&self.folder.join("pki"))?;
-        self.wait("containerd", || self.node.output("ctr", &["version"]).is_ok())?;
-        self.images()?;
-        self.wait("kube-apiserver", || shell::output(&mut self.kubectl(&["get", "--raw", "/readyz"])).is_ok())?;
+        parts.apiserver(&pki)?;
+        self.runtime(&self.node)?;
+        let ready = || shell::output(&mut self.kubectl(&["get", "--raw", "/readyz"])).is_ok();
+        wait(&self.node, "kube-apiserver", ready)?;
         shell::step("starting controllers, scheduler, kube-proxy and kubelet");
-        parts.rest(&pki)?;
+        parts.controllers(&pki)?;
+        parts.agents()?;
         self.apply(COREDNS)?;
-        let ready = ["get", "node", NODE_NAME, "-o", "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}"];
-        self.wait("kubelet", || shell::output(&mut self.kubectl(&ready)).is_ok_and(|status| status == "True"))?;
+        self.kubelet(&self.node, &PLACES[0])?;
         shell::step("waiting for the cluster's DNS");
         let rollout = ["rollout", "status", "deployment/kube-dns", "-n", "kube-system", "--timeout=120s"];
         shell::output(&mut self.kubectl(&rollout)).map(drop)
     }
 
-    fn images(&self) -> Result<()> {
+    /// Waits for a node's container runtime, and gives it what every cluster has.
+    fn runtime(&self, node: &Node) -> Result<()> {
+        wait(node, "containerd", || node.output("ctr", &["version"]).is_ok())?;
+        self.images(node)
+    }
+
+    /// Waits until a node may have pods.
+    fn kubelet(&self, node: &Node, place: &Place) -> Result<()> {
+        let ready = ["get", "node", place.name, "-o", "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}"];
+        wait(node, "kubelet", || shell::output(&mut self.kubectl(&ready)).is_ok_and(|status| status == "True"))
+    }
+
+    fn images(&self, node: &Node) -> Result<()> {
         let forever = ["/bin/sleep", "1000000000"];
         let tool = |name: &str| shell::find(name).with_context(|| format!("{name} is not installed"));
         let (curl, wget) = (tool("curl")?, tool("wget")?);
-        self.import(&Image::new("localhost/pause:1", &forever).busybox()?)?;
+        self.import_to(node, &Image::new("localhost/pause:1", &forever).busybox()?)?;
         let tools = |name: &str, entrypoint: &[&str]| -> Result<Image> {
             let image = Image::new(name, entrypoint).busybox()?;
             image.program(&curl, "usr/bin/curl")?.program(&wget, "usr/bin/wget")
         };
-        self.import(&tools("localhost/tools:1", &forever)?)?;
-        self.import(&tools("localhost/coredns:1", &["/coredns"])?.program(&self.programs.coredns, "coredns")?)
-    }
-
-    /// Waits until a daemon serves; says why it does not.
-    fn wait(&self, name: &str, ready: impl Fn() -> bool) -> Result<()> {
-        let started = Instant::now();
-        while !ready() {
-            if started.elapsed() > PATIENCE || (started.elapsed() > Duration::from_secs(1) && !self.node.runs(name)) {
-                bail!("{name} does not serve:\n{}", self.node.said(name));
-            }
-            std::thread::sleep(PAUSE);
-        }
-        Ok(())
+        self.import_to(node, &tools("localhost/tools:1", &forever)?)?;
+        let coredns = tools("localhost/coredns:1", &["/coredns"])?;
+        self.import_to(node, &coredns.program(&self.programs.coredns, "coredns")?)
     }
 }
 
-/// Processes, mounts, links and all that the kernel knew of the node are gone after it.
+/// Waits until a daemon of a node serves; says why it does not.
+fn wait(node: &Node, name: &str, ready: impl Fn() -> bool) -> Result<()> {
+    let started = Instant::now();
+    while !ready() {
+        if started.elapsed() > PATIENCE || (started.elapsed() > Duration::from_secs(1) && !node.runs(name)) {
+            bail!("{name} does not serve:\n{}", node.said(name));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// Processes, mounts, links and all that the kernel knew of the nodes are gone after it.
 fn reboot(without: &[String]) -> Result<()> {
     shell::need_root("namespaces", "cargo xtask cluster reboot")?;
-    running()?;
+    running(1)?;
     let folder = folder()?;
+    let second = second::end(&folder)?;
     Node::end(&folder)?;
-    let cluster = Cluster { node: Node::start(&folder)?, programs: Programs::provide()?, folder };
-    network::make(&cluster.node)?;
-    for name in DAEMONS.into_iter().filter(|name| !without.iter().any(|left_out| left_out == name)) {
-        cluster.node.start_again(name)?;
+    let (node, programs) = (Node::start(&folder)?, Programs::provide()?);
+    network::make(&node)?;
+    let mut cluster = Cluster { node, second: None, programs, folder };
+    if second {
+        cluster.restart_second()?;
+    }
+    for (node, _, name) in cluster.daemons().filter(|(.., name)| !without.iter().any(|left_out| left_out == name)) {
+        node.start_again(name)?;
     }
     if without.iter().any(|name| name == "kube-apiserver" || name == "etcd") {
         return Ok(());
     }
-    cluster.wait("kube-apiserver", || shell::output(&mut cluster.kubectl(&["get", "--raw", "/readyz"])).is_ok())
+    wait(&cluster.node, "kube-apiserver", || shell::output(&mut cluster.kubectl(&["get", "--raw", "/readyz"])).is_ok())
 }
 
 /// Ends the cluster, whatever is left of it.
 fn down() -> Result<()> {
     shell::need_root("namespaces", "cargo xtask cluster down")?;
     let folder = folder()?;
+    second::end(&folder)?;
     Node::end(&folder)?;
     clear(&folder)?;
     println!("the cluster is down");
@@ -261,12 +342,27 @@ fn status() -> Result<ExitCode> {
         println!("no cluster runs");
         return Ok(ExitCode::FAILURE);
     };
-    let dead = DAEMONS.iter().filter(|name| !node.runs(name)).count();
-    for name in DAEMONS {
-        println!("{name:24} {}", if node.runs(name) { "runs" } else { "ended" });
+    let mut dead = show("", &node, &DAEMONS);
+    match Node::find(&second::folder(&folder)) {
+        Some(node) => dead += show("node2 ", &node, &second::DAEMONS),
+        None if second::is_recorded(&folder) => {
+            println!("{:24} ended", "node2");
+            dead += 1;
+        }
+        None => {}
     }
     println!("state and logs: {}", folder.display());
     Ok(if dead == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A line for each daemon; gives how many have ended.
+fn show(whose: &str, node: &Node, names: &[&str]) -> usize {
+    let line = |name: &&str| {
+        let runs = node.runs(name);
+        println!("{:24} {}", format!("{whose}{name}"), if runs { "runs" } else { "ended" });
+        usize::from(!runs)
+    };
+    names.iter().map(line).sum()
 }
 
 /// Where the state lies: one cluster at a time.

@@ -71,7 +71,7 @@ impl E2e {
 
     /// Brings the cluster up with Namegate on it; gives the exit status of the run.
     fn on_cluster(&self, suites: &[&str]) -> Result<u8> {
-        let cluster = cluster::up()?;
+        let cluster = cluster::up(None)?;
         let programs = build()?;
         prepare(&cluster, &programs)?;
         if self.by == "chart" {

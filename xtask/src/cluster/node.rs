@@ -9,11 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
 
 use crate::shell;
 
-/// The control group of all pods, in each hierarchy.
-pub(super) const CGROUP: &str = "namegate-cluster";
 /// How long the node may take to lay out its folders, and to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks.
@@ -50,7 +49,7 @@ pub(crate) struct Node {
 impl Node {
     /// Makes a node whose disk lies in `folder`: an empty one, or one that a node before has left.
     pub(crate) fn start(folder: &Path) -> Result<Self> {
-        make_cgroups()?;
+        make_cgroups(folder)?;
         for name in ["run", "log"] {
             fs::create_dir_all(folder.join(name)).with_context(|| format!("making {}", folder.display()))?;
         }
@@ -91,7 +90,7 @@ impl Node {
             }
         }
         let _ = fs::remove_file(folder.join("run/keeper")); // It may never have been there.
-        remove_cgroups()
+        remove_cgroups(folder)
     }
 
     /// Process number, outside, of the node's first process: `/proc/<it>/root` is the node's tree of files.
@@ -102,6 +101,11 @@ impl Node {
     /// The file that names it, last of three words, also after the node was started again.
     pub(crate) fn record(&self) -> PathBuf {
         self.folder.join("run/keeper")
+    }
+
+    /// Where its logs and state lie.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// A program to be run in the node.
@@ -247,18 +251,29 @@ fn hierarchies() -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-fn make_cgroups() -> Result<()> {
+/// A number that goes with the place of a folder: what the machine has only one of is named after it.
+pub(super) fn mark(folder: &Path) -> u32 {
+    let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
+    digest.iter().take(4).fold(0, |mark, octet| mark << 8 | u32::from(*octet))
+}
+
+/// The control group of a node's pods, in each hierarchy.
+pub(super) fn cgroup(folder: &Path) -> String {
+    format!("namegate-cluster-{:08x}", mark(folder))
+}
+
+fn make_cgroups(folder: &Path) -> Result<()> {
     for hierarchy in hierarchies() {
-        let group = hierarchy.join(CGROUP);
+        let group = hierarchy.join(cgroup(folder));
         fs::create_dir_all(&group).with_context(|| format!("making {}", group.display()))?;
     }
     Ok(())
 }
 
 /// Removes the groups from the inside out. The kernel lets go of ended processes a moment after their end.
-fn remove_cgroups() -> Result<()> {
+fn remove_cgroups(folder: &Path) -> Result<()> {
     let started = Instant::now();
-    for group in hierarchies().into_iter().map(|hierarchy| hierarchy.join(CGROUP)) {
+    for group in hierarchies().into_iter().map(|hierarchy| hierarchy.join(cgroup(folder))) {
         while group.exists() && remove_group(&group).is_err() {
             ensure!(started.elapsed() < PATIENCE, "{} still has processes", group.display());
             std::thread::sleep(PAUSE);

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::network::{NODE_V4, NODE_V6, SERVER};
+use super::network::PLACES;
 use crate::shell;
 
 /// Days that certificates hold: a cluster lives for hours.
@@ -17,14 +17,15 @@ pub(super) struct Pki(PathBuf);
 
 impl Pki {
     /// Makes the authority, the API server's certificate and the key of service accounts.
-    pub(super) fn make(folder: PathBuf) -> Result<Self> {
+    /// `server` is the API server's address for the machine.
+    pub(super) fn make(folder: PathBuf, server: &str) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let pki = Self(folder);
         pki.request("ca", "/CN=namegate-cluster", &["-addext", "keyUsage=critical,keyCertSign,digitalSignature"])?;
         let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
             .map(|name| format!("DNS:{name}"));
         let cluster = ["DNS:kubernetes.default.svc.cluster.local".to_owned()];
-        let addresses = [NODE_V4, NODE_V6, SERVER, "127.0.0.1", "::1", "10.96.0.1", "fd00:10:96::1"]
+        let addresses = [PLACES[0].v4, PLACES[0].v6, server, "127.0.0.1", "::1", "10.96.0.1", "fd00:10:96::1"]
             .map(|address| format!("IP:{address}"));
         let all = [&names[..], &cluster, &addresses].concat().join(",");
         pki.signed("apiserver", "/CN=kube-apiserver", &["-addext", &format!("subjectAltName={all}")])?;
@@ -33,20 +34,26 @@ impl Pki {
         Ok(pki)
     }
 
+    /// Those that were made before.
+    pub(super) fn of(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
     /// Where a file lies.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Writes a file for `kubectl` and the cluster's own clients, with a certificate for this user.
-    pub(super) fn kubeconfig(&self, to: &Path, subject: &str) -> Result<()> {
+    /// Writes a file for `kubectl` and the cluster's own clients, with a certificate for this user. They reach the API server at
+    /// `server`.
+    pub(super) fn kubeconfig(&self, to: &Path, subject: &str, server: &str) -> Result<()> {
         let name = to.file_stem().context("a file's name")?.to_string_lossy().into_owned();
         self.signed(&name, subject, &[])?;
         let path = |file: String| self.path(&file).display().to_string();
         let (ca, certificate, key) = (path("ca.crt".into()), path(format!("{name}.crt")), path(format!("{name}.key")));
         let text = format!(
             "apiVersion: v1\nkind: Config\n\
-             clusters: [{{name: namegate, cluster: {{server: \"https://{SERVER}:6443\", certificate-authority: \"{ca}\"}}}}]\n\
+             clusters: [{{name: namegate, cluster: {{server: \"https://{server}:6443\", certificate-authority: \"{ca}\"}}}}]\n\
              users: [{{name: {name}, user: {{client-certificate: \"{certificate}\", client-key: \"{key}\"}}}}]\n\
              contexts: [{{name: namegate, context: {{cluster: namegate, user: {name}}}}}]\n\
              current-context: namegate\n"
