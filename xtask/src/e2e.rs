@@ -23,8 +23,10 @@ const CRDS: &str = "integration/deploy/crds";
 
 /// What is tried unless told otherwise, and what else there is.
 const SUITES: [&str; 8] = ["seed", "conformance", "race", "mistakes", "services", "faults", "reboot", CHURN];
-const ALL_SUITES: [&str; 10] =
-    ["seed", "conformance", "cyclonus", "race", "mistakes", "services", "faults", "reboot", CHURN, SCALE];
+const ALL_SUITES: [&str; 11] =
+    ["seed", "conformance", "cyclonus", "race", "mistakes", "services", NODES, "faults", "reboot", CHURN, SCALE];
+/// Done on two nodes; all others on one.
+const NODES: &str = "nodes";
 /// Done with an API server of their own, whose pods are on no node.
 const CHURN: &str = "churn";
 const SCALE: &str = "scale";
@@ -58,7 +60,14 @@ impl E2e {
         let started = Instant::now();
         let (apart, suites): (Vec<&str>, Vec<&str>) =
             self.suites.iter().map(String::as_str).partition(|suite| [CHURN, SCALE].contains(suite));
-        let mut code = if suites.is_empty() { 0 } else { self.on_cluster(&suites)? };
+        let (two, one): (Vec<&str>, Vec<&str>) = suites.into_iter().partition(|suite| *suite == NODES);
+        let mut code = 0;
+        for (nodes, suites) in [(1, one), (2, two)].into_iter().filter(|(_, suites)| !suites.is_empty()) {
+            code = code.max(self.on_cluster(nodes, &suites)?);
+        }
+        if self.down && cluster::runs()? {
+            cluster::run(&cluster::What::Down)?;
+        }
         for suite in apart {
             if let Err(error) = beside_server(suite) {
                 shell::step(&format!("{suite}: {error:#}"));
@@ -69,9 +78,9 @@ impl E2e {
         Ok(ExitCode::from(code))
     }
 
-    /// Brings the cluster up with Namegate on it; gives the exit status of the run.
-    fn on_cluster(&self, suites: &[&str]) -> Result<u8> {
-        let cluster = cluster::up(None)?;
+    /// Brings a cluster of so many nodes up with Namegate on it; gives the exit status of the run.
+    fn on_cluster(&self, nodes: u8, suites: &[&str]) -> Result<u8> {
+        let cluster = cluster::up(Some(nodes))?;
         let programs = build()?;
         prepare(&cluster, &programs)?;
         if self.by == "chart" {
@@ -84,13 +93,13 @@ impl E2e {
         e2e.arg("--kubectl").arg(cluster.program()).arg("--kubeconfig").arg(cluster.folder().join("kubeconfig"));
         e2e.arg("--keeper").arg(cluster.node.record()).args(["--suites", &suites.join(",")]);
         e2e.args(["--pods", &self.pods.to_string()]).arg("--xtask").arg(std::env::current_exe()?);
+        if let Some(second) = &cluster.second {
+            e2e.arg("--second").arg(second.record());
+        }
         if let Some(only) = &self.only {
             e2e.args(["--only", only]);
         }
         let status = shell::run(&mut e2e)?;
-        if self.down {
-            cluster::run(&cluster::What::Down)?;
-        }
         Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2))
     }
 }

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// One cluster of one node.
+/// A cluster as seen from one of its nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     kubectl: PathBuf,

@@ -7,6 +7,7 @@ mod conformance;
 mod faults;
 mod mesh;
 mod mistakes;
+mod nodes;
 mod outside;
 mod race;
 mod reboot;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
 use cluster::{Cluster, wait};
@@ -41,6 +42,9 @@ struct Arguments {
     /// The file that ends with the process number of the node's first process.
     #[arg(long)]
     keeper: PathBuf,
+    /// The same of the second node.
+    #[arg(long)]
+    second: Option<PathBuf>,
     /// What to try.
     #[arg(long, value_enum, value_delimiter = ',')]
     suites: Vec<Suite>,
@@ -73,6 +77,8 @@ enum Suite {
     Mistakes,
     /// Services, with each mode of kube-proxy.
     Services,
+    /// Two nodes.
+    Nodes,
     /// The API server, its store or the agent is away.
     Faults,
     /// The node loses its power.
@@ -102,11 +108,21 @@ fn say_why(cluster: &Cluster) {
     }
 }
 
+fn on_two(first: &Cluster, second: Option<&Cluster>, report: &mut Report) -> Result<()> {
+    let next = "the cluster has one node; next step: `cargo xtask cluster up --nodes 2`";
+    nodes::run(first, second.context(next)?, report)
+}
+
 fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let cluster = Cluster::new(&arguments.kubectl, &arguments.kubeconfig, &arguments.keeper)?;
-    let (cluster, only) = (&cluster, arguments.only.as_deref());
+    let second =
+        arguments.second.as_ref().map(|keeper| Cluster::new(&arguments.kubectl, &arguments.kubeconfig, keeper));
+    let second = second.transpose()?;
+    let (cluster, second, only) = (&cluster, second.as_ref(), arguments.only.as_deref());
     let outside = Outside::start(cluster)?;
-    wait("the agent to be well", || Ok(cluster.agent("/v1/healthz")))?;
+    for cluster in std::iter::once(cluster).chain(second) {
+        wait("the agent to be well", || Ok(cluster.agent("/v1/healthz")))?;
+    }
     // The servers of the outside do not outlast the node.
     let (last, suites): (Vec<_>, Vec<_>) = arguments.suites.iter().partition(|suite| **suite == Suite::Reboot);
     for suite in suites {
@@ -125,13 +141,14 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
             Suite::Mistakes => ("mistakes", mistakes::run(cluster, report)),
             Suite::Services => ("services", services::run(cluster, report, &arguments.xtask)),
             Suite::Faults => ("faults", faults::run(cluster, report, &outside, &arguments.xtask)),
+            Suite::Nodes => ("nodes", on_two(cluster, second, report)),
             Suite::Reboot => continue,
         };
         if let Err(error) = outcome {
             report.broken(name, &error);
         }
         if report.failed() > failed {
-            say_why(cluster);
+            std::iter::once(cluster).chain(second).for_each(say_why);
         }
         Report::took(name, started.elapsed());
     }

@@ -1,6 +1,6 @@
 //! Services of Kubernetes: who reaches one is who may reach the pods behind it, whatever kube-proxy makes of services.
 
-mod world;
+pub(crate) mod world;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

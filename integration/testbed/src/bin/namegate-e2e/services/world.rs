@@ -154,7 +154,7 @@ enum Place {
 }
 
 /// The addresses of a name with a port.
-async fn look_up(name: &str, port: u16, within: Duration) -> Option<Vec<SocketAddr>> {
+pub(crate) async fn look_up(name: &str, port: u16, within: Duration) -> Option<Vec<SocketAddr>> {
     let mut question = Question::new(DNS.parse().ok()?, name, RecordType::A);
     question.within = within;
     let found = resolve(question).await.ok()?;
@@ -162,7 +162,7 @@ async fn look_up(name: &str, port: u16, within: Duration) -> Option<Vec<SocketAd
 }
 
 /// GETs a page; gives its last line, `None` where no answer comes in time.
-pub(super) async fn fetch(address: SocketAddr, path: &str, within: Duration) -> Option<String> {
+pub(crate) async fn fetch(address: SocketAddr, path: &str, within: Duration) -> Option<String> {
     let mut stream = client::connect(address, within).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n");
     let exchange = async {
