@@ -38,6 +38,8 @@ const CONTROLLER: &str = "namegate.io/agent";
 const PACE: Duration = Duration::from_secs(1);
 /// Changes are gathered for this time, and up to as much again by chance: another node may write first.
 const GATHER: Duration = Duration::from_millis(100);
+/// How long conditions are left to the node whose turn it is, and up to as much again by chance. Its agent may be away.
+const TURN: Duration = Duration::from_secs(5);
 /// How long after a refusal of the server.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// How long a kind is taken to drop the entries of nodes.
@@ -94,6 +96,8 @@ pub(crate) struct Reporter {
     observed: watch::Receiver<Arc<Observed>>,
     /// When an object may be written again.
     next: HashMap<Arc<str>, Instant>,
+    /// Until when conditions of an object are left to another node.
+    waiting: HashMap<Arc<str>, Instant>,
     /// Statuses as the server answered, newer than what the watch has brought.
     answered: HashMap<Arc<str>, (Arc<Value>, Arc<Value>)>,
     /// Kinds whose definition drops the entries of nodes.
@@ -108,8 +112,8 @@ impl Reporter {
         (reports, notes): (watch::Receiver<Arc<Vec<Report>>>, watch::Receiver<Arc<Notes>>),
         observed: watch::Receiver<Arc<Observed>>,
     ) -> Self {
-        let (next, answered, dropping, told) = Default::default();
-        Self { client, node, reports, notes, observed, next, answered, dropping, told }
+        let (next, waiting, answered, dropping, told) = Default::default();
+        Self { client, node, reports, notes, observed, next, waiting, answered, dropping, told }
     }
 
     /// Works until there is nothing to follow any more.
@@ -139,6 +143,7 @@ impl Reporter {
         self.notes.mark_unchanged();
         let observed = self.observed.borrow_and_update().clone();
         self.next.retain(|origin, _| observed.objects.contains_key(origin));
+        self.waiting.retain(|origin, _| observed.objects.contains_key(origin));
         self.answered.retain(|origin, (seen, _)| {
             observed
                 .objects
@@ -174,7 +179,9 @@ impl Reporter {
             self.next.insert(Arc::clone(&report.origin), next);
             wake = Some(wake.map_or(next, |wake| wake.min(next)));
         }
-        wake
+        // One whose time has come was written, or has its pause.
+        let turns = self.waiting.values().copied().filter(|until| *until > Instant::now());
+        wake.into_iter().chain(turns).min()
     }
 
     /// Brings one object up to date; whether anything was written. An event that is refused keeps no status back.
@@ -210,7 +217,8 @@ impl Reporter {
             let keeps = !self.dropping.contains_key(&object.kind);
             wanted = status::wanted(&own, &status, &object.uid, &self.node, nodes, keeps);
         }
-        if let Some(conditions) = wanted.conditions {
+        let overdue = self.overdue(&report.origin, wanted.others.is_some());
+        if let Some(conditions) = wanted.conditions.or(wanted.others.filter(|_| overdue)) {
             wrote = true;
             let conditions = status::written(&conditions, &status, &stamp());
             let patch = json!({
@@ -225,6 +233,16 @@ impl Reporter {
             self.answered.insert(Arc::clone(&report.origin), (seen, Arc::new(status)));
         }
         Ok(wrote)
+    }
+
+    /// Whether conditions that another node should write have been left to it for long enough.
+    fn overdue(&mut self, origin: &Arc<str>, waits: bool) -> bool {
+        if !waits {
+            self.waiting.remove(origin);
+            return false;
+        }
+        let until = self.waiting.entry(Arc::clone(origin)).or_insert_with(|| Instant::now() + TURN + part(TURN));
+        *until <= Instant::now()
     }
 
     fn api(&self, object: &Object) -> Option<Api<DynamicObject>> {

@@ -2,7 +2,7 @@
 //!
 //! Each node owns one entry, `status.namegate.nodes.NODE`, so no two write the same field. The conditions speak of all
 //! nodes: they are written by one node, the one whose hash with the object is least among those with an entry, so that no
-//! leader is needed; if two think they are it, they write the same.
+//! leader is needed; if two think they are it, they write the same. Its agent may be away: others may write in its place.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +31,8 @@ pub(crate) struct Wanted {
     pub(crate) entry: Option<Value>,
     /// `Accepted` and `Enforced`, without times.
     pub(crate) conditions: Option<Vec<Condition>>,
+    /// The same where it is another node's turn to write them.
+    pub(crate) others: Option<Vec<Condition>>,
 }
 
 /// One condition.
@@ -62,7 +64,9 @@ pub(crate) fn wanted(
     let writes_all = !keeps || entries.keys().min_by_key(|name| weight(uid, name)).is_some_and(|first| first == node);
     let conditions = [accepted(own), enforced(own, &entries, nodes, keeps)];
     let are_new = conditions.iter().any(|condition| !is_there(condition, &status["conditions"]));
-    Wanted { entry: (is_new && keeps).then_some(entry), conditions: (writes_all && are_new).then(|| conditions.into()) }
+    let conditions = are_new.then(|| Vec::from(conditions));
+    let (conditions, others) = if writes_all { (conditions, None) } else { (None, conditions) };
+    Wanted { entry: (is_new && keeps).then_some(entry), conditions, others }
 }
 
 fn weight(uid: &str, node: &str) -> u64 {
@@ -188,8 +192,30 @@ mod tests {
         let lags = Some(("False", "SomeNodes", "enforced on 1 of 2 nodes".to_owned()));
         let refused = Some(("False", "Refused", "enforced on 0 of 2 nodes".to_owned()));
         let who = if message(&own(3, &[]), "a").is_some() { "a" } else { "b" };
+        let other = if who == "a" { "b" } else { "a" };
+        assert_eq!(message(&own(3, &[]), other), None);
         assert_eq!(message(&own(3, &[]), who), lags);
         assert_eq!(message(&own(3, &["`spec`: wrong"]), who), refused);
+    }
+
+    #[test]
+    fn a_node_knows_what_another_should_have_written() {
+        let all = nodes(&["a", "b"]);
+        // Either may be away: its entry stays as it was.
+        for (away, here) in [("a", "b"), ("b", "a")] {
+            let kept = json!({"generation": 1, "enforced": true});
+            let mut turns = [false; 2];
+            for uid in (0..20).map(|at| format!("uid-{at}")) {
+                let mut status = json!({"namegate": {"nodes": {away: kept, here: kept}}});
+                let found = wanted(&own(2, &[]), &status, &uid, here, &all, true);
+                turns[usize::from(found.others.is_some())] = true;
+                let conditions = found.conditions.or(found.others);
+                write(&mut status, here, Wanted { entry: found.entry, conditions, others: None });
+                assert_eq!(status["conditions"][1]["message"], "enforced on 1 of 2 nodes", "{status}");
+                assert_eq!(wanted(&own(2, &[]), &status, &uid, here, &all, true), Wanted::default());
+            }
+            assert_eq!(turns, [true; 2], "each has its turn");
+        }
     }
 
     #[test]
