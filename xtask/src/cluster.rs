@@ -321,10 +321,15 @@ fn reboot(without: &[String]) -> Result<()> {
     if second {
         cluster.restart_second()?;
     }
-    for (node, _, name) in cluster.daemons().filter(|(.., name)| !without.iter().any(|left_out| left_out == name)) {
+    let left_out = |name: &str| without.iter().any(|left_out| left_out == name);
+    for (node, _, name) in cluster.daemons().filter(|(.., name)| !left_out(name)) {
+        // The kubelet ends where the container runtime does not answer.
+        if name == "kubelet" && !left_out("containerd") {
+            wait(node, "containerd", || node.output("ctr", &["version"]).is_ok())?;
+        }
         node.start_again(name)?;
     }
-    if without.iter().any(|name| name == "kube-apiserver" || name == "etcd") {
+    if left_out("kube-apiserver") || left_out("etcd") {
         return Ok(());
     }
     wait(&cluster.node, "kube-apiserver", || shell::output(&mut cluster.kubectl(&["get", "--raw", "/readyz"])).is_ok())

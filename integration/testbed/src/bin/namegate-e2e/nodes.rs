@@ -92,12 +92,13 @@ impl Suite<'_> {
 
     /// Who of these gets through to somebody, in each family.
     fn through(&self, to: To, may: &[&'static str], may_not: &[&'static str]) -> Result<[Vec<&'static str>; 2]> {
-        let begin = |v6: bool| -> Result<Vec<(&'static str, Task<Option<String>>)>> {
-            let clients = may.iter().chain(may_not).copied();
-            clients.map(|client| Ok((client, self.world.call(client, to, v6)?))).collect()
-        };
-        let begun = [begin(false)?, begin(true)?];
-        Ok(begun.map(|calls| calls.into_iter().filter_map(|(client, call)| call.wait().map(|_| client)).collect()))
+        let clients = || may.iter().chain(may_not).copied();
+        let calls = |v6| clients().map(move |client| self.world.call(client, to, v6)).collect::<Result<Vec<_>>>();
+        // All are under way before the first is waited for.
+        let families = [calls(false)?, calls(true)?];
+        let seen = families
+            .map(|calls| clients().zip(calls).filter_map(|(client, call)| call.wait().map(|_| client)).collect());
+        Ok(seen)
     }
 
     /// Who gets through to what.

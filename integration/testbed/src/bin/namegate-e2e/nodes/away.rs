@@ -75,9 +75,8 @@ impl Suite<'_> {
     /// Node 2 has no agent for a while.
     pub(super) fn away(&self, report: &mut Report) -> Result<()> {
         let cluster = self.clusters[0];
-        let known = |report: &mut Report, what: &str, all: &str| self.told(report, what, all);
         self.apply("one.example")?;
-        known(report, "the status of policies", "enforced on 2 of 2 nodes")?;
+        self.told(report, "the status of policies", "enforced on 2 of 2 nodes");
         cluster.kubectl(&["label", "node", &name_of(1), &format!("{LABEL}=here"), "--overwrite"])?;
         let seen = self.without(report);
         // Whatever was seen, the next run needs both.
@@ -85,7 +84,7 @@ impl Suite<'_> {
         cluster.kubectl(&["label", "node", &name_of(1), &format!("{LABEL}-")])?;
         seen?;
         self.rollout(&["status", "--timeout=180s"])?;
-        known(report, "the same, the agent of node 2 is back", "enforced on 2 of 2 nodes")?;
+        self.told(report, "the same, the agent of node 2 is back", "enforced on 2 of 2 nodes");
         self.rows(report, "the agent of node 2 is back; ", &ROWS[..4])
     }
 
@@ -96,7 +95,8 @@ impl Suite<'_> {
         wait("the agent of node 2 to be gone", || Ok((self.agents()? == [name_of(1)]).then_some(())))?;
         self.rows(report, "no agent on node 2; ", &ROWS[..7])?;
         self.apply("another.example")?;
-        self.told(report, "the status of policies changed meanwhile", "enforced on 1 of 2 nodes")
+        self.told(report, "the status of policies changed meanwhile", "enforced on 1 of 2 nodes");
+        Ok(())
     }
 
     /// Applies policies that say something new.
@@ -117,7 +117,7 @@ impl Suite<'_> {
     }
 
     /// Waits until the status of each policy says so.
-    fn told(&self, report: &mut Report, what: &str, expected: &str) -> Result<()> {
+    fn told(&self, report: &mut Report, what: &str, expected: &str) {
         let mut seen = Vec::new();
         let outcome = wait(expected, || {
             seen = (0..POLICIES).map(|number| self.enforced(number)).collect::<Result<Vec<_>>>()?;
@@ -128,7 +128,6 @@ impl Suite<'_> {
             seen.iter().find(|said| *said != expected).map_or(String::new(), |said| format!(", others {said:?}"));
         let words = format!("{right} of {POLICIES} say {expected:?}{other}");
         report.row(what, &format!("{POLICIES} of {POLICIES} say {expected:?}"), &words, outcome.is_ok());
-        Ok(())
     }
 
     fn enforced(&self, number: usize) -> Result<String> {

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use namegate_testbed::{Failure, Host, Log, client};
+use anyhow::Result;
+use namegate_testbed::{Failure, Host, Log, Task, client};
 use serde_json::json;
 
 use super::Suite;
-use super::world::{FAMILIES, NAMESPACE, PORT, To, WITHIN, pod};
+use super::world::{NAMESPACE, PORT, To, WITHIN, pod};
 use crate::cluster::{Cluster, wait};
 use crate::report::Report;
 use crate::services::world::fetch;
@@ -88,29 +88,25 @@ impl Suite<'_> {
         let node = self.clusters[1].enter_node()?;
         let host = Host { name: "squatter".to_owned(), log: Log::default(), tls: None };
         node.run(async move { host.http(PORT) })?;
-        for (family, v6) in FAMILIES {
-            let address = addresses.iter().find(|address| address.is_ipv6() == v6);
-            let address = SocketAddr::new(*address.with_context(|| format!("an address of {family}"))?, PORT);
-            let call = |client, within| -> Result<bool> {
-                Ok(self.world.netns(client)?.run(async move { fetch(address, "/", within).await.is_some() }))
+        let reaches = |client: &str, within| -> Result<usize> {
+            let call = |address: &IpAddr| {
+                let address = SocketAddr::new(*address, PORT);
+                Ok(self.world.netns(client)?.spawn(async move { fetch(address, "/", within).await.is_some() }))
             };
-            wait("whoever is in no policy to get through", || Ok(call("free", WITHIN)?.then_some(())))?;
-            let closed = wait("the address to be closed", || {
-                let began = gone.elapsed();
-                Ok((!call("a", GLANCE)?).then_some(began))
-            });
-            let still = call("a", WITHIN)?;
-            let seen = match &closed {
-                Ok(after) if !still => format!("free gets through, a does not after {} ms", after.as_millis()),
-                _ => "free and a get through".to_owned(),
-            };
-            report.row(
-                &format!("the address that a pod of node 2 left behind, {family}"),
-                &format!("free gets through, a does not after {} ms", SOON.as_millis()),
-                &seen,
-                !still && closed.is_ok_and(|after| after <= SOON),
-            );
-        }
+            let calls: Vec<Task<bool>> = addresses.iter().map(call).collect::<Result<_>>()?;
+            Ok(calls.into_iter().map(Task::wait).filter(|through| *through).count())
+        };
+        let closed = wait("the addresses to be closed", || {
+            let began = gone.elapsed();
+            Ok((reaches("a", GLANCE)? == 0).then_some(began))
+        })?;
+        let (free, a) = (reaches("free", WITHIN)?, reaches("a", WITHIN)?);
+        report.row(
+            "the IPv4 and the IPv6 address that a pod of node 2 left behind, held by another",
+            &format!("free reaches 2, a reaches 0 after {} ms at most", SOON.as_millis()),
+            &format!("free reaches {free}, a reaches {a} after {} ms", closed.as_millis()),
+            (free, a) == (2, 0) && closed <= SOON,
+        );
         drop(node);
         drop(squatter);
         Ok(())
