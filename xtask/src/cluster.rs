@@ -131,11 +131,6 @@ fn running(number: u8) -> Result<Node> {
     Node::find(&second::folder(&folder)).context("no second node runs; next step: `cargo xtask cluster up --nodes 2`")
 }
 
-/// Whether a cluster runs.
-pub(crate) fn runs() -> Result<bool> {
-    Ok(Node::find(&folder()?).is_some())
-}
-
 /// Builds the programs of a cluster, unless the cache has them.
 pub(crate) fn provide() -> Result<()> {
     Programs::provide().map(drop)

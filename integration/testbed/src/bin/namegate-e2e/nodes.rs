@@ -21,10 +21,10 @@ const DOCUMENTS: [&str; 2] = ["CiliumNetworkPolicy nodes/across", "NetworkPolicy
 /// Connections to a service with a pod of each node behind it.
 const CONNECTIONS: usize = 30;
 
-/// What is called, who gets through, who does not. Clients are on the first node.
+/// What is called, who gets through, who does not. Clients are on the first node, all but `back`.
 type Row = (&'static str, To, &'static [&'static str], &'static [&'static str]);
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
     ("egress by labels, a pod of node 2; its ingress by labels", To::Pod("b"), &["a"], &["free", "none"]),
     ("another pod of node 2", To::Pod("c"), &["free"], &["a", "none"]),
     ("ClusterIP, a pod of each node behind it", To::Service("mixed"), &["free", "both"], &["one", "none"]),
@@ -47,6 +47,7 @@ const ROWS: [Row; 9] = [
         &["caller", "free"],
         &["one", "none"],
     ),
+    ("the other way, a pod of node 1", To::Pod("near"), &["back", "free"], &["a", "none"]),
     ("a port of node 2 itself", To::Node(2), &["remote", "free"], &["host", "none"]),
     ("a port of node 1 itself", To::Node(1), &["host", "free"], &["remote", "none"]),
 ];
@@ -71,6 +72,7 @@ pub(crate) fn run(first: &Cluster, second: &Cluster, report: &mut Report) -> Res
     suite.change(DOCUMENTS[1], || Ok(()))?;
     suite.rows(report, "", &ROWS)?;
     suite.spread(report)?;
+    suite.limits(report)?;
     suite.names(report)?;
     suite.peers(report)?;
     suite.upgrade(report)?;
@@ -129,6 +131,25 @@ impl Suite<'_> {
                 &format!("{CONNECTIONS} get through, to far, near"),
                 &format!("{count} get through, to {}", kinds.join(", ")),
                 count == CONNECTIONS && kinds == ["far", "near"],
+            );
+        }
+        Ok(())
+    }
+
+    /// Limits on requests of a client. Its proxy calls a pod of another node with the node's address.
+    fn limits(&self, report: &mut Report) -> Result<()> {
+        for (family, v6) in FAMILIES {
+            let ask = |to, page| -> Result<String> {
+                let said = self.world.ask("limited", To::Pod(to), v6, page)?.wait();
+                Ok(said.unwrap_or_else(|| "nothing".to_owned()))
+            };
+            let seen = [ask("gate", "/")?, ask("gate", "/other")?, ask("door", "/")?];
+            report.row(
+                &format!("rules.http of a client of node 1, pods of node 2, {family}"),
+                "one that lets `remote-node` in: a page that the rule names is its own, another is not; one that lets in the \
+                 client alone: nothing, it sees node 1",
+                &format!("{}, {}; {}", seen[0], seen[1], seen[2]),
+                seen[0] == "gate" && seen[1] != "gate" && seen[1] != "nothing" && seen[2] == "nothing",
             );
         }
         Ok(())

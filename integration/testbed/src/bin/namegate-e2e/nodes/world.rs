@@ -16,8 +16,8 @@ pub(super) const NAMESPACE: &str = "nodes";
 const SERVICES: &str = include_str!("../../../../data/cluster/nodes.yaml");
 /// Pods of each node.
 const PODS: [&[&str]; 2] = [
-    &["a", "free", "none", "remote", "host", "both", "one", "caller", "near"],
-    &["b", "c", "far", "door", "gate", "names"],
+    &["a", "free", "none", "remote", "host", "both", "one", "caller", "near", "limited"],
+    &["b", "c", "far", "door", "gate", "names", "back"],
 ];
 /// Labels beside the name.
 const GROUPS: [(&str, &str, &str); 3] = [("b", "group", "b"), ("near", "app", "mixed"), ("far", "app", "mixed")];
@@ -82,9 +82,14 @@ impl World {
 
     /// Begins to call; gives the name of the pod that answers.
     pub(super) fn call(&self, client: &str, to: To, v6: bool) -> Result<Task<Option<String>>> {
+        self.ask(client, to, v6, "/")
+    }
+
+    /// Begins to ask for a page; gives the first word of the last line of the answer.
+    pub(super) fn ask(&self, client: &str, to: To, v6: bool, page: &'static str) -> Result<Task<Option<String>>> {
         let address = self.address(to, v6)?;
         Ok(self.netns(client)?.spawn(async move {
-            let line = fetch(address, "/", WITHIN).await?;
+            let line = fetch(address, page, WITHIN).await?;
             line.split(' ').next().map(str::to_owned)
         }))
     }
