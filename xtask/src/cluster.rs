@@ -156,7 +156,10 @@ pub(crate) fn up(nodes: Option<u8>) -> Result<Cluster> {
     };
     match (nodes, &cluster.second) {
         (Some(2), None) => cluster.timed("second node ready", Cluster::join)?,
-        (Some(1), Some(_)) => cluster.part()?,
+        (Some(1), _) if second::is_recorded(&cluster.folder) => cluster.part()?,
+        (None, None) if second::is_recorded(&cluster.folder) => {
+            bail!("{} ended; next step: `cargo xtask cluster up --nodes 2`, or 1", PLACES[1].name)
+        }
         _ => {}
     }
     Ok(cluster)
@@ -310,6 +313,7 @@ fn reboot(without: &[String]) -> Result<()> {
     let folder = folder()?;
     let second = second::end(&folder)?;
     Node::end(&folder)?;
+    network::unlink(&folder);
     let (node, programs) = (Node::start(&folder)?, Programs::provide()?);
     network::make(&node)?;
     let mut cluster = Cluster { node, second: None, programs, folder };
@@ -336,6 +340,7 @@ fn down() -> Result<()> {
     let folder = folder()?;
     second::end(&folder)?;
     Node::end(&folder)?;
+    network::unlink(&folder);
     clear(&folder)?;
     println!("the cluster is down");
     Ok(())

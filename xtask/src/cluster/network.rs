@@ -96,6 +96,12 @@ pub(super) fn make(node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Removes the link to the machine: the kernel takes its time to let go of a node that ended.
+pub(super) fn unlink(folder: &Path) {
+    // It may be gone.
+    let _ = shell::output(Command::new("ip").args(["link", "del", &Uplink::of(folder).name]));
+}
+
 /// Joins the second node to the first and to the outside.
 pub(super) fn join(first: &Node, second: &Node) -> Result<()> {
     let [one, other] = &PLACES;
@@ -106,13 +112,17 @@ pub(super) fn join(first: &Node, second: &Node) -> Result<()> {
     shell::feed(Command::new("nsenter").args([&netns, "--", "ip", "-batch", "-"]), &lines)?;
     outside(first, &format!("{}{}", way_lines(other), port_lines(other)))?;
     second.output("sysctl", &[&["-q"][..], &SETTINGS].concat())?;
-    first.feed("ip", &["-batch", "-"], &pods_lines(other, "replace"))?;
-    second.feed("ip", &["-batch", "-"], &pods_lines(one, "replace"))
+    first.feed("ip", &["-batch", "-"], &pods_lines(other))?;
+    second.feed("ip", &["-batch", "-"], &pods_lines(one))
 }
 
-/// Takes out of the first node what led to the second.
+/// Takes out of the first node what led to the second, as far as it is there.
 pub(super) fn part(first: &Node) -> Result<()> {
-    first.feed("ip", &["-batch", "-"], &pods_lines(&PLACES[1], "del"))
+    let Place { pods_v4, pods_v6, .. } = PLACES[1];
+    for (family, pods) in [("-4", pods_v4), ("-6", pods_v6)] {
+        first.output("ip", &[family, "route", "flush", pods])?;
+    }
+    Ok(())
 }
 
 fn outside(node: &Node, lines: &str) -> Result<()> {
@@ -134,9 +144,9 @@ fn node_lines(place: &Place, end: &str) -> String {
 }
 
 /// The way to the pods of another node.
-fn pods_lines(place: &Place, verb: &str) -> String {
+fn pods_lines(place: &Place) -> String {
     let Place { v4, v6, pods_v4, pods_v6, .. } = place;
-    format!("route {verb} {pods_v4} via {v4} dev eth0\nroute {verb} {pods_v6} via {v6} dev eth0\n")
+    format!("route replace {pods_v4} via {v4} dev eth0\nroute replace {pods_v6} via {v6} dev eth0\n")
 }
 
 /// The outside with the way to pods, for whom the first node stands unless another does: one segment for all nodes, and
