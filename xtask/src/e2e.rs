@@ -25,8 +25,10 @@ const CRDS: &str = "integration/deploy/crds";
 const SUITES: [&str; 8] = ["seed", "conformance", "race", "mistakes", "services", "faults", "reboot", CHURN];
 const ALL_SUITES: [&str; 11] =
     ["seed", "conformance", "cyclonus", "race", "mistakes", "services", NODES, "faults", "reboot", CHURN, SCALE];
-/// Done on two nodes; all others on one.
+/// Done on two nodes.
 const NODES: &str = "nodes";
+/// What can be; all others are done on one.
+const ON_TWO: [&str; 4] = ["seed", "conformance", "cyclonus", "mistakes"];
 /// Done with an API server of their own, whose pods are on no node.
 const CHURN: &str = "churn";
 const SCALE: &str = "scale";
@@ -48,6 +50,9 @@ pub(crate) struct E2e {
     /// Only cases of conformance whose name has this text.
     #[arg(long)]
     only: Option<String>,
+    /// How many nodes the cluster is to have for the suites seed, conformance, cyclonus and mistakes.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    nodes: u8,
     /// End the cluster afterwards.
     #[arg(long)]
     down: bool,
@@ -61,7 +66,8 @@ impl E2e {
         let (apart, suites): (Vec<&str>, Vec<&str>) =
             self.suites.iter().map(String::as_str).partition(|suite| [CHURN, SCALE].contains(suite));
         let on_cluster = !suites.is_empty();
-        let (two, one): (Vec<&str>, Vec<&str>) = suites.into_iter().partition(|suite| *suite == NODES);
+        let on_two = |suite: &&str| *suite == NODES || (self.nodes == 2 && ON_TWO.contains(suite));
+        let (two, one): (Vec<&str>, Vec<&str>) = suites.into_iter().partition(on_two);
         let mut code = 0;
         for (nodes, suites) in [(1, one), (2, two)].into_iter().filter(|(_, suites)| !suites.is_empty()) {
             code = code.max(self.on_cluster(nodes, &suites)?);

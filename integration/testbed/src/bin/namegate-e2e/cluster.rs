@@ -25,6 +25,8 @@ pub(crate) struct Cluster {
     keeper: PathBuf,
     /// `/proc/<first process of the node>/root`.
     root: PathBuf,
+    /// The same as seen from its second node, if it has one.
+    second: Option<Box<Cluster>>,
 }
 
 impl Cluster {
@@ -36,7 +38,19 @@ impl Cluster {
             kubeconfig: kubeconfig.to_owned(),
             keeper: keeper.to_owned(),
             root: format!("/proc/{process}/root").into(),
+            second: None,
         })
+    }
+
+    /// The same with a second node, recorded there.
+    pub(crate) fn with_second(self, keeper: &Path) -> Result<Self> {
+        let second = Self::new(&self.kubectl, &self.kubeconfig, keeper)?;
+        Ok(Self { second: Some(Box::new(second)), ..self })
+    }
+
+    /// As seen from each of its nodes.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.second.as_deref())
     }
 
     /// Where the cluster keeps what is on its disk.
@@ -106,9 +120,11 @@ impl Cluster {
         addresses.filter(|found| !found.is_empty()).context("the pod has no address yet")
     }
 
-    /// Enters a network namespace of the node by the name of its file below `/run/netns`.
+    /// Enters a network namespace of a node by the name of its file below `/run/netns`.
     pub(crate) fn enter(&self, name: &str) -> Result<Netns> {
-        Netns::enter_at(name, &self.root.join("run/netns").join(name))
+        let mut files = self.nodes().map(|node| node.root.join("run/netns").join(name));
+        let file = files.find(|file| file.exists()).with_context(|| format!("no node has the network {name}"))?;
+        Netns::enter_at(name, &file)
     }
 
     /// Enters the network of the node.
@@ -147,13 +163,13 @@ impl Cluster {
         wait("the agent's end", || Ok((!agent.exists()).then_some(())))
     }
 
-    /// Does something after which a policy (`KIND NAMESPACE/NAME`) is there or not, and waits until the agent has read it
+    /// Does something after which a policy (`KIND NAMESPACE/NAME`) is there or not, and waits until each agent has read it
     /// and enforces what it has read. Gives the time it took.
     pub(crate) fn change(&self, policy: &str, there: bool, act: impl FnOnce() -> Result<()>) -> Result<Duration> {
         act()?;
         let started = Instant::now();
         wait(&format!("{policy} to be {}", if there { "enforced" } else { "gone" }), || {
-            Ok(self.enforced(&[(policy, there)]).then(|| started.elapsed()))
+            Ok(self.nodes().all(|node| node.enforced(&[(policy, there)])).then(|| started.elapsed()))
         })
     }
 

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
 use cluster::{Cluster, wait};
@@ -108,20 +108,16 @@ fn say_why(cluster: &Cluster) {
     }
 }
 
-fn on_two(first: &Cluster, second: Option<&Cluster>, report: &mut Report) -> Result<()> {
-    let next = "the cluster has one node; next step: `cargo xtask cluster up --nodes 2`";
-    nodes::run(first, second.context(next)?, report)
-}
-
 fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let cluster = Cluster::new(&arguments.kubectl, &arguments.kubeconfig, &arguments.keeper)?;
-    let second =
-        arguments.second.as_ref().map(|keeper| Cluster::new(&arguments.kubectl, &arguments.kubeconfig, keeper));
-    let second = second.transpose()?;
-    let (cluster, second, only) = (&cluster, second.as_ref(), arguments.only.as_deref());
+    let cluster = match &arguments.second {
+        Some(keeper) => cluster.with_second(keeper)?,
+        None => cluster,
+    };
+    let (cluster, only) = (&cluster, arguments.only.as_deref());
     let outside = Outside::start(cluster)?;
-    for cluster in std::iter::once(cluster).chain(second) {
-        wait("the agent to be well", || Ok(cluster.agent("/v1/healthz")))?;
+    for node in cluster.nodes() {
+        wait("the agent to be well", || Ok(node.agent("/v1/healthz")))?;
     }
     // The servers of the outside do not outlast the node.
     let (last, suites): (Vec<_>, Vec<_>) = arguments.suites.iter().partition(|suite| **suite == Suite::Reboot);
@@ -141,14 +137,14 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
             Suite::Mistakes => ("mistakes", mistakes::run(cluster, report)),
             Suite::Services => ("services", services::run(cluster, report, &arguments.xtask)),
             Suite::Faults => ("faults", faults::run(cluster, report, &outside, &arguments.xtask)),
-            Suite::Nodes => ("nodes", on_two(cluster, second, report)),
+            Suite::Nodes => ("nodes", nodes::run(cluster, report)),
             Suite::Reboot => continue,
         };
         if let Err(error) = outcome {
             report.broken(name, &error);
         }
         if report.failed() > failed {
-            std::iter::once(cluster).chain(second).for_each(say_why);
+            cluster.nodes().for_each(say_why);
         }
         Report::took(name, started.elapsed());
     }

@@ -149,9 +149,18 @@ impl Member {
     }
 }
 
-/// File name of a pod's network namespace, as the CNI plugin has told the agent.
+/// File name of a pod's network namespace, as the CNI plugin has told the agent of its node.
 pub(crate) fn netns_of(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<String>> {
-    let known = cluster.agent("/v1/cni").context("the agent does not answer")?;
+    for node in cluster.nodes() {
+        if let Some(found) = netns_on(node, namespace, name)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn netns_on(node: &Cluster, namespace: &str, name: &str) -> Result<Option<String>> {
+    let known = node.agent("/v1/cni").context("the agent does not answer")?;
     let is_it = |entry: &&Value| {
         let registration = &entry["registration"];
         registration["namespace"] == namespace && registration["pod"] == name

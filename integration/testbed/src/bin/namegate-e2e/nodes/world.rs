@@ -55,8 +55,7 @@ pub(super) struct World {
 
 impl World {
     /// Creates pods and services, no policies, and serves in the pods.
-    pub(super) fn build(clusters: [&Cluster; 2]) -> Result<Self> {
-        let cluster = clusters[0];
+    pub(super) fn build(cluster: &Cluster) -> Result<Self> {
         cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found"])?;
         cluster.feed(&["apply", "-f", "-"], SERVICES)?;
         let names = || (1..).zip(PODS).flat_map(|(node, names)| names.iter().map(move |name| (node, *name)));
@@ -64,10 +63,9 @@ impl World {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": pods});
         cluster.feed(&["apply", "-f", "-"], &list.to_string())?;
         cluster.wait_pods(NAMESPACE)?;
-        let enter = |(node, name): (usize, &'static str)| -> Result<_> {
-            let on = clusters[node - 1];
-            let netns = wait(&format!("the network of {name}"), || netns_of(on, NAMESPACE, name))?;
-            let netns = on.enter(&netns)?;
+        let enter = |(_, name): (usize, &'static str)| -> Result<_> {
+            let netns = wait(&format!("the network of {name}"), || netns_of(cluster, NAMESPACE, name))?;
+            let netns = cluster.enter(&netns)?;
             let host = Host { name: name.to_owned(), log: Log::default(), tls: None };
             netns.run(async move { host.http(PORT) })?;
             Ok((name, (netns, cluster.addresses(NAMESPACE, name)?)))
