@@ -15,6 +15,8 @@ use crate::{report::kept_of, wire};
 
 /// Annotation of the object that stands for a pod of the kubelet's own folder; its value is the pod's real uid.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Begins the annotations that say something about a policy.
+const OWN: &str = "namegate.io/";
 /// Label that names the service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -152,7 +154,7 @@ pub(crate) struct Policy {
     pub(crate) uid: String,
     /// Grows with each change of the specification; 0 where the kind does not count.
     pub(crate) generation: i64,
-    /// What the reader of policies reads: version, kind, name, labels and specification.
+    /// What the reader of policies reads: version, kind, name, labels, annotations of our own and specification.
     pub(crate) document: Arc<Value>,
     /// What is kept of its status, as it is now.
     pub(crate) status: Arc<Value>,
@@ -311,6 +313,12 @@ pub(crate) fn policy(kind: Kind, version: &str, object: DynamicObject) -> Row {
     }
     if let Some(labels) = metadata.labels.filter(|labels| !labels.is_empty()) {
         named.insert("labels".to_owned(), json!(labels));
+    }
+    // Those of others change often, and mean nothing here.
+    let ours = metadata.annotations.unwrap_or_default().into_iter().filter(|(key, _)| key.starts_with(OWN));
+    let ours: Map<String, Value> = ours.map(|(key, value)| (key, json!(value))).collect();
+    if !ours.is_empty() {
+        named.insert("annotations".to_owned(), Value::Object(ours));
     }
     let mut document = Map::new();
     document.insert("apiVersion".to_owned(), json!(version));

@@ -248,7 +248,8 @@ fn a_policy_is_what_was_written_less_what_the_server_adds() {
     let object: DynamicObject = serde_json::from_value(json!({
         "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
         "metadata": {"name": "web", "namespace": "shop", "uid": "u", "generation": 3, "resourceVersion": "7",
-            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"}, "labels": {"a": "b"}},
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}",
+                "namegate.io/name-binding": "enforce"}, "labels": {"a": "b"}},
         "spec": {"endpointSelector": {}}, "strange": 1,
         "status": {"conditions": [{"type": "Valid"}], "other": {}},
     }))
@@ -261,7 +262,7 @@ fn a_policy_is_what_was_written_less_what_the_server_adds() {
     assert_eq!(policies[0].version, ("u".to_owned(), 3));
     assert_eq!(
         policies[0].document.to_string(),
-        r#"{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"web","namespace":"shop","labels":{"a":"b"}},"spec":{"endpointSelector":{}},"strange":1}"#
+        r#"{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"web","namespace":"shop","labels":{"a":"b"},"annotations":{"namegate.io/name-binding":"enforce"}},"spec":{"endpointSelector":{}},"strange":1}"#
     );
     let Row::Policy(mut policy) = row else { panic!("no policy") };
     policy.status = Arc::new(json!({"conditions": []}));
