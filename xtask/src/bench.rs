@@ -4,18 +4,15 @@ mod chart;
 mod l7;
 mod policy;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 
+use crate::go;
 use crate::shell::{self, Tool};
 
-/// What is built, and where it is kept: `<the user's cache>/namegate/coredns-<version>/coredns`.
-const COREDNS_VERSION: &str = "1.14.7";
-/// The oldest Go that fetches the newer one which CoreDNS asks for by itself.
-const GO_MINOR_MIN: u32 = 21;
 /// The peers of the DNS measurement, Namegate's own leg among them.
 const PEERS: [&str; 5] = ["dnsdist", "coredns", "dnsmasq", "unbound", "namegate"];
 /// What every DNS measurement is made with: the authoritative server and the load.
@@ -112,60 +109,7 @@ fn packaged(peer: &str) -> Vec<Tool> {
 
 /// CoreDNS's program. Without it its leg is skipped, unless there is one on the path.
 fn coredns_or_say_why() -> Option<PathBuf> {
-    coredns()
-        .inspect_err(|error| {
-            shell::step(&format!("CoreDNS {COREDNS_VERSION} can't be built, its leg is skipped: {error:#}"));
-        })
+    go::coredns()
+        .inspect_err(|error| shell::step(&format!("CoreDNS can't be built, its leg is skipped: {error:#}")))
         .ok()
-}
-
-/// CoreDNS's program, built once for each version.
-pub(crate) fn coredns() -> Result<PathBuf> {
-    let folder = shell::cache()?.join(format!("coredns-{COREDNS_VERSION}"));
-    let program = folder.join("coredns");
-    if program.is_file() {
-        return Ok(program);
-    }
-    need_go()?;
-    shell::step(&format!("building CoreDNS {COREDNS_VERSION} with Go, once; this takes minutes"));
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let mut go = Command::new("go");
-    go.args(["install", &format!("github.com/coredns/coredns@v{COREDNS_VERSION}")]).env("GOBIN", &folder);
-    ensure!(shell::run(&mut go)?.success(), "`go install` failed");
-    ensure!(program.is_file(), "`go install` left no {}", program.display());
-    Ok(program)
-}
-
-/// Installs Go where there is none; refuses one that is too old.
-pub(crate) fn need_go() -> Result<()> {
-    shell::install_missing(&[Tool { program: "go", package: "golang-go" }])?;
-    ensure!(go_minor()? >= GO_MINOR_MIN, "Go 1.{GO_MINOR_MIN} or newer is needed; next step: install one from go.dev");
-    Ok(())
-}
-
-fn go_minor() -> Result<u32> {
-    let output = Command::new("go").args(["env", "GOVERSION"]).current_dir(Path::new("/")).output();
-    let said = output.context("running `go env GOVERSION`")?.stdout;
-    let said = String::from_utf8_lossy(&said);
-    minor_of(&said).with_context(|| format!("`go env GOVERSION` says `{}`", said.trim()))
-}
-
-/// 26 of `go1.26.4`.
-fn minor_of(version: &str) -> Option<u32> {
-    let digits = version.trim().strip_prefix("go1.")?;
-    digits.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_of_go_is_read() {
-        for (said, want) in
-            [("go1.26.4\n", Some(26)), ("go1.19", Some(19)), ("go1.27rc1", Some(27)), ("devel +abc", None), ("", None)]
-        {
-            assert_eq!(minor_of(said), want, "{said:?}");
-        }
-    }
 }

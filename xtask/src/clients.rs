@@ -87,7 +87,7 @@ fn in_go(sources: &Path, folder: &Path) -> Result<()> {
 /// From its own folder, whose settings of cargo it needs.
 fn in_rust(sources: &Path, target: &Path) -> Result<PathBuf> {
     shell::step("building the client in Rust; the first time takes minutes");
-    let mut build = Command::new(shell::cargo_program());
+    let mut build = shell::cargo_command();
     build.args(["build", "--quiet", "--locked", "--target-dir"]).arg(target).current_dir(sources);
     let status = build.status().context("running cargo")?;
     ensure!(status.success(), "`cargo build` failed in {}", sources.display());

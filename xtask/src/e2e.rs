@@ -1,8 +1,10 @@
 //! `cargo xtask e2e`: Namegate installed on a real Kubernetes as users install it, and tried there.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -22,9 +24,9 @@ const MANIFEST: &str = "integration/deploy/kubernetes/namegate.yaml";
 const CRDS: &str = "integration/deploy/crds";
 
 /// What is tried unless told otherwise, and what else there is.
-const SUITES: [&str; 8] = ["seed", "conformance", "race", "mistakes", "services", "faults", "reboot", CHURN];
+const SUITES: [&str; 8] = [CHURN, "seed", "faults", "conformance", "mistakes", "services", "reboot", "race"];
 const ALL_SUITES: [&str; 11] =
-    ["seed", "conformance", "cyclonus", "race", "mistakes", "services", NODES, "faults", "reboot", CHURN, SCALE];
+    [CHURN, SCALE, "seed", "faults", "conformance", "cyclonus", "mistakes", "services", NODES, "reboot", "race"];
 /// Done on two nodes.
 const NODES: &str = "nodes";
 /// What can be; all others are done on one.
@@ -67,19 +69,26 @@ impl E2e {
         let started = Instant::now();
         let (apart, suites): (Vec<&str>, Vec<&str>) =
             self.suites.iter().map(String::as_str).partition(|suite| [CHURN, SCALE].contains(suite));
-        let on_cluster = !suites.is_empty();
-        let on_two = |suite: &&str| *suite == NODES || (self.nodes == 2 && ON_TWO.contains(suite));
-        let (two, one): (Vec<&str>, Vec<&str>) = suites.into_iter().partition(on_two);
-        let mut code = 0;
-        for (nodes, suites) in [(1, one), (2, two)].into_iter().filter(|(_, suites)| !suites.is_empty()) {
-            code = code.max(self.on_cluster(nodes, &suites)?);
-        }
-        if self.down && on_cluster {
-            cluster::run(&cluster::What::Down)?;
-        }
-        for suite in apart {
-            if let Err(error) = beside_server(suite) {
-                shell::step(&format!("{suite}: {error:#}"));
+        // Built first: a build is no part of what is measured. Two compilers leave less of the machine idle than one.
+        let programs = thread::scope(|scope| {
+            let provided = scope.spawn(cluster::provide);
+            let programs = build();
+            provided.join().ok().context("the thread that provides Kubernetes")??;
+            programs
+        })?;
+        let measured: Vec<_> = apart.iter().map(|suite| (*suite, measure(&programs, suite))).collect();
+        let mut moods = None;
+        let seen = self.on_clusters(&programs, suites, &mut || {
+            if apart.contains(&CHURN) && moods.is_none() {
+                moods = Some(Moods::start(&programs)?);
+            }
+            Ok(())
+        });
+        let moods = moods.map(|moods| (MOODS, moods.end()));
+        let mut code = seen?;
+        for (what, outcome) in measured.into_iter().chain(moods) {
+            if let Err(error) = outcome {
+                shell::step(&format!("{what}: {error:#}"));
                 code = code.max(1);
             }
         }
@@ -87,17 +96,41 @@ impl E2e {
         Ok(ExitCode::from(code))
     }
 
-    /// Brings a cluster of so many nodes up with Namegate on it; gives the exit status of the run.
-    fn on_cluster(&self, nodes: u8, suites: &[&str]) -> Result<u8> {
+    /// Each suite on a cluster of as many nodes as it is for; gives the exit status. `beside` begins what runs meanwhile.
+    fn on_clusters(&self, programs: &Path, suites: Vec<&str>, beside: &mut dyn FnMut() -> Result<()>) -> Result<u8> {
+        let any = !suites.is_empty();
+        let on_two = |suite: &&str| *suite == NODES || (self.nodes == 2 && ON_TWO.contains(suite));
+        let (two, one): (Vec<&str>, Vec<&str>) = suites.into_iter().partition(on_two);
+        let mut code = 0;
+        for (nodes, suites) in [(1, one), (2, two)].into_iter().filter(|(_, suites)| !suites.is_empty()) {
+            let cluster = self.install(programs, nodes)?;
+            beside()?;
+            code = code.max(self.run_on(&cluster, programs, &suites)?);
+        }
+        beside()?;
+        if self.down && any {
+            cluster::run(&cluster::What::Down)?;
+        }
+        Ok(code)
+    }
+
+    /// Brings a cluster of so many nodes up with Namegate on it.
+    fn install(&self, programs: &Path, nodes: u8) -> Result<Cluster> {
         let cluster = cluster::up(Some(nodes))?;
-        let programs = build()?;
-        prepare(&cluster, &programs)?;
+        prepare(&cluster, programs)?;
+        let daemons = ["get", "daemonset/namegate", "-n", NAMESPACE, "--ignore-not-found", "--output", "name"];
+        let was_there = !shell::output(&mut cluster.kubectl(&daemons))?.is_empty();
         if self.by == "chart" {
             by_chart(&cluster)?;
         } else {
             by_manifest(&cluster)?;
         }
-        wait_for_agent(&cluster)?;
+        wait_for_agent(&cluster, was_there)?;
+        Ok(cluster)
+    }
+
+    /// Runs suites; gives the exit status.
+    fn run_on(&self, cluster: &Cluster, programs: &Path, suites: &[&str]) -> Result<u8> {
         let mut e2e = Command::new(programs.join("namegate-e2e"));
         e2e.arg("--kubectl").arg(cluster.program()).arg("--kubeconfig").arg(cluster.folder().join("kubeconfig"));
         e2e.arg("--keeper").arg(cluster.node.record()).args(["--suites", &suites.join(",")]);
@@ -113,24 +146,44 @@ impl E2e {
     }
 }
 
-/// The source of Kubernetes beside a real API server: pods and policies that change, measured alone, and the server's
-/// moods.
-fn beside_server(suite: &str) -> Result<()> {
-    cluster::provide()?;
-    // Built before: a build is no part of what is measured.
-    let agent = build()?.join("namegate");
-    let (what, parts): (_, &[(&str, &str)]) = match suite {
-        SCALE => ("10,000 pods", &[(LARGE, "1")]),
-        _ => ("2,000 pods", &[(MEASURED, "1"), (MOODS, "3")]),
-    };
-    shell::step(&format!("{what} and 200 policies on an API server"));
-    for (tests, threads) in parts {
-        let mut cargo = Command::new(shell::cargo_program());
-        cargo.args(["test", "--package", "namegate-kubernetes", "--features", "cluster", "--test", "cluster"]);
-        cargo.args(["--", "--nocapture", "--test-threads", threads, tests]).env("NAMEGATE_BIN", &agent);
-        ensure!(shell::run(&mut cargo)?.success(), "`cargo test {tests}` failed");
+/// The source of Kubernetes beside an API server of its own that has moods. Its tests wait most of the time: other suites
+/// run meanwhile.
+struct Moods(JoinHandle<io::Result<Output>>);
+
+impl Moods {
+    fn start(programs: &Path) -> Result<Self> {
+        ensure!(shell::run(beside_server(programs).arg("--no-run"))?.success(), "`cargo test --no-run` failed");
+        shell::step("trying the moods of an API server meanwhile");
+        let mut cargo = beside_server(programs);
+        cargo.args(["--", "--test-threads", "2", MOODS]);
+        Ok(Self(thread::spawn(move || cargo.output())))
     }
+
+    /// Waits for their end, and shows what they said.
+    fn end(self) -> Result<()> {
+        let output = self.0.join().ok().context("the thread that waits for cargo")?.context("running cargo")?;
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        ensure!(output.status.success(), "`cargo test {MOODS}` failed\n{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+/// The source of Kubernetes beside an API server whose pods and policies change.
+fn measure(programs: &Path, suite: &str) -> Result<()> {
+    let (what, test) = if suite == SCALE { ("10,000 pods", LARGE) } else { ("2,000 pods", MEASURED) };
+    shell::step(&format!("{what} and 200 policies on an API server"));
+    ensure!(
+        shell::run(beside_server(programs).args(["--", "--nocapture", test]))?.success(),
+        "`cargo test {test}` failed"
+    );
     Ok(())
+}
+
+fn beside_server(programs: &Path) -> Command {
+    let mut cargo = shell::cargo_command();
+    cargo.args(["test", "--package", "namegate-kubernetes", "--features", "cluster", "--test", "cluster"]);
+    cargo.env("NAMEGATE_BIN", programs.join("namegate")).current_dir(shell::root());
+    cargo
 }
 
 /// Builds the programs; those of the image are static. Gives their folder.
@@ -189,10 +242,12 @@ fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<()> {
     shell::output(&mut helm).map(drop)
 }
 
-fn wait_for_agent(cluster: &Cluster) -> Result<()> {
+fn wait_for_agent(cluster: &Cluster, was_there: bool) -> Result<()> {
     shell::step("waiting for the agent");
-    // The image has the same name each time: pods of an older one would go on with it.
-    shell::output(&mut cluster.kubectl(&["rollout", "restart", "daemonset/namegate", "-n", NAMESPACE]))?;
+    if was_there {
+        // The image has the same name each time: pods of an older one would go on with it.
+        shell::output(&mut cluster.kubectl(&["rollout", "restart", "daemonset/namegate", "-n", NAMESPACE]))?;
+    }
     let rollout = ["rollout", "status", "daemonset/namegate", "-n", NAMESPACE, "--timeout=180s"];
     shell::output(&mut cluster.kubectl(&rollout)).map(drop)
 }

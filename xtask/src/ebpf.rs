@@ -179,7 +179,7 @@ impl Compiler {
     fn cargo(self) -> Command {
         match self {
             Self::Debian => {
-                let mut cargo = Command::new(shell::cargo_program());
+                let mut cargo = shell::cargo_command();
                 cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
                 cargo
             }
@@ -252,7 +252,7 @@ fn install_linker(llvm: &str) -> Result<PathBuf> {
         return Ok(folder);
     }
     shell::step(&format!("building bpf-linker {BPF_LINKER_VERSION} for LLVM {llvm}; this takes a minute, once"));
-    let mut install = Command::new(shell::cargo_program());
+    let mut install = shell::cargo_command();
     install
         .args(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked", "--no-default-features"])
         .args(["--features", &format!("llvm-{llvm}")])

@@ -86,7 +86,7 @@ fn cargo_fuzz() -> Result<PathBuf> {
         return Ok(folder);
     }
     shell::step(&format!("building cargo-fuzz {CARGO_FUZZ_VERSION}; this takes a minute, once"));
-    let mut install = Command::new(shell::cargo_program());
+    let mut install = shell::cargo_command();
     install.args(["install", "cargo-fuzz", "--version", CARGO_FUZZ_VERSION, "--locked", "--root"]).arg(&folder);
     ensure!(shell::run(&mut install)?.success(), "building cargo-fuzz failed");
     Ok(folder)

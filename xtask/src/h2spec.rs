@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::shell::{self, Tool};
+use crate::{go, shell};
 
 /// What is built, and where it is kept: `<the user's cache>/namegate/h2spec-<version>/h2spec`.
 const VERSION: &str = "2.2.1";
@@ -91,12 +91,12 @@ fn h2spec() -> Result<PathBuf> {
     if program.is_file() {
         return Ok(program);
     }
-    shell::install_missing(&[Tool { program: "go", package: "golang-go" }])?;
+    go::need()?;
     shell::step(&format!("building h2spec {VERSION} with Go, once"));
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let mut go = Command::new("go");
-    go.args(["install", &format!("github.com/summerwind/h2spec/cmd/h2spec@v{VERSION}+incompatible")]);
-    ensure!(shell::run(go.env("GOBIN", &folder))?.success(), "`go install` failed");
+    let mut install = Command::new("go");
+    install.args(["install", &format!("github.com/summerwind/h2spec/cmd/h2spec@v{VERSION}+incompatible")]);
+    ensure!(shell::run(install.env("GOBIN", &folder))?.success(), "`go install` failed");
     ensure!(program.is_file(), "`go install` left no {}", program.display());
     Ok(program)
 }

@@ -6,6 +6,7 @@ mod cluster;
 mod e2e;
 mod ebpf;
 mod fuzz;
+mod go;
 mod h2spec;
 mod shell;
 mod test;

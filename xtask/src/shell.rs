@@ -51,14 +51,22 @@ pub(crate) fn run(command: &mut Command) -> Result<ExitStatus> {
 
 /// Runs cargo; anything but success is an error.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
-    let status = run(Command::new(cargo_program()).args(arguments))?;
+    let status = run(cargo_command().args(arguments))?;
     ensure!(status.success(), "`cargo {}` failed", arguments.join(" "));
     Ok(())
 }
 
-/// The cargo that runs this program.
-pub(crate) fn cargo_program() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+/// The cargo that runs this program, without what that has told about this package: build scripts that look at it would
+/// run again each time.
+pub(crate) fn cargo_command() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let is_about = |name: &OsString| {
+        name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_about(name)) {
+        cargo.env_remove(name);
+    }
+    cargo
 }
 
 /// Refuses to go on without root.

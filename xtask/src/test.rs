@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check and every test, the test runner's summary last.
 
 use std::ffi::OsString;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     shell::step("building the agent");
     shell::cargo(&["build", "--quiet", "--package", "namegate"])?;
     shell::step(&format!("cargo test --workspace (checks took {} s)", started.elapsed().as_secs()));
-    let mut test = Command::new(shell::cargo_program());
+    let mut test = shell::cargo_command();
     test.args(["test", "--workspace", "--no-fail-fast"]).env("NAMEGATE_BIN", shell::target().join("debug/namegate"));
     match cluster::helm() {
         Ok(helm) => drop(test.env(HELM_VARIABLE, helm)),

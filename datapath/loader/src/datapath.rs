@@ -147,7 +147,14 @@ impl Datapath {
 
     /// Attaches the programs of `directions` to the host-side interface of an endpoint, ahead of others there, and
     /// takes off those of the other direction. Programs that an earlier run attached are replaced without a gap.
+    ///
+    /// An interface that goes meanwhile gives [`LoadError::NoInterface`].
     pub fn attach(&mut self, ifindex: u32, directions: Directions) -> Result<(), LoadError> {
+        let attached = self.attach_all(ifindex, directions);
+        attached.map_err(|error| name_of(ifindex).map_or_else(|none| none, |_| error))
+    }
+
+    fn attach_all(&mut self, ifindex: u32, directions: Directions) -> Result<(), LoadError> {
         for program in PROGRAMS {
             if !directions.include(program.direction) {
                 self.links.remove(ifindex, program.name)?;
@@ -204,14 +211,12 @@ impl Datapath {
 
     fn attach_new(&mut self, interface: u32, wanted: &Program) -> Result<(), LoadError> {
         let refused = |source| attach_error(wanted.name, interface, source);
-        // nix gives an empty name where libc gives none.
-        let name = if_indextoname(interface).ok().filter(|name| !name.is_empty());
-        let name = name.ok_or(LoadError::NoInterface { interface })?;
+        let name = name_of(interface)?;
         let path = self.links.path(interface, wanted.name);
         let program = self.program(wanted.name)?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        routes::accept_returned(&name.to_string_lossy());
-        let id = program.attach_with_options(&name.to_string_lossy(), wanted.hook, order).map_err(refused)?;
+        routes::accept_returned(&name);
+        let id = program.attach_with_options(&name, wanted.hook, order).map_err(refused)?;
         let link = program.take_link(id).map_err(refused)?;
         let link = FdLink::try_from(link).map_err(|error| link_error(wanted.name, interface, error))?;
         match link.pin(&path) {
@@ -280,6 +285,13 @@ pub(crate) fn program_of(direction: Direction) -> &'static str {
         Direction::Egress => PROGRAMS[0].name,
         Direction::Ingress => PROGRAMS[1].name,
     }
+}
+
+/// What an interface is called now.
+fn name_of(interface: u32) -> Result<String, LoadError> {
+    // nix gives an empty name where libc gives none.
+    let name = if_indextoname(interface).ok().filter(|name| !name.is_empty());
+    Ok(name.ok_or(LoadError::NoInterface { interface })?.to_string_lossy().into_owned())
 }
 
 fn attach_error(program: &'static str, interface: u32, source: ProgramError) -> LoadError {

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench;
+use crate::go;
 use crate::shell::{self, Tool};
 
 const KUBERNETES_MINOR: &str = "36";
@@ -56,7 +56,7 @@ impl Programs {
         if !Path::new(BUSYBOX).exists() && !Path::new("/usr/bin/busybox").exists() {
             shell::install(&["busybox-static"])?;
         }
-        let coredns = bench::coredns()?;
+        let coredns = go::coredns()?;
         let etcd = etcd()?;
         let kubernetes = kubernetes()?;
         let kubectl = if let Some(found) = shell::find("kubectl") { found } else { kubectl(&kubernetes)? };
@@ -78,12 +78,12 @@ fn etcd() -> Result<PathBuf> {
     if says(&program, ETCD_VERSION) {
         return Ok(program);
     }
-    bench::need_go()?;
+    go::need()?;
     shell::step(&format!("building etcd {ETCD_VERSION} with Go, once; this takes minutes"));
     let module = folder.join("module");
-    write_module(&module, "module etcd\n\ngo 1.26\n", &["go.etcd.io/etcd/server/v3"])?;
-    go(&module, &["get", &format!("go.etcd.io/etcd/server/v3@v{ETCD_VERSION}")])?;
-    go(&module, &["build", "-o", &program.to_string_lossy(), "go.etcd.io/etcd/server/v3"])?;
+    go::module(&module, "module etcd\n\ngo 1.26\n", &go::tools(&["go.etcd.io/etcd/server/v3"]))?;
+    go::run(&module, &["get", &format!("go.etcd.io/etcd/server/v3@v{ETCD_VERSION}")])?;
+    go::build(&module, &program, &[], &["go.etcd.io/etcd/server/v3"])?;
     ensure!(says(&program, ETCD_VERSION), "{} does not say it is {ETCD_VERSION}", program.display());
     Ok(program)
 }
@@ -97,7 +97,7 @@ fn kubernetes() -> Result<PathBuf> {
     if there() && built(&version) {
         return Ok(folder);
     }
-    bench::need_go()?;
+    go::need()?;
     shell::step(&format!("building Kubernetes {version} with Go, once; this takes many minutes"));
     build(&folder, &KUBERNETES)?;
     ensure!(there(), "`go build` left no program in {}", folder.display());
@@ -108,7 +108,7 @@ fn kubernetes() -> Result<PathBuf> {
 fn kubectl(folder: &Path) -> Result<PathBuf> {
     let program = folder.join("bin/kubectl");
     if !program.exists() {
-        bench::need_go()?;
+        go::need()?;
         shell::step("building kubectl with Go, once");
         build(folder, &["kubectl"])?;
     }
@@ -122,12 +122,12 @@ pub(crate) fn helm() -> Result<PathBuf> {
     if program.is_file() {
         return Ok(program);
     }
-    bench::need_go()?;
+    go::need()?;
     shell::step(&format!("building helm {HELM_VERSION} with Go, once; this takes minutes"));
     let module = folder.join("module");
-    write_module(&module, "module helm\n\ngo 1.26\n", &["helm.sh/helm/v3/cmd/helm"])?;
-    go(&module, &["get", &format!("helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}")])?;
-    go(&module, &["build", "-o", &program.to_string_lossy(), "helm.sh/helm/v3/cmd/helm"])?;
+    go::module(&module, "module helm\n\ngo 1.26\n", &go::tools(&["helm.sh/helm/v3/cmd/helm"]))?;
+    go::run(&module, &["get", &format!("helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}")])?;
+    go::build(&module, &program, &[], &["helm.sh/helm/v3/cmd/helm"])?;
     Ok(program)
 }
 
@@ -141,23 +141,22 @@ fn build(folder: &Path, commands: &[&str]) -> Result<()> {
     let packages: Vec<String> = commands.iter().map(|command| format!("k8s.io/kubernetes/cmd/{command}")).collect();
     let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
     fs::create_dir_all(&module)?;
-    let fetched = go(Path::new("/"), &["mod", "download", "-json", &format!("k8s.io/kubernetes@v{}", version())])?;
+    let fetched = go::run(Path::new("/"), &["mod", "download", "-json", &format!("k8s.io/kubernetes@v{}", version())])?;
     let fetched: serde_json::Value = serde_json::from_str(&fetched).context("what `go mod download` says")?;
     let theirs = fetched["GoMod"].as_str().context("`go mod download` names no go.mod")?;
     let theirs = fs::read_to_string(theirs).with_context(|| format!("reading {theirs}"))?;
-    write_module(&module, &go_mod(&theirs), &packages)?;
+    go::module(&module, &go_mod(&theirs), &go::tools(&packages))?;
     // Fails over tests of tests that nobody needs; the build says what is really missing.
     let _ = Command::new("go").args(["mod", "tidy", "-e"]).current_dir(&module).output();
-    let bin = format!("{}/", folder.join("bin").display());
-    let stamp = |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
     let stamps = [
-        stamp("gitVersion", &format!("v{}", version())),
-        stamp("gitMajor", "1"),
-        stamp("gitMinor", KUBERNETES_MINOR),
-        stamp("gitTreeState", "clean"),
+        ("gitVersion", &*format!("v{}", version())),
+        ("gitMajor", "1"),
+        ("gitMinor", KUBERNETES_MINOR),
+        ("gitTreeState", "clean"),
     ];
-    let arguments = ["build", "-o", &bin, "-ldflags", &stamps.join(" ")];
-    go(&module, &[&arguments[..], &packages].concat()).map(drop)
+    let stamps = stamps.map(|(name, value)| format!("k8s.io/component-base/version.{name}={value}"));
+    // The slash at the end means a folder.
+    go::build(&module, &folder.join("bin/"), &stamps, &packages)
 }
 
 /// A module that needs Kubernetes; the sister modules it has in its own tree are taken from where they are published.
@@ -173,19 +172,6 @@ fn go_mod(theirs: &str) -> String {
     }
     text.push_str(")\n");
     text
-}
-
-fn write_module(folder: &Path, go_mod: &str, packages: &[&str]) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let imports: Vec<String> = packages.iter().map(|package| format!("\t_ \"{package}\"")).collect();
-    let imports = imports.join("\n");
-    fs::write(folder.join("go.mod"), go_mod)?;
-    fs::write(folder.join("tools.go"), format!("//go:build tools\n\npackage tools\n\nimport (\n{imports}\n)\n"))?;
-    Ok(())
-}
-
-fn go(folder: &Path, arguments: &[&str]) -> Result<String> {
-    shell::output(Command::new("go").args(arguments).current_dir(folder))
 }
 
 /// Whether a program is there and names this version when asked.

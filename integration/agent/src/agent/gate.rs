@@ -175,7 +175,11 @@ impl Gate {
         match self.datapath.attach(interface, self.directions) {
             Ok(()) => drop(self.failed.remove(&interface)),
             Err(error) => {
-                if self.failed.insert(interface) {
+                let is_new = self.failed.insert(interface);
+                // The endpoint ends: what says so is on its way.
+                if matches!(error, LoadError::NoInterface { .. }) {
+                    tracing::debug!(interface, "gone before programs were attached");
+                } else if is_new {
                     tracing::error!(interface, error = %Chain(&error), "programs could not be attached");
                 }
             }

@@ -67,7 +67,7 @@ fn server(world: &World, pods: usize) -> Server<'_> {
     server.ask(move |client| async move {
         let made = (0..pods).map(|at| {
             let client = client.clone();
-            async move { apply(&client, POD, &pod(at)).await }
+            async move { create(&client, POD, &pod(at)).await }
         });
         futures_util::stream::iter(made).buffer_unordered(16).collect::<()>().await;
         for at in 0..POLICIES {

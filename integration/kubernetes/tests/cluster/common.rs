@@ -254,19 +254,26 @@ pub(crate) async fn apply(client: &Client, kind: Kind, object: &Value) {
     let patch = PatchParams::apply("test").force();
     let status = object.as_object_mut().unwrap().remove("status");
     api.patch(&name, &patch, &Patch::Apply(&object)).await.unwrap_or_else(|error| panic!("{object}: {error}"));
+    set_status(&api, &name, status).await;
+}
+
+async fn set_status(api: &Api<DynamicObject>, name: &str, status: Option<Value>) {
     if let Some(status) = status {
         let status = json!({"status": status});
-        api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
     }
 }
 
-/// Creates an object that is not there.
+/// Creates an object that is not there: less work for the API server than to apply it.
 pub(crate) async fn create(client: &Client, kind: Kind, object: &Value) {
     let mut object = object.clone();
     object["apiVersion"] = json!(kind.0);
     object["kind"] = json!(kind.1);
+    let name = object["metadata"]["name"].as_str().unwrap().to_owned();
     let api = api(client, kind, object["metadata"]["namespace"].as_str());
+    let status = object.as_object_mut().unwrap().remove("status");
     api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    set_status(&api, &name, status).await;
 }
 
 /// Looks again and again until there is something.

@@ -190,14 +190,19 @@ impl State<'_> {
     /// Makes the policies and labels of the cluster those of a step.
     fn apply(&mut self, cluster: &Cluster, changes: &Value, policies: &[Value]) -> Result<()> {
         let wanted: BTreeSet<_> = policies.iter().map(key).collect();
-        if !policies.is_empty() {
-            let list = json!({"apiVersion": "v1", "kind": "List", "items": policies});
-            cluster.feed(&["apply", "-f", "-"], &list.to_string())?;
-        }
         let gone: Vec<_> = self.policies.difference(&wanted).cloned().collect();
-        for (kind, namespace, name) in &gone {
-            cluster.kubectl(&["delete", kind, name, "-n", namespace, "--ignore-not-found", "--wait=false"])?;
-        }
+        // At the same time: the result is the same, and each `kubectl` takes a while to start.
+        std::thread::scope(|scope| {
+            let delete = |(kind, namespace, name): &(String, String, String)| {
+                cluster.kubectl(&["delete", kind, name, "-n", namespace, "--ignore-not-found", "--wait=false"])
+            };
+            let deleted: Vec<_> = gone.iter().map(|key| scope.spawn(move || delete(key))).collect();
+            if !policies.is_empty() {
+                let list = json!({"apiVersion": "v1", "kind": "List", "items": policies});
+                cluster.feed(&["apply", "-f", "-"], &list.to_string())?;
+            }
+            deleted.into_iter().try_for_each(|thread| thread.join().expect("kubectl is called").map(drop))
+        })?;
         let mut relabelled = BTreeSet::new();
         for (kind, entries) in [("namespace", &changes["namespaces"]), ("pod", &changes["pods"])] {
             for (key, entry) in entries.as_object().into_iter().flatten() {

@@ -17,11 +17,13 @@ use crate::rollout;
 
 /// How long the API server stays away.
 const OUTAGE: Duration = Duration::from_mins(1);
+/// How long an agent runs that has not met it.
+const ALONE: Duration = Duration::from_secs(5);
 /// How long its store does, and how long another one, which is empty, is in its place.
 const STORE_OUTAGE: Duration = Duration::from_secs(10);
 const STORE_EMPTY: Duration = Duration::from_secs(15);
 /// How long a pod is watched that must not start.
-const NOT_STARTED: Duration = Duration::from_secs(15);
+const NOT_STARTED: Duration = Duration::from_secs(12);
 /// Where no node is.
 const NOWHERE: &str = r#"{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":"true"}}}}}"#;
 const SOMEWHERE: &str = r#"{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":null}}}}}"#;
@@ -48,11 +50,10 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, xta
     cluster.change("NetworkPolicy faults/pair", true, || cluster.feed(&["apply", "-f", "-"], POLICY).map(drop))?;
     let faults = Faults { cluster, mesh, xtask };
     faults.row(report, "before", || Ok(()))?;
-    faults.row(report, "while the API server is away, 60 s", || faults.without("kube-apiserver", OUTAGE))?;
+    faults.server_away(report)?;
     faults.store_lost(report)?;
     faults.changes_after(report)?;
     faults.row(report, "after kill -9 of the agent", || faults.kill_agent())?;
-    faults.row(report, "after kill -9 of the agent while the API server is away", || faults.kill_both())?;
     faults.new_pod(report)?;
     rollout::run(cluster, report, outside, faults.b()?)?;
     faults.pods_without_agent(report)?;
@@ -87,13 +88,19 @@ impl Faults<'_> {
         Ok((through.iter().all(|through| *through), self.mesh.call(denied.iter()).contains(&true)))
     }
 
-    /// Ends a daemon, looks for so long that nothing changes, and starts it again.
-    fn without(&self, daemon: &str, outage: Duration) -> Result<()> {
-        self.daemon("stop", daemon)?;
-        let outcome = self.until(Instant::now() + outage);
-        self.daemon("start", daemon)?;
-        wait("the API server", || Ok(self.cluster.kubectl(&["get", "--raw", "/readyz"]).ok()))?;
-        outcome
+    /// The API server is away, and then the agent is killed too and comes back without it.
+    fn server_away(&self, report: &mut Report) -> Result<()> {
+        self.daemon("stop", "kube-apiserver")?;
+        self.row(report, "while the API server is away, 60 s", || self.until(Instant::now() + OUTAGE))?;
+        self.row(report, "after kill -9 of the agent, the API server still away", || {
+            self.kill_agent()?;
+            wait("the agent to come back without the API server", || Ok(self.cluster.agent("/v1/status")))?;
+            self.until(Instant::now() + ALONE)
+        })?;
+        self.row(report, "after the API server is back", || {
+            self.daemon("start", "kube-apiserver")?;
+            wait("the API server", || Ok(self.cluster.kubectl(&["get", "--raw", "/readyz"]).ok())).map(drop)
+        })
     }
 
     /// etcd is away, comes back without anything in it, and at last with what it had, as from a backup.
@@ -124,6 +131,11 @@ impl Faults<'_> {
         std::fs::remove_dir_all(&store).with_context(|| format!("removing {}", store.display()))?;
         restart(&kept, &store)?;
         self.daemon("start", "kubelet")?;
+        // Those that decide by what they have seen are started anew after a backup was played back.
+        for daemon in ["kube-scheduler", "kube-controller-manager"] {
+            self.daemon("stop", daemon)?;
+            self.daemon("start", daemon)?;
+        }
         self.row(report, "after etcd has its data again", || {
             wait("the agent to follow pods again", || Ok((!self.is_refused()).then_some(())))
         })
@@ -168,16 +180,6 @@ impl Faults<'_> {
         self.until(Instant::now() + Duration::from_secs(3))
     }
 
-    fn kill_both(&self) -> Result<()> {
-        self.daemon("stop", "kube-apiserver")?;
-        let outcome = self.kill_agent();
-        let back = wait("the agent to come back without the API server", || Ok(self.cluster.agent("/v1/status")));
-        let held = self.until(Instant::now() + Duration::from_secs(5));
-        self.daemon("start", "kube-apiserver")?;
-        wait("the API server", || Ok(self.cluster.kubectl(&["get", "--raw", "/readyz"]).ok()))?;
-        outcome.and(back.map(drop)).and(held)
-    }
-
     /// A pod that is made while the agent restarts waits for it, and is guarded.
     fn new_pod(&self, report: &mut Report) -> Result<()> {
         self.cluster.kill_agent()?;
@@ -219,12 +221,11 @@ impl Faults<'_> {
     fn pods_without_guard(&self, report: &mut Report) -> Result<()> {
         let seen = self.on_agent_down("allow").and_then(|()| self.unguarded(report));
         // Whatever was seen, the next run needs the agent and its default.
+        self.on_agent_down("deny")?;
         self.patch(SOMEWHERE)?;
-        let back = seen.and_then(|()| {
-            wait("the agent to come back", || Ok(self.cluster.agent("/v1/healthz")))?;
-            self.guarded(report, "the same pod, the agent is back", "early")
-        });
-        self.on_agent_down("deny").and(back)
+        seen?;
+        wait("the agent to come back", || Ok(self.cluster.agent("/v1/healthz")))?;
+        self.guarded(report, "the same pod, the agent is back", "early")
     }
 
     /// A pod that starts while there is no agent.

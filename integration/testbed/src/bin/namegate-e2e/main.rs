@@ -29,6 +29,8 @@ use report::Report;
 
 /// Denials that are shown where something is not as expected.
 const DENIALS: usize = 8;
+/// Suites that come last: the end of the many pods of the race takes the node minutes.
+const LAST: [Suite; 2] = [Suite::Reboot, Suite::Race];
 
 /// Tries Namegate on a running cluster.
 #[derive(Parser)]
@@ -119,39 +121,43 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     for node in cluster.nodes() {
         wait("the agent to be well", || Ok(node.agent("/v1/healthz")))?;
     }
-    // The servers of the outside do not outlast the node.
-    let (last, suites): (Vec<_>, Vec<_>) = arguments.suites.iter().partition(|suite| **suite == Suite::Reboot);
-    for suite in suites {
-        let (failed, started) = (report.failed(), Instant::now());
-        let (name, outcome) = match suite {
-            Suite::Seed => ("seed", seed::run(cluster, report)),
+    let (race, reboot) = (arguments.suites.contains(&Suite::Race), arguments.suites.contains(&Suite::Reboot));
+    for suite in arguments.suites.iter().filter(|suite| !LAST.contains(suite)) {
+        attempt(cluster, report, *suite, |report| match suite {
+            Suite::Seed => seed::run(cluster, report),
             Suite::Conformance => {
-                let source = &conformance::KUBERNETES;
-                ("conformance", conformance::run(cluster, report, source, &arguments.conformance, only))
+                conformance::run(cluster, report, &conformance::KUBERNETES, &arguments.conformance, only)
             }
-            Suite::Cyclonus => {
-                let source = &conformance::CYCLONUS;
-                ("cyclonus", conformance::run(cluster, report, source, &arguments.conformance, only))
-            }
-            Suite::Race => ("race", race::run(cluster, report, &outside, arguments.pods)),
-            Suite::Mistakes => ("mistakes", mistakes::run(cluster, report)),
-            Suite::Services => ("services", services::run(cluster, report, &arguments.xtask)),
-            Suite::Faults => ("faults", faults::run(cluster, report, &outside, &arguments.xtask)),
-            Suite::Nodes => ("nodes", nodes::run(cluster, report)),
-            Suite::Reboot => continue,
-        };
-        if let Err(error) = outcome {
-            report.broken(name, &error);
-        }
-        if report.failed() > failed {
-            cluster.nodes().for_each(say_why);
-        }
-        Report::took(name, started.elapsed());
+            Suite::Cyclonus => conformance::run(cluster, report, &conformance::CYCLONUS, &arguments.conformance, only),
+            Suite::Mistakes => mistakes::run(cluster, report),
+            Suite::Services => services::run(cluster, report, &arguments.xtask),
+            Suite::Faults => faults::run(cluster, report, &outside, &arguments.xtask),
+            Suite::Nodes => nodes::run(cluster, report),
+            Suite::Reboot | Suite::Race => Ok(()),
+        });
     }
-    if !last.is_empty()
-        && let Err(error) = reboot::run(cluster, report, outside, &arguments.xtask)
-    {
-        report.broken("reboot", &error);
+    let (mut cluster, mut outside) = (cluster.clone(), outside);
+    if reboot {
+        attempt(&cluster, report, Suite::Reboot, |report| reboot::run(&cluster, report, outside, &arguments.xtask));
+        // The servers of the outside do not outlast the node.
+        cluster = cluster.after_reboot()?;
+        outside = Outside::start(&cluster)?;
+    }
+    if race {
+        attempt(&cluster, report, Suite::Race, |report| race::run(&cluster, report, &outside, arguments.pods));
     }
     Ok(())
+}
+
+/// Runs a suite, and says how long it took; what the agent says of itself too, where something is not as expected.
+fn attempt(cluster: &Cluster, report: &mut Report, suite: Suite, run: impl FnOnce(&mut Report) -> Result<()>) {
+    let (failed, started) = (report.failed(), Instant::now());
+    let name = suite.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    if let Err(error) = run(report) {
+        report.broken(&name, &error);
+    }
+    if report.failed() > failed {
+        cluster.nodes().for_each(say_why);
+    }
+    Report::took(&name, started.elapsed());
 }

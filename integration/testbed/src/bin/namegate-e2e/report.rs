@@ -12,13 +12,16 @@ const PLAIN: &str = "\x1b[0m";
 /// Counts rows and shows them.
 pub(crate) struct Report {
     started: Instant,
+    /// When the last row was there.
+    last: Instant,
     rows: usize,
     failed: usize,
 }
 
 impl Report {
     pub(crate) fn new() -> Self {
-        Self { started: Instant::now(), rows: 0, failed: 0 }
+        let now = Instant::now();
+        Self { started: now, last: now, rows: 0, failed: 0 }
     }
 
     pub(crate) fn chapter(title: &str) {
@@ -37,7 +40,12 @@ impl Report {
     pub(crate) fn row(&mut self, what: &str, expected: &str, seen: &str, good: bool) {
         self.rows += 1;
         let mark = if good { format!("{GREEN}✓{PLAIN}") } else { format!("{RED}✗{PLAIN}") };
-        anstream::println!("  {mark} {what}\n    expected {expected}{DIM} · {PLAIN}seen {seen}");
+        let took = match self.last.elapsed().as_secs() {
+            0 => String::new(),
+            seconds => format!(" {DIM}({seconds} s){PLAIN}"),
+        };
+        self.last = Instant::now();
+        anstream::println!("  {mark} {what}{took}\n    expected {expected}{DIM} · {PLAIN}seen {seen}");
         if !good {
             self.failed += 1;
         }

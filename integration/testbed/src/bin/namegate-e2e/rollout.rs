@@ -11,7 +11,7 @@ use crate::outside::Outside;
 use crate::report::Report;
 
 /// Pods of the Deployment.
-const PODS: usize = 20;
+const PODS: usize = 12;
 /// How often the agent is killed, and how long it may run in between.
 const KILLS: usize = 3;
 const PAUSE: Duration = Duration::from_secs(2);
