@@ -48,9 +48,15 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pod
     let reached = wait("every pod that may to get through", || {
         Ok((outside.calls_of(OPENED).len() - opened >= some).then_some(()))
     });
-    let escaped = outside.calls().len() - calls;
-    let words = format!("{} pods started, {escaped} got through", if started[0].is_ok() { pods - some } else { 0 });
-    let good = escaped == 0 && started[0].is_ok();
+    let escaped = outside.calls().split_off(calls);
+    let who = if escaped.is_empty() {
+        String::new()
+    } else {
+        format!(": calls of {escaped:?}, the pods are {}", addresses(cluster)?)
+    };
+    let running = if started[0].is_ok() { pods - some } else { 0 };
+    let words = format!("{running} pods started, {} got through{who}", escaped.len());
+    let good = escaped.is_empty() && started[0].is_ok();
     report.row("pods under default deny that call out at once", "nobody gets through", &words, good);
     let (through, restarts) = (outside.calls_of(OPENED).len() - opened, restarts(cluster)?);
     report.row(
@@ -73,6 +79,13 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: &Outside, pod
         through.is_ok(),
     );
     cluster.kubectl(&["delete", "namespace", "race", "--wait=false"]).map(drop)
+}
+
+/// Where pods are, of all namespaces.
+fn addresses(cluster: &Cluster) -> Result<String> {
+    let columns = "custom-columns=A:.metadata.namespace,B:.metadata.name,C:.status.podIP";
+    let pods = cluster.kubectl(&["get", "pods", "-A", "--no-headers", "-o", columns])?;
+    Ok(pods.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", "))
 }
 
 /// How often containers were started again.

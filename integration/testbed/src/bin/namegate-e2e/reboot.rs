@@ -62,7 +62,8 @@ pub(crate) fn run(cluster: &Cluster, report: &mut Report, outside: Outside, xtas
         &seen,
         restarted.is_ok() && free.is_ok() && escaped == 0,
     );
-    cluster.kubectl(&["delete", "namespace", "reboot", "--wait=false"]).map(drop)
+    // Its pods call until they are gone.
+    cluster.kubectl(&["delete", "namespace", "reboot"]).map(drop)
 }
 
 /// Whether every container was started anew and runs.
