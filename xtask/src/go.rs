@@ -32,9 +32,9 @@ fn minor_of(version: &str) -> Option<u32> {
     digits.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Runs `go` in a folder; gives what it prints.
+/// Runs `go` in a folder; gives what it prints. Its compilers end soon: they collect less garbage and take more memory.
 pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Result<String> {
-    shell::output(Command::new("go").args(arguments).current_dir(folder))
+    shell::output(Command::new("go").args(arguments).current_dir(folder).env("GOGC", "400"))
 }
 
 /// Builds packages of a module to a program or into a folder, with variables set to values (`-X` of Go's linker). What
