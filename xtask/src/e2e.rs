@@ -76,7 +76,11 @@ impl E2e {
         // Built first: a build is no part of what is measured. Two compilers leave less of the machine idle than one.
         let programs = thread::scope(|scope| {
             let provided = scope.spawn(cluster::provide);
-            let programs = build();
+            let programs = build().and_then(|programs| {
+                let tests = apart.is_empty() || shell::run(beside_server(&programs).arg("--no-run"))?.success();
+                ensure!(tests, "`cargo test --no-run` failed");
+                Ok(programs)
+            });
             provided.join().ok().context("the thread that provides Kubernetes")??;
             programs
         })?;
@@ -84,9 +88,8 @@ impl E2e {
         let mut moods = None;
         let seen = self.on_clusters(&programs, suites, &mut || {
             if apart.contains(&CHURN) && moods.is_none() {
-                moods = Some(Moods::start(&programs)?);
+                moods = Some(Moods::start(&programs));
             }
-            Ok(())
         });
         let moods = moods.map(|moods| (MOODS, moods.end()));
         let mut code = seen?;
@@ -101,17 +104,17 @@ impl E2e {
     }
 
     /// Each suite on a cluster of as many nodes as it is for; gives the exit status. `beside` begins what runs meanwhile.
-    fn on_clusters(&self, programs: &Path, suites: Vec<&str>, beside: &mut dyn FnMut() -> Result<()>) -> Result<u8> {
+    fn on_clusters(&self, programs: &Path, suites: Vec<&str>, beside: &mut dyn FnMut()) -> Result<u8> {
         let any = !suites.is_empty();
         let on_two = |suite: &&str| *suite == NODES || (self.nodes == 2 && ON_TWO.contains(suite));
         let (two, one): (Vec<&str>, Vec<&str>) = suites.into_iter().partition(on_two);
         let mut code = 0;
         for (nodes, suites) in [(1, one), (2, two)].into_iter().filter(|(_, suites)| !suites.is_empty()) {
             let cluster = self.install(programs, nodes)?;
-            beside()?;
+            beside();
             code = code.max(self.run_on(&cluster, programs, &suites)?);
         }
-        beside()?;
+        beside();
         if self.down && any {
             cluster::run(&cluster::What::Down)?;
         }
@@ -155,12 +158,11 @@ impl E2e {
 struct Moods(JoinHandle<io::Result<Output>>);
 
 impl Moods {
-    fn start(programs: &Path) -> Result<Self> {
-        ensure!(shell::run(beside_server(programs).arg("--no-run"))?.success(), "`cargo test --no-run` failed");
+    fn start(programs: &Path) -> Self {
         shell::step("trying the moods of an API server meanwhile");
         let mut cargo = beside_server(programs);
         cargo.args(["--", "--test-threads", "2", MOODS]);
-        Ok(Self(thread::spawn(move || cargo.output())))
+        Self(thread::spawn(move || cargo.output()))
     }
 
     /// Waits for their end, and shows what they said.
