@@ -109,7 +109,7 @@ fn packaged(peer: &str) -> Vec<Tool> {
 
 /// CoreDNS's program. Without it its leg is skipped, unless there is one on the path.
 fn coredns_or_say_why() -> Option<PathBuf> {
-    go::coredns()
+    go::coredns(go::For::Speed)
         .inspect_err(|error| shell::step(&format!("CoreDNS can't be built, its leg is skipped: {error:#}")))
         .ok()
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::go;
+use crate::go::{self, For};
 use crate::shell::{self, Tool};
 
 const KUBERNETES_MINOR: &str = "36";
@@ -56,7 +56,7 @@ impl Programs {
         if !Path::new(BUSYBOX).exists() && !Path::new("/usr/bin/busybox").exists() {
             shell::install(&["busybox-static"])?;
         }
-        let coredns = go::coredns()?;
+        let coredns = go::coredns(For::Use)?;
         let etcd = etcd()?;
         let kubernetes = kubernetes()?;
         let kubectl = if let Some(found) = shell::find("kubectl") { found } else { kubectl(&kubernetes)? };
@@ -83,7 +83,7 @@ fn etcd() -> Result<PathBuf> {
     let module = folder.join("module");
     go::module(&module, "module etcd\n\ngo 1.26\n", &go::tools(&["go.etcd.io/etcd/server/v3"]))?;
     go::run(&module, &["get", &format!("go.etcd.io/etcd/server/v3@v{ETCD_VERSION}")])?;
-    go::build(&module, &program, &[], &["go.etcd.io/etcd/server/v3"])?;
+    go::build(&module, &program, For::Use, &[], &["go.etcd.io/etcd/server/v3"])?;
     ensure!(says(&program, ETCD_VERSION), "{} does not say it is {ETCD_VERSION}", program.display());
     Ok(program)
 }
@@ -127,7 +127,7 @@ pub(crate) fn helm() -> Result<PathBuf> {
     let module = folder.join("module");
     go::module(&module, "module helm\n\ngo 1.26\n", &go::tools(&["helm.sh/helm/v3/cmd/helm"]))?;
     go::run(&module, &["get", &format!("helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}")])?;
-    go::build(&module, &program, &[], &["helm.sh/helm/v3/cmd/helm"])?;
+    go::build(&module, &program, For::Use, &[], &["helm.sh/helm/v3/cmd/helm"])?;
     Ok(program)
 }
 
@@ -156,7 +156,7 @@ fn build(folder: &Path, commands: &[&str]) -> Result<()> {
     ];
     let stamps = stamps.map(|(name, value)| format!("k8s.io/component-base/version.{name}={value}"));
     // The slash at the end means a folder.
-    go::build(&module, &folder.join("bin/"), &stamps, &packages)
+    go::build(&module, &folder.join("bin/"), For::Use, &stamps, &packages)
 }
 
 /// A module that needs Kubernetes; the sister modules it has in its own tree are taken from where they are published.
