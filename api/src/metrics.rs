@@ -25,6 +25,12 @@ struct PacketLabels {
     denied: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BoundLabels {
+    bound: String,
+    endpoint: String,
+}
+
 /// One label, whose name is in the type.
 macro_rules! one_label {
     ($($name:ident { $label:ident })*) => { $(
@@ -38,7 +44,7 @@ macro_rules! one_label {
         }
     )* };
 }
-one_label! { StateLabel { state } MapLabel { map } BoundLabel { bound } OutcomeLabel { outcome } VerdictLabel { verdict } }
+one_label! { StateLabel { state } KindLabel { kind } MapLabel { map } OutcomeLabel { outcome } VerdictLabel { verdict } }
 
 /// Every metric as it is now, as text.
 pub(crate) async fn text(gate: &dyn Gatekeeper) -> Result<String, Refusal> {
@@ -91,6 +97,11 @@ fn state(registry: &mut Registry, status: &Status) {
     registry.register("policy_diagnostics", "Mistakes and warnings in force", gauge(status.diagnostics.len() as u64));
     registry.register("fqdn_names", "Learned names whose TTL has not ended", gauge(status.names.names as u64));
     registry.register("fqdn_addresses", "Addresses of learned names", gauge(status.names.addresses as u64));
+    let problems = Family::<KindLabel, Gauge>::default();
+    for problem in &status.problems {
+        problems.get_or_create(&KindLabel::from(problem.kind.as_str())).inc();
+    }
+    registry.register("problems", "What is wrong right now, by kind", problems);
     registry.register("audit", "1 where denials are recorded only", gauge(u64::from(status.audit)));
     registry.register("build", "Version of the agent", Info::new([("version", status.version.clone())]));
 }
@@ -100,7 +111,11 @@ fn bounds(registry: &mut Registry, status: &Status) {
     registry.register("map_rows", "Rows in a kernel map", rows);
     let rows_max = gauges::<MapLabel>(status.maps.iter().map(|fill| (fill.map.as_str(), fill.rows_max)));
     registry.register("map_rows_max", "Rows that fit into a kernel map", rows_max);
-    let refused = counters::<BoundLabel>(status.refused.iter().map(|at| (at.bound.as_str(), at.count)));
+    let refused = Family::<BoundLabels, Counter>::default();
+    for at in &status.refused {
+        let labels = BoundLabels { bound: at.bound.clone(), endpoint: at.endpoint.clone() };
+        refused.get_or_create(&labels).inc_by(at.count);
+    }
     registry.register("refused", "What was refused at a bound", refused);
 }
 
@@ -155,6 +170,12 @@ mod tests {
 
     fn status() -> Status {
         Status {
+            problems: vec![view::Problem {
+                kind: "attachment".into(),
+                subject: "shop/web".into(),
+                message: String::new(),
+                since: String::new(),
+            }],
             version: "1.2.3".into(),
             started: String::new(),
             audit: false,
@@ -171,7 +192,12 @@ mod tests {
                 octets: 900,
             }],
             maps: vec![Fill { map: "POLICY".into(), rows: 4, rows_max: 10, setting: String::new() }],
-            refused: vec![Refused { bound: "names".into(), count: 2, setting: String::new() }],
+            refused: vec![Refused {
+                bound: "names".into(),
+                endpoint: "shop/web".into(),
+                count: 2,
+                setting: String::new(),
+            }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
             dns_answers_kept: 21,
             requests: vec![Tally { what: "denied".into(), count: 3 }],
@@ -193,11 +219,12 @@ mod tests {
         for line in [
             "namegate_packets_total{direction=\"egress\",reason=\"default-deny\",denied=\"true\"} 12",
             "namegate_traffic_bytes_total{direction=\"egress\",reason=\"default-deny\",denied=\"true\"} 900",
+            "namegate_problems{kind=\"attachment\"} 1",
             "namegate_endpoints{state=\"guarded\"} 3",
             "namegate_policy_revision{state=\"wanted\"} 8",
             "namegate_policy_revision{state=\"enforced\"} 7",
             "namegate_map_rows_max{map=\"POLICY\"} 10",
-            "namegate_refused_total{bound=\"names\"} 2",
+            "namegate_refused_total{bound=\"names\",endpoint=\"shop/web\"} 2",
             "namegate_dns_messages_total{outcome=\"answered\"} 6",
             "namegate_dns_cache_entries 21",
             "namegate_name_checks_total{outcome=\"mismatched\"} 4",

@@ -11,6 +11,9 @@ use super::{Diagnostic, Direction, Flow, Revision};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Status {
+    /// What is wrong right now; empty where all is well.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
     /// Version of the agent.
     pub version: String,
     /// When the agent started (RFC 3339).
@@ -57,6 +60,21 @@ pub struct Status {
     pub kubernetes: Option<Kubernetes>,
     /// Mistakes in policies and endpoints; the last good state is in force.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Something that is wrong right now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Problem {
+    /// What it is about: `attachment`, `map-row`, `bound`, `lookup`, `state`, `interference` or `source`.
+    pub kind: String,
+    /// The endpoint, map, file or setting.
+    pub subject: String,
+    /// What happened, and what to do next.
+    pub message: String,
+    /// Since when (RFC 3339).
+    #[schema(format = DateTime)]
+    pub since: String,
 }
 
 /// Connections to an address that a name opened, which asked for another name.
@@ -207,6 +225,9 @@ pub struct Fill {
 pub struct Refused {
     /// The bound.
     pub bound: String,
+    /// `namespace/name` of the endpoint, or a namespace, whose share it is; empty where the bound is that of the node.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
     /// How often.
     pub count: u64,
     /// Setting that makes it larger.

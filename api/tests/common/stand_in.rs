@@ -186,6 +186,7 @@ impl Gatekeeper for StandIn {
     fn status(&self) -> Reply<'_, Status> {
         Box::pin(async {
             Ok(Status {
+                problems: vec![],
                 version: "0.1.0".into(),
                 started: "2026-07-01T12:00:00.000Z".into(),
                 audit: false,

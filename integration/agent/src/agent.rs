@@ -18,6 +18,7 @@ mod journal;
 mod kubernetes;
 mod objects;
 mod openings;
+mod problems;
 mod reload;
 mod requests;
 mod shown;
@@ -54,6 +55,7 @@ use gatekeeper::Keeper;
 use journal::Journal;
 use kubernetes::Kubernetes;
 use openings::Checks;
+use problems::Problems;
 use reload::Reloader;
 use requests::RequestDesk;
 
@@ -125,7 +127,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let front = Front::open(&settings)?;
     let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
     let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
-    let (gate, (events, openings), features) = open(&settings, &clients, &instruments)?;
+    let problems = Arc::new(Problems::default());
+    let (gate, (events, openings), features) = open(&settings, &clients, &instruments, &problems)?;
     let door = gate.door();
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
     let checks = Arc::new(Checks::default());
@@ -142,8 +145,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let kubernetes = Kubernetes::start(&settings).await?;
     let reloader = {
         let (settings, door, book) = (settings.clone(), door.clone(), Arc::clone(&book));
+        let problems = Arc::clone(&problems);
         let cluster = kubernetes.as_ref().map(Kubernetes::cluster);
-        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book, cluster)).await??
+        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book, problems, cluster))
+            .await??
     };
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
@@ -157,6 +162,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         settings,
         door,
         book,
+        problems,
         flows,
         checks,
         proxy: dns,
@@ -179,6 +185,7 @@ fn open(
     settings: &Settings,
     clients: &Arc<ArcSwap<Clients>>,
     instruments: &Instruments,
+    problems: &Arc<Problems>,
 ) -> anyhow::Result<(Running, (Events, Openings), Features)> {
     let limits = settings.limits;
     let options = Options {
@@ -218,6 +225,7 @@ fn open(
         gate::directions(&settings.directions),
         Arc::clone(clients),
         instruments.clone(),
+        Arc::clone(problems),
         settings.audit,
     )?;
     Ok((gate.start()?, (events, openings), features))

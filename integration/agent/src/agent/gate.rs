@@ -20,7 +20,12 @@ use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, L
 use namegate_loader::{Datapath, Directions, LoadError};
 use tokio::sync::oneshot;
 
-use super::{clock::boot_ns, desk::Clients, journal::Journal};
+use super::{
+    clock::boot_ns,
+    desk::Clients,
+    journal::Journal,
+    problems::{ProblemKind, Problems},
+};
 
 /// Requests that wait at most; the DNS proxy refuses answers above.
 const REQUESTS_MAX: usize = 4_096;
@@ -45,6 +50,7 @@ pub(crate) struct Gate {
     directions: Directions,
     clients: Arc<ArcSwap<Clients>>,
     instruments: Instruments,
+    problems: Arc<Problems>,
     /// Denials are recorded only.
     audit: bool,
     /// Changes of rules or endpoints so far.
@@ -75,6 +81,7 @@ impl Gate {
         directions: Directions,
         clients: Arc<ArcSwap<Clients>>,
         instruments: Instruments,
+        problems: Arc<Problems>,
         audit: bool,
     ) -> Result<Self, GateError> {
         let (journal, entries) = journal;
@@ -87,6 +94,7 @@ impl Gate {
             directions,
             clients,
             instruments,
+            problems,
             audit,
             changes: Arc::default(),
             failed: BTreeSet::new(),
@@ -274,8 +282,13 @@ impl Gate {
             Ok(()) if self.journal.wants_snapshot() => self.journal.replace(&self.engine.snapshot()),
             other => other,
         };
-        if let Err(error) = kept {
-            tracing::error!(%error, "the journal could not be written: a restart would forget names");
+        const SUBJECT: &str = "journal";
+        match kept {
+            Ok(()) => self.problems.clear(ProblemKind::State, SUBJECT),
+            Err(error) => {
+                let message = format!("the journal can't be written, a restart would forget names: {error}");
+                self.problems.raise(ProblemKind::State, SUBJECT, message);
+            }
         }
     }
 }

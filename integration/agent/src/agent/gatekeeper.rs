@@ -21,6 +21,7 @@ use super::{
     interfaces,
     kubernetes::Kubernetes,
     openings::Checks,
+    problems::Problems,
     requests::RequestDesk,
     shown::{Figures, Known, interface, selectors, shown_lookup, waiting},
 };
@@ -37,6 +38,7 @@ pub(crate) struct Keeper {
     pub(crate) settings: Settings,
     pub(crate) door: Door,
     pub(crate) book: Arc<Book>,
+    pub(crate) problems: Arc<Problems>,
     pub(crate) flows: Arc<Flows>,
     pub(crate) checks: Arc<Checks>,
     pub(crate) proxy: Arc<Proxy>,
@@ -145,6 +147,7 @@ impl Keeper {
         let mut requests = self.l7.tallies();
         requests.push(("records_lost", self.requests.lost()));
         Ok(Status {
+            problems: self.problems.list(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started.clone(),
             audit: self.settings.audit,
@@ -185,6 +188,8 @@ impl Keeper {
         if page.revision.enforced == 0 {
             problems.push("no policy has reached the kernel yet".to_owned());
         }
+        let listed = self.problems.list().into_iter();
+        problems.extend(listed.map(|problem| format!("{} {}: {}", problem.kind, problem.subject, problem.message)));
         problems.extend(page.refused.iter().map(|refused| format!("the kernel refused a row: {refused}")));
         problems
     }

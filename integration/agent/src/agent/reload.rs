@@ -27,6 +27,7 @@ use super::{
     cluster::Cluster,
     gate::{Chain, Door},
     interfaces::{self, Interfaces},
+    problems::{ProblemKind, Problems},
     sources::{Reading, Sources},
 };
 
@@ -57,6 +58,7 @@ struct Work {
     sources: Sources,
     door: Door,
     book: Arc<Book>,
+    problems: Arc<Problems>,
     directions: Vec<Direction>,
     last: Option<(Arc<Reading>, Interfaces)>,
     told: interfaces::Told,
@@ -73,12 +75,14 @@ impl Reloader {
         features: Features,
         door: Door,
         book: Arc<Book>,
+        problems: Arc<Problems>,
         cluster: Option<Cluster>,
     ) -> anyhow::Result<Self> {
         let mut work = Work {
             sources: Sources::new(settings, features, cluster)?,
             door,
             book,
+            problems,
             directions: settings.directions.clone(),
             last: None,
             told: interfaces::Told::default(),
@@ -182,13 +186,15 @@ impl Work {
         });
         match changed {
             Ok((refused, guarded, divided)) => {
+                self.problems.clear(ProblemKind::Source, "change");
                 self.guarded = guarded;
                 self.refused = refused.first().cloned();
                 self.book.enforced(refused, &divided);
             }
             Err(error) => {
                 self.guarded.clear();
-                tracing::error!(%error, "a change could not be handed to the gate");
+                let message = format!("the last change of policies or endpoints is not enforced: {error}");
+                self.problems.raise(ProblemKind::Source, "change", message);
             }
         }
     }

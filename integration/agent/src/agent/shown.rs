@@ -87,6 +87,7 @@ impl Figures {
         let told = gate.engine().refused().into_iter().chain([("rows that the kernel refused", gate.refused_writes())]);
         let refused = told.filter(|(_, count)| *count > 0).map(|(bound, count)| Refused {
             bound: bound.to_owned(),
+            endpoint: String::new(),
             count,
             setting: setting_of(bound).to_owned(),
         });

@@ -22,6 +22,7 @@ pub(crate) async fn run(client: &Client, form: Output) -> anyhow::Result<Outcome
 
 fn page(status: &Status) -> Result<String, std::fmt::Error> {
     let mut page = String::new();
+    problems(&mut page, status)?;
     head(&mut page, status)?;
     section(&mut page, "Packets", &counters(status))?;
     section(&mut page, "Maps", &maps(status))?;
@@ -48,6 +49,15 @@ fn page(status: &Status) -> Result<String, std::fmt::Error> {
         section(&mut page, "Mistakes and warnings", &diagnostics(status))?;
     }
     Ok(page)
+}
+
+/// What is wrong comes first.
+fn problems(page: &mut String, status: &Status) -> std::fmt::Result {
+    for problem in &status.problems {
+        let subject = if problem.subject.is_empty() { String::new() } else { format!(" {}", problem.subject) };
+        writeln!(page, "{}{}{}{subject}: {}", style::ERROR, problem.kind, style::RESET, problem.message)?;
+    }
+    if status.problems.is_empty() { Ok(()) } else { writeln!(page) }
 }
 
 fn head(page: &mut String, status: &Status) -> std::fmt::Result {
@@ -111,8 +121,11 @@ fn maps(status: &Status) -> String {
 }
 
 fn refused(status: &Status) -> String {
-    let rows = status.refused.iter().map(|at| [at.bound.clone(), at.count.to_string(), at.setting.clone()]);
-    output::table(&["BOUND", "REFUSED", "SETTING"], rows)
+    let rows = status.refused.iter().map(|at| {
+        let endpoint = if at.endpoint.is_empty() { "-" } else { &at.endpoint };
+        [at.bound.clone(), endpoint.to_owned(), at.count.to_string(), at.setting.clone()]
+    });
+    output::table(&["BOUND", "ENDPOINT", "REFUSED", "SETTING"], rows)
 }
 
 fn mismatches(status: &Status) -> String {
@@ -155,8 +168,8 @@ fn diagnostics(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use namegate_api::view::{
-        Counter, Diagnostic, Direction, EndpointCounts, Fill, Kubernetes, NameCounts, NameMismatch, Refused, Revision,
-        Source, Tally,
+        Counter, Diagnostic, Direction, EndpointCounts, Fill, Kubernetes, NameCounts, NameMismatch, Problem, Refused,
+        Revision, Source, Tally,
     };
 
     use super::*;
@@ -206,7 +219,14 @@ mod tests {
 
     #[test]
     fn the_page_tells_what_matters() {
+        let problem = Problem {
+            kind: "attachment".into(),
+            subject: "shop/web".into(),
+            message: "programs could not be attached".into(),
+            since: "2026-07-01T12:00:00.000Z".into(),
+        };
         let status = Status {
+            problems: vec![problem],
             version: "0.1.0".into(),
             started: "2026-07-01T12:00:00.000Z".into(),
             audit: false,
@@ -216,7 +236,12 @@ mod tests {
             names: NameCounts { names: 3, addresses: 7 },
             counters: vec![denied()],
             maps: vec![Fill { map: "POLICY".into(), rows: 50, rows_max: 200, setting: "limits.policyRows".into() }],
-            refused: vec![Refused { bound: "names-per-endpoint".into(), count: 2, setting: "dns.n".into() }],
+            refused: vec![Refused {
+                bound: "names-per-endpoint".into(),
+                endpoint: "shop/web".into(),
+                count: 2,
+                setting: "dns.n".into(),
+            }],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
             dns_answers_kept: 0,
             requests: vec![],
@@ -230,6 +255,8 @@ mod tests {
         };
         let page = anstream::adapter::strip_str(&page(&status).unwrap()).to_string();
         insta::assert_snapshot!(page, @r"
+        attachment shop/web: programs could not be attached
+
         Namegate 0.1.0, enforcing (egress), since 2026-07-01T12:00:00.000Z
         Policy     revision 4 enforced, 1 behind what the files say
         Endpoints  2 guarded, 1 waiting for their interface, 0 failed
@@ -247,8 +274,8 @@ mod tests {
         POLICY  50    200  25%   limits.policyRows
 
         Refused
-        BOUND               REFUSED  SETTING
-        names-per-endpoint  2        dns.n
+        BOUND               ENDPOINT  REFUSED  SETTING
+        names-per-endpoint  shop/web  2        dns.n
 
         DNS
         OUTCOME   MESSAGES
