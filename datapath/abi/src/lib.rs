@@ -24,6 +24,7 @@ mod maps;
 mod opening;
 mod packet;
 mod reason;
+mod standing;
 
 pub use address::{Address, NameRow, STEPS_MAX, Step};
 pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, judge_quoting, peer};

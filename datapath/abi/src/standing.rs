@@ -1,0 +1,116 @@
+//! Flows that were allowed before: whether one is still alive and still allowed, and the ICMP errors that quote its packets.
+
+use crate::{
+    Address, AddressKey, Class, Decision, Direction, EndpointValue, FlowKey, FlowValue, Packet, Peer, Tables,
+    decide::{peer, verdict},
+    endpoint_flags, flow_flags,
+    packet::protocol,
+};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// How long a flow is remembered after its last packet.
+mod idle {
+    use super::SECOND_NS;
+    /// TCP before both sides have spoken.
+    pub(super) const TCP_OPENING_NS: u64 = 60 * SECOND_NS;
+    /// TCP, both ways (RFC 5382 §5 asks for two hours and four minutes at least).
+    pub(super) const TCP_NS: u64 = 6 * 3_600 * SECOND_NS;
+    /// TCP after FIN or RST (RFC 5382 §5: four minutes).
+    pub(super) const TCP_CLOSING_NS: u64 = 240 * SECOND_NS;
+    /// Everything else (RFC 4787 §4.3 asks for two minutes at least).
+    pub(super) const OTHER_NS: u64 = 120 * SECOND_NS;
+}
+
+/// Type and code of the packet that an ICMP reply answers: only echoes have flows with replies.
+pub(crate) const ECHO_REQUEST: u16 = 8 << 8;
+/// The same for ICMPv6.
+pub(crate) const ECHO_REQUEST_V6: u16 = 128 << 8;
+
+impl FlowValue {
+    /// Whether a packet of the flow went by lately enough for the flow to be remembered.
+    #[inline(always)]
+    pub fn is_alive(&self, protocol: u8, now_ns: u64) -> bool {
+        let idle_ns = match (protocol, self.flags) {
+            (protocol::TCP, flags) if flags & flow_flags::CLOSING != 0 => idle::TCP_CLOSING_NS,
+            (protocol::TCP, flags) if flags & flow_flags::REPLIED != 0 => idle::TCP_NS,
+            (protocol::TCP, _) => idle::TCP_OPENING_NS,
+            _ => idle::OTHER_NS,
+        };
+        now_ns.saturating_sub(self.last_seen_ns) <= idle_ns
+    }
+}
+
+/// Who the peer of a flow is, as the flow is judged again: where a name opened it that has ended since, as if it had not.
+#[inline(always)]
+pub(crate) fn peer_again(tables: &impl Tables, endpoint: &EndpointValue, remote: &Address, flow: &FlowValue) -> Peer {
+    let who = peer(tables, endpoint.scope, remote);
+    if flow.flags & flow_flags::LEARNED != 0 && who.ended != 0 {
+        return Peer { identity: who.ended, learned: true, ..who };
+    }
+    who
+}
+
+/// The verdict about a flow under the rules in force: its own direction and port decide, whichever way `packet` goes.
+#[inline(always)]
+pub(crate) fn verdict_again(
+    tables: &impl Tables,
+    endpoint: &EndpointValue,
+    key: &FlowKey,
+    packet: &Packet,
+    direction: Direction,
+    flow: &FlowValue,
+    who: Peer,
+) -> Decision {
+    let opened = Direction::from_octet(flow.direction);
+    let port = match (opened, key.protocol) {
+        (_, protocol::ICMP | protocol::ICMPV6) if opened as u8 == direction as u8 => packet.icmp,
+        (_, protocol::ICMP) => ECHO_REQUEST,
+        (_, protocol::ICMPV6) => ECHO_REQUEST_V6,
+        (Direction::Egress, _) => key.remote_port,
+        (Direction::Ingress, _) => key.local_port,
+    };
+    verdict(tables, endpoint, key.protocol, opened, who, port)
+}
+
+/// Whether an ICMP error is about a flow of the endpoint. The packet that it quotes went the other way.
+///
+/// The error goes to the sender of that packet. One that comes in may be a router's, whose address is not known. One that
+/// the endpoint sends has an address of the endpoint. The flow is alive, and the rules in force allow it.
+#[inline(never)]
+pub(crate) fn is_related(
+    tables: &impl Tables,
+    endpoint: &EndpointValue,
+    error: &Packet,
+    quoted: &Packet,
+    direction: Direction,
+) -> bool {
+    // There are no errors about errors or about later fragments (RFC 1122 §3.2.2, RFC 4443 §2.4).
+    if !matches!(quoted.class, Class::Plain) || error.destination != quoted.source {
+        return false;
+    }
+    if matches!(direction, Direction::Egress) && !is_own(tables, endpoint, &error.source) {
+        return false;
+    }
+    let direction = direction.reversed();
+    let key = FlowKey::of(endpoint.endpoint, quoted, direction);
+    let Some(flow) = tables.flow(&key) else { return false };
+    if !flow.is_alive(key.protocol, tables.now_ns()) {
+        return false;
+    }
+    if flow.revision == endpoint.revision {
+        return true;
+    }
+    let who = peer_again(tables, endpoint, &key.remote, &flow);
+    !verdict_again(tables, endpoint, &key, quoted, direction, &flow, who).reason.denies()
+}
+
+/// Whether the endpoint may send from an address. Every address is the node's own.
+#[inline(always)]
+pub(crate) fn is_own(tables: &impl Tables, endpoint: &EndpointValue, source: &Address) -> bool {
+    if endpoint.flags & endpoint_flags::NODE != 0 {
+        return true;
+    }
+    let own = tables.address(&AddressKey { scope: 0, address: *source });
+    own.is_some_and(|row| row.endpoint == endpoint.endpoint)
+}
