@@ -164,14 +164,24 @@ pub fn judge_quoting(
     quoted: Option<&Packet>,
     direction: Direction,
 ) -> Decision {
+    let related = quoted.is_some_and(|quoted| is_related(tables, endpoint, packet, quoted, direction));
+    judge_related(tables, endpoint, packet, related, direction)
+}
+
+/// [`judge`], for a caller that has asked [`is_related`] about an ICMP error.
+#[inline(always)]
+pub fn judge_related(
+    tables: &impl Tables,
+    endpoint: &EndpointValue,
+    packet: &Packet,
+    related: bool,
+    direction: Direction,
+) -> Decision {
     match packet.class {
         Class::Neighbour => return Decision::plain(Reason::Neighbour),
         Class::Fragment => return later_fragment(tables, endpoint, packet, direction),
-        Class::Error => {
-            if quoted.is_some_and(|quoted| is_related(tables, endpoint, packet, quoted, direction)) {
-                return Decision::plain(Reason::Related);
-            }
-        }
+        Class::Error if related => return Decision::plain(Reason::Related),
+        Class::Error => {}
         Class::Plain => {}
     }
     let key = FlowKey::of(endpoint.endpoint, packet, direction);

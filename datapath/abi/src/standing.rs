@@ -78,7 +78,7 @@ pub(crate) fn verdict_again(
 /// The error goes to the sender of that packet. One that comes in may be a router's, whose address is not known. One that
 /// the endpoint sends has an address of the endpoint. The flow is alive, and the rules in force allow it.
 #[inline(never)]
-pub(crate) fn is_related(
+pub fn is_related(
     tables: &impl Tables,
     endpoint: &EndpointValue,
     error: &Packet,

@@ -59,7 +59,9 @@ pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
     blur(&mut packet, (settings.redirect_mark & !settings.mark_mask) as u16);
     let is_connections = matches!(direction, Direction::Egress) && packet.protocol == protocol::TCP;
     let mut outcome = Decision::plain(Reason::Malformed);
-    decide(endpoint, &packet, None, direction, &mut outcome);
+    // The kernel gives an ICMP error to the connection that it quotes without asking here. What comes here is for raw
+    // sockets, and the rules about ICMP judge it.
+    decide(endpoint, &packet, false, direction, &mut outcome);
     if !outcome.reason.denies() && outcome.proxy_port != 0 {
         // No rule for nodes limits requests, since no proxy could read them. One that does is not kept to.
         outcome.reason = Reason::ProxyAbsent;
