@@ -9,7 +9,7 @@ use crate::{
     Address, AddressKey, AddressValue, CidrKey, Class, Direction, EndpointValue, FlowKey, FlowValue, FragmentKey,
     FragmentValue, NameRow, Packet, PolicyKey, PolicyValue, Reader, Reason, address_flags, endpoint_flags, flow_flags,
     identity, parse_inner, policy_flags, policy_verdict,
-    standing::{is_own, is_related, peer_again, verdict_again},
+    standing::{is_own, is_related, peer_again, stands, verdict_again},
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -181,12 +181,13 @@ pub fn judge_related(
         Class::Neighbour => return Decision::plain(Reason::Neighbour),
         Class::Fragment => return later_fragment(tables, endpoint, packet, direction),
         Class::Error if related => return Decision::plain(Reason::Related),
-        Class::Error => {}
-        Class::Plain => {}
+        Class::Error | Class::Plain => {}
     }
     let key = FlowKey::of(endpoint.endpoint, packet, direction);
     match live_flow(tables, &key, packet) {
-        Some(flow) if flow.revision == endpoint.revision => established(tables, packet, direction, flow),
+        Some(flow) if stands(tables, endpoint, &key.remote, &flow) => {
+            established(tables, endpoint, packet, direction, flow)
+        }
         Some(flow) => judge_again(tables, endpoint, &key, packet, direction, flow),
         None => judge_new(tables, endpoint, &key, packet, direction),
     }
@@ -215,9 +216,15 @@ fn live_flow(tables: &impl Tables, key: &FlowKey, packet: &Packet) -> Option<Flo
 }
 
 #[inline(always)]
-fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow: FlowValue) -> Decision {
+fn established(
+    tables: &impl Tables,
+    endpoint: &EndpointValue,
+    packet: &Packet,
+    direction: Direction,
+    flow: FlowValue,
+) -> Decision {
     let forward = flow.direction == direction as u8;
-    let mut news = flow;
+    let mut news = FlowValue { revision: endpoint.current(), ..flow };
     // Where only one direction is judged, the opener's own acknowledgement shows that the other side has spoken.
     if !forward || packet.acknowledges() {
         news.flags |= flow_flags::REPLIED;
@@ -244,7 +251,7 @@ fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow
     }
 }
 
-/// Judges a flow that was allowed under an earlier revision: its own direction and port and, where a name opened it that
+/// Judges a flow that was allowed under an earlier revision, or whose peer is another: its own direction and port and, where a name opened it that
 /// has ended since, as if it had not.
 #[inline(always)]
 fn judge_again(
@@ -264,13 +271,12 @@ fn judge_again(
     let news = FlowValue {
         identity: who.identity,
         rule: verdict.rule,
-        revision: endpoint.revision,
-        flags: flow.flags & !flow_flags::NAME_HELD | held,
+        flags: flow.flags & !(flow_flags::NAME_HELD | flow_flags::LEARNED) | held | learned(who),
         // A connection with a proxy can not go on past it.
         proxy_port: if verdict.proxy_port == 0 { flow.proxy_port } else { verdict.proxy_port },
         ..flow
     };
-    let mut decision = established(tables, packet, direction, news);
+    let mut decision = established(tables, endpoint, packet, direction, news);
     decision.write = FlowWrite::Update;
     decision
 }
@@ -296,12 +302,18 @@ fn judge_new(
         last_seen_ns: tables.now_ns(),
         identity: who.identity,
         rule: verdict.rule,
-        revision: endpoint.revision,
+        revision: endpoint.current(),
         direction: direction as u8,
-        flags: if who.learned { flow_flags::LEARNED } else { 0 } | wanted,
+        flags: learned(who) | wanted,
         proxy_port: verdict.proxy_port,
     };
     Decision { write: FlowWrite::New, flow, ..verdict }
+}
+
+/// The flag of a flow that a name opened.
+#[inline(always)]
+fn learned(who: Peer) -> u8 {
+    if who.learned { flow_flags::LEARNED } else { 0 }
 }
 
 /// What a row asks of the names in a flow. Where nothing is to be dropped, nothing waits.
@@ -456,6 +468,7 @@ mod tests {
         scope: SCOPE,
         revision: 1,
         flags: endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS,
+        moved: 0,
     };
 
     fn revision(revision: u32) -> EndpointValue {

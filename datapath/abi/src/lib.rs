@@ -40,4 +40,4 @@ pub use opening::{
 };
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use reason::{Direction, Reason};
-pub use standing::is_related;
+pub use standing::{is_related, stands};

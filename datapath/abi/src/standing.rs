@@ -1,9 +1,10 @@
 //! Flows that were allowed before: whether one is still alive and still allowed, and the ICMP errors that quote its packets.
 
 use crate::{
-    Address, AddressKey, Class, Decision, Direction, EndpointValue, FlowKey, FlowValue, Packet, Peer, Tables,
+    Address, AddressKey, CidrKey, Class, Decision, Direction, EndpointValue, FlowKey, FlowValue, NameRow, Packet, Peer,
+    Tables,
     decide::{peer, verdict},
-    endpoint_flags, flow_flags,
+    endpoint_flags, flow_flags, identity,
     packet::protocol,
 };
 
@@ -39,6 +40,35 @@ impl FlowValue {
         };
         now_ns.saturating_sub(self.last_seen_ns) <= idle_ns
     }
+}
+
+/// Whether a flow stands as it was judged: no rule has changed since, and its peer's address is whose it was.
+#[inline(always)]
+pub fn stands(tables: &impl Tables, endpoint: &EndpointValue, remote: &Address, flow: &FlowValue) -> bool {
+    let current = endpoint.current();
+    flow.revision == current
+        || (flow.revision >= endpoint.revision && flow.revision < current && is_same_peer(tables, remote, flow))
+}
+
+/// Whether an address is still whose it was when the flow was judged.
+///
+/// What a name opened is not asked for the name again, which may have ended: the address must not be a pod's, node's or
+/// service's. What another opened is always judged again: the address may have been the node's own.
+#[inline(never)]
+fn is_same_peer(tables: &impl Tables, remote: &Address, flow: &FlowValue) -> bool {
+    let row = tables.address(&AddressKey { scope: 0, address: *remote });
+    let owner = row.map_or(NameRow::Expired(0), |row| row.at(tables.now_ns()));
+    if flow.flags & flow_flags::LEARNED != 0 {
+        return matches!(owner, NameRow::Expired(_));
+    }
+    if flow.direction != Direction::Egress as u8 {
+        return false;
+    }
+    let identity = match owner {
+        NameRow::Live(identity) => identity,
+        NameRow::Expired(_) => tables.cidr(&CidrKey { address: *remote }).unwrap_or(identity::WORLD),
+    };
+    identity == flow.identity
 }
 
 /// Who the peer of a flow is, as the flow is judged again: where a name opened it that has ended since, as if it had not.
@@ -98,7 +128,7 @@ pub fn is_related(
     if !flow.is_alive(key.protocol, tables.now_ns()) {
         return false;
     }
-    if flow.revision == endpoint.revision {
+    if stands(tables, endpoint, &key.remote, &flow) {
         return true;
     }
     let who = peer_again(tables, endpoint, &key.remote, &flow);

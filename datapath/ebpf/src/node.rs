@@ -104,7 +104,7 @@ fn is_known_as_sent(frame: Frame, endpoint: &EndpointValue, packet: &Packet) -> 
     frame.as_sent(&mut sent);
     let key = FlowKey::of(endpoint.endpoint, &sent, Direction::Egress);
     // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
-    unsafe { FLOWS.get(key) }.is_some_and(|flow| flow.revision == endpoint.revision)
+    unsafe { FLOWS.get(key) }.is_some_and(|flow| flow.revision == endpoint.current())
 }
 
 /// Changes nothing, since `zero` is 0, which the verifier does not know: it would look at what follows once for each way

@@ -20,7 +20,8 @@ const OWN: u16 = 40_000;
 /// Opens the peers' port, sends one datagram to each, and closes it again without a new revision.
 fn flows(bench: &Bench, flags: u32, interface: u32) {
     bench.enforce(flags, 1);
-    let value = namegate_abi::EndpointValue { endpoint: ENDPOINT, policy: POLICY, scope: SCOPE, revision: 1, flags };
+    let value =
+        namegate_abi::EndpointValue { endpoint: ENDPOINT, policy: POLICY, scope: SCOPE, revision: 1, flags, moved: 0 };
     bench.put(Row::Endpoint(interface, value));
     bench.allow(0, UDP, ASKED, 16, 1);
 }
