@@ -3,6 +3,7 @@
 mod bench;
 mod clients;
 mod cluster;
+mod deny;
 mod e2e;
 mod ebpf;
 mod fuzz;
