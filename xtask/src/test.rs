@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::ebpf::{self, Compared};
-use crate::{cluster, deny, fuzz, shell};
+use crate::{attack, cluster, deny, fuzz, shell};
 
 /// Names another eBPF object than the committed one, for the agent and for every test.
 const OBJECT_VARIABLE: &str = "NAMEGATE_BPF_OBJECT";
@@ -40,6 +40,9 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     }
     shell::step("building the agent");
     shell::cargo(&["build", "--quiet", "--package", "namegate"])?;
+    if arguments.is_empty() {
+        attack::short()?;
+    }
     shell::step(&format!("cargo test --workspace (checks took {} s)", started.elapsed().as_secs()));
     let mut test = shell::cargo_command();
     test.args(["test", "--workspace", "--no-fail-fast"]).env("NAMEGATE_BIN", shell::target().join("debug/namegate"));
