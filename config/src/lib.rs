@@ -19,6 +19,7 @@ mod language;
 pub mod name;
 pub mod peer;
 pub mod policy;
+pub mod printable;
 pub mod question;
 mod reader;
 pub mod reference;
@@ -26,3 +27,5 @@ pub mod rule;
 pub mod schema;
 pub mod services;
 pub mod settings;
+
+pub use reader::nearest_first;
