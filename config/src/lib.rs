@@ -20,6 +20,7 @@ mod language;
 pub mod name;
 pub mod peer;
 pub mod policy;
+pub mod printable;
 pub mod question;
 mod reader;
 pub mod reference;
@@ -27,4 +28,9 @@ pub mod rule;
 pub mod schema;
 pub mod services;
 pub mod settings;
+<<<<<<< HEAD
 pub mod shares;
+=======
+
+pub use reader::nearest_first;
+>>>>>>> h/starts
