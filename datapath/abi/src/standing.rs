@@ -4,7 +4,7 @@ use crate::{
     Address, AddressKey, CidrKey, Class, Decision, Direction, EndpointValue, FlowKey, FlowValue, NameRow, Packet, Peer,
     Tables,
     decide::{peer, verdict},
-    endpoint_flags, flow_flags, identity,
+    flow_flags, identity,
     packet::protocol,
 };
 
@@ -22,11 +22,6 @@ mod idle {
     /// Everything else (RFC 4787 §4.3 asks for two minutes at least).
     pub(super) const OTHER_NS: u64 = 120 * SECOND_NS;
 }
-
-/// Type and code of the packet that an ICMP reply answers: only echoes have flows with replies.
-pub(crate) const ECHO_REQUEST: u16 = 8 << 8;
-/// The same for ICMPv6.
-pub(crate) const ECHO_REQUEST_V6: u16 = 128 << 8;
 
 impl FlowValue {
     /// Whether a packet of the flow went by lately enough for the flow to be remembered.
@@ -81,22 +76,19 @@ pub(crate) fn peer_again(tables: &impl Tables, endpoint: &EndpointValue, remote:
     who
 }
 
-/// The verdict about a flow under the rules in force: its own direction and port decide, whichever way `packet` goes.
+/// The verdict about a flow under the rules in force: its own direction and port decide, whichever way a packet goes.
 #[inline(always)]
 pub(crate) fn verdict_again(
     tables: &impl Tables,
     endpoint: &EndpointValue,
     key: &FlowKey,
-    packet: &Packet,
-    direction: Direction,
     flow: &FlowValue,
     who: Peer,
 ) -> Decision {
     let opened = Direction::from_octet(flow.direction);
     let port = match (opened, key.protocol) {
-        (_, protocol::ICMP | protocol::ICMPV6) if opened as u8 == direction as u8 => packet.icmp,
-        (_, protocol::ICMP) => ECHO_REQUEST,
-        (_, protocol::ICMPV6) => ECHO_REQUEST_V6,
+        // A reply is judged by its request.
+        (_, protocol::ICMP | protocol::ICMPV6) => u16::from_be_bytes([key.icmp_type, key.icmp_code]),
         (Direction::Egress, _) => key.remote_port,
         (Direction::Ingress, _) => key.local_port,
     };
@@ -105,9 +97,9 @@ pub(crate) fn verdict_again(
 
 /// Whether an ICMP error is about a flow of the endpoint. The packet that it quotes went the other way.
 ///
-/// The error goes to the sender of that packet. One that comes in may be a router's, whose address is not known. One that
-/// the endpoint sends has an address of the endpoint. The flow is alive, and the rules in force allow it.
-#[inline(never)]
+/// The error goes to the sender of that packet. One that comes in may be a router's, whose address is not known; what an
+/// endpoint sends has a source of its own in any case. The flow is alive, and the rules in force allow it.
+#[inline(always)]
 pub fn is_related(
     tables: &impl Tables,
     endpoint: &EndpointValue,
@@ -119,28 +111,16 @@ pub fn is_related(
     if !matches!(quoted.class, Class::Plain) || error.destination != quoted.source {
         return false;
     }
-    if matches!(direction, Direction::Egress) && !is_own(tables, endpoint, &error.source) {
-        return false;
-    }
-    let direction = direction.reversed();
-    let key = FlowKey::of(endpoint.endpoint, quoted, direction);
+    let key = FlowKey::of(endpoint.endpoint, quoted, direction.reversed());
     let Some(flow) = tables.flow(&key) else { return false };
     if !flow.is_alive(key.protocol, tables.now_ns()) {
         return false;
     }
-    if stands(tables, endpoint, &key.remote, &flow) {
-        return true;
-    }
-    let who = peer_again(tables, endpoint, &key.remote, &flow);
-    !verdict_again(tables, endpoint, &key, quoted, direction, &flow, who).reason.denies()
+    stands(tables, endpoint, &key.remote, &flow) || is_allowed_again(tables, endpoint, &key, &flow)
 }
 
-/// Whether the endpoint may send from an address. Every address is the node's own.
-#[inline(always)]
-pub(crate) fn is_own(tables: &impl Tables, endpoint: &EndpointValue, source: &Address) -> bool {
-    if endpoint.flags & endpoint_flags::NODE != 0 {
-        return true;
-    }
-    let own = tables.address(&AddressKey { scope: 0, address: *source });
-    own.is_some_and(|row| row.endpoint == endpoint.endpoint)
+#[inline(never)]
+fn is_allowed_again(tables: &impl Tables, endpoint: &EndpointValue, key: &FlowKey, flow: &FlowValue) -> bool {
+    let who = peer_again(tables, endpoint, &key.remote, flow);
+    !verdict_again(tables, endpoint, key, flow, who).reason.denies()
 }
