@@ -277,7 +277,7 @@ fn arrive(frame: Frame, settings: &Settings, packet: &Packet, outcome: &mut Deci
     if outcome.proxy_port == 0 {
         return Way::On;
     }
-    if packet.protocol == protocol::TCP && redirect::has_proxy(frame, packet, outcome.proxy_port) {
+    if packet.protocol == protocol::TCP && redirect::has_proxy(frame, settings, packet, outcome.proxy_port) {
         return Way::Back;
     }
     outcome.reason = Reason::ProxyAbsent;
