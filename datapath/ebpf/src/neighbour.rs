@@ -1,13 +1,14 @@
 //! ARP, neighbour discovery and listener discovery on the link of an endpoint: see `namegate_abi::neighbour`.
 
 use namegate_abi::{
-    Claim, Direction, EndpointValue, FlowKey, FlowValue, LinkFrame, LinkOwner, Packet, Tables, arp,
-    arp_addresses, discovery, icmp_way, solicitation,
+    Claim, Direction, EndpointValue, FlowKey, FlowValue, LinkFrame, LinkOwner, Packet, Tables, arp, arp_addresses,
+    discovery, icmp_way, solicitation,
 };
 
 use crate::{
+    flows,
     frame::Frame,
-    maps::{ENDPOINTS, FLOWS, Kernel, LINK_ADDRESSES},
+    maps::{ENDPOINTS, Kernel, LINK_ADDRESSES},
 };
 
 /// Judges an ARP message; gives the octet of its [`Claim`].
@@ -53,14 +54,8 @@ fn link_frame(frame: Frame, endpoint: &EndpointValue, direction: Direction) -> O
     let source = namegate_abi::Reader::load::<6>(&frame, 6)?;
     // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
     let known = unsafe { LINK_ADDRESSES.get(endpoint.endpoint) }.map_or([0; 6], |row| row.link);
-    let mut link = LinkFrame {
-        destination,
-        source,
-        known,
-        owner: LinkOwner::Node,
-        sender: 0,
-        octets: frame.octets() as usize,
-    };
+    let mut link =
+        LinkFrame { destination, source, known, owner: LinkOwner::Node, sender: 0, octets: frame.octets() as usize };
     let from = frame.came_from();
     if matches!(direction, Direction::Ingress) && from != 0 {
         link.owner = LinkOwner::Unknown;
@@ -110,5 +105,5 @@ fn expect_reply(frame: Frame, endpoint: &EndpointValue, packet: &Packet) {
         flags: 0,
         proxy_port: 0,
     };
-    let _ = FLOWS.insert(key, row, 0); // Without a row, the reply is judged by rules.
+    flows::store(&key, &row); // Without a row, the reply is judged by rules.
 }

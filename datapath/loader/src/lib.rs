@@ -17,6 +17,7 @@ mod bpffs;
 mod datapath;
 mod error;
 mod events;
+mod flows;
 pub mod links;
 mod netlink;
 pub mod netns;

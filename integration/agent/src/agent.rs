@@ -206,6 +206,7 @@ fn open(
             policy_rows: limits.policy_rows,
             cidrs: limits.cidrs,
             flows: limits.flows,
+            flows_per_endpoint: limits.flows_per_endpoint,
             endpoints: limits.endpoints,
         },
         settings: kernel_settings(0, 0),
@@ -243,7 +244,14 @@ fn open(
 }
 
 fn kernel_settings(dns_port: u16, names_port: u16) -> KernelSettings {
-    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, names_port }
+    KernelSettings {
+        redirect_mark: REDIRECT_MARK,
+        proxy_mark: PROXY_MARK,
+        mark_mask: MARK_MASK,
+        dns_port,
+        names_port,
+        flow_share: 0,
+    }
 }
 
 fn dns_config(settings: &Settings, shared: &Shared) -> DnsConfig {

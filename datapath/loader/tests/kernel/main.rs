@@ -9,4 +9,5 @@ mod icmp_errors;
 mod lifecycle;
 mod node;
 mod redirect;
+mod shares;
 mod verdicts;
