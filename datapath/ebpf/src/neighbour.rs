@@ -103,7 +103,7 @@ pub(crate) fn expect_reply(frame: Frame, endpoint: &EndpointValue, packet: &Pack
         last_seen_ns: Kernel::now().now_ns(),
         identity: 0,
         rule: 0,
-        revision: endpoint.revision,
+        revision: endpoint.current(),
         direction: Direction::Ingress as u8,
         flags: 0,
         proxy_port: 0,
