@@ -101,13 +101,15 @@ reasons! {
     ProxyAbsent = 39, "proxy-absent", "the layer 7 proxy does not answer";
     /// The connection asks for a name that did not open the address.
     NameMismatch = 40, "name-mismatch", "the name asked for did not open this address";
+    /// Programs are attached to the interface, and no endpoint is behind it yet or any more: it is closed.
+    NoEndpoint = 41, "no-endpoint", "the interface has no complete endpoint yet";
 }
 
 impl Reason {
     /// The octet of the first denial; all above are denials too.
     pub const FIRST_DENIAL: u8 = 32;
     /// One more than the highest octet in use: the length of the counter table of one direction.
-    pub const SPACE: u32 = 41;
+    pub const SPACE: u32 = 42;
 
     /// Whether the packet is refused.
     pub const fn denies(self) -> bool {

@@ -28,7 +28,10 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
     let frame = Frame::new(context);
     // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
     let Some(endpoint) = (unsafe { ENDPOINTS.get(frame.interface()) }) else {
-        return TCX_NEXT;
+        // Programs are attached where an endpoint is to be enforced. Without its row everything is denied, address
+        // resolution too. An endpoint that leaves is detached before its row is removed.
+        report::count(frame, direction, Reason::NoEndpoint);
+        return TCX_DROP;
     };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return TCX_DROP; // The map has this one row: never.

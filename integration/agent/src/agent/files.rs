@@ -22,6 +22,9 @@ use super::sources::Said;
 /// Endings of policy files.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
+/// Code of the diagnostic that a file or folder cannot be read, which is no mistake in it.
+pub(crate) const UNREADABLE: &str = "namegate::unreadable";
+
 /// The files and their last good forms.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -33,6 +36,8 @@ pub(crate) struct Files {
     good: BTreeMap<String, Vec<Document>>,
     good_endpoints: Option<EndpointsFile>,
     features: Features,
+    /// Why it is not known what held before: a copy is there, or may be, and could not be read.
+    unsure: Option<String>,
 }
 
 impl Files {
@@ -45,12 +50,30 @@ impl Files {
     ) -> anyhow::Result<Self> {
         let accepted = state.join("accepted");
         fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features })
+        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features, unsure: None })
     }
 
     /// Folder of policies and the endpoints file.
     pub(crate) fn paths(&self) -> (Option<&Path>, Option<&Path>) {
         (self.policies.as_deref(), self.endpoints.as_deref())
+    }
+
+    /// Whether the last reading knows what should hold. A copy that could not be read is no copy that is not there.
+    pub(crate) fn is_sure(&mut self) -> Result<(), String> {
+        self.unsure.take().map_or(Ok(()), Err)
+    }
+
+    /// The last good form of a file from the state folder.
+    fn copy(&mut self, name: &str) -> Option<String> {
+        let path = self.accepted.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if is_absent(&error) => None,
+            Err(error) => {
+                self.unsure = Some(format!("reading the kept copy {}: {error}", path.display()));
+                None
+            }
+        }
     }
 
     /// Reads the folder anew; returns the documents in force.
@@ -102,7 +125,7 @@ impl Files {
 
     fn keep_former(&mut self, name: &str, shown_name: &str, said: &mut Said) {
         if !self.good.contains_key(name)
-            && let Ok(text) = fs::read_to_string(self.accepted.join(name))
+            && let Some(text) = self.copy(name)
         {
             self.good.insert(name.to_owned(), policy::parse_with(shown_name, &text, &self.features).documents);
         }
@@ -128,10 +151,15 @@ impl Files {
                 }
                 Err(mistakes) => mistakes.iter().map(shown).collect(),
             },
-            Err(error) => vec![unreadable(&path, &error)],
+            Err(error) => {
+                if self.good_endpoints.is_none() && !is_absent(&error) {
+                    self.unsure = Some(format!("reading {}: {error}", path.display()));
+                }
+                vec![unreadable(&path, &error)]
+            }
         };
         if self.good_endpoints.is_none() {
-            let former = fs::read_to_string(self.accepted.join(COPY)).ok();
+            let former = self.copy(COPY);
             self.good_endpoints = former.and_then(|text| endpoints::parse(&shown_name, &text).ok());
         }
         said.diagnostics.extend(found);
@@ -157,11 +185,22 @@ fn list(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
         let path = entry?.path();
         let is_policy = path.extension().and_then(|ending| ending.to_str()).is_some_and(|it| ENDINGS.contains(&it));
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'));
-        if let Some(name) = name.filter(|_| is_policy && path.is_file()) {
+        let Some(name) = name.filter(|_| is_policy) else { continue };
+        let is_file = match fs::metadata(&path) {
+            Ok(found) => found.is_file(),
+            Err(error) if is_absent(&error) => false,
+            Err(_) => true, // It is there, and cannot be read: its last good form holds.
+        };
+        if is_file {
             files.insert(name.to_owned(), path.clone());
         }
     }
     Ok(files)
+}
+
+/// Whether the system says that there is no such file, and not only that it could not be asked.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The line of an object.
@@ -208,7 +247,7 @@ fn unreadable(path: &Path, error: &io::Error) -> view::Diagnostic {
         line: 0,
         column: 0,
         severity: view::Severity::Error,
-        code: "namegate::unreadable".to_owned(),
+        code: UNREADABLE.to_owned(),
         field: String::new(),
         message: format!("cannot be read: {error}"),
         help: Some("make it readable for the agent; the last good form stays in force".to_owned()),
