@@ -38,6 +38,8 @@ pub(crate) struct Files {
     features: Features,
     /// Why it is not known what held before: a copy is there, or may be, and could not be read.
     unsure: Option<String>,
+    /// The folder was listed once.
+    is_listed: bool,
 }
 
 impl Files {
@@ -50,7 +52,7 @@ impl Files {
     ) -> anyhow::Result<Self> {
         let accepted = state.join("accepted");
         fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features, unsure: None })
+        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features, unsure: None, is_listed: false })
     }
 
     /// Folder of policies and the endpoints file.
@@ -89,6 +91,10 @@ impl Files {
             Ok(files) => files,
             Err(error) => {
                 said.diagnostics.push(unreadable(folder, &error));
+                if !self.is_listed && !is_absent(&error) {
+                    // Nothing is known of it yet, and an earlier agent's rules may be in force.
+                    self.unsure = Some(format!("listing {}: {error}", folder.display()));
+                }
                 let names: Vec<String> = self.good.keys().cloned().collect();
                 for name in names {
                     self.keep_former(&name, &folder.join(&name).display().to_string(), said);
@@ -96,6 +102,7 @@ impl Files {
                 return;
             }
         };
+        self.is_listed = true;
         self.good.retain(|name, _| files.contains_key(name));
         for (name, path) in files {
             self.read_policy(&name, &path, said);
@@ -142,6 +149,7 @@ impl Files {
         const COPY: &str = "endpoints";
         let Some(path) = self.endpoints.clone() else { return EndpointsFile::default() };
         let shown_name = path.display().to_string();
+        let mut failure = None;
         let found = match fs::read_to_string(&path) {
             Ok(text) => match endpoints::parse(&shown_name, &text) {
                 Ok(file) => {
@@ -152,15 +160,17 @@ impl Files {
                 Err(mistakes) => mistakes.iter().map(shown).collect(),
             },
             Err(error) => {
-                if self.good_endpoints.is_none() && !is_absent(&error) {
-                    self.unsure = Some(format!("reading {}: {error}", path.display()));
-                }
-                vec![unreadable(&path, &error)]
+                let found = vec![unreadable(&path, &error)];
+                failure = Some(error).filter(|error| !is_absent(error));
+                found
             }
         };
         if self.good_endpoints.is_none() {
             let former = self.copy(COPY);
             self.good_endpoints = former.and_then(|text| endpoints::parse(&shown_name, &text).ok());
+        }
+        if let (Some(error), None) = (failure, &self.good_endpoints) {
+            self.unsure = Some(format!("reading {}: {error}", path.display()));
         }
         said.diagnostics.extend(found);
         self.good_endpoints.clone().unwrap_or_default()
@@ -251,5 +261,60 @@ fn unreadable(path: &Path, error: &io::Error) -> view::Diagnostic {
         field: String::new(),
         message: format!("cannot be read: {error}"),
         help: Some("make it readable for the agent; the last good form stays in force".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                          metadata: {name: a, namespace: default}\nspec: {podSelector: {}, policyTypes: [Egress]}\n";
+
+    fn files(folder: &Path) -> Files {
+        let (policies, endpoints) = (folder.join("policies"), folder.join("endpoints.yaml"));
+        fs::create_dir_all(&policies).unwrap();
+        Files::new(Some(policies), Some(endpoints), &folder.join("state"), super::super::FEATURES).unwrap()
+    }
+
+    /// A link that leads to itself: reading it fails, and the system does not say that it is not there.
+    fn unreadable_at(path: &Path) {
+        let _ = fs::remove_file(path);
+        std::os::unix::fs::symlink(path, path).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_what_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policies/a.yaml");
+        let endpoints = folder.path().join("endpoints.yaml");
+        let mut first = files(folder.path());
+        fs::write(&policy, POLICY).unwrap();
+        fs::write(&endpoints, "endpoints: [{name: a, namespace: default, addresses: [192.0.2.1]}]").unwrap();
+        let read = |files: &mut Files| {
+            let said = &mut Said::default();
+            (files.read_policies(said).len(), files.read_endpoints(said).endpoints.len(), files.is_sure())
+        };
+        assert_eq!(read(&mut first), (1, 1, Ok(())));
+        unreadable_at(&policy);
+        unreadable_at(&endpoints);
+        assert_eq!(read(&mut first), (1, 1, Ok(())), "the last good forms hold");
+        assert_eq!(read(&mut files(folder.path())).0, 1, "also for the next agent, from its copies");
+
+        // Not even the copies can be read: then nobody knows what should hold.
+        unreadable_at(&folder.path().join("state/accepted/a.yaml"));
+        let (_, _, is_sure) = read(&mut files(folder.path()));
+        assert!(is_sure.unwrap_err().contains("a.yaml"));
+        fs::remove_file(&policy).unwrap();
+        unreadable_at(&folder.path().join("state/accepted/endpoints"));
+        let (_, _, is_sure) = read(&mut files(folder.path()));
+        assert!(is_sure.unwrap_err().contains("endpoints"));
+        assert_eq!(read(&mut first), (0, 1, Ok(())), "a file that is gone takes its rules along");
+
+        fs::remove_dir(folder.path().join("policies")).unwrap();
+        let mut next = files(folder.path());
+        fs::remove_dir(folder.path().join("policies")).unwrap();
+        unreadable_at(&folder.path().join("policies"));
+        assert!(read(&mut next).2.unwrap_err().contains("policies"), "a folder that cannot be listed is not empty");
     }
 }

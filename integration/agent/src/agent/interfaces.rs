@@ -357,8 +357,8 @@ mod tests {
 
     fn file(interface_of_a: &str) -> EndpointsFile {
         let text = format!(
-            "endpoints:\n- {{name: a, interface: {interface_of_a}, addresses: [192.0.2.1]}}\n\
-             - {{name: b, netns: /run/netns/b, addresses: [192.0.2.2]}}\n"
+            "endpoints:\n- {{name: a, namespace: default, interface: {interface_of_a}, addresses: [192.0.2.1]}}\n\
+             - {{name: b, namespace: default, netns: /run/netns/b, addresses: [192.0.2.2]}}\n"
         );
         namegate_config::endpoints::parse("endpoints.yaml", &text).unwrap()
     }

@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn the_machine_has_its_addresses_unless_the_file_gives_them_away() {
-        let text = "host: {addresses: [192.0.2.1]}\nendpoints:\n- {name: a, addresses: [192.0.2.9, 192.0.2.15]}\n";
+        let text = "host: {addresses: [192.0.2.1]}\nendpoints:\n- {name: a, namespace: default, addresses: [192.0.2.9, 192.0.2.15]}\n";
         let mut file = namegate_config::endpoints::parse("endpoints.yaml", text).unwrap();
         let set = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         let own = Own {
