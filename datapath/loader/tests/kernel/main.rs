@@ -5,6 +5,8 @@
 
 mod attachment;
 mod bench;
+mod frames;
+mod icmp_errors;
 mod lifecycle;
 mod node;
 mod redirect;
