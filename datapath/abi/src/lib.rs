@@ -37,7 +37,8 @@ pub use maps::{
     flow_flags, icmp_way, identity, limits, map_names, policy_flags, policy_verdict,
 };
 pub use neighbour::{
-    Claim, LinkAddress, LinkFrame, LinkOwner, Mac, arp, arp_addresses, discovery, discovery_of_node, solicitation,
+    Claim, DiscoveryHead, LinkAddress, LinkFrame, LinkOwner, Mac, arp, arp_addresses, discovery, discovery_of_node,
+    solicitation,
 };
 pub use opening::{
     HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, begins_quic,
