@@ -13,11 +13,14 @@
 //! # Ok::<(), namegate_loader::LoadError>(())
 //! ```
 
+mod attach;
+mod bpf;
 mod bpffs;
 mod datapath;
 mod error;
 mod events;
 mod flows;
+mod inspect;
 pub mod links;
 mod netlink;
 pub mod netns;
@@ -34,4 +37,5 @@ pub mod untracked;
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;
 pub use events::{Events, Opening, Openings};
+pub use inspect::{Fault, Inspector};
 pub use spec::MapLimits;
