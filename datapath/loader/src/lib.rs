@@ -18,6 +18,7 @@ mod datapath;
 mod error;
 mod events;
 pub mod links;
+mod lock;
 mod netlink;
 pub mod netns;
 mod node;
@@ -29,8 +30,10 @@ mod spec;
 mod tables;
 pub mod trial;
 pub mod untracked;
+pub mod upkeep;
 
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;
 pub use events::{Events, Opening, Openings};
+pub use lock::PinsLock;
 pub use spec::MapLimits;
