@@ -1,15 +1,16 @@
 //! Policies and endpoints as files: read, kept in their last good form, and told apart from what is refused.
 //!
 //! A file is one unit: with a mistake in it the whole file is refused and its last good form stays in force, also over a
-//! restart (a copy lies in the state directory). A file that goes away takes its rules along.
+//! restart (a copy lies in the state directory). A file that goes away takes its rules and its copy along, also while there is
+//! no agent: one of the same name that comes later begins anew.
 
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use anyhow::Context;
 use namegate_api::view::{self, DocumentState};
 use namegate_config::{
     diagnostic::Diagnostic,
@@ -17,10 +18,16 @@ use namegate_config::{
     policy::{self, Document, Features},
 };
 
-use super::sources::Said;
+use super::{problems::Problems, sources::Said, state::Copies};
 
 /// Endings of policy files.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+/// Folder of copies in the state directory.
+const ACCEPTED: &str = "accepted";
+/// The copy of the endpoints file.
+const ENDPOINTS: &str = "endpoints";
+/// Code of what cannot be read at all.
+pub(crate) const UNREADABLE: &str = "namegate::unreadable";
 
 /// The files and their last good forms.
 #[derive(Debug)]
@@ -28,7 +35,9 @@ pub(crate) struct Files {
     policies: Option<PathBuf>,
     endpoints: Option<PathBuf>,
     /// Copies of accepted files.
-    accepted: PathBuf,
+    accepted: Copies,
+    /// Copies of files that were gone when the agent started are gone too.
+    swept: bool,
     /// Last good form by file name.
     good: BTreeMap<String, Vec<Document>>,
     good_endpoints: Option<EndpointsFile>,
@@ -42,10 +51,16 @@ impl Files {
         endpoints: Option<PathBuf>,
         state: &Path,
         features: Features,
-    ) -> anyhow::Result<Self> {
-        let accepted = state.join("accepted");
-        fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features })
+        problems: Arc<Problems>,
+    ) -> Self {
+        let accepted = Copies::open(state.join(ACCEPTED), problems);
+        let (good, good_endpoints) = (BTreeMap::new(), None);
+        Self { policies, endpoints, accepted, swept: false, good, good_endpoints, features }
+    }
+
+    /// Whether copies wait to be written or removed.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.accepted.is_behind()
     }
 
     /// Folder of policies and the endpoints file.
@@ -55,6 +70,7 @@ impl Files {
 
     /// Reads the folder anew; returns the documents in force.
     pub(crate) fn read_policies(&mut self, said: &mut Said) -> Vec<Document> {
+        self.accepted.retry();
         if let Some(folder) = self.policies.clone() {
             self.read_folder(&folder, said);
         }
@@ -73,7 +89,14 @@ impl Files {
                 return;
             }
         };
-        self.good.retain(|name, _| files.contains_key(name));
+        let known = if self.swept { Vec::new() } else { self.accepted.names() };
+        self.swept = true;
+        let former = known.into_iter().filter(|name| name != ENDPOINTS);
+        let gone = former.chain(self.good.keys().cloned()).filter(|name| !files.contains_key(name));
+        for name in gone.collect::<Vec<_>>() {
+            self.good.remove(&name);
+            self.accepted.remove(&name);
+        }
         for (name, path) in files {
             self.read_policy(&name, &path, said);
         }
@@ -97,12 +120,12 @@ impl Files {
         }
         said.documents.extend(parsed.documents.iter().map(|one| line(&shown_name, one, DocumentState::Accepted)));
         self.good.insert(name.to_owned(), parsed.documents);
-        self.save(name, &text);
+        self.accepted.save(name, &text);
     }
 
     fn keep_former(&mut self, name: &str, shown_name: &str, said: &mut Said) {
         if !self.good.contains_key(name)
-            && let Ok(text) = fs::read_to_string(self.accepted.join(name))
+            && let Some(text) = self.accepted.read(name)
         {
             self.good.insert(name.to_owned(), policy::parse_with(shown_name, &text, &self.features).documents);
         }
@@ -116,13 +139,12 @@ impl Files {
 
     /// Reads the endpoints file anew; returns the endpoints in force.
     pub(crate) fn read_endpoints(&mut self, said: &mut Said) -> EndpointsFile {
-        const COPY: &str = "endpoints";
         let Some(path) = self.endpoints.clone() else { return EndpointsFile::default() };
         let shown_name = path.display().to_string();
         let found = match fs::read_to_string(&path) {
             Ok(text) => match endpoints::parse(&shown_name, &text) {
                 Ok(file) => {
-                    self.save(COPY, &text);
+                    self.accepted.save(ENDPOINTS, &text);
                     self.good_endpoints = Some(file);
                     Vec::new()
                 }
@@ -131,23 +153,18 @@ impl Files {
             Err(error) => vec![unreadable(&path, &error)],
         };
         if self.good_endpoints.is_none() {
-            let former = fs::read_to_string(self.accepted.join(COPY)).ok();
+            let former = self.accepted.read(ENDPOINTS);
             self.good_endpoints = former.and_then(|text| endpoints::parse(&shown_name, &text).ok());
         }
         said.diagnostics.extend(found);
         self.good_endpoints.clone().unwrap_or_default()
     }
+}
 
-    fn save(&self, name: &str, text: &str) {
-        let path = self.accepted.join(name);
-        if fs::read_to_string(&path).is_ok_and(|former| former == text) {
-            return;
-        }
-        let beside = self.accepted.join(format!(".{name}.new"));
-        if let Err(error) = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &path)) {
-            tracing::warn!(%error, file = %path.display(), "the last good form of a file could not be kept");
-        }
-    }
+/// Whether a last good form of the endpoints file is kept.
+pub(crate) fn has_former_endpoints(state: &Path) -> bool {
+    let text = fs::read_to_string(state.join(ACCEPTED).join(ENDPOINTS));
+    text.is_ok_and(|text| endpoints::parse(ENDPOINTS, &text).is_ok())
 }
 
 /// Policy files of the folder by name; hidden ones are left out.
@@ -157,11 +174,19 @@ fn list(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
         let path = entry?.path();
         let is_policy = path.extension().and_then(|ending| ending.to_str()).is_some_and(|it| ENDINGS.contains(&it));
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'));
-        if let Some(name) = name.filter(|_| is_policy && path.is_file()) {
+        if let Some(name) = name.filter(|_| is_policy && may_be_file(&path)) {
             files.insert(name.to_owned(), path.clone());
         }
     }
     Ok(files)
+}
+
+/// What cannot be looked at may be one: reading it says why, and its last good form stays.
+fn may_be_file(path: &Path) -> bool {
+    match fs::metadata(path) {
+        Ok(found) => found.is_file(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 /// The line of an object.
@@ -208,7 +233,7 @@ fn unreadable(path: &Path, error: &io::Error) -> view::Diagnostic {
         line: 0,
         column: 0,
         severity: view::Severity::Error,
-        code: "namegate::unreadable".to_owned(),
+        code: UNREADABLE.to_owned(),
         field: String::new(),
         message: format!("cannot be read: {error}"),
         help: Some("make it readable for the agent; the last good form stays in force".to_owned()),

@@ -11,9 +11,10 @@ use namegate_kubernetes::{PolicyObject, Report, Snapshot, Who};
 
 use super::{
     cluster::Cluster,
-    files::Files,
+    files::{self, Files},
     interfaces::{self, Interfaces},
     objects::Objects,
+    problems::{ProblemKind, Problems},
 };
 use namegate_api::view;
 use namegate_config::{
@@ -54,6 +55,8 @@ struct Joined {
 /// What the policies of one reading came to, for the next where none has changed.
 struct Translated {
     policies: Arc<[PolicyObject]>,
+    /// Whether they are those of an earlier run.
+    is_saved: bool,
     /// What was said of the files.
     of_files: Said,
     catalog: Catalog,
@@ -101,17 +104,43 @@ pub(crate) struct Facts {
 
 impl Sources {
     /// Nothing read yet.
-    pub(crate) fn new(settings: &Settings, features: Features, cluster: Option<Cluster>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        settings: &Settings,
+        features: Features,
+        cluster: Option<Cluster>,
+        problems: &Arc<Problems>,
+    ) -> Self {
         let (policies, endpoints) = (settings.policies.clone(), settings.endpoints.clone());
-        Ok(Self {
-            files: Files::new(policies, endpoints, &settings.state, features)?,
-            objects: Objects::new(&settings.state, features)?,
+        Self {
+            files: Files::new(policies, endpoints, &settings.state, features, Arc::clone(problems)),
+            objects: Objects::new(&settings.state, features, Arc::clone(problems)),
             cluster,
             read: None,
             joined: None,
             translated: None,
             reported: None,
-        })
+        }
+    }
+
+    /// Whether copies of what is in force wait to be written or removed.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.files.is_behind() || self.objects.is_behind()
+    }
+
+    /// Raises what a reading could not read: the last good form is in force, or nothing is.
+    pub(crate) fn raise(&self, reading: &Reading, problems: &Problems) {
+        const SUBJECT: &str = "file ";
+        let endpoints = self.files.paths().1.map(|path| path.display().to_string());
+        let is_wrong = |one: &&view::Diagnostic| {
+            let of_endpoints = one.severity == view::Severity::Error && endpoints.as_deref() == Some(&*one.file);
+            one.code == files::UNREADABLE || of_endpoints
+        };
+        let wrong = reading.said.diagnostics.iter().filter(is_wrong).map(|one| {
+            let place = if one.line == 0 { String::new() } else { format!("line {}: ", one.line) };
+            let message = format!("{place}{}; the last good form stays in force", one.message);
+            (format!("{SUBJECT}{}", one.file), message)
+        });
+        problems.replace(ProblemKind::Source, SUBJECT, wrong);
     }
 
     /// Files that are followed.
@@ -144,6 +173,8 @@ impl Sources {
             Some(cluster) => Some(cluster.snapshot()?),
             None => None,
         };
+        let is_saved = snapshot.as_ref().is_some_and(|snapshot| snapshot.saved);
+        self.objects.retry();
         let mut reading = Reading::default();
         let mut said = Said::default();
         let documents = self.files.read_policies(&mut said);
@@ -165,10 +196,12 @@ impl Sources {
         let is_same = |last: &Translated| {
             documents.is_empty()
                 && Arc::ptr_eq(&last.policies, &policies)
+                && last.is_saved == is_saved
                 && (&last.of_files, &last.catalog, last.is_closed) == (&said, &catalog, is_closed)
         };
         let translated = self.translated.take().filter(is_same);
-        let translated = translated.unwrap_or_else(|| self.translate(documents, policies, said, catalog, is_closed));
+        let translated =
+            translated.unwrap_or_else(|| self.translate(documents, (policies, is_saved), said, catalog, is_closed));
         reading.rules = Arc::clone(&translated.rules);
         reading.said = Arc::clone(&translated.said);
         self.translated = Some(translated);
@@ -178,7 +211,7 @@ impl Sources {
     fn translate(
         &mut self,
         of_folder: Vec<Document>,
-        policies: Arc<[PolicyObject]>,
+        (policies, is_saved): (Arc<[PolicyObject]>, bool),
         of_files: Said,
         catalog: Catalog,
         is_closed: bool,
@@ -186,15 +219,15 @@ impl Sources {
         let mut said = of_files.clone();
         let mut documents: Vec<Arc<Document>> = of_folder.into_iter().map(Arc::new).collect();
         if self.cluster.is_some() {
-            documents.extend(self.objects.read(&policies, &mut said));
+            documents.extend(self.objects.read(&policies, is_saved, &mut said));
         }
         let policy::Translated { mut rules, diagnostics } = policy::translate(&documents, &catalog);
-        said.diagnostics.extend(diagnostics.iter().map(super::files::shown));
+        said.diagnostics.extend(diagnostics.iter().map(files::shown));
         count_rules(&mut said, &rules);
         if is_closed {
             rules.extend(CLOSED.iter().cloned());
         }
-        Translated { policies, of_files, catalog, is_closed, rules: rules.into(), said: Arc::new(said) }
+        Translated { policies, is_saved, of_files, catalog, is_closed, rules: rules.into(), said: Arc::new(said) }
     }
 }
 
