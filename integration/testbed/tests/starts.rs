@@ -74,8 +74,7 @@ fn wait_problem(agent: &Agent<'_>, kind: &str, words: &str) -> String {
 }
 
 fn wait_well(agent: &Agent<'_>) {
-    let well = |agent: &Agent<'_>| Ok(agent.get("/v1/healthz")?.status == 200);
-    agent.wait_for("health", |agent| Ok(well(agent)?.then_some(()))).unwrap();
+    agent.wait_for("health", |agent| Ok((agent.get("/v1/healthz")?.status == 200).then_some(()))).unwrap();
 }
 
 #[test]
@@ -98,7 +97,11 @@ fn a_start_without_what_the_settings_name_says_the_next_step() {
         ("kubeconfig", json!({"kubernetes": {"node": "n", "kubeconfig": "nowhere"}}), "`kubernetes.kubeconfig`"),
         ("pins", json!({"pins": agent.path("pins")}), "is not on a BPF file system; mount one there"),
         ("port", json!({"metrics": {"listen": port}}), "another program listens on"),
-        ("resolver", json!({"dns": {"resolvers": ["0.0.0.0"]}}), "no resolver that an endpoint asks"),
+        (
+            "resolver",
+            json!({"dns": {"resolvers": ["0.0.0.0"]}}),
+            "write the address that stands in the endpoints' `resolv.conf`",
+        ),
         ("key", json!({"polices": "p"}), "there is no such field"),
     ] {
         let mut change = change;
@@ -227,15 +230,16 @@ fn a_state_that_is_no_folder_is_said_and_no_reason_not_to_start() {
 }
 
 /// What the file `more.yaml` is said to be.
-fn more(agent: &Agent<'_>) -> Option<String> {
-    let policy = agent.policy().unwrap();
+fn more(policy: &Value) -> Option<String> {
     let documents = policy["documents"].as_array().unwrap().iter();
     let found = documents.clone().find(|one| text(&one["file"]).ends_with("more.yaml"));
     found.map(|found| text(&found["state"]))
 }
 
 fn wait_more(agent: &Agent<'_>, want: Option<&str>) {
-    agent.wait_for(&format!("{want:?}"), |agent| Ok((more(agent).as_deref() == want).then_some(()))).unwrap();
+    let is_held = |policy: &Value| policy["revision"]["wanted"] == policy["revision"]["enforced"];
+    let is_so = |policy: &Value| is_held(policy) && more(policy).as_deref() == want;
+    agent.wait_for(&format!("{want:?}"), |agent| Ok(is_so(&agent.policy()?).then_some(()))).unwrap();
 }
 
 #[test]
@@ -256,7 +260,7 @@ fn a_deleted_policy_stays_deleted() {
     assert!(!opens(tiefighter, echo(DENIED)), "the rules of the deleted file");
     agent.kill().unwrap();
     agent.run().unwrap();
-    assert_eq!(more(&agent).as_deref(), Some("refused"), "after a restart");
+    wait_more(&agent, Some("refused"));
     assert!(!opens(tiefighter, echo(DENIED)), "the rules of the deleted file, after a restart");
 
     // Deleted while there is no agent, and written again later.
@@ -265,7 +269,7 @@ fn a_deleted_policy_stays_deleted() {
     agent.kill().unwrap();
     std::fs::remove_file(&file).unwrap();
     agent.run().unwrap();
-    assert_eq!(more(&agent), None);
+    wait_more(&agent, None);
     std::fs::write(&file, &mistake).unwrap();
     wait_more(&agent, Some("refused"));
     assert!(!opens(tiefighter, echo(DENIED)), "the rules of a file that was deleted meanwhile");
@@ -341,8 +345,8 @@ fn names_of_others_steer_no_terminal() {
     let agent = Agent::start(&world, &options()).unwrap();
     let name = OsStr::from_bytes("x\x1b[2J\u{9b}31m\u{202e}.yaml".as_bytes());
     std::fs::write(agent.path("policies").join(name), "kind: [\n").unwrap();
-    let is_said = |agent: &Agent<'_>| Ok(!agent.policy()?["diagnostics"].as_array().unwrap().is_empty());
-    agent.wait_for("a mistake", |agent| Ok(is_said(agent)?.then_some(()))).unwrap();
+    let is_said = |policy: &Value| !policy["diagnostics"].as_array().unwrap().is_empty();
+    agent.wait_for("a mistake", |agent| Ok(is_said(&agent.policy()?).then_some(()))).unwrap();
     let steers = |text: &str| text.chars().any(|one| one != '\n' && (one.is_control() || one == '\u{202e}'));
     for arguments in [&["status"][..], &["status", "-o", "json"]] {
         let (code, page, _) = namegate(&agent, arguments);

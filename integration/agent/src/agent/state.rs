@@ -48,6 +48,8 @@ fn write(path: &Path, octets: &[u8]) -> io::Result<File> {
 pub(crate) struct Copies {
     folder: PathBuf,
     problems: Arc<Problems>,
+    /// The folder is there.
+    made: bool,
     /// What the folder should hold and does not yet: the text, or nothing.
     pending: BTreeMap<String, Option<String>>,
 }
@@ -55,9 +57,8 @@ pub(crate) struct Copies {
 impl Copies {
     /// The copies in a folder, which is made where it is missing.
     pub(crate) fn open(folder: PathBuf, problems: Arc<Problems>) -> Self {
-        let copies = Self { folder, problems, pending: BTreeMap::new() };
-        let made = copies.make_folder();
-        copies.note(made);
+        let mut copies = Self { folder, problems, made: false, pending: BTreeMap::new() };
+        copies.retry();
         copies
     }
 
@@ -99,7 +100,7 @@ impl Copies {
 
     /// Whether the folder lags behind.
     pub(crate) fn is_behind(&self) -> bool {
-        !self.pending.is_empty()
+        !self.made || !self.pending.is_empty()
     }
 
     /// Carries out what could not be before.
@@ -108,6 +109,7 @@ impl Copies {
             return;
         }
         let mut carried_out = self.make_folder();
+        self.made = carried_out.is_ok();
         while carried_out.is_ok()
             && let Some((name, text)) = self.pending.first_key_value()
         {
