@@ -12,6 +12,7 @@ pub mod cases;
 pub mod diagnostic;
 mod document;
 pub mod endpoints;
+pub mod fair_ring;
 pub mod l7;
 mod label_syntax;
 pub mod labels;
@@ -27,5 +28,6 @@ pub mod rule;
 pub mod schema;
 pub mod services;
 pub mod settings;
+pub mod shares;
 
 pub use reader::nearest_first;

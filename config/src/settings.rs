@@ -68,11 +68,23 @@ pub struct Limits {
     pub flows: u32,
     /// Enforced endpoints.
     pub endpoints: u32,
+    /// Connections of the layer 7 proxy at a time: no rows.
+    pub l7_connections: u32,
+    /// Of them, those of one endpoint.
+    pub l7_connections_per_endpoint: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { addresses: 262_144, policy_rows: 262_144, cidrs: 65_536, flows: 131_072, endpoints: 4_096 }
+        Self {
+            addresses: 262_144,
+            policy_rows: 262_144,
+            cidrs: 65_536,
+            flows: 131_072,
+            endpoints: 4_096,
+            l7_connections: 16_384,
+            l7_connections_per_endpoint: 4_096,
+        }
     }
 }
 
@@ -203,7 +215,10 @@ fn word<T: Copy>(reader: &mut Reader<'_>, object: &Object<'_>, key: &str, chosen
 
 fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
     const ROWS_MAX: u32 = 1 << 24;
-    let object = reader.object(value, &["addresses", "policyRows", "cidrs", "flows", "endpoints"])?;
+    const CONNECTIONS_MAX: u32 = 1 << 20;
+    const KEYS: [&str; 7] =
+        ["addresses", "policyRows", "cidrs", "flows", "endpoints", "l7Connections", "l7ConnectionsPerEndpoint"];
+    let object = reader.object(value, &KEYS)?;
     let mut limits = Limits::default();
     numbers(
         reader,
@@ -214,6 +229,8 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
             ("cidrs", &mut limits.cidrs, 1..=ROWS_MAX),
             ("flows", &mut limits.flows, 1..=ROWS_MAX),
             ("endpoints", &mut limits.endpoints, 1..=65_536),
+            ("l7Connections", &mut limits.l7_connections, 1..=CONNECTIONS_MAX),
+            ("l7ConnectionsPerEndpoint", &mut limits.l7_connections_per_endpoint, 1..=CONNECTIONS_MAX),
         ],
     );
     Some(limits)
@@ -300,8 +317,10 @@ dns:
   namesPerEndpointMax: 20
   upstreamTimeoutMs: 30
   cacheEntries: 40
+  pendingMax: 60
+  pendingPerEndpointMax: 50
   workers: 2
-limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
+limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5, l7Connections: 6, l7ConnectionsPerEndpoint: 7}
 ";
 
     #[test]
@@ -324,6 +343,8 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
             names_per_endpoint_max: 20,
             upstream_timeout_ms: 30,
             cache_entries: 40,
+            pending_max: 60,
+            pending_per_endpoint_max: 50,
             workers: 2,
         };
         assert_eq!(dns.resolver_selector(), None);
@@ -338,7 +359,15 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
             audit: true,
             metrics: Metrics { listen: Some("[::1]:9960".parse().unwrap()) },
             dns,
-            limits: Limits { addresses: 1, policy_rows: 2, cidrs: 3, flows: 4, endpoints: 5 },
+            limits: Limits {
+                addresses: 1,
+                policy_rows: 2,
+                cidrs: 3,
+                flows: 4,
+                endpoints: 5,
+                l7_connections: 6,
+                l7_connections_per_endpoint: 7,
+            },
         };
         assert_eq!(settings, want);
     }

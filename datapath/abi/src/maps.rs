@@ -86,7 +86,8 @@ pub mod address_flags {
 
 /// Bits of [`FlowValue::flags`].
 pub mod flow_flags {
-    /// The identity came from a learned address: it stays with the flow when the TTL ends.
+    /// The identity came from a learned address: it stays with the flow when the TTL ends, and as long as no pod, node or
+    /// service has the address.
     pub const LEARNED: u8 = 1;
     /// A packet went the other way.
     pub const REPLIED: u8 = 2;
@@ -100,6 +101,40 @@ pub mod flow_flags {
     pub const NAME_HELD: u8 = 32;
     /// Where the number of copies stands.
     pub const COPIES_SHIFT: u32 = 6;
+}
+
+/// Values of [`FlowKey::icmp_way`].
+pub mod icmp_way {
+    use super::Direction;
+
+    /// The flow is not of ICMP.
+    pub const NONE: u8 = 0;
+    /// Requests that the endpoint receives, and its replies.
+    pub const ASKED: u8 = 1;
+    /// Requests that the endpoint sends, and the replies to it.
+    pub const ASKS: u8 = 2;
+    /// Messages without a reply that the endpoint receives.
+    pub const RECEIVES: u8 = 3;
+    /// Messages without a reply that the endpoint sends.
+    pub const SENDS: u8 = 4;
+
+    /// Requests that go in this direction.
+    #[inline(always)]
+    pub const fn of_request(direction: Direction) -> u8 {
+        match direction {
+            Direction::Ingress => ASKED,
+            Direction::Egress => ASKS,
+        }
+    }
+
+    /// Messages without a reply that go in this direction.
+    #[inline(always)]
+    pub const fn alone(direction: Direction) -> u8 {
+        match direction {
+            Direction::Ingress => RECEIVES,
+            Direction::Egress => SENDS,
+        }
+    }
 }
 
 /// Values of [`PolicyValue::verdict`].
@@ -133,14 +168,23 @@ pub struct EndpointValue {
     pub policy: u32,
     /// Scope of the addresses it learned.
     pub scope: u32,
-    /// Flows of another revision are judged again.
+    /// Counts changes of rules: flows that were judged under an earlier one are judged again.
     pub revision: u32,
     /// [`endpoint_flags`].
     pub flags: u32,
+    /// Where the count of revisions stood when an address of scope 0 was given to another or taken back: flows that were
+    /// judged before are judged again if their peer is concerned.
+    pub moved: u32,
 }
-const _: () = assert!(size_of::<EndpointValue>() == 20);
+const _: () = assert!(size_of::<EndpointValue>() == 24);
 
 impl EndpointValue {
+    /// The revision that flows are judged under now.
+    #[inline(always)]
+    pub const fn current(&self) -> u32 {
+        if self.moved > self.revision { self.moved } else { self.revision }
+    }
+
     /// Whether a policy holds in this direction.
     #[inline(always)]
     pub const fn enforces(&self, direction: Direction) -> bool {
@@ -264,14 +308,18 @@ pub struct FlowKey {
     pub local: Address,
     /// The peer's address.
     pub remote: Address,
-    /// Host order; the ICMP identifier for echoes.
+    /// Host order; the identifier of ICMP requests and replies that have one.
     pub local_port: u16,
-    /// Host order; the ICMP identifier for echoes.
+    /// Host order; the identifier of ICMP requests and replies that have one.
     pub remote_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Zero.
-    pub spare: [u8; 3],
+    /// ICMP: the type of the message, or of the request where the message is a reply; else 0.
+    pub icmp_type: u8,
+    /// ICMP: the code of a message that has no reply; else 0.
+    pub icmp_code: u8,
+    /// [`icmp_way`].
+    pub icmp_way: u8,
 }
 const _: () = assert!(size_of::<FlowKey>() == 44 && offset_of!(FlowKey, protocol) == 40);
 
@@ -285,7 +333,7 @@ pub struct FlowValue {
     pub identity: u32,
     /// Rule that allowed it.
     pub rule: u32,
-    /// [`EndpointValue::revision`] it was judged under.
+    /// [`EndpointValue::current`] when it was judged last.
     pub revision: u32,
     /// [`Direction`] of the first packet.
     pub direction: u8,

@@ -5,14 +5,15 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use namegate_abi::{
-    AddressKey, Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet,
-    Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, judge_quoting, parse, parse_inner,
+    AddressKey, Claim, Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet,
+    Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, is_related, judge_related, parse, parse_inner,
     protocol,
 };
 
 use crate::{
     frame::{Frame, LINK_OCTETS},
     maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, RESOLVERS, SCRATCH, SETTINGS, Scratch},
+    neighbour,
     opening::{self, Held},
     redirect, report,
 };
@@ -45,18 +46,26 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         }
     }
     let status = read(frame, LINK_OCTETS, packet);
+    if status == NEIGHBOUR {
+        let claim = neighbour::judge_arp(frame, endpoint, direction);
+        neighbour::describe_arp(frame, packet);
+        return resolve(frame, endpoint, packet, direction, claim);
+    }
     if status != READ {
         return unreadable(frame, endpoint, direction, status);
     }
-    let mut quotes = false;
-    if matches!(packet.class, Class::Error) {
-        quotes = read_quoted(frame, packet, quoted);
+    if packet.is_discovery() {
+        let claim = neighbour::judge_discovery(frame, endpoint, packet, direction);
+        if claim != Claim::Ordinary as u32 {
+            return resolve(frame, endpoint, packet, direction, claim);
+        }
+        packet.class = Class::Plain;
     }
-    if quotes {
-        decide(endpoint, packet, Some(quoted), direction, outcome);
-    } else {
-        decide(endpoint, packet, None, direction, outcome);
+    let mut related = false;
+    if matches!(packet.class, Class::Error) && read_quoted(frame, packet, quoted) {
+        related = relates(endpoint, packet, quoted, direction);
     }
+    decide(endpoint, packet, related, direction, outcome);
     let mut way = Way::On;
     if !outcome.reason.denies() {
         match direction {
@@ -133,11 +142,41 @@ fn read_quoted(frame: Frame, packet: &Packet, quoted: &mut Packet) -> bool {
     }
 }
 
+/// Address resolution, which its claim decides on.
+#[inline(never)]
+fn resolve(
+    frame: Frame,
+    endpoint: &EndpointValue,
+    packet: &Packet,
+    direction: Direction,
+    claim: u32,
+) -> i32 {
+    let reason = match claim {
+        PASSES => Reason::Neighbour,
+        FORM => Reason::NeighbourForm,
+        ELSEWHERE => Reason::NeighbourElsewhere,
+        _ => Reason::ForgedNeighbour,
+    };
+    report::count(frame, direction, reason);
+    if !reason.denies() {
+        return TCX_NEXT;
+    }
+    let (verdict, action) = refused(endpoint);
+    // What a link brings to all is no offence of anybody: it is counted alone.
+    if !matches!(reason, Reason::NeighbourElsewhere) {
+        report::tell(frame, endpoint, direction, packet, &Decision::plain(reason), verdict);
+    }
+    action
+}
+
+const PASSES: u32 = Claim::Passes as u32;
+const FORM: u32 = Claim::Form as u32;
+const ELSEWHERE: u32 = Claim::Elsewhere as u32;
+
 /// A packet whose headers say nothing.
 #[inline(always)]
 fn unreadable(frame: Frame, endpoint: &EndpointValue, direction: Direction, status: u32) -> i32 {
     let reason = match status {
-        NEIGHBOUR => Reason::Neighbour,
         NOT_IP if !endpoint.enforces(direction) => Reason::NoPolicy,
         NOT_IP => Reason::NotIp,
         _ => Reason::Malformed,
@@ -154,16 +193,22 @@ fn unreadable(frame: Frame, endpoint: &EndpointValue, direction: Direction, stat
 const NEIGHBOUR: u32 = Reason::Neighbour as u32;
 const NOT_IP: u32 = Reason::NotIp as u32;
 
-/// Judges the packet into `outcome`.
+/// Whether an ICMP error is about a flow of the endpoint, by the packet that it quotes.
+#[inline(never)]
+fn relates(endpoint: &EndpointValue, packet: &Packet, quoted: &Packet, direction: Direction) -> bool {
+    is_related(&Kernel::now(), endpoint, packet, quoted, direction)
+}
+
+/// Judges the packet into `outcome`; `related` is what [`relates`] says of an ICMP error.
 #[inline(never)]
 pub(crate) fn decide(
     endpoint: &EndpointValue,
     packet: &Packet,
-    quoted: Option<&Packet>,
+    related: bool,
     direction: Direction,
     outcome: &mut Decision,
 ) {
-    *outcome = judge_quoting(&Kernel::now(), endpoint, packet, quoted, direction);
+    *outcome = judge_related(&Kernel::now(), endpoint, packet, related, direction);
 }
 
 /// Writes what later packets are judged by. A row that cannot be written now is written for the next packet.

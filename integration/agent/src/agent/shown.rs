@@ -19,6 +19,7 @@ use namegate_engine::{EndpointId, EndpointView, Lookup, RowCount};
 use super::{
     clock::{boot_ns, calendar},
     gate::Gate,
+    refusals,
 };
 
 /// What the gate's thread knows of endpoints.
@@ -89,9 +90,9 @@ impl Figures {
             bound: bound.to_owned(),
             endpoint: String::new(),
             count,
-            setting: setting_of(bound).to_owned(),
+            setting: refusals::setting_of(bound).to_owned(),
         });
-        let refused = refused.collect();
+        let refused = refused.chain(gate.refusals().shown(gate.engine())).collect();
         let counters = gate.datapath().counters().unwrap_or_else(|error| {
             tracing::error!(%error, "reading counters");
             Vec::new()
@@ -105,11 +106,6 @@ impl Figures {
             openings_lost: gate.datapath().openings_lost().unwrap_or(0),
         }
     }
-}
-
-/// The setting that a bound is named after, where it is.
-fn setting_of(bound: &str) -> &str {
-    if bound.starts_with("dns.") || bound.starts_with("limits.") { bound } else { "" }
 }
 
 fn shown_counter(
