@@ -13,10 +13,13 @@
 //! # Ok::<(), namegate_loader::LoadError>(())
 //! ```
 
+mod attach;
+mod bpf;
 mod bpffs;
 mod datapath;
 mod error;
 mod events;
+mod inspect;
 pub mod links;
 mod lock;
 mod netlink;
@@ -35,5 +38,6 @@ pub mod upkeep;
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;
 pub use events::{Events, Opening, Openings};
+pub use inspect::{Fault, Inspector};
 pub use lock::PinsLock;
 pub use spec::MapLimits;

@@ -2,6 +2,7 @@
 
 mod absent;
 mod adopt;
+mod attachments;
 mod audience;
 mod book;
 mod clock;
@@ -26,6 +27,7 @@ mod kubernetes;
 mod log;
 mod objects;
 mod openings;
+mod own;
 mod problems;
 mod refusals;
 mod reload;
@@ -162,7 +164,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             .await??
     };
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
-    let links = tokio::spawn(reload::follow_links(reloader.nudge()));
+    let links = tokio::spawn(reload::follow_links(reloader.nudge(), Arc::clone(&problems)));
     // Open as long as names are looked at.
     let (names_port, _present) =
         held::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
@@ -185,8 +187,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         kubernetes,
     };
     front.serve(keeper, end()).await;
-    let tasks = [&following, &watching, &links].map(tokio::task::JoinHandle::abort_handle);
-    for task in tasks.into_iter().chain([&telling, &refusing, &looking].map(tokio::task::JoinHandle::abort_handle)) {
+    let tasks = [&following, &watching].map(tokio::task::JoinHandle::abort_handle);
+    let others = [&telling, &refusing, &links, &looking].map(tokio::task::JoinHandle::abort_handle);
+    for task in tasks.into_iter().chain(others) {
         task.abort();
     }
     stop(reloader, gate, proxy, l7).await

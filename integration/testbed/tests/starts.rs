@@ -282,13 +282,13 @@ fn what_goes_missing_later_is_said_and_changes_nothing() {
     let tiefighter = world.pod(TIE);
     let (policies, aside) = (agent.path("policies"), agent.path("aside"));
     std::fs::rename(&policies, &aside).unwrap();
-    wait_problem(&agent, "source", "cannot be read");
+    wait_problem(&agent, "lookup", "cannot be read");
     assert!(opens(tiefighter, echo(PREFIX)) && !opens(tiefighter, echo(DENIED)));
     std::fs::rename(&aside, &policies).unwrap();
     wait_well(&agent);
     let (endpoints, aside) = (agent.path("endpoints.yaml"), agent.path("endpoints.aside"));
     std::fs::rename(&endpoints, &aside).unwrap();
-    wait_problem(&agent, "source", "cannot be read");
+    wait_problem(&agent, "lookup", "cannot be read");
     assert!(opens(tiefighter, echo(PREFIX)) && !opens(tiefighter, echo(DENIED)));
     std::fs::rename(&aside, &endpoints).unwrap();
     wait_well(&agent);
@@ -309,12 +309,9 @@ fn an_interface_that_is_not_there_is_said_with_those_that_are() {
     let right = world.pod(XWING).interface.clone();
     let typo = format!("{right}x");
     edit_endpoints(&agent, |file| entry(file, XWING)["interface"] = json!(typo));
-    let said = wait_problem(&agent, "lookup", &typo);
-    assert!(
-        said.starts_with(&format!("interface {typo}: it is not there, and endpoint {XWING} is not enforced")),
-        "{said}"
-    );
-    assert!(said.contains(&format!("There are {right}, ")), "the nearest comes first: {said}");
+    let said = wait_problem(&agent, "attachment", &typo);
+    assert!(said.contains(XWING) && said.contains("it is not enforced"), "{said}");
+    assert!(said.contains(&format!("there are {right}, ")), "the nearest comes first: {said}");
     edit_endpoints(&agent, |file| entry(file, XWING)["interface"] = json!(right));
     wait_well(&agent);
 }

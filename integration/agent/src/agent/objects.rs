@@ -32,6 +32,8 @@ pub(crate) struct Objects {
     /// By origin.
     known: BTreeMap<Arc<str>, Known>,
     features: Features,
+    /// Objects whose former form may be there and could not be read, and why.
+    unsure: BTreeMap<Arc<str>, String>,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl Objects {
     /// Nothing read yet.
     pub(crate) fn new(state: &Path, features: Features, problems: Arc<Problems>) -> Self {
         let accepted = Copies::open(state.join("accepted-objects"), problems);
-        Self { accepted, swept: false, known: BTreeMap::new(), features }
+        Self { accepted, swept: false, known: BTreeMap::new(), features, unsure: BTreeMap::new() }
     }
 
     /// Whether copies wait to be written or removed.
@@ -91,6 +93,15 @@ impl Objects {
             documents.extend(known.good.iter().cloned());
         }
         documents
+    }
+
+    /// Whether the last reading knows what should hold. What could not be read is asked for again by the next one.
+    pub(crate) fn is_sure(&mut self) -> Result<(), String> {
+        let unsure = std::mem::take(&mut self.unsure);
+        for origin in unsure.keys() {
+            self.known.remove(origin);
+        }
+        unsure.into_values().next().map_or(Ok(()), Err)
     }
 
     fn forget(&mut self, objects: &[PolicyObject], is_saved: bool) {
@@ -140,8 +151,12 @@ impl Objects {
     }
 
     /// The last good form from the state directory: of this object, and of no other that had its name.
-    fn accepted(&self, object: &PolicyObject) -> Vec<Arc<Document>> {
-        let text = self.accepted.read(&copy_name(&object.origin));
+    fn accepted(&mut self, object: &PolicyObject) -> Vec<Arc<Document>> {
+        let text = self.accepted.read(&copy_name(&object.origin)).unwrap_or_else(|error| {
+            let problem = format!("reading the kept copy of {}: {error}", object.origin);
+            self.unsure.insert(Arc::clone(&object.origin), problem);
+            None
+        });
         let copy = text.and_then(|text| serde_json::from_str::<Copy>(&text).ok());
         let copy = copy.filter(|copy| copy.uid == object.version.0);
         let parsed = copy.map(|copy| policy::parse_with(&object.origin, &copy.object.to_string(), &self.features));

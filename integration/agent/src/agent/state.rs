@@ -11,7 +11,10 @@ use std::{
     sync::Arc,
 };
 
-use super::problems::{ProblemKind, Problems};
+use super::{
+    files::is_absent,
+    problems::{ProblemKind, Problems},
+};
 
 /// Owner alone: the files say which names endpoints ask for.
 const FILE_MODE: u32 = 0o600;
@@ -68,10 +71,18 @@ impl Copies {
     }
 
     /// The copy of that name.
-    pub(crate) fn read(&self, name: &str) -> Option<String> {
-        match self.pending.get(name) {
-            Some(pending) => pending.clone(),
-            None => fs::read_to_string(self.folder.join(name)).ok(),
+    ///
+    /// One that could not be read may be there: that is an error.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Option<String>> {
+        if let Some(pending) = self.pending.get(name) {
+            return Ok(pending.clone());
+        }
+        match fs::read_to_string(self.folder.join(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if is_absent(&error) => Ok(None),
+            // One that is no text any more is damaged, and is nothing to wait for.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -84,7 +95,7 @@ impl Copies {
 
     /// Keeps a copy.
     pub(crate) fn save(&mut self, name: &str, text: &str) {
-        if self.read(name).as_deref() != Some(text) {
+        if self.read(name).ok().flatten().as_deref() != Some(text) {
             self.pending.insert(name.to_owned(), Some(text.to_owned()));
             self.retry();
         }
@@ -174,11 +185,12 @@ mod tests {
         copies.save("a.yaml", "text");
         copies.save("b.yaml", "text");
         copies.remove("b.yaml");
-        assert_eq!((copies.read("a.yaml").as_deref(), copies.read("b.yaml")), (Some("text"), None));
+        let read = |copies: &Copies, name: &str| copies.read(name).unwrap();
+        assert_eq!((read(&copies, "a.yaml").as_deref(), read(&copies, "b.yaml")), (Some("text"), None));
         assert!(copies.is_behind());
         fs::remove_file(&place).unwrap();
         copies.retry();
         assert_eq!((problems.list().len(), copies.is_behind()), (0, false));
-        assert_eq!((copies.names(), copies.read("a.yaml").as_deref()), (vec!["a.yaml".to_owned()], Some("text")));
+        assert_eq!((copies.names(), read(&copies, "a.yaml").as_deref()), (vec!["a.yaml".to_owned()], Some("text")));
     }
 }

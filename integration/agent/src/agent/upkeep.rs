@@ -32,7 +32,7 @@ pub(crate) async fn follow(mut looked: Looked, door: Door, problems: Arc<Problem
     let mut raised = BTreeSet::new();
     loop {
         // Without an answer the other things are looked at all the same.
-        let interfaces = door.ask(|gate| gate.guarded()).await.unwrap_or_default();
+        let interfaces = door.ask(|gate| gate.guarded().unwrap_or_default()).await.unwrap_or_default();
         let look = move || {
             let interfaces: Vec<u32> = interfaces.into_iter().collect();
             let Looked { settings, limits, nftables, .. } = &looked;
