@@ -14,6 +14,7 @@ use namegate_config::endpoints::{Attachment, Endpoint};
 use namegate_loader::{Directions, Fault, Inspector};
 
 use super::{
+    absent::interfaces_like,
     book::Book,
     gate::{Chain, Door},
     interfaces::{self, Found},
@@ -216,8 +217,8 @@ fn unattached(wanted: &Wanted, indices: &[u32]) -> Option<String> {
 fn missing(endpoint: &Endpoint) -> String {
     match &endpoint.attachment {
         Some(Attachment::Interface(name)) => format!(
-            "it is not enforced: the interface {name} is not there; start the endpoint, or correct `interface` (`ip link` \
-             lists the interfaces)"
+            "it is not enforced: the interface {name} is not there; start the endpoint, or correct `interface`: {}",
+            interfaces_like(name)
         ),
         Some(Attachment::Netns(path)) => format!(
             "it is not enforced: no interface of this machine leads to the network namespace {}; start the endpoint, or \

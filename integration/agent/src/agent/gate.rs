@@ -23,7 +23,7 @@ use super::{
     desk::Clients,
     door::{Learn, Served},
     inbox::Next,
-    journal::Journal,
+    journal::{Journal, Opened},
     problems::{ProblemKind, Problems},
     refusals::Refusals,
 };
@@ -69,15 +69,18 @@ impl Gate {
     pub(crate) fn new(
         mut engine: Engine,
         datapath: Datapath,
-        journal: (Journal, Vec<namegate_engine::LedgerEntry>),
+        journal: (Journal, Opened),
         directions: Directions,
         clients: Arc<ArcSwap<Clients>>,
         instruments: Instruments,
         problems: Arc<Problems>,
         audit: bool,
     ) -> Result<Self, GateError> {
-        let (journal, entries) = journal;
-        engine.restore(entries);
+        let (journal, opened) = journal;
+        engine.restore(opened.entries);
+        if let Some(error) = opened.refused {
+            problems.raise(ProblemKind::State, JOURNAL, unkept(&error));
+        }
         engine.adopt(datapath.rows()?);
         Ok(Self {
             engine,
@@ -297,6 +300,7 @@ impl Gate {
             if sleep.is_zero() {
                 self.tick();
             }
+            let sleep = self.journal.retries_in().map_or(sleep, |retry| retry.min(sleep));
             match served.next(sleep.min(IDLE)) {
                 Next::Answers(Learn { answers, since, done }) => {
                     let results = self.learn(&answers);
@@ -356,22 +360,33 @@ impl Gate {
     /// Brings the journal up to date.
     fn keep(&mut self) {
         let entries = self.engine.take_ledger();
-        if entries.is_empty() {
-            return;
-        }
-        let kept = match self.journal.append(&entries) {
-            Ok(()) if self.journal.wants_snapshot() => self.journal.replace(&self.engine.snapshot()),
-            other => other,
-        };
-        const SUBJECT: &str = "journal";
-        match kept {
-            Ok(()) => self.problems.clear(ProblemKind::State, SUBJECT),
-            Err(error) => {
-                let message = format!("the journal can't be written, a restart would forget names: {error}");
-                self.problems.raise(ProblemKind::State, SUBJECT, message);
+        let kept = if !self.journal.is_whole() {
+            if !self.journal.may_retry() {
+                return;
             }
+            self.journal.replace(&self.engine.snapshot())
+        } else if entries.is_empty() {
+            return;
+        } else {
+            match self.journal.append(&entries) {
+                Ok(()) if self.journal.wants_snapshot() => self.journal.replace(&self.engine.snapshot()),
+                other => other,
+            }
+        };
+        match kept {
+            Ok(()) => self.problems.clear(ProblemKind::State, JOURNAL),
+            Err(error) => self.problems.raise(ProblemKind::State, JOURNAL, unkept(&error)),
         }
     }
+}
+
+/// The journal among problems.
+const JOURNAL: &str = "journal";
+
+fn unkept(error: &std::io::Error) -> String {
+    format!(
+        "it can't be written, a restart would forget names: {error}. Make room in the folder `state`, or set another"
+    )
 }
 
 impl Running {
