@@ -52,7 +52,16 @@ impl Files {
     ) -> anyhow::Result<Self> {
         let accepted = state.join("accepted");
         fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features, unsure: None, is_listed: false })
+        Ok(Self {
+            policies,
+            endpoints,
+            accepted,
+            good: BTreeMap::new(),
+            good_endpoints: None,
+            features,
+            unsure: None,
+            is_listed: false,
+        })
     }
 
     /// Folder of policies and the endpoints file.
