@@ -33,6 +33,7 @@ const REFUSALS: &[Refusal] = &[
             &["refused_total", "copies of handshakes"],
             &["refused_total", "handshakes"],
             &["name_checks_total", "refused"],
+            &["name_checks_total", "unread"],
         ],
     },
     Refusal { what: "names beyond the bound of an endpoint", any: &[&["refused_total", "dns.namesPerEndpointMax"]] },
@@ -92,6 +93,7 @@ fn honest(report: &mut Report, tally: &Tally) {
     }
     let at = |quantile| format_ms(tally.latency.value_at_quantile(quantile));
     let most = format_ms(tally.latency.max());
+    report.value("honest look-ups that were asked a second time", &tally.again.to_string());
     report.value("latency of honest look-ups", &format!("p50 {}, p99 {}, max {most}", at(0.5), at(0.99)));
 }
 
@@ -104,7 +106,7 @@ fn refusals(report: &mut Report, seen: &Seen) {
     for refusal in REFUSALS {
         let grown: Vec<_> = refusal.any.iter().flat_map(|texts| seen.grown.with(texts)).collect();
         let sum: f64 = grown.iter().map(|(_, by)| by).sum();
-        report.row(&format!("counted: {}", refusal.what), "some", &format!("{sum}"), sum > 0.0);
+        report.row(&format!("counted: {}", refusal.what), "some", &format!("{}", sum.max(0.0)), sum > 0.0);
     }
 }
 
