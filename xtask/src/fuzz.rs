@@ -16,7 +16,7 @@ use crate::shell::{self, Tool};
 
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// Everything that can be fuzzed; the same as in the package `namegate-fuzz-targets`.
-const TARGETS: [&str; 15] = [
+const TARGETS: [&str; 16] = [
     "policy_yaml",
     "cidr",
     "pattern",
@@ -24,6 +24,7 @@ const TARGETS: [&str; 15] = [
     "settings",
     "endpoints",
     "dns_wire",
+    "neighbour",
     "packet",
     "quic_initial",
     "api",

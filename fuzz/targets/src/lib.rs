@@ -17,6 +17,7 @@ mod dns_wire;
 mod endpoints;
 mod http_head;
 mod kubernetes_json;
+mod neighbour;
 mod packet;
 mod pattern;
 mod policy_yaml;
@@ -33,6 +34,7 @@ pub use dns_wire::dns_wire;
 pub use endpoints::endpoints;
 pub use http_head::http_head;
 pub use kubernetes_json::kubernetes_json;
+pub use neighbour::neighbour;
 pub use packet::packet;
 pub use pattern::pattern;
 pub use policy_yaml::policy_yaml;
@@ -52,7 +54,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "api", check: api },
     Target { name: "cidr", check: cidr },
     Target { name: "cni_stdin", check: cni_stdin },
@@ -60,6 +62,7 @@ pub const TARGETS: [Target; 15] = [
     Target { name: "endpoints", check: endpoints },
     Target { name: "http_head", check: http_head },
     Target { name: "kubernetes_json", check: kubernetes_json },
+    Target { name: "neighbour", check: neighbour },
     Target { name: "packet", check: packet },
     Target { name: "pattern", check: pattern },
     Target { name: "policy_yaml", check: policy_yaml },
