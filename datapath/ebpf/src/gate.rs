@@ -29,7 +29,7 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
     let frame = Frame::new(context);
     // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
     let Some(endpoint) = (unsafe { ENDPOINTS.get(frame.interface()) }) else {
-        return TCX_NEXT;
+        return closed(frame, direction);
     };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return TCX_DROP; // The map has this one row: never.
@@ -111,6 +111,14 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         Way::Back => redirect::back(frame, settings, outcome.proxy_port),
         Way::Agent => TCX_DROP,
     }
+}
+
+/// Programs are attached where an endpoint is to be enforced. Without its row everything is denied, address resolution too.
+/// An endpoint that leaves is detached before its row is removed.
+#[inline(never)]
+fn closed(frame: Frame, direction: Direction) -> i32 {
+    report::count(frame, direction, Reason::NoEndpoint);
+    TCX_DROP
 }
 
 /// Where an allowed packet goes.

@@ -16,7 +16,9 @@ mod cni_stdin;
 mod dns_wire;
 mod endpoints;
 mod http_head;
+mod icmp_errors;
 mod kubernetes_json;
+mod link;
 mod neighbour;
 mod packet;
 mod pattern;
@@ -33,6 +35,7 @@ pub use cni_stdin::cni_stdin;
 pub use dns_wire::dns_wire;
 pub use endpoints::endpoints;
 pub use http_head::http_head;
+pub use icmp_errors::icmp_errors;
 pub use kubernetes_json::kubernetes_json;
 pub use neighbour::neighbour;
 pub use packet::packet;
@@ -54,13 +57,14 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "api", check: api },
     Target { name: "cidr", check: cidr },
     Target { name: "cni_stdin", check: cni_stdin },
     Target { name: "dns_wire", check: dns_wire },
     Target { name: "endpoints", check: endpoints },
     Target { name: "http_head", check: http_head },
+    Target { name: "icmp_errors", check: icmp_errors },
     Target { name: "kubernetes_json", check: kubernetes_json },
     Target { name: "neighbour", check: neighbour },
     Target { name: "packet", check: packet },

@@ -12,14 +12,16 @@ use crate::bench::{
 };
 
 #[test]
-fn without_an_endpoint_row_everything_passes() {
+fn without_an_endpoint_row_nothing_passes() {
     run(|bench| {
         for to in ["198.51.100.7:7", "[2001:db8:7::7]:7"] {
-            assert!(bench.connects(to, ANSWERED), "TCP to {to}");
-            assert!(bench.echoes(to, 100, ANSWERED), "UDP to {to}");
+            assert!(!bench.connects(to, DROPPED), "TCP to {to}");
+            assert!(!bench.echoes(to, 100, DROPPED), "UDP to {to}");
         }
         assert_eq!(bench.told(), []);
-        assert_eq!(bench.datapath.borrow().counters().unwrap(), []);
+        let counters = bench.datapath.borrow().counters().unwrap();
+        assert!(counters.iter().all(|(_, reason, _)| *reason == Reason::NoEndpoint), "{counters:?}");
+        assert!(bench.packets(Direction::Egress, Reason::NoEndpoint) > 0);
         assert_eq!(bench.datapath.borrow().flow_rows(), 0);
     });
 }
