@@ -52,7 +52,16 @@ impl Files {
     ) -> anyhow::Result<Self> {
         let accepted = state.join("accepted");
         fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features, unsure: None, is_listed: false })
+        Ok(Self {
+            policies,
+            endpoints,
+            accepted,
+            good: BTreeMap::new(),
+            good_endpoints: None,
+            features,
+            unsure: None,
+            is_listed: false,
+        })
     }
 
     /// Folder of policies and the endpoints file.
@@ -311,10 +320,12 @@ mod tests {
         assert!(is_sure.unwrap_err().contains("endpoints"));
         assert_eq!(read(&mut first), (0, 1, Ok(())), "a file that is gone takes its rules along");
 
-        fs::remove_dir(folder.path().join("policies")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("endpoints.yaml"), "endpoints: []").unwrap();
         let mut next = files(folder.path());
         fs::remove_dir(folder.path().join("policies")).unwrap();
         unreadable_at(&folder.path().join("policies"));
-        assert!(read(&mut next).2.unwrap_err().contains("policies"), "a folder that cannot be listed is not empty");
+        let problem = read(&mut next).2.unwrap_err();
+        assert!(problem.contains("policies"), "a folder that cannot be listed is not empty: {problem}");
     }
 }
