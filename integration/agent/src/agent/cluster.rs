@@ -122,10 +122,13 @@ impl Cluster {
         endpoints.host.addresses.extend(&snapshot.topology.host.addresses);
         endpoints.host.addresses.retain(|address| !of_services.contains(address));
         endpoints.host.addresses.sort_unstable();
-        own::add(endpoints, own, &of_services);
+        let shared = own::add(endpoints, own, &of_services);
         endpoints.host.labels.extend(snapshot.topology.host.labels.clone());
         endpoints.nodes.extend(snapshot.topology.nodes.iter().cloned());
         endpoints.namespaces.extend(snapshot.topology.namespaces.iter().cloned());
+        let of_nodes: HashSet<IpAddr> =
+            endpoints.nodes.iter().flat_map(|node| &node.addresses).map(IpAddr::to_canonical).collect();
+        facts.shared = shared.into_iter().filter(|address| !of_nodes.contains(address)).collect();
         facts
     }
 
