@@ -1,6 +1,7 @@
 //! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
 
 mod adopt;
+mod attach;
 mod attachments;
 mod audience;
 mod book;

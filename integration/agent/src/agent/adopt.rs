@@ -85,7 +85,7 @@ impl Adopter {
     }
 
     /// The name of the first interface, as it is shown.
-    pub(crate) fn shown(&self, interfaces: &Result<Vec<u32>, String>) -> Option<String> {
+    pub(crate) fn shown(interfaces: &Result<Vec<u32>, String>) -> Option<String> {
         let first = interfaces.as_ref().ok()?.first()?;
         links::by_index(*first).ok()?.map(|link| link.name)
     }

@@ -167,7 +167,7 @@ impl Cluster {
             }
         } else if !endpoint.addresses.is_empty() {
             let interfaces = self.adopter.interfaces(&pod.uids, &endpoint.addresses);
-            endpoint.attachment = self.adopter.shown(&interfaces).map(Attachment::Interface);
+            endpoint.attachment = Adopter::shown(&interfaces).map(Attachment::Interface);
             facts.adopted.insert(key, Adopted { uids: pod.uids.clone(), interfaces });
         }
         Arc::new(endpoint)
