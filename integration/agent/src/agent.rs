@@ -2,6 +2,7 @@
 
 mod absent;
 mod adopt;
+mod attach;
 mod attachments;
 mod audience;
 mod book;
