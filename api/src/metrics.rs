@@ -130,7 +130,7 @@ fn events(registry: &mut Registry, status: &Status) {
     registry.register("name_checks", "Connections whose name was looked at beside the way, by outcome", checks);
     let lost: Counter = Counter::default();
     lost.inc_by(status.flows_lost);
-    registry.register("flows_lost", "Records of flows lost since the ring was full", lost);
+    registry.register("flows_lost", "Records of flows lost since the ring was full or they came too fast", lost);
 }
 
 fn gauge(value: u64) -> Gauge {

@@ -23,6 +23,7 @@ mod flow;
 mod maps;
 mod opening;
 mod packet;
+mod rate;
 mod reason;
 
 pub use address::{Address, NameRow, STEPS_MAX, Step};
@@ -33,9 +34,7 @@ pub use maps::{
     FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags,
     flow_flags, identity, limits, map_names, policy_flags, policy_verdict,
 };
-pub use opening::{
-    HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, begins_quic,
-    opening_flags,
-};
+pub use opening::{HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord, begins_quic, opening_flags};
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
+pub use rate::{OPENINGS_PER_SECOND, RECORDS_PER_SECOND, RateValue};
 pub use reason::{Direction, Reason};

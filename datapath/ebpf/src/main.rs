@@ -12,6 +12,7 @@ mod gate;
 mod maps;
 mod node;
 mod opening;
+mod rate;
 mod redirect;
 mod report;
 

@@ -8,10 +8,10 @@ use aya_ebpf::{
 };
 use namegate_abi::{
     Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Packet, PolicyKey, PolicyValue, Settings, Tables, counter_slot, limits,
+    FragmentKey, FragmentValue, Packet, PolicyKey, PolicyValue, RateValue, Settings, Tables, counter_slot, limits,
 };
 
-use crate::opening::{Copy, CopyRate};
+use crate::opening::Copy;
 
 #[map]
 pub(crate) static ENDPOINTS: HashMap<u32, EndpointValue> = HashMap::pinned(limits::ENDPOINTS_MAX, 0);
@@ -41,9 +41,9 @@ pub(crate) static OPENINGS: RingBuf = RingBuf::pinned(limits::OPENINGS_OCTETS, 0
 /// Where a copy is put together.
 #[map]
 pub(crate) static COPY: PerCpuArray<Copy> = PerCpuArray::with_max_entries(1, 0);
-/// How many copies were made lately.
+/// What each endpoint had of both rings lately.
 #[map]
-pub(crate) static COPY_RATE: PerCpuArray<CopyRate> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static RATES: LruHashMap<u32, RateValue> = LruHashMap::pinned(limits::RATES_MAX, 0);
 
 /// What the stages of one packet hand on: the stack has 512 octets for all of them together.
 pub(crate) struct Scratch {

@@ -7,7 +7,7 @@ use aya::maps::RingBuf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
-use namegate_abi::{Counter, Direction, NODE_INTERFACE, Reason, Settings, counter_slot, map_names};
+use namegate_abi::{Counter, Direction, NODE_INTERFACE, RateValue, Reason, Settings, counter_slot, map_names};
 use namegate_engine::{Gate, GateError, MapOp, Row};
 use nix::net::if_::if_indextoname;
 
@@ -241,6 +241,11 @@ impl Datapath {
     /// Records that found the ring full, since the maps were made.
     pub fn events_lost(&self) -> Result<u64, GateError> {
         Ok(self.tables.counter(counter_slot::EVENTS_LOST)?.packets)
+    }
+
+    /// What each endpoint had of the rings lately, and how much was kept from it since its row was made.
+    pub fn rates(&self) -> Vec<(u32, RateValue)> {
+        self.tables.rates()
     }
 
     /// Flows remembered. Counted row by row, about 0.3 us each: for a metric, not for every packet.

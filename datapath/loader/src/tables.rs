@@ -8,7 +8,7 @@ use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use namegate_abi::{
     Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Direction, EndpointValue, FlowKey, FlowValue,
-    PolicyKey, PolicyValue, Reason, Settings, counter_slot, map_names,
+    PolicyKey, PolicyValue, RateValue, Reason, Settings, counter_slot, map_names,
 };
 use namegate_engine::{Gate, GateError, Key, MapOp, Row};
 
@@ -28,7 +28,7 @@ macro_rules! pod {
     };
 }
 pod!(Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue);
-pod!(PolicyKey, PolicyValue, Settings);
+pod!(PolicyKey, PolicyValue, RateValue, Settings);
 
 type Endpoints = HashMap<MapData, u32, Raw<EndpointValue>>;
 type Addresses = HashMap<MapData, Raw<AddressKey>, Raw<AddressValue>>;
@@ -36,6 +36,7 @@ type Cidrs = LpmTrie<MapData, Raw<CidrKey>, Raw<CidrValue>>;
 type Policy = LpmTrie<MapData, Raw<PolicyKey>, Raw<PolicyValue>>;
 type Resolvers = HashMap<MapData, Raw<Address>, u8>;
 type Flows = HashMap<MapData, Raw<FlowKey>, Raw<FlowValue>>;
+type Rates = HashMap<MapData, u32, Raw<RateValue>>;
 
 /// The maps of the gate.
 pub(crate) struct Tables {
@@ -45,6 +46,7 @@ pub(crate) struct Tables {
     policy: Policy,
     resolvers: Resolvers,
     flows: Flows,
+    rates: Rates,
     settings: Array<MapData, Raw<Settings>>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
     limits: MapLimits,
@@ -68,6 +70,7 @@ impl Tables {
             policy: pinned(pins, map_names::POLICY)?,
             resolvers: pinned(pins, map_names::RESOLVERS)?,
             flows: pinned(pins, map_names::FLOWS)?,
+            rates: pinned(pins, map_names::RATES)?,
             settings: pinned(pins, map_names::SETTINGS)?,
             counters: pinned(pins, map_names::COUNTERS)?,
             limits,
@@ -127,6 +130,11 @@ impl Tables {
     pub(crate) fn flow_rows(&self) -> u64 {
         // The walk starts anew where its row vanishes: bounded by the size of the table.
         self.flows.keys().take(self.limits.flows as usize).flatten().count() as u64
+    }
+
+    /// What each endpoint had of the rings. A row that goes while it is read is left out.
+    pub(crate) fn rates(&self) -> Vec<(u32, RateValue)> {
+        self.rates.iter().filter_map(Result::ok).map(|(endpoint, rate)| (endpoint, rate.0)).collect()
     }
 
     fn put(&mut self, row: &Row) -> Result<(), GateError> {
