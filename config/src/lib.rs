@@ -20,6 +20,7 @@ mod language;
 pub mod name;
 pub mod peer;
 pub mod policy;
+pub mod printable;
 pub mod question;
 mod reader;
 pub mod reference;
@@ -28,3 +29,5 @@ pub mod schema;
 pub mod services;
 pub mod settings;
 pub mod shares;
+
+pub use reader::nearest_first;

@@ -405,6 +405,25 @@ limits: {flows: -1}
     }
 
     #[test]
+    fn resolvers_are_addresses_that_an_endpoint_can_ask() {
+        for (address, want) in [
+            ("0.0.0.0", "is no address of a machine, and no resolver that an endpoint asks"),
+            ("'::'", "is no address of a machine"),
+            ("127.0.0.53", "is an address of the machine that asks"),
+            ("'::1'", "is an address of the machine that asks"),
+            ("224.0.0.251", "is the address of a group"),
+            ("'ff02::fb'", "is the address of a group"),
+            ("255.255.255.255", "is the address of everybody on a network"),
+            ("'::ffff:192.0.2.53'", "is an IPv4 address in another form"),
+        ] {
+            let found = mistakes(&format!("policies: p\nendpoints: e\ndns: {{resolvers: [{address}]}}\n"));
+            assert!(found.len() == 1 && found[0].contains(want), "{address}: {found:?}");
+        }
+        let link_local = parse("s.yaml", "policies: p\nendpoints: e\ndns: {resolvers: [169.254.20.10]}\n");
+        assert_eq!(link_local.unwrap().dns.resolvers.len(), 1, "a resolver that each node has for itself");
+    }
+
+    #[test]
     fn one_document_is_wanted() {
         assert_eq!(mistakes(""), ["1:1 the file is empty"]);
         assert_eq!(mistakes("a: 1\n---\nb: 2\n"), ["3:1 the file must hold one document, here starts a second"]);

@@ -176,7 +176,7 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
     let mut dns = Dns::default();
     if let Some(value) = object.get("resolvers") {
         let items = reader.list(&value).unwrap_or_default();
-        dns.resolvers = items.iter().filter_map(|item| reader.parsed(item)).collect();
+        dns.resolvers = items.iter().filter_map(|item| resolver(reader, item)).collect();
     }
     if let Some(value) = object.get("resolverLabels") {
         let labels = reader.text_map(&value);
@@ -212,6 +212,26 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
         reader.wrong(&place, Code::Conflict, problem);
     }
     Some(dns)
+}
+
+/// The address of a resolver that an endpoint can ask.
+fn resolver(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<IpAddr> {
+    let address: IpAddr = reader.parsed(value)?;
+    let kind = match address.to_canonical() {
+        address if address.is_unspecified() => "no address of a machine",
+        address if address.is_multicast() => "the address of a group",
+        IpAddr::V4(address) if address.is_broadcast() => "the address of everybody on a network",
+        address if address.is_loopback() => "an address of the machine that asks",
+        IpAddr::V4(mapped) if address.is_ipv6() => {
+            reader.wrong(value, Code::BadValue, format!("`{address}` is an IPv4 address in another form")).help =
+                Some(format!("write `{mapped}`"));
+            return None;
+        }
+        _ => return Some(address),
+    };
+    reader.wrong(value, Code::BadValue, format!("`{address}` is {kind}, and no resolver that an endpoint asks")).help =
+        Some("write the address that stands in the endpoints' `resolv.conf`".to_owned());
+    None
 }
 
 /// Replaces the defaults of the words that are given.

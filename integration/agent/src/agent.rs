@@ -163,7 +163,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
     // Open as long as names are looked at.
-    let (names_port, _present) = held::presence().context("opening the ports that say somebody looks at names")?;
+    let (names_port, _present) =
+        held::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
     let kernel = kernel_settings(proxy.port(), names_port);
     door.ask(move |gate| gate.datapath().set(&kernel)).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");

@@ -14,6 +14,7 @@ use namegate_l7_proxy::{
     send_as,
 };
 use namegate_loader::Opening;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{
     clock::boot_ns,
@@ -175,20 +176,27 @@ async fn ask(door: &Door, seen: Seen) -> Option<Option<Flow>> {
     judged.await.ok()
 }
 
-/// Sockets by which the programs know that somebody looks at names, and their port.
-pub(crate) fn presence() -> io::Result<(u16, Vec<UdpSocket>)> {
+/// Sockets by which the programs know that somebody looks at names, and their port. Without the mark they would be taken
+/// for those of another program that has bound the port after an agent ended.
+pub(crate) fn presence(mark: u32) -> io::Result<(u16, Vec<UdpSocket>)> {
     let mut tries = PORT_TRIES;
     loop {
         tries -= 1;
-        let v4 = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let v4 = marked((Ipv4Addr::LOCALHOST, 0).into(), mark)?;
         let port = v4.local_addr()?.port();
-        match UdpSocket::bind((Ipv6Addr::LOCALHOST, port)) {
+        match marked((Ipv6Addr::LOCALHOST, port).into(), mark) {
             Ok(v6) => return Ok((port, vec![v4, v6])),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
             // A machine without IPv6.
             Err(_) => return Ok((port, vec![v4])),
         }
     }
+}
+
+fn marked(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)?;
+    setsockopt(&socket, sockopt::Mark, &mark)?;
+    Ok(socket)
 }
 
 #[cfg(test)]
