@@ -12,6 +12,8 @@
 mod accept;
 mod clock;
 mod flow_hub;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gatekeeper;
 mod instruments;
 mod limits;
@@ -20,6 +22,7 @@ mod metrics_port;
 mod problem;
 mod query;
 mod routes;
+mod segment;
 mod server;
 pub mod view;
 

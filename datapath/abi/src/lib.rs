@@ -27,9 +27,10 @@ mod opening;
 mod packet;
 mod rate;
 mod reason;
+mod standing;
 
 pub use address::{Address, NameRow, STEPS_MAX, Step};
-pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, judge_quoting, peer};
+pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, judge_quoting, judge_related, peer};
 pub use event::{EventRecord, Verdict};
 pub use maps::{
     AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
@@ -43,3 +44,4 @@ pub use opening::{HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, Openin
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use rate::{OPENINGS_PER_SECOND, RECORDS_PER_SECOND, RateValue};
 pub use reason::{Direction, Reason};
+pub use standing::{is_related, stands};

@@ -170,14 +170,6 @@ impl Policy {
             side.identities.remove(&identity);
         }
     }
-
-    /// Whether a flow that passes with a peer of the old selectors might not pass with one of the new.
-    pub(crate) fn is_narrowed(&mut self, old: &[TermId], new: &[TermId], terms: &Terms) -> bool {
-        self.sides.iter_mut().any(|side| {
-            let [old, new] = [old, new].map(|set| side.template(set, terms).unwrap_or_else(|| Arc::clone(&side.rest)));
-            old.function.is_narrowed_by(&new.function)
-        })
-    }
 }
 
 impl Side {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use namegate_abi::{AddressKey, EndpointValue, NODE_INTERFACE, endpoint_flags};
+use namegate_abi::{EndpointValue, NODE_INTERFACE, endpoint_flags};
 use namegate_config::rule::Direction;
 
 use crate::{
@@ -10,14 +10,12 @@ use crate::{
 };
 
 impl Engine {
-    /// Moves each endpoint to its policy.
-    pub(crate) fn switch(&mut self, plan: &Plan, narrowed: &HashSet<u32>, now: u64, ops: &mut Vec<MapOp>) {
+    /// Moves each endpoint to its policy. `is_moved` says that addresses of scope 0 are another's now, or nobody's.
+    pub(crate) fn switch(&mut self, plan: &Plan, is_moved: bool, now: u64, ops: &mut Vec<MapOp>) {
         // A gate that another engine filled: flows may have been judged by rows that are no more.
-        let doubtful = self.unsure
-            && ops
-                .iter()
-                .any(|op| matches!(op, MapOp::Put(Row::Address(AddressKey { scope: 0, .. }, _) | Row::Cidr(..))));
+        let doubtful = self.unsure && ops.iter().any(|op| matches!(op, MapOp::Put(Row::Cidr(..))));
         let mut revision = None;
+        let mut moved = None;
         let mut vacated = Vec::new();
         for (&id, (interface, content)) in &plan.endpoints {
             let old = self.local.get(&id).map(|local| (local.interface, local.value));
@@ -32,7 +30,12 @@ impl Engine {
                 value.flags = (value.flags | endpoint_flags::NODE) & !endpoint_flags::OBSERVE_DNS;
                 self.cache.open(id, &NODE_KEY.into());
             }
-            let same = held.filter(|held| held.policy == value.policy && !narrowed.contains(&held.policy));
+            value.moved = match held {
+                Some(_) if is_moved && is_enforced(&value) => *moved.get_or_insert_with(|| self.ledger.next_revision()),
+                Some(held) => held.moved,
+                None => 0,
+            };
+            let same = held.filter(|held| held.policy == value.policy);
             value.revision = match same {
                 Some(held) => held.revision,
                 None => *revision.get_or_insert_with(|| self.ledger.next_revision()),
@@ -46,6 +49,17 @@ impl Engine {
             self.cache.open(id, &who.key);
         }
         self.leave(plan, vacated, now, ops);
+    }
+
+    /// Has flows of enforced endpoints looked at again whose peer may be another.
+    pub(crate) fn look_again(&mut self, ops: &mut Vec<MapOp>) {
+        let moved = self.ledger.next_revision();
+        for local in self.local.values_mut().filter(|local| is_enforced(&local.value)) {
+            let value = EndpointValue { moved, ..local.value };
+            if self.mirror.put(Row::Endpoint(local.interface, value), ops) {
+                local.value = value;
+            }
+        }
     }
 
     /// What should stand for an endpoint; it stays with its old policy where the new one found no room.
@@ -95,4 +109,9 @@ impl Engine {
             self.rewrite(row, now, ops);
         }
     }
+}
+
+/// Whether a policy holds in any direction.
+const fn is_enforced(value: &EndpointValue) -> bool {
+    value.flags & (endpoint_flags::ENFORCE_INGRESS | endpoint_flags::ENFORCE_EGRESS) != 0
 }

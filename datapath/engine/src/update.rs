@@ -24,7 +24,7 @@ use crate::{
     Change, EndpointId, Engine, Key, MapOp, Proxies, Row,
     compile::{NumberedRule, Policy},
     fronts::Port,
-    place::node_key,
+    place::{moves_peers, node_key},
     plan::{Plan, Subjects},
     selectors::{Term, TermId, Terms, set},
     topology::{Behind, Peers, Who},
@@ -47,12 +47,16 @@ impl Engine {
         self.peers = current;
         terms.extend(self.terms.all().iter().map(|(id, term)| (*id, term.clone())));
         self.reindex(terms, now, &mut ops);
-        let narrowed = moved.map(|peers| self.move_peers(peers, &mut ops)).unwrap_or_default();
+        let before = ops.len();
+        if let Some(peers) = moved {
+            self.move_peers(peers, &mut ops);
+        }
+        let is_moved = moves_peers(&ops[before..]);
         if services.is_some() || !self.ready {
             self.trust(services.unwrap_or_default(), &mut ops);
         }
         self.install(&plan, &mut ops);
-        self.switch(&plan, &narrowed, now, &mut ops);
+        self.switch(&plan, is_moved, now, &mut ops);
         self.drop_policies(&mut ops);
         let terms = self.terms_in_use();
         self.reindex(terms, now, &mut ops);
@@ -60,17 +64,20 @@ impl Engine {
         let identities = &self.identities;
         self.terms.fronts.retain(|front| identities.matched_by(front).next().is_some());
         self.ready = true;
-        self.settle_doubts(&mut ops);
+        self.settle_doubts(0, &mut ops);
         self.forget_numbers();
         ops
     }
 
-    /// Brings a gate that may hold something else to what it should hold.
-    pub(crate) fn settle_doubts(&mut self, ops: &mut Vec<MapOp>) {
+    /// Brings a gate that may hold something else to what it should hold. The writes from `since` on are part of it.
+    pub(crate) fn settle_doubts(&mut self, since: usize, ops: &mut Vec<MapOp>) {
         if self.unsure && self.ready {
             self.unsure = false;
             let wanted = self.wanted();
             self.mirror.reconcile(&wanted, ops);
+            if moves_peers(&ops[since..]) {
+                self.look_again(ops);
+            }
         }
     }
 
@@ -248,7 +255,7 @@ impl Engine {
             self.policies.insert(id, policy);
         }
         self.unsure = true;
-        self.settle_doubts(&mut ops);
+        self.settle_doubts(0, &mut ops);
         ops
     }
 
