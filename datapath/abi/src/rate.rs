@@ -91,8 +91,8 @@ mod tests {
         const RING: u32 = 1 << 20;
         let mut hostile = RateValue::default();
         let mut used = 0;
-        // The reader is away for ten seconds.
-        for second in 2..12_u64 {
+        // The reader is away for as long as datagrams are of use to it.
+        for second in 2..5_u64 {
             for _ in 0..1_000 {
                 if hostile.admit_copy(second * (SECOND_NS + 1), 16_384, RING - used) {
                     used += 16_384;
@@ -100,6 +100,6 @@ mod tests {
             }
         }
         let mut honest = RateValue::default();
-        assert!(honest.admit_copy(12 * SECOND_NS, 1_300, RING - used), "{used}");
+        assert!(honest.admit_copy(6 * SECOND_NS, 16_384, RING - used), "{used}");
     }
 }

@@ -77,10 +77,19 @@ pub struct Proxies {
 }
 
 /// An endpoint of this node, or the node itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Local {
     pub(crate) interface: u32,
+    /// Further interfaces, with the same row.
+    pub(crate) more: Vec<u32>,
     pub(crate) value: EndpointValue,
+}
+
+impl Local {
+    /// Every interface with its row.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::once(self.interface).chain(self.more.iter().copied())
+    }
 }
 
 /// New rules, and/or who is where. What is `None` stays.

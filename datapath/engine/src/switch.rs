@@ -40,8 +40,13 @@ impl Engine {
                 Some(held) => held.revision,
                 None => *revision.get_or_insert_with(|| self.ledger.next_revision()),
             };
+            let wanted_more = plan.more_interfaces.get(&id).map_or(&[][..], Vec::as_slice);
             if self.mirror.put(Row::Endpoint(*interface, value), ops) {
-                self.local.insert(id, Local { interface: *interface, value });
+                // One that finds no room stays closed.
+                let put = |more: &u32| self.mirror.put(Row::Endpoint(*more, value), ops);
+                let more = wanted_more.iter().copied().filter(put).collect();
+                let former = self.local.insert(id, Local { interface: *interface, more, value });
+                vacated.extend(former.into_iter().flat_map(|former| former.more));
             }
             vacated.extend(old.map(|(interface, _)| interface).filter(|old| old != interface));
         }
@@ -91,8 +96,8 @@ impl Engine {
     /// Lets go of endpoints that are no longer here, and of interfaces that no endpoint has.
     fn leave(&mut self, plan: &Plan, mut vacated: Vec<u32>, now: u64, ops: &mut Vec<MapOp>) {
         let gone = self.local.extract_if(.., |id, _| !plan.endpoints.contains_key(id));
-        vacated.extend(gone.map(|(_, local)| local.interface));
-        let interfaces: HashSet<u32> = self.local.values().map(|local| local.interface).collect();
+        vacated.extend(gone.flat_map(|(_, local)| local.interfaces().collect::<Vec<u32>>()));
+        let interfaces: HashSet<u32> = self.local.values().flat_map(Local::interfaces).collect();
         for interface in vacated.into_iter().filter(|interface| !interfaces.contains(interface)) {
             self.mirror.delete(Key::Endpoint(interface), ops);
         }

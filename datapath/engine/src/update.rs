@@ -23,6 +23,7 @@ use namegate_config::{
 use crate::{
     Change, EndpointId, Engine, Key, MapOp, Proxies, Row,
     compile::{NumberedRule, Policy},
+    engine::Local,
     fronts::Port,
     place::{moves_peers, node_key},
     plan::{Plan, Subjects},
@@ -83,7 +84,11 @@ impl Engine {
 
     /// Every row that the kernel should hold.
     pub(crate) fn wanted(&self) -> HashMap<Key, Row> {
-        let endpoints = self.local.values().map(|local| Row::Endpoint(local.interface, local.value));
+        let rows_of = |local: &Local| {
+            let value = local.value;
+            local.interfaces().map(move |interface| Row::Endpoint(interface, value)).collect::<Vec<Row>>()
+        };
+        let endpoints = self.local.values().flat_map(rows_of);
         let placed = self.placed.iter().map(|(address, (value, _))| Row::Address(node_key(*address), *value));
         let learned = self.cache.rows.iter().filter_map(|(key, opened)| Some(Row::Address(*key, opened.value?)));
         let cidrs = self.cidrs.iter().map(|(&(prefix, key), &identity)| Row::Cidr(prefix, key, CidrValue { identity }));

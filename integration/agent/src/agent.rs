@@ -1,6 +1,7 @@
 //! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
 
 mod adopt;
+mod attachments;
 mod audience;
 mod book;
 mod clock;
@@ -23,6 +24,7 @@ mod journal;
 mod kubernetes;
 mod objects;
 mod openings;
+mod own;
 mod problems;
 mod refusals;
 mod reload;
@@ -161,7 +163,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             .await??
     };
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
-    let links = tokio::spawn(reload::follow_links(reloader.nudge()));
+    let links = tokio::spawn(reload::follow_links(reloader.nudge(), Arc::clone(&problems)));
     // Open as long as names are looked at.
     let (names_port, _present) =
         held::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
@@ -184,8 +186,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         kubernetes,
     };
     front.serve(keeper, end()).await;
-    let tasks = [&following, &watching, &links].map(tokio::task::JoinHandle::abort_handle);
-    for task in tasks.into_iter().chain([&telling, &refusing].map(tokio::task::JoinHandle::abort_handle)) {
+    let tasks = [&following, &watching].map(tokio::task::JoinHandle::abort_handle);
+    let others = [&telling, &refusing, &links].map(tokio::task::JoinHandle::abort_handle);
+    for task in tasks.into_iter().chain(others) {
         task.abort();
     }
     stop(reloader, gate, proxy, l7).await

@@ -130,7 +130,11 @@ impl Keeper {
             addresses: view.addresses.clone(),
             interface: None,
             interface_index: None,
-            state: if known.failed.contains(&view.interface) { EndpointState::Failed } else { EndpointState::Guarded },
+            state: if known.failed.contains_key(&view.interface) {
+                EndpointState::Failed
+            } else {
+                EndpointState::Guarded
+            },
             ingress: self.enforcement(rule::Direction::Ingress, view.enforced_ingress),
             egress: self.enforcement(rule::Direction::Egress, view.enforced_egress),
             rules: view.rules.iter().map(ToString::to_string).collect(),
@@ -169,6 +173,7 @@ impl Keeper {
             mismatches: self.flows.mismatches(),
             denials: self.flows.denials(DENIALS_SHOWN),
             flows: self.flows.tallies(),
+            attachments_healed: figures.healed,
             flows_lost: figures.flows_lost,
             kubernetes: self.kubernetes.as_ref().map(Kubernetes::status),
             diagnostics: page.diagnostics(),
