@@ -57,7 +57,7 @@ impl Listener for TcpListener {
 fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        v4 => v4,
+        IpAddr::V4(address) => address.into(),
     }
 }
 

@@ -161,7 +161,7 @@ mod tests {
                 Read::Flow(flow) => seen.push((flow.endpoint.id, flow.source_port)),
             }
         }
-        assert_eq!(lost as usize, 1_002 - seen.len());
+        assert_eq!(lost, 1_002 - seen.len() as u64);
         assert_eq!((seen.first(), seen.last()), (Some(&(2, 7)), Some(&(2, 8))), "in their order");
         assert!(seen.contains(&(1, 999)));
     }

@@ -314,7 +314,14 @@ fn records_of_one_endpoint_leave_room_for_those_of_another() {
             let value = AddressValue { endpoint: OTHER, ..steps(&[(0, 256)]) };
             bench.put(Row::Address(AddressKey { scope: 0, address: ip.into() }, value));
         }
-        let value = EndpointValue { endpoint: OTHER, policy: POLICY, scope: SCOPE, revision: 1, flags: ENFORCED };
+        let value = EndpointValue {
+            endpoint: OTHER,
+            policy: POLICY,
+            scope: SCOPE,
+            revision: 1,
+            flags: ENFORCED,
+            ..EndpointValue::default()
+        };
         bench.put(Row::Endpoint(bench.interface, value));
         assert!(!bench.echoes("198.51.100.7:7", 10, DROPPED));
         let told = bench.told();
