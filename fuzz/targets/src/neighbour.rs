@@ -1,6 +1,6 @@
 //! ARP and neighbour discovery on a link that endpoints share: what passes without a rule.
 
-use namegate_abi::{Claim, Direction, LinkFrame, LinkOwner, Mac, arp, discovery, parse};
+use namegate_abi::{Claim, Direction, DiscoveryHead, LinkFrame, LinkOwner, Mac, arp, discovery, parse};
 
 use crate::link::{Bytes, ENDPOINT, Link, NODE_V4, OTHER, OWN_V4, OWN_V6, ROW, mutate};
 
@@ -45,19 +45,21 @@ fn claim(frame: &[u8], direction: Direction) -> Option<Claim> {
     let arrives = direction == Direction::Ingress;
     let link = Link::new();
     let mac = |at: usize| frame.get(at..at + 6).and_then(|mac| mac.try_into().ok());
-    let known = LinkFrame {
+    let mut known = LinkFrame {
         destination: mac(0)?,
         source: mac(6)?,
         known: if arrives { OTHER_LINK } else { OWN_LINK },
         owner: LinkOwner::Endpoint,
         sender: if arrives { OTHER } else { ENDPOINT },
         octets: frame.len(),
+        head: DiscoveryHead::default(),
     };
     let reader = Bytes(frame);
     match frame.get(12..14)? {
         [8, 6] => Some(arp(&link, &reader, &ROW, &known, direction)),
         [0x86, 0xdd] => {
             let packet = parse(&reader, 0x86dd, 14).ok()?;
+            known.head = DiscoveryHead::read(&reader, &packet, 14, frame.len());
             packet.is_discovery().then(|| discovery(&link, &reader, &ROW, &packet, &known, direction))
         }
         _ => None,
