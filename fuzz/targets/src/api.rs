@@ -121,7 +121,7 @@ impl Gatekeeper for Nobody {
     }
 
     fn flows(&self) -> FlowFeed {
-        FlowFeed { recent: Vec::new(), live: broadcast::channel(1).1 }
+        FlowFeed { recent: Vec::new(), live: FlowHub::new(1).subscribe() }
     }
 
     fn instruments(&self) -> &Instruments {
