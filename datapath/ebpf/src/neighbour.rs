@@ -1,13 +1,14 @@
 //! ARP, neighbour discovery and listener discovery on the link of an endpoint: see `namegate_abi::neighbour`.
 
 use namegate_abi::{
-    Claim, Direction, DiscoveryHead, EndpointValue, FlowKey, FlowValue, LinkFrame, LinkOwner, Packet, Reader, Tables, arp,
-    arp_addresses, discovery, icmp_way, solicitation,
+    Claim, Direction, DiscoveryHead, EndpointValue, FlowKey, FlowValue, LinkFrame, LinkOwner, Packet, Reader, Tables,
+    arp, arp_addresses, discovery, icmp_way, solicitation,
 };
 
 use crate::{
+    flows,
     frame::{Frame, LINK_OCTETS},
-    maps::{ENDPOINTS, FLOWS, Kernel, LINK_ADDRESSES},
+    maps::{ENDPOINTS, Kernel, LINK_ADDRESSES},
 };
 
 /// Judges an ARP message in the frame that `link` describes; gives the octet of its [`Claim`].
@@ -109,5 +110,5 @@ pub(crate) fn expect_reply(frame: Frame, endpoint: &EndpointValue, packet: &Pack
         flags: 0,
         proxy_port: 0,
     };
-    let _ = FLOWS.insert(key, row, 0); // Without a row, the reply is judged by rules.
+    flows::store(&key, &row); // Without a row, the reply is judged by rules.
 }
