@@ -27,6 +27,8 @@ const ALLOWED: [&str; 2] = ["198.51.100.9", "2001:db8:1::9"];
 const DENIED_V6: &str = "2001:db8:2::9";
 const EVERYBODY: [u8; 6] = [0xff; 6];
 const NO_LINK: [u8; 6] = [0; 6];
+/// What the pod may send to the outside.
+const HONEST: &[u8] = b"an honest datagram";
 /// Data that one pod would hand to another.
 const SECRET: &[u8] = b"secret";
 
@@ -159,8 +161,9 @@ fn solicited(address: &str) -> String {
 
 /// The link-local address of a link address.
 fn local(link: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = link;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]).to_string()
+    let own = [link[0] ^ 2, link[1], link[2], 0xff, 0xfe, link[3], link[4], link[5]];
+    let octets: [u8; 16] = [&[0xfe, 0x80, 0, 0, 0, 0, 0, 0][..], &own].concat().try_into().unwrap();
+    Ipv6Addr::from(octets).to_string()
 }
 
 /// The links of both pods.
@@ -271,24 +274,44 @@ fn echo_request() -> Vec<u8> {
     [&[128, 0, 0, 0, 0, 7, 0, 1][..], SECRET].concat()
 }
 
-/// Both pods may send nothing and receive nothing. What address resolution they need carries no data of theirs.
-#[test]
-fn closed_pods_on_a_bridge_exchange_nothing() {
-    let world = bridged();
-    let agent = Agent::start(&world, &closed()).unwrap();
-    let links = Links::open(&world);
-    let (own, its) = (links.attacker.address(), links.victim.address());
-    let own_local = local(own);
-    let secret: [u8; 6] = SECRET.try_into().unwrap();
-    let hidden = [2, secret[1], secret[2], secret[3], secret[4], secret[5]];
-    let ask = arp(EVERYBODY, own, 1, OWN[0], (VICTIMS[0], NO_LINK));
-    let longer = |frame: &[u8], length: usize| {
-        let mut frame = [frame, SECRET].concat();
+type Named = Vec<(&'static str, Vec<u8>)>;
+
+/// The data as a link address.
+fn secret() -> [u8; 6] {
+    SECRET.try_into().unwrap()
+}
+
+/// An honest question of the attacker for the victim.
+fn ask(own: [u8; 6]) -> Vec<u8> {
+    arp(EVERYBODY, own, 1, OWN[0], (VICTIMS[0], NO_LINK))
+}
+
+/// ARP with data in it.
+fn arp_with_data(own: [u8; 6], its: [u8; 6]) -> Named {
+    let hidden = [2, SECRET[1], SECRET[2], SECRET[3], SECRET[4], SECRET[5]];
+    let longer = |length: usize| {
+        let mut frame = [&ask(own)[..], SECRET].concat();
         frame.resize(length, 0);
         frame
     };
-    let mut kind = ask.clone();
+    let mut kind = ask(own);
     kind[15] = 6;
+    vec![
+        ("ARP: behind it", longer(60)),
+        ("ARP: a long frame", longer(1_400)),
+        ("ARP: the target's link address", arp(EVERYBODY, own, 1, OWN[0], (VICTIMS[0], secret()))),
+        ("ARP: the target", arp(EVERYBODY, own, 1, OWN[0], ("115.101.99.114", NO_LINK))),
+        ("ARP: the target of a probe", arp(EVERYBODY, own, 1, "0.0.0.0", ("115.101.99.114", NO_LINK))),
+        ("ARP: the sender", arp(EVERYBODY, own, 1, "115.101.99.114", (VICTIMS[0], NO_LINK))),
+        ("ARP: the target of an answer", arp(its, own, 2, OWN[0], ("115.101.99.114", its))),
+        ("ARP: an operation", arp(EVERYBODY, own, SECRET[0], OWN[0], (VICTIMS[0], NO_LINK))),
+        ("ARP: another hardware", kind),
+        ("ARP: a flooded link address", arp(hidden, own, 1, OWN[0], (VICTIMS[0], NO_LINK))),
+    ]
+}
+
+/// Solicitations and advertisements with data in them.
+fn discovery_with_data(own: [u8; 6], its: [u8; 6]) -> Named {
     let nd = |to: [u8; 6], between: [&str; 2], message: &[u8]| icmp6(to, own, between, 255, PLAIN, message);
     let asks = |options: &[u8]| {
         nd(group(&solicited(VICTIMS[1])), [OWN[1], &solicited(VICTIMS[1])], &about(135, 0, VICTIMS[1], options))
@@ -297,18 +320,7 @@ fn closed_pods_on_a_bridge_exchange_nothing() {
     let data = "2001:db8:7365:6372:6574::1";
     let mut labelled = asks(&source);
     labelled[17] = SECRET[0];
-    let record = [&[143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0xff, 0x0e][..], &bytes(data)[..14]].concat();
-    let frames = [
-        ("ARP: behind it", longer(&ask, 60)),
-        ("ARP: a long frame", longer(&ask, 1_400)),
-        ("ARP: the target's link address", arp(EVERYBODY, own, 1, OWN[0], (VICTIMS[0], secret))),
-        ("ARP: the target", arp(EVERYBODY, own, 1, OWN[0], ("115.101.99.114", NO_LINK))),
-        ("ARP: the target of a probe", arp(EVERYBODY, own, 1, "0.0.0.0", ("115.101.99.114", NO_LINK))),
-        ("ARP: the sender", arp(EVERYBODY, own, 1, "115.101.99.114", (VICTIMS[0], NO_LINK))),
-        ("ARP: the target of an answer", arp(its, own, 2, OWN[0], ("115.101.99.114", its))),
-        ("ARP: an operation", arp(EVERYBODY, own, SECRET[0], OWN[0], (VICTIMS[0], NO_LINK))),
-        ("ARP: another hardware", kind),
-        ("ARP: a flooded link address", arp(hidden, own, 1, OWN[0], (VICTIMS[0], NO_LINK))),
+    vec![
         ("NS: two options", asks(&[&source[..], &option(14, SECRET)].concat())),
         ("NS: an unknown option", asks(&option(200, SECRET))),
         ("NS: a nonce", asks(&option(14, SECRET))),
@@ -332,6 +344,15 @@ fn closed_pods_on_a_bridge_exchange_nothing() {
         ("NA: the link option", nd(its, [OWN[1], VICTIMS[1]], &about(136, 0x60, OWN[1], &option(2, SECRET)))),
         ("NA: a long one", nd(its, [OWN[1], VICTIMS[1]], &about(136, 0x60, OWN[1], &[0x73; 88]))),
         ("NA: the target", nd(its, [OWN[1], VICTIMS[1]], &about(136, 0x60, data, &[]))),
+    ]
+}
+
+/// Other messages with data in them.
+fn others_with_data(own: [u8; 6], its: [u8; 6]) -> Named {
+    let own_local = local(own);
+    let nd = |to: [u8; 6], between: [&str; 2], message: &[u8]| icmp6(to, own, between, 255, PLAIN, message);
+    let record = [&[143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0xff, 0x0e][..], &[0x73; 14]].concat();
+    vec![
         (
             "NS: behind a header",
             icmp6(
@@ -354,24 +375,30 @@ fn closed_pods_on_a_bridge_exchange_nothing() {
         ("MLD: the group", icmp6(group("ff02::16"), own, [&own_local, "ff02::16"], 1, ALERT, &record)),
         ("MLD: to the victim", icmp6(its, own, [OWN[1], VICTIMS[1]], 1, PLAIN, &record)),
         ("a ping", icmp6(its, own, [OWN[1], VICTIMS[1]], 64, PLAIN, &echo_request())),
-    ];
+    ]
+}
+
+/// Both pods may send nothing and receive nothing. What address resolution they need carries no data of theirs.
+#[test]
+fn closed_pods_on_a_bridge_exchange_nothing() {
+    let world = bridged();
+    let agent = Agent::start(&world, &closed()).unwrap();
+    let links = Links::open(&world);
+    let (own, its) = (links.attacker.address(), links.victim.address());
+    let frames = [arp_with_data(own, its), discovery_with_data(own, its), others_with_data(own, its)].concat();
     assert_eq!(links.arrived(&frames), Vec::<&str>::new());
     assert!(counted(&agent, "neighbour-form") >= 10);
     // A tag carries twelve bits, and the frame looks as any other without it.
     let before = counted(&agent, "neighbour-form");
-    let mut tagged = ask.clone();
+    let mut tagged = ask(own);
     tagged.splice(12..12, [0x81, 0x00, 0x01, 0x23]);
     links.attacker.send(&tagged).unwrap();
     let denied = |agent: &Agent<'_>| Ok((counted(agent, "neighbour-form") > before).then_some(()));
     agent.wait_for("the denial of a tagged frame", denied).unwrap();
     // A link address is six bytes of its own choice: an endpoint has a few of them, not one for each message.
-    let many: Vec<Vec<u8>> = (0..=u8::MAX)
-        .map(|at| [2, secret[0], secret[1], secret[2], secret[3], at])
-        .map(|link| arp(EVERYBODY, link, 1, OWN[0], (VICTIMS[0], NO_LINK)))
-        .collect();
-    let named: Vec<(&str, Vec<u8>)> = many.into_iter().map(|frame| ("a link address", frame)).collect();
-    for (_, frame) in &named {
-        links.attacker.send(frame).unwrap();
+    for last in 0..=u8::MAX {
+        let link = [2, SECRET[0], SECRET[1], SECRET[2], SECRET[3], last];
+        links.attacker.send(&ask(link)).unwrap();
     }
     let ping = world.pod(VICTIM).ping(ip(OWN[0]), 8, SILENT);
     assert_eq!(ping, Err(Failure::Timeout), "it is closed");
@@ -390,60 +417,43 @@ fn no_discovery_goes_beyond_the_link() {
     let (node, outside) =
         (Link::open(world.node(), &pod.interface).unwrap(), Link::open(world.outside(), "eth0").unwrap());
     let uplink = Link::open(world.node(), world.uplink()).unwrap();
-    let kinds = || (130..=137_u8).chain([143]);
-    let message = |kind: u8, target: &str| about(kind, 0x60, target, SECRET);
-    let carries = |frame: &[u8]| frame.windows(SECRET.len()).any(|part| part == SECRET);
-    let is_echo = |frame: &[u8]| frame.windows(11).any(|part| part == b"an honest o");
-    let exchange = |act: &dyn Fn(), link: &Link| {
-        act();
-        let to = echo("198.51.100.9");
-        let honest = pod.netns.run(async move { client::echo(to, b"an honest one", WITHIN).await });
-        honest.unwrap();
-        let first = link.receive(WITHIN, |frame| carries(frame) || is_echo(frame)).unwrap();
+    let denied = bytes(DENIED_V6);
+    let is_denied = |frame: &[u8]| frame.len() >= 54 && (frame[22..38] == denied || frame[38..54] == denied);
+    let is_honest = |frame: &[u8]| frame.windows(HONEST.len()).any(|part| part == HONEST);
+    let exchange = |frames: &[Vec<u8>], from: &Link, to: &Link| {
+        for frame in frames {
+            from.send(frame).unwrap();
+        }
+        let server = echo("198.51.100.9");
+        pod.netns.run(async move { client::echo(server, HONEST, WITHIN).await }).unwrap();
+        let first = to.receive(WITHIN, |frame| is_denied(frame) || is_honest(frame)).unwrap();
         let first = first.expect("the honest datagram");
-        assert!(is_echo(&first), "type {} with hop limit {} passed", first[54], first[21]);
+        assert!(is_honest(&first), "type {} with hop limit {} passed", first[54], first[21]);
     };
-    let out = || {
-        for (kind, source) in kinds().flat_map(|kind| [VICTIMS[1], "fd00:10:244:1::99", DENIED_V6].map(|it| (kind, it)))
-        {
-            for hops in [255, 64, 2, 1] {
-                for (extension, target) in [(PLAIN, DENIED_V6), (PLAIN, source), (ALERT, DENIED_V6)] {
-                    let frame = icmp6(
-                        node.address(),
-                        inside.address(),
-                        [source, DENIED_V6],
-                        hops,
-                        extension,
-                        &message(kind, target),
-                    );
-                    inside.send(&frame).unwrap();
-                }
-            }
+    let (gateway, own) = (node.address(), inside.address());
+    let mut out = discovery([own, gateway], [VICTIMS[1], DENIED_V6], DENIED_V6);
+    for source in ["fd00:10:244:1::99", DENIED_V6] {
+        out.extend(discovery([own, gateway], [source, DENIED_V6], source));
+    }
+    // Messages that have their exact form, too.
+    for (kind, target) in [(135, DENIED_V6), (136, VICTIMS[1])] {
+        let message = about(kind, if kind == 136 { 0x60 } else { 0 }, target, &option(kind - 134, &own));
+        out.push(icmp6(gateway, own, [VICTIMS[1], DENIED_V6], 255, PLAIN, &message));
+    }
+    exchange(&out, &inside, &outside);
+    let back = discovery([outside.address(), uplink.address()], [DENIED_V6, VICTIMS[1]], VICTIMS[1]);
+    exchange(&back, &outside, &inside);
+}
+
+/// Every type of discovery between two addresses, with several hop limits and data behind it.
+fn discovery(links: [[u8; 6]; 2], between: [&str; 2], target: &str) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for kind in (130..=137).chain([143]) {
+        for (hops, extension) in [255, 64, 3, 2, 1].into_iter().flat_map(|hops| [(hops, PLAIN), (hops, ALERT)]) {
+            frames.push(icmp6(links[1], links[0], between, hops, extension, &about(kind, 0x60, target, SECRET)));
         }
-        // Exact messages too.
-        for (kind, target) in [(135, DENIED_V6), (136, VICTIMS[1])] {
-            let frame = about(kind, 0x60, target, &option(kind - 134, &inside.address()));
-            let frame = icmp6(node.address(), inside.address(), [VICTIMS[1], DENIED_V6], 255, PLAIN, &frame);
-            inside.send(&frame).unwrap();
-        }
-    };
-    exchange(&out, &outside);
-    let back = || {
-        for (kind, hops) in kinds().flat_map(|kind| [255, 64, 3, 2].map(|hops| (kind, hops))) {
-            for extension in [PLAIN, ALERT] {
-                let frame = icmp6(
-                    uplink.address(),
-                    outside.address(),
-                    [DENIED_V6, VICTIMS[1]],
-                    hops,
-                    extension,
-                    &message(kind, VICTIMS[1]),
-                );
-                outside.send(&frame).unwrap();
-            }
-        }
-    };
-    exchange(&back, &inside);
+    }
+    frames
 }
 
 /// Everything that address resolution is for, with nothing denied.
