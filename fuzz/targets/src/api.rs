@@ -4,14 +4,13 @@ use std::sync::{Arc, LazyLock};
 
 use hyper::{Request, Uri};
 use namegate_api::{
-    CacheFilter, FlowFeed, Gatekeeper, Instruments, PROBLEM_JSON, Refusal, Reply,
+    CacheFilter, FlowFeed, FlowHub, Gatekeeper, Instruments, PROBLEM_JSON, Refusal, Reply,
     fuzzing::{Answer, answer},
     view::{
         CniEndpoint, CniRegistration, CniState, Endpoint, Forgotten, FqdnLookup, FqdnNames, Health, Policy, Status,
     },
 };
 use serde_json::Value;
-use tokio::sync::broadcast;
 
 /// Every path of the document, cut at its slashes.
 static PATHS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
