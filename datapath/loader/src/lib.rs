@@ -19,6 +19,7 @@ mod bpffs;
 mod datapath;
 mod error;
 mod events;
+mod flows;
 mod inspect;
 pub mod links;
 mod lock;

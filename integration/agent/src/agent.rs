@@ -2,6 +2,7 @@
 
 mod absent;
 mod adopt;
+mod attach;
 mod attachments;
 mod audience;
 mod book;
@@ -219,6 +220,7 @@ fn open(
             policy_rows: limits.policy_rows,
             cidrs: limits.cidrs,
             flows: limits.flows,
+            flows_per_endpoint: limits.flows_per_endpoint,
             endpoints: limits.endpoints,
         },
         settings: kernel_settings(0, 0),
@@ -257,7 +259,14 @@ fn open(
 const NO_NFTABLES: &str = "no rule of nftables: connections to a service are dropped where limits on requests apply";
 
 fn kernel_settings(dns_port: u16, names_port: u16) -> KernelSettings {
-    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, names_port }
+    KernelSettings {
+        redirect_mark: REDIRECT_MARK,
+        proxy_mark: PROXY_MARK,
+        mark_mask: MARK_MASK,
+        dns_port,
+        names_port,
+        flow_share: 0,
+    }
 }
 
 fn dns_config(settings: &Settings, shared: &Shared) -> DnsConfig {

@@ -11,7 +11,7 @@ use std::{
 
 use namegate_abi::NODE_INTERFACE;
 use namegate_config::endpoints::{Attachment, Endpoint};
-use namegate_loader::{Directions, Fault, Inspector};
+use namegate_loader::{Directions, Fault, Inspector, links};
 
 use super::{
     absent::interfaces_like,
@@ -130,7 +130,7 @@ impl Attachments {
                 interface => self.inspector.interface(interface, wanted.directions),
             };
             match faults {
-                Ok(faults) if faults.is_empty() => {}
+                Ok(faults) if faults.is_empty() || is_gone(interface) => {}
                 Ok(faults) => drop(seen.faults.insert(interface, text(&faults))),
                 Err(error) => drop(seen.unseen.insert(interface, Chain(&error).to_string())),
             }
@@ -229,6 +229,11 @@ fn missing(endpoint: &Endpoint) -> String {
             "it is not enforced: no interface of this machine leads to a network namespace with its address".to_owned()
         }
     }
+}
+
+/// Whether the kernel says that there is no such interface: then nothing was taken away from it.
+fn is_gone(interface: u32) -> bool {
+    interface != NODE_INTERFACE && matches!(links::by_index(interface), Ok(None))
 }
 
 fn text(faults: &[Fault]) -> String {

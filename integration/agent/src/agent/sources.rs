@@ -97,7 +97,7 @@ pub(crate) struct Said {
     pub(crate) diagnostics: Vec<view::Diagnostic>,
 }
 
-/// What Kubernetes knows of the endpoints.
+/// What Kubernetes and the machine know of the endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// `namespace/name` of the pods of this node, guarded or not yet.
@@ -112,6 +112,8 @@ pub(crate) struct Facts {
     pub(crate) resolver_services: Vec<IpAddr>,
     /// Addresses of the API server.
     pub(crate) api_servers: Vec<IpAddr>,
+    /// Broadcast and anycast addresses of this machine's networks.
+    pub(crate) shared: Vec<IpAddr>,
 }
 
 impl Sources {
@@ -227,7 +229,8 @@ impl Sources {
             self.read = Some(snapshot);
         } else {
             let taken = own::listed(&listed);
-            own::add(&mut listed, &own, &taken);
+            let shared = own::add(&mut listed, &own, &taken);
+            reading.facts = Arc::new(Facts { shared, ..Facts::default() });
             reading.endpoints = Arc::new(listed);
             self.found = self.finder.find(&mut Machine::default(), &reading.endpoints, &reading.facts.adopted);
         }
