@@ -190,9 +190,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     front.serve(keeper, end()).await;
     let tasks = [&following, &watching].map(tokio::task::JoinHandle::abort_handle);
     let others = [&telling, &refusing, &links, &looking].map(tokio::task::JoinHandle::abort_handle);
-    for task in tasks.into_iter().chain(others) {
-        task.abort();
-    }
+    tasks.into_iter().chain(others).for_each(|task| task.abort());
     stop(reloader, gate, proxy, l7).await
 }
 

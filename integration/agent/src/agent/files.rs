@@ -292,7 +292,8 @@ mod tests {
     fn files(folder: &Path) -> Files {
         let (policies, endpoints) = (folder.join("policies"), folder.join("endpoints.yaml"));
         fs::create_dir_all(&policies).unwrap();
-        Files::new(Some(policies), Some(endpoints), &folder.join("state"), super::super::FEATURES, Arc::default())
+        let problems = Arc::default();
+        Files::new(Some(policies), Some(endpoints), &folder.join("state"), super::super::FEATURES, problems)
     }
 
     /// A link that leads to itself: reading it fails, and the system does not say that it is not there.

@@ -1,9 +1,6 @@
 //! What the settings name must be there when the agent starts: without policies or endpoints it would enforce nothing.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::Context;
 use namegate_config::{endpoints, printable::printable, settings::Settings};
@@ -36,8 +33,7 @@ pub(crate) fn check(settings: &Settings) -> anyhow::Result<Outcome> {
     }
 }
 
-fn next(path: &PathBuf, what: &str, setting: &str, step: &str) -> String {
-    let path: &Path = path;
+fn next(path: &Path, what: &str, setting: &str, step: &str) -> String {
     let shown = path.display().to_string();
     format!("reading {what} {}; {step}, or correct {setting} in the settings", printable(&shown))
 }

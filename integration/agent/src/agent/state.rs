@@ -19,6 +19,8 @@ use super::{
 /// Owner alone: the files say which names endpoints ask for.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
+/// Ends the name of a file that is being written.
+const BESIDE: &str = ".new";
 
 /// Makes a folder of the agent's own where it is missing.
 pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
@@ -28,7 +30,7 @@ pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
 /// Writes a file beside its place and moves it there; the open file. Nothing is left of one that could not be written.
 pub(crate) fn replace(path: &Path, octets: &[u8]) -> io::Result<File> {
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
+    beside.push(BESIDE);
     let beside = PathBuf::from(beside);
     let written = write(&beside, octets).and_then(|file| fs::rename(&beside, path).map(|()| file));
     if written.is_err() {
@@ -90,7 +92,7 @@ impl Copies {
     pub(crate) fn names(&self) -> Vec<String> {
         let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let names = files.filter_map(|file| file.file_name().into_string().ok());
-        names.filter(|name| !name.ends_with(".new")).collect()
+        names.filter(|name| !name.ends_with(BESIDE)).collect()
     }
 
     /// Keeps a copy.

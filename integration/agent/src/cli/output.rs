@@ -1,6 +1,6 @@
 //! Tables and JSON on standard output.
 
-use std::io::Write;
+use std::{fmt::Write as _, io::Write};
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use namegate_config::{
@@ -24,7 +24,8 @@ pub(crate) fn escaped_json(text: &str) -> String {
     for character in text.chars() {
         if is_control(character) && character != '\n' {
             // All are below 65,536 (RFC 8259 section 7).
-            escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
+            // Writing to a text cannot fail.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
         } else {
             escaped.push(character);
         }
