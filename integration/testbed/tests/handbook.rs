@@ -167,13 +167,22 @@ fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
         ("metrics.listen", listen.map_or_else(|| "off".to_owned(), |address| address.to_string())),
     ];
     rows.extend(defaults_of_dns(dns));
-    let Limits { addresses, policy_rows, cidrs, flows, endpoints, l7_connections, l7_connections_per_endpoint } =
-        limits;
+    let Limits {
+        addresses,
+        policy_rows,
+        cidrs,
+        flows,
+        flows_per_endpoint,
+        endpoints,
+        l7_connections,
+        l7_connections_per_endpoint,
+    } = limits;
     rows.extend([
         ("limits.addresses", addresses.to_string()),
         ("limits.policyRows", policy_rows.to_string()),
         ("limits.cidrs", cidrs.to_string()),
         ("limits.flows", flows.to_string()),
+        ("limits.flowsPerEndpoint", flows_per_endpoint.to_string()),
         ("limits.endpoints", endpoints.to_string()),
         ("limits.l7Connections", l7_connections.to_string()),
         ("limits.l7ConnectionsPerEndpoint", l7_connections_per_endpoint.to_string()),
