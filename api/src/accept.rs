@@ -1,6 +1,11 @@
 //! The connections of a listener, served with bounds until the end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -9,6 +14,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
+use namegate_config::shares::Shares;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -27,23 +33,50 @@ pub(crate) trait Listener {
     /// One connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection.
-    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// The next connection, and where it comes from, if that is an address.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<IpAddr>)>> + Send;
 }
 
 impl Listener for UnixListener {
     type Stream = UnixStream;
 
-    async fn next(&self) -> io::Result<UnixStream> {
-        self.accept().await.map(|(stream, _)| stream)
+    async fn next(&self) -> io::Result<(UnixStream, Option<IpAddr>)> {
+        self.accept().await.map(|(stream, _)| (stream, None))
     }
 }
 
 impl Listener for TcpListener {
     type Stream = TcpStream;
 
-    async fn next(&self) -> io::Result<TcpStream> {
-        self.accept().await.map(|(stream, _)| stream)
+    async fn next(&self) -> io::Result<(TcpStream, Option<IpAddr>)> {
+        self.accept().await.map(|(stream, client)| (stream, Some(network(client.ip()))))
+    }
+}
+
+/// The address of an IPv4 client, the network of an IPv6 client: who has one address of it has all.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        IpAddr::V4(address) => address.into(),
+    }
+}
+
+/// A connection's part of its client's share, given back on drop. A client gets no more connections than it leaves free.
+struct Seat {
+    shares: Arc<Mutex<Shares<IpAddr>>>,
+    client: IpAddr,
+}
+
+impl Seat {
+    fn take(shares: &Arc<Mutex<Shares<IpAddr>>>, client: IpAddr) -> Option<Self> {
+        shares.lock().unwrap_or_else(PoisonError::into_inner).take(client, 1).ok()?;
+        Some(Self { shares: Arc::clone(shares), client })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).give(self.client, 1);
     }
 }
 
@@ -59,6 +92,7 @@ pub(crate) struct Manner {
 /// Answers until `stop` is ready, then finishes what is under way.
 pub(crate) async fn serve<L: Listener>(listener: &L, router: Router, manner: Manner, stop: impl Future<Output = ()>) {
     let connections = Arc::new(Semaphore::new(manner.connections_max));
+    let shares = Arc::new(Mutex::new(Shares::new(manner.connections_max, manner.connections_max)));
     let drain = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -71,14 +105,19 @@ pub(crate) async fn serve<L: Listener>(listener: &L, router: Router, manner: Man
             () = &mut stop => break,
         };
         match accepted {
-            Ok(stream) => {
+            Ok((stream, client)) => {
+                let seat = client.map(|client| Seat::take(&shares, client));
+                if matches!(seat, Some(None)) {
+                    tracing::debug!(?client, "a client has its share of the connections");
+                    continue;
+                }
                 let connection = drain.watch(connection(stream, router.clone(), manner));
                 tokio::spawn(async move {
                     let lasts = manner.one_request.unwrap_or(Duration::MAX);
                     if let Ok(Err(error)) = tokio::time::timeout(lasts, connection).await {
                         tracing::debug!(%error, "an API connection ended early");
                     }
-                    drop(permit);
+                    drop((permit, seat));
                 });
             }
             Err(error) => {

@@ -4,9 +4,9 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use ipnet::IpNet;
 use namegate_config::name::NamePattern;
-use tokio::sync::broadcast;
 
 use crate::{
+    flow_hub::FlowReader,
     instruments::Instruments,
     view::{
         CniEndpoint, CniRegistration, Endpoint, Flow, Forgotten, FqdnLookup, FqdnNames, Health, LookupSource, Policy,
@@ -78,7 +78,7 @@ pub struct FlowFeed {
     /// Last flows, oldest first.
     pub recent: Vec<Arc<Flow>>,
     /// Flows from now on.
-    pub live: broadcast::Receiver<Arc<Flow>>,
+    pub live: FlowReader,
 }
 
 /// Why a question has no answer.

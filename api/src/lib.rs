@@ -11,6 +11,7 @@
 
 mod accept;
 mod clock;
+mod flow_hub;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gatekeeper;
@@ -26,6 +27,7 @@ mod server;
 pub mod view;
 
 pub use clock::rfc3339;
+pub use flow_hub::{FlowHub, FlowReader, Read};
 pub use gatekeeper::{CacheFilter, FlowFeed, Gatekeeper, Refusal, Reply};
 pub use instruments::Instruments;
 pub use metrics_port::{MetricsPort, PortError};

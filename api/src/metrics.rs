@@ -137,7 +137,7 @@ fn events(registry: &mut Registry, status: &Status) {
         "Programs and pins that were put back after another tool took them away",
         healed,
     );
-    registry.register("flows_lost", "Records of flows lost since the ring was full", lost);
+    registry.register("flows_lost", "Records of flows lost since the ring was full or they came too fast", lost);
 }
 
 fn gauge(value: u64) -> Gauge {

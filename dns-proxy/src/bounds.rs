@@ -19,6 +19,7 @@ pub const WORKER_DESCRIPTORS_MAX: usize = SOCKETS_MAX + CLIENTS_MAX + EXCHANGES_
 pub const WORKER_DESCRIPTORS_FIXED: usize = 10;
 
 /// Bounds of one worker.
+#[expect(clippy::struct_field_names, reason = "each is the most that a worker may have")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// Questions under way.

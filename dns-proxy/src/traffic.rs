@@ -383,11 +383,11 @@ impl<D: Desk> Traffic<D> {
             }
             Client::Udp { replier, from, address, endpoint } => {
                 // The socket may have made room for another meanwhile.
-                let is_sent = self.repliers.send(replier, address, &octets)
-                    || self
-                        .repliers
-                        .from(from, endpoint, Instant::now())
-                        .is_ok_and(|replier| self.repliers.send(replier, address, &octets));
+                let repliers = &mut self.repliers;
+                let mut is_sent = repliers.send(replier, address, &octets);
+                if !is_sent && let Ok(replier) = repliers.from(from, endpoint, Instant::now()) {
+                    is_sent = repliers.send(replier, address, &octets);
+                }
                 if !is_sent {
                     self.tallies.count(Outcome::ReplyUnsent);
                 }

@@ -42,7 +42,7 @@ pub(crate) enum Holder {
 fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & CLIENT_NETWORK).into(),
-        v4 => v4,
+        IpAddr::V4(address) => address.into(),
     }
 }
 

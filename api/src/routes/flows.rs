@@ -8,13 +8,11 @@ use axum::{
     http::{Uri, header},
     response::{IntoResponse, Response},
 };
-use tokio::sync::{
-    OwnedSemaphorePermit,
-    broadcast::{Receiver, error::RecvError},
-};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Api;
 use crate::{
+    flow_hub::{FlowReader, Read},
     limits::STREAMS_MAX,
     problem::Problem,
     query::FlowFilter,
@@ -57,7 +55,7 @@ pub(super) async fn stream(State(api): State<Api>, uri: Uri) -> Result<Response,
 struct Lines {
     past: VecDeque<Arc<Flow>>,
     /// Absent where the stream ends with the past.
-    live: Option<Receiver<Arc<Flow>>>,
+    live: Option<FlowReader>,
     filter: FlowFilter,
     /// Given back when the reader goes away.
     _permit: OwnedSemaphorePermit,
@@ -70,11 +68,10 @@ impl Lines {
         }
         let live = self.live.as_mut()?;
         loop {
-            match live.recv().await {
-                Ok(flow) if self.filter.passes(&flow) => return line(&*flow),
-                Ok(_) => {}
-                Err(RecvError::Lagged(lost)) => return line(&Lost { lost }),
-                Err(RecvError::Closed) => return None,
+            match live.next().await? {
+                Read::Flow(flow) if self.filter.passes(&flow) => return line(&*flow),
+                Read::Flow(_) => {}
+                Read::Lost(lost) => return line(&Lost { lost }),
             }
         }
     }

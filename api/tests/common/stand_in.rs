@@ -6,21 +6,20 @@ use std::{
 };
 
 use namegate_api::{
-    CacheFilter, FlowFeed, Gatekeeper, Instruments, Refusal, Reply,
+    CacheFilter, FlowFeed, FlowHub, Gatekeeper, Instruments, Refusal, Reply,
     view::{
         CniEndpoint, CniRegistration, CniState, Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Flow,
         FlowEndpoint, FlowPeer, Forgotten, FqdnLookup, FqdnNames, FqdnSelector, Health, LookupSource, NameCounts,
         Policy, Revision, Status, Verdict,
     },
 };
-use tokio::sync::broadcast;
 
 pub(crate) struct StandIn {
     filter: Mutex<Option<CacheFilter>>,
     ills: Mutex<Vec<String>>,
     networks: Mutex<BTreeMap<String, CniRegistration>>,
     past: Mutex<Vec<Arc<Flow>>>,
-    live: broadcast::Sender<Arc<Flow>>,
+    live: FlowHub,
     instruments: Instruments,
 }
 
@@ -31,7 +30,7 @@ impl Default for StandIn {
             ills: Mutex::default(),
             networks: Mutex::default(),
             past: Mutex::default(),
-            live: broadcast::channel(16).0,
+            live: FlowHub::new(16),
             instruments: Instruments::default(),
         }
     }
@@ -49,11 +48,11 @@ impl StandIn {
     pub(crate) fn tell(&self, flow: Flow) {
         let flow = Arc::new(flow);
         self.past.lock().unwrap().push(flow.clone());
-        let _ = self.live.send(flow);
+        self.live.send(&flow);
     }
 
     pub(crate) fn readers(&self) -> usize {
-        self.live.receiver_count()
+        self.live.readers()
     }
 
     fn remember(&self, filter: CacheFilter) -> Result<CacheFilter, Refusal> {

@@ -26,6 +26,7 @@ mod maps;
 mod neighbour;
 mod opening;
 mod packet;
+mod rate;
 mod reason;
 mod share;
 mod standing;
@@ -42,11 +43,9 @@ pub use neighbour::{
     Claim, DiscoveryHead, LinkAddress, LinkFrame, LinkOwner, Mac, arp, arp_addresses, discovery, discovery_of_node,
     solicitation,
 };
-pub use opening::{
-    HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, begins_quic,
-    opening_flags,
-};
+pub use opening::{HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord, begins_quic, opening_flags};
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
+pub use rate::{OPENINGS_PER_SECOND, RECORDS_PER_SECOND, RateValue};
 pub use reason::{Direction, Reason};
 pub use share::{PROBES, flow_share, probe, worth};
 pub use standing::{is_related, stands};

@@ -36,6 +36,8 @@ pub mod map_names {
     pub const EVENTS: &str = "EVENTS";
     /// Ring buffer of [`crate::OpeningRecord`], each with the octets it is about.
     pub const OPENINGS: &str = "OPENINGS";
+    /// Endpoint -> [`crate::RateValue`].
+    pub const RATES: &str = "RATES";
 }
 
 /// Rows that each map holds at most, as built into the object; the loader may set others.
@@ -60,6 +62,8 @@ pub mod limits {
     pub const EVENTS_OCTETS: u32 = 4 * 1024 * 1024;
     /// Octets of the ring of openings.
     pub const OPENINGS_OCTETS: u32 = 4 * 1024 * 1024;
+    /// Endpoints whose copies and records are counted; the least recently used give way.
+    pub const RATES_MAX: u32 = 16_384;
 }
 
 /// Identities with a fixed meaning.

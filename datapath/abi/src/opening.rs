@@ -10,8 +10,6 @@ pub const OPENING_OCTETS_MAX: usize = 4_096;
 pub const HELD_OCTETS_MAX: usize = 16_384;
 /// Packets with a payload that are copied of one flow at most.
 pub const OPENINGS_PER_FLOW: u8 = 4;
-/// Packets copied in a second on each CPU at most.
-pub const OPENINGS_PER_SECOND: u32 = 2_048;
 
 /// What stands before the octets of the payload. 72 octets, no holes.
 #[repr(C)]

@@ -14,6 +14,7 @@ mod maps;
 mod neighbour;
 mod node;
 mod opening;
+mod rate;
 mod redirect;
 mod report;
 

@@ -7,12 +7,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
 };
 use namegate_abi::{
-    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowLosses,
-    FlowSlot, FlowValue, FragmentKey, FragmentValue, LinkAddress, LinkFrame, Packet, PolicyKey, PolicyValue, Settings,
-    Tables, counter_slot, limits,
+    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowLosses, FlowSlot, FlowValue, FragmentKey, FragmentValue, LinkAddress, LinkFrame, Packet, PolicyKey, PolicyValue, RateValue, Settings, Tables, counter_slot, limits,
 };
 
-use crate::opening::{Copy, CopyRate};
+use crate::opening::Copy;
 
 #[map]
 pub(crate) static ENDPOINTS: HashMap<u32, EndpointValue> = HashMap::pinned(limits::ENDPOINTS_MAX, 0);
@@ -55,9 +53,9 @@ pub(crate) static LINK_ADDRESSES: LruHashMap<u32, LinkAddress> = LruHashMap::wit
 /// Where a copy is put together.
 #[map]
 pub(crate) static COPY: PerCpuArray<Copy> = PerCpuArray::with_max_entries(1, 0);
-/// How many copies were made lately.
+/// What each endpoint had of both rings lately.
 #[map]
-pub(crate) static COPY_RATE: PerCpuArray<CopyRate> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static RATES: LruHashMap<u32, RateValue> = LruHashMap::pinned(limits::RATES_MAX, 0);
 
 /// What the stages of one packet hand on: the stack has 512 octets for all of them together.
 pub(crate) struct Scratch {

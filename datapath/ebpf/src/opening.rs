@@ -3,36 +3,26 @@
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes};
 use namegate_abi::{
     Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, HELD_OCTETS_MAX, OPENING_OCTETS_MAX,
-    OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, Packet, Reader, Settings, begins_quic, counter_slot,
+    OPENINGS_PER_FLOW, OpeningRecord, Packet, Reader, Settings, begins_quic, counter_slot,
     flow_flags, opening_flags, protocol,
 };
 
 use crate::{
     frame::Frame,
-    maps::{COPY, COPY_RATE, OPENINGS},
-    redirect, report,
+    maps::{COPY, OPENINGS},
+    rate, redirect, report,
 };
 
 /// Octets of a UDP header.
 const UDP_OCTETS: u32 = 8;
 /// Datagrams in a frame (`UDP_MAX_SEGMENTS`).
 const SEGMENTS_MAX: u32 = 128;
-/// A second.
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// A record with its octets.
 #[repr(C)]
 pub(crate) struct Copy {
     record: OpeningRecord,
     octets: [u8; HELD_OCTETS_MAX],
-}
-
-/// Copies made on this CPU since `began_ns`.
-#[repr(C)]
-pub(crate) struct CopyRate {
-    began_ns: u64,
-    copies: u32,
-    spare: u32,
 }
 
 /// Copies the payload of a packet whose flow wants it, and notes that in the flow.
@@ -142,7 +132,7 @@ fn copy(frame: Frame, endpoint: &EndpointValue, packet: &Packet, rule: u32, flag
     let whole = size_of::<OpeningRecord>() + wanted as usize;
     // SAFETY: As many octets of the row.
     let octets = unsafe { core::slice::from_raw_parts(core::ptr::from_ref(slot).cast::<u8>(), whole) };
-    if status != 0 || !is_within_rate(time_ns) || OPENINGS.output::<[u8]>(octets, 0).is_err() {
+    if status != 0 || !rate::admits_copy(endpoint.endpoint, time_ns, whole as u32) || OPENINGS.output::<[u8]>(octets, 0).is_err() {
         report::add(counter_slot::OPENINGS_LOST, 1, 0);
     }
     true
@@ -163,17 +153,4 @@ fn payload(frame: Frame, packet: &Packet) -> Option<(u32, u32)> {
     let opens = u32::from(packet.opens());
     let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]).wrapping_add(opens);
     Some((packet.transport_at as u32 + octets, sequence))
-}
-
-#[inline(always)]
-fn is_within_rate(now_ns: u64) -> bool {
-    let Some(rate) = COPY_RATE.get_ptr_mut(0) else { return false };
-    // SAFETY: The row is this CPU's own.
-    let rate = unsafe { &mut *rate };
-    if now_ns.wrapping_sub(rate.began_ns) > SECOND_NS {
-        rate.began_ns = now_ns;
-        rate.copies = 0;
-    }
-    rate.copies += 1;
-    rate.copies <= OPENINGS_PER_SECOND
 }

@@ -6,6 +6,7 @@ use namegate_abi::{Decision, Direction, EndpointValue, EventRecord, Packet, Reas
 use crate::{
     frame::Frame,
     maps::{COUNTERS, EVENTS},
+    rate,
 };
 
 /// Counts a packet under its reason.
@@ -26,7 +27,7 @@ pub(crate) fn add(slot: u32, packets: u64, octets: u64) {
     }
 }
 
-/// Sends a record; where the ring is full, counts that instead.
+/// Sends a record; where the ring is full, or the endpoint has its share of it, counts that instead.
 #[inline(always)]
 pub(crate) fn tell(
     frame: Frame,
@@ -84,7 +85,7 @@ fn record(
 
 #[inline(always)]
 fn send(record: &EventRecord) {
-    if EVENTS.output::<EventRecord>(record, 0).is_err() {
+    if !rate::admits_record(record.endpoint) || EVENTS.output::<EventRecord>(record, 0).is_err() {
         add(counter_slot::EVENTS_LOST, 1, 0);
     }
 }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use aya::maps::RingBuf;
 use aya::programs::SchedClassifier;
-use namegate_abi::{Counter, Direction, FlowLosses, NODE_INTERFACE, Reason, Settings, counter_slot, map_names};
+use namegate_abi::{
+    Counter, Direction, FlowLosses, NODE_INTERFACE, RateValue, Reason, Settings, counter_slot, map_names,
+};
 use namegate_engine::{Gate, GateError, MapOp, Row};
 
 use crate::bpf::Hook;
@@ -189,6 +191,11 @@ impl Datapath {
     /// Records that found the ring full, since the maps were made.
     pub fn events_lost(&self) -> Result<u64, GateError> {
         Ok(self.tables.counter(counter_slot::EVENTS_LOST)?.packets)
+    }
+
+    /// What each endpoint had of the rings lately, and how much was kept from it since its row was made.
+    pub fn rates(&self) -> Vec<(u32, RateValue)> {
+        self.tables.rates()
     }
 
     /// Flows remembered. Counted row by row, about 0.3 us each: for a metric, not for every packet.

@@ -8,7 +8,8 @@ use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use namegate_abi::{
     Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Direction, EndpointValue, FlowKey, FlowLosses,
-    FlowSlot, FlowValue, FragmentKey, FragmentValue, PolicyKey, PolicyValue, Reason, Settings, counter_slot, map_names,
+    FlowSlot, FlowValue, FragmentKey, FragmentValue, PolicyKey, PolicyValue, RateValue, Reason, Settings, counter_slot,
+    map_names,
 };
 use namegate_engine::{Gate, GateError, Key, MapOp, Row};
 
@@ -29,13 +30,14 @@ macro_rules! pod {
     };
 }
 pod!(Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue);
-pod!(FlowLosses, FlowSlot, FragmentKey, FragmentValue, PolicyKey, PolicyValue, Settings);
+pod!(FlowLosses, FlowSlot, FragmentKey, FragmentValue, PolicyKey, PolicyValue, RateValue, Settings);
 
 type Endpoints = HashMap<MapData, u32, Raw<EndpointValue>>;
 type Addresses = HashMap<MapData, Raw<AddressKey>, Raw<AddressValue>>;
 type Cidrs = LpmTrie<MapData, Raw<CidrKey>, Raw<CidrValue>>;
 type Policy = LpmTrie<MapData, Raw<PolicyKey>, Raw<PolicyValue>>;
 type Resolvers = HashMap<MapData, Raw<Address>, u8>;
+type Rates = HashMap<MapData, u32, Raw<RateValue>>;
 
 /// The maps of the gate.
 pub(crate) struct Tables {
@@ -45,6 +47,7 @@ pub(crate) struct Tables {
     policy: Policy,
     resolvers: Resolvers,
     flows: FlowTables,
+    rates: Rates,
     settings: Array<MapData, Raw<Settings>>,
     /// What was written there last.
     current: Option<Settings>,
@@ -70,6 +73,7 @@ impl Tables {
             policy: pinned(pins, map_names::POLICY)?,
             resolvers: pinned(pins, map_names::RESOLVERS)?,
             flows: FlowTables::open(pins, limits)?,
+            rates: pinned(pins, map_names::RATES)?,
             settings: pinned(pins, map_names::SETTINGS)?,
             current: None,
             counters: pinned(pins, map_names::COUNTERS)?,
@@ -148,6 +152,11 @@ impl Tables {
     /// Rows of the flow table, counted: about 0.3 us a row.
     pub(crate) fn flow_rows(&self) -> u64 {
         self.flows.rows()
+    }
+
+    /// What each endpoint had of the rings. A row that goes while it is read is left out.
+    pub(crate) fn rates(&self) -> Vec<(u32, RateValue)> {
+        self.rates.iter().filter_map(Result::ok).map(|(endpoint, rate)| (endpoint, rate.0)).collect()
     }
 
     fn put(&mut self, row: &Row) -> Result<(), GateError> {

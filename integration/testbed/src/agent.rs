@@ -37,6 +37,8 @@ pub struct Options {
     pub unguarded: Vec<String>,
     /// Text of `policies/policies.yaml` at the start.
     pub policies: String,
+    /// How many files the agent's process may open (`RLIMIT_NOFILE`, hard and soft); `None` is as many as this process.
+    pub descriptors: Option<u64>,
 }
 
 impl Options {
@@ -86,6 +88,7 @@ pub struct Agent<'a> {
     folder: TempDir,
     binary: PathBuf,
     pins: PathBuf,
+    descriptors: Option<u64>,
     child: Option<Child>,
 }
 
@@ -103,7 +106,7 @@ impl<'a> Agent<'a> {
         let pins = pins::folder(world.id())?;
         let folder = tempfile::Builder::new().prefix("namegate-").tempdir()?;
         files::write(folder.path(), &pins, world, options)?;
-        let mut agent = Self { world, folder, binary, pins, child: None };
+        let mut agent = Self { world, folder, binary, pins, descriptors: options.descriptors, child: None };
         agent.launch()?;
         Ok(agent)
     }
@@ -118,7 +121,11 @@ impl<'a> Agent<'a> {
     pub fn launch(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.path("agent.log"))?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.binary);
+        command.args(["--pdeathsig", "KILL", "--"]);
+        if let Some(descriptors) = self.descriptors {
+            command.args(["prlimit", &format!("--nofile={descriptors}:{descriptors}"), "--"]);
+        }
+        command.arg(&self.binary);
         command.args(["agent", "--config"]).arg(self.path("namegate.yaml"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let spawned = self.world.node().call(move || command.spawn());

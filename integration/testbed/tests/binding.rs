@@ -585,3 +585,75 @@ fn quic_to_another_name_is_told_where_names_are_observed() {
     let status = agent.json("/v1/status").unwrap();
     assert_eq!(status["mismatches"][0]["protocol"], "UDP", "{status:#}");
 }
+
+/// The beginning of a QUIC connection, of which the rest never comes: a long header of version 1 and noise.
+fn beginning(number: u16) -> Vec<u8> {
+    let mut datagram = vec![0x5a; 1_200];
+    datagram[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]);
+    datagram[6..8].copy_from_slice(&number.to_be_bytes());
+    // Connection identifiers of 8 and 0 bytes, no token, the rest of the datagram.
+    datagram[14..18].copy_from_slice(&[0, 0, 0x44, 0x9e]);
+    datagram
+}
+
+/// Ends a flood when it is dropped.
+#[derive(Default)]
+struct Ends(Arc<std::sync::atomic::AtomicBool>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_flood_of_beginnings_of_one_pod_leaves_quic_to_others() {
+    let world = shared_world(&[TIE, XWING]);
+    serve_quic(&world);
+    let agent = start(&world, &names(&[GOOD]), "enforce");
+    let (hostile, honest) = (world.pod(TIE), world.pod(XWING));
+    resolve(hostile, &[GOOD]);
+    resolve(honest, &[GOOD]);
+    let (_, config) = &kinds()[1];
+    assert!(quic(honest, config, GOOD).is_some());
+    let ends = Ends::default();
+    let ended = Arc::clone(&ends.0);
+    std::thread::scope(|scope| {
+        // The flood ends with this test, also where that fails.
+        let ends = ends;
+        let flooding = scope.spawn(move || {
+            hostile.netns.call(move || {
+                let sockets: Vec<_> = (0..300).map(|_| std::net::UdpSocket::bind(("0.0.0.0", 0)).unwrap()).collect();
+                let mut sent = 0_u64;
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    for (number, socket) in (0..).zip(&sockets) {
+                        sent += u64::from(socket.send_to(&beginning(number), (SHARED, 443)).is_ok());
+                        // Many more than are copied, and no more than the node's queue for all interfaces takes.
+                        if number % 100 == 0 {
+                            std::thread::sleep(Duration::from_millis(5));
+                        }
+                    }
+                }
+                sent
+            })
+        });
+        let told = agent.wait_for("the flood", |agent| {
+            let checks = agent.json("/v1/status")?["name-checks"].clone();
+            let lost = checks.as_array().unwrap().iter().find(|check| check["what"] == "lost").unwrap();
+            Ok((lost["count"].as_u64().unwrap() > 20_000).then_some(()))
+        });
+        told.unwrap();
+        let opened = (0..5).filter(|_| quic(honest, config, GOOD).is_some()).count();
+        drop(ends);
+        let sent = flooding.join().unwrap();
+        let status = agent.json("/v1/status").unwrap();
+        assert_eq!(opened, 5, "beside {sent} datagrams: {:#} {:#}", status["name-checks"], status["refused"]);
+    });
+    let of_hostile = |row: &Value| row["endpoint"] == TIE && row["bound"] == "copies of handshakes";
+    let counted = agent.wait_for("the count", |agent| {
+        let refused = agent.json("/v1/status")?["refused"].clone();
+        Ok(refused.as_array().unwrap().iter().any(of_hostile).then_some(()))
+    });
+    counted.unwrap();
+    assert!(quic(honest, config, GOOD).is_some(), "and after it");
+}

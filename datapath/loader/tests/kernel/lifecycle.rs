@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use namegate_abi::{
-    AddressKey, CidrKey, CidrValue, Direction, EndpointValue, PolicyKey, PolicyValue, Reason, map_names,
+    AddressKey, AddressValue, CidrKey, CidrValue, Direction, EndpointValue, PolicyKey, PolicyValue, Reason, map_names,
 };
 use namegate_engine::{Gate, GateError, MapOp, Row};
 use namegate_loader::{Datapath, Directions, LoadError, MapLimits, Options};
 
 use crate::bench::{
-    ANSWERED, Bench, DROPPED, ECHO, ENFORCED, LIMITS, TCP, UDP, address, chain, eventually, run, steps, wait_until,
+    ANSWERED, Bench, DROPPED, ECHO, ENDPOINT, ENFORCED, LIMITS, POLICY, SCOPE, TCP, UDP, address, chain, eventually,
+    run, steps, wait_until,
 };
 
 /// More than the ring has room for.
@@ -163,7 +164,7 @@ fn a_map_of_another_size_is_replaced_with_its_rows() {
         bench.learn("198.51.100.8", 300, 0);
         assert!(bench.echoes("198.51.100.8:7", 10, ANSWERED));
         let left: Vec<_> = fs::read_dir(&bench.options.pins).unwrap().map(|file| file.unwrap().file_name()).collect();
-        assert_eq!(left.len(), 16, "fourteen maps, the links and the programs: {left:?}");
+        assert_eq!(left.len(), 17, "fifteen maps, the links and the programs: {left:?}");
     });
 }
 
@@ -297,8 +298,45 @@ fn records_that_find_no_room_are_counted() {
         let lost = bench.datapath.borrow().events_lost().unwrap();
         assert!(lost > 0, "the ring is too large for this test");
         assert_eq!(bench.told().len() as u64 + lost, PACKETS);
+        // With the endpoint's next second there is room again.
+        eventually("a record", || !bench.echoes("198.51.100.7:7", 10, DROPPED) && !bench.told().is_empty());
+    });
+}
+
+#[test]
+fn records_of_one_endpoint_leave_room_for_those_of_another() {
+    const OTHER: u32 = ENDPOINT + 1;
+    run(|bench| {
+        bench.enforce(ENFORCED, 1);
+        bench.pod().netns.call(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect("198.51.100.7:9").unwrap();
+            for _ in 0..PACKETS {
+                socket.send(&[0; 8]).unwrap();
+            }
+        });
+        eventually("every packet was judged", || bench.packets(Direction::Egress, Reason::DefaultDeny) == PACKETS);
+        // From now on the interface is another endpoint's; nothing was read so far.
+        for ip in bench.pod().spec.ips.clone() {
+            let value = AddressValue { endpoint: OTHER, ..steps(&[(0, 256)]) };
+            bench.put(Row::Address(AddressKey { scope: 0, address: ip.into() }, value));
+        }
+        let value = EndpointValue {
+            endpoint: OTHER,
+            policy: POLICY,
+            scope: SCOPE,
+            revision: 1,
+            flags: ENFORCED,
+            ..EndpointValue::default()
+        };
+        bench.put(Row::Endpoint(bench.interface, value));
         assert!(!bench.echoes("198.51.100.7:7", 10, DROPPED));
-        assert_eq!(bench.told().len(), 1, "there is room again");
+        let told = bench.told();
+        assert_eq!(told.iter().filter(|record| record.endpoint == OTHER).count(), 1, "of {}", told.len());
+        let rates = bench.datapath.borrow().rates();
+        let lost = |endpoint| rates.iter().find(|(of, _)| *of == endpoint).map(|(_, rate)| rate.records_lost);
+        assert_eq!(lost(OTHER), Some(0));
+        assert!(lost(ENDPOINT).is_some_and(|lost| lost > PACKETS / 2), "{rates:?}");
     });
 }
 

@@ -292,7 +292,7 @@ mod tests {
     fn files(folder: &Path) -> Files {
         let (policies, endpoints) = (folder.join("policies"), folder.join("endpoints.yaml"));
         fs::create_dir_all(&policies).unwrap();
-        Files::new(Some(policies), Some(endpoints), &folder.join("state"), super::super::FEATURES).unwrap()
+        Files::new(Some(policies), Some(endpoints), &folder.join("state"), super::super::FEATURES, Arc::default())
     }
 
     /// A link that leads to itself: reading it fails, and the system does not say that it is not there.

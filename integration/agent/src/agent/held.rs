@@ -33,6 +33,8 @@ const OCTETS_MAX: usize = 16 << 20;
 const AGE_MAX_NS: u64 = 3_000_000_000;
 /// How long datagrams wait for the name to be whole.
 const WAIT_MAX_NS: u64 = 10_000_000_000;
+/// How often is looked for those that have waited too long.
+const LOOK_NS: u64 = 1_000_000_000;
 /// Ports tried where the kernel's choice for IPv4 is taken for IPv6.
 const PORT_TRIES: usize = 16;
 
@@ -41,6 +43,8 @@ pub(crate) struct Waiting {
     flows: FairCache<Line>,
     /// That wait, by endpoint.
     octets: Shares<u32>,
+    /// When was looked last for what has waited too long.
+    looked_ns: u64,
     mark: u32,
 }
 
@@ -58,14 +62,16 @@ struct Line {
 
 impl Waiting {
     pub(crate) fn new(mark: u32) -> Self {
-        Self { flows: FairCache::new(FLOWS_MAX), octets: Shares::new(OCTETS_MAX, OCTETS_MAX), mark }
+        Self { flows: FairCache::new(FLOWS_MAX), octets: Shares::new(OCTETS_MAX, OCTETS_MAX), looked_ns: 0, mark }
     }
 
     /// Takes a packet that the kernel held; gives the record of a connection that does not pass, or would not where names
     /// were enforced.
     pub(crate) async fn take(&mut self, opening: Opening, door: &Door, checks: &Checks) -> Option<Flow> {
         let record = opening.record;
-        let is_late = boot_ns().saturating_sub(record.time_ns) > AGE_MAX_NS;
+        let now_ns = boot_ns();
+        self.expire(now_ns, checks);
+        let is_late = now_ns.saturating_sub(record.time_ns) > AGE_MAX_NS;
         if is_late || record.length as usize != opening.octets.len() {
             checks.count(Check::Unread);
             return None;
@@ -156,8 +162,13 @@ impl Waiting {
         std::mem::take(&mut line.held)
     }
 
-    /// Drops datagrams whose connection has not said its name in time, with what is known of it.
+    /// Drops datagrams whose connection has not said its name in time, with what is known of it. It looks once in a second
+    /// at most.
     pub(crate) fn expire(&mut self, now_ns: u64, checks: &Checks) {
+        if now_ns.saturating_sub(self.looked_ns) < LOOK_NS {
+            return;
+        }
+        self.looked_ns = now_ns;
         let is_late = |line: &Line| !line.held.is_empty() && now_ns.saturating_sub(line.since_ns) > WAIT_MAX_NS;
         for (flow, line) in self.flows.extract(is_late) {
             self.octets.give(flow.endpoint, line.octets);

@@ -39,6 +39,9 @@ struct State<A, Q> {
     is_closed: bool,
 }
 
+/// The state with what is to be added to it, or that with the reason why it is not taken.
+type Opened<'i, A, Q, T> = Result<(MutexGuard<'i, State<A, Q>>, T), (Refused, T)>;
+
 /// What comes next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<A, Q> {
@@ -94,7 +97,7 @@ impl<A, Q> Inbox<A, Q> {
         Ok(())
     }
 
-    fn open<T>(&self, thing: T) -> Result<(MutexGuard<'_, State<A, Q>>, T), (Refused, T)> {
+    fn open<T>(&self, thing: T) -> Opened<'_, A, Q, T> {
         let state = self.lock();
         if state.is_closed { Err((Refused::Closed, thing)) } else { Ok((state, thing)) }
     }

@@ -2,11 +2,12 @@
 //! long as it goes on.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use namegate_abi::RateValue;
 use namegate_api::view::Refused;
 use namegate_engine::{EndpointId, Engine};
 
@@ -141,11 +142,33 @@ pub(super) fn name(engine: &Engine, endpoint: u32) -> String {
     }
 }
 
+/// Counts what the programs kept from endpoints since the last look. The first look counts nothing: an earlier agent did.
+fn count_lost(refusals: &Refusals, seen: &mut Option<HashMap<u32, (u64, u64)>>, rates: &[(u32, RateValue)]) {
+    let lost = |(endpoint, rate): &(u32, RateValue)| (*endpoint, (rate.copies_lost, rate.records_lost));
+    let now: HashMap<u32, (u64, u64)> = rates.iter().map(lost).collect();
+    let Some(before) = seen.replace(now) else { return };
+    for (endpoint, rate) in rates {
+        let (copies, records) = before.get(endpoint).copied().unwrap_or_default();
+        // A row that was made anew counts from 0 again.
+        let more = |now: u64, before: u64| if now >= before { now - before } else { now };
+        for (bound, count) in
+            [(Bound::Copies, more(rate.copies_lost, copies)), (Bound::FlowRecords, more(rate.records_lost, records))]
+        {
+            if count > 0 {
+                refusals.add(bound, *endpoint, count);
+            }
+        }
+    }
+}
+
 /// Keeps the problems in step with what is refused, until the task is ended.
 pub(crate) async fn follow(refusals: Arc<Refusals>, problems: Arc<Problems>, door: Door) {
     let mut is_quiet = true;
+    let mut seen = None;
     loop {
         tokio::time::sleep(LOOK).await;
+        let Ok(rates) = door.ask_always(|gate: &mut Gate| gate.datapath().rates()).await else { return };
+        count_lost(&refusals, &mut seen, &rates);
         let ongoing = refusals.ongoing(Instant::now());
         if ongoing.is_empty() && is_quiet {
             continue;
@@ -179,6 +202,18 @@ mod tests {
         assert_eq!(refusals.ongoing(now + QUIET), []);
         let counts: Vec<u64> = refusals.lock().values().map(|count| count.count).collect();
         assert_eq!(counts, [1, 3]);
+    }
+
+    #[test]
+    fn what_the_programs_lost_is_counted_once() {
+        let refusals = Refusals::default();
+        let mut seen = None;
+        let rate = |copies_lost, records_lost| (7, RateValue { copies_lost, records_lost, ..RateValue::default() });
+        for (copies, records) in [(5, 5), (5, 8), (6, 8), (2, 8)] {
+            count_lost(&refusals, &mut seen, &[rate(copies, records)]);
+        }
+        let counts: Vec<_> = refusals.lock().iter().map(|(key, count)| (*key, count.count)).collect();
+        assert_eq!(counts, [((Bound::Copies, 7), 3), ((Bound::FlowRecords, 7), 3)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{fmt::Write, net::SocketAddr};
 
 use namegate_api::view::{Facts, Severity, SourceState, Status};
+use namegate_config::fair_ring::pick_fairly;
 
 use super::{Outcome, args::Output, client::Client, monitor::flow_line, output, style};
 
@@ -145,8 +146,8 @@ fn denials(status: &Status) -> String {
     if status.denials.is_empty() {
         return "none\n".to_owned();
     }
-    let lines = status.denials.iter().take(DENIALS_SHOWN).map(|flow| flow_line(flow) + "\n");
-    lines.collect()
+    let shown = pick_fairly(status.denials.iter(), DENIALS_SHOWN, |flow| flow.endpoint.id);
+    shown.into_iter().map(|flow| flow_line(flow) + "\n").collect()
 }
 
 fn diagnostics(status: &Status) -> String {
