@@ -1,11 +1,11 @@
 //! Requests to the agent's API.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use hyper::{Request, Uri};
 use namegate_api::{
     CacheFilter, FlowFeed, FlowHub, Gatekeeper, Instruments, PROBLEM_JSON, Refusal, Reply,
-    fuzzing::{Answer, answer},
+    fuzzing::{Answer, Service},
     view::{
         CniEndpoint, CniRegistration, CniState, Endpoint, Forgotten, FqdnLookup, FqdnNames, Health, Policy, Status,
     },
@@ -18,6 +18,10 @@ static PATHS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
     let documented = namegate_api::openapi().paths.paths.into_keys();
     documented.chain(own).map(|path| path.split('/').map(str::to_owned).collect()).collect()
 });
+
+/// The API in front of an agent without endpoints.
+static SERVICE: LazyLock<Mutex<Option<Service>>> =
+    LazyLock::new(|| Mutex::new(Service::new(Arc::new(Nobody::default())).ok()));
 
 /// `METHOD TARGET` in the first line, the body in the rest.
 ///
@@ -32,7 +36,9 @@ pub fn api(data: &[u8]) {
     let request = Request::builder().method(method).uri(target).header("content-type", "application/json").body(body);
     let Ok(request) = request else { return };
     let uri = request.uri().clone();
-    let Some(answer) = answer(Arc::new(Nobody::default()), request) else { return };
+    let service = SERVICE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(answer) = service.as_ref().and_then(|service| service.answer(request)) else { return };
+    drop(service);
     assert!(answer.status < 500, "{line:?}: {answer:?}");
     if !is_documented(&uri) {
         assert_eq!(answer.status, 404, "{line:?}: {answer:?}");

@@ -80,9 +80,8 @@ fn slow_host(parts: &Parts) -> Option<String> {
         None => None,
     };
     let host = match (of_target, field) {
-        (Some(host), Some(field)) if host.to_ascii_lowercase() != field.to_ascii_lowercase() => return None,
-        (Some(host), _) => host,
-        (None, Some(host)) => host,
+        (Some(host), Some(field)) if !host.eq_ignore_ascii_case(&field) => return None,
+        (Some(host), _) | (None, Some(host)) => host,
         (None, None) => return (parts.version == Version::HTTP_10).then(String::new),
     };
     let authority: Authority = host.parse().ok()?;
@@ -114,7 +113,7 @@ fn slow_path(target: &str) -> Option<String> {
     let at = target.find('?').unwrap_or(target.len());
     let (path, query) = target.split_at(at);
     let letters = letters(path)?;
-    if path.chars().next() != Some('/') {
+    if !path.starts_with('/') {
         return None;
     }
     let mut text = String::new();
@@ -124,7 +123,8 @@ fn slow_path(target: &str) -> Option<String> {
             return None;
         }
         if encoded && !(value.is_ascii_alphanumeric() || ['-', '.', '_', '~'].contains(&value)) {
-            text += &format!("%{:02X}", u32::from(value));
+            let hexadecimal = format!("%{:02X}", u32::from(value));
+            text.push_str(&hexadecimal);
         } else {
             text.push(value);
         }

@@ -71,8 +71,12 @@ fn wait_seconds() -> u64 {
 impl Config {
     /// Reads standard input.
     pub(crate) fn read(text: &[u8]) -> Result<Self, Error> {
-        let config: Self = serde_json::from_slice(text)
-            .map_err(|error| Error::new(Code::Undecodable, "the network configuration cannot be read").with(error))?;
+        let unreadable = |error: &dyn std::fmt::Display| {
+            Error::new(Code::Undecodable, "the network configuration cannot be read").with(error)
+        };
+        // Unknown keys are skipped without a look at their bytes; JSON is UTF-8 all the same (RFC 8259 §8.1).
+        let text = std::str::from_utf8(text).map_err(|error| unreadable(&error))?;
+        let config: Self = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
         if !VERSIONS.contains(&config.cni_version.as_str()) {
             let known = format!("namegate-cni speaks {}", VERSIONS.join(", "));
             let message = format!("cniVersion `{}` is not supported", config.cni_version);
@@ -211,5 +215,7 @@ mod tests {
         ] {
             assert_eq!(Config::read(text.as_bytes()).err().map(|error| error.code), want, "{text}");
         }
+        let not_text = b"{\"cniVersion\":\"1.1.0\",\"other\":\"\xff\"}";
+        assert_eq!(Config::read(not_text).err().map(|error| error.code), Some(Code::Undecodable), "not UTF-8");
     }
 }

@@ -82,6 +82,8 @@ pub(crate) fn read(path: &Path) -> Option<Tables> {
 
 /// What the bytes of a file hold; nothing where they are of another form.
 pub(crate) fn parse(bytes: &[u8]) -> serde_json::Result<Option<Tables>> {
-    let read: Read = serde_json::from_slice(bytes)?;
+    // What is skipped is not checked otherwise: a file with damage there is not whole either.
+    let text = std::str::from_utf8(bytes).map_err(serde::de::Error::custom)?;
+    let read: Read = serde_json::from_str(text)?;
     Ok((read.form == FORM).then(|| Tables::restore(read.rows)))
 }

@@ -8,15 +8,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::flood::End;
+use crate::ground::SCALE;
 
 /// Between two changes.
 const PAUSE: Duration = Duration::from_millis(1_500);
 /// Prefixes of one policy: more than `limits.cidrs` has room for.
-const PREFIXES: u32 = 9_000;
+const PREFIXES: u32 = 9_000 / SCALE;
 /// Names of one policy.
-const NAMES: u32 = 2_000;
+const NAMES: u32 = 2_000 / SCALE;
 /// Rules with ports of one policy: more rows than `limits.policyRows` has room for.
-const PORTS: u32 = 400;
+const PORTS: u32 = 480 / SCALE;
 
 /// The author at work.
 pub(crate) struct Author {

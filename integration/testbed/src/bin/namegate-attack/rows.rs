@@ -105,8 +105,8 @@ fn format_ms(micros: u64) -> String {
 fn refusals(report: &mut Report, seen: &Seen) {
     for refusal in REFUSALS {
         let grown: Vec<_> = refusal.any.iter().flat_map(|texts| seen.grown.with(texts)).collect();
-        let sum: f64 = grown.iter().map(|(_, by)| by).sum();
-        report.row(&format!("counted: {}", refusal.what), "some", &format!("{}", sum.max(0.0)), sum > 0.0);
+        let sum = grown.iter().fold(0.0, |sum, (_, by)| sum + by);
+        report.row(&format!("counted: {}", refusal.what), "some", &format!("{sum}"), sum > 0.0);
     }
 }
 
