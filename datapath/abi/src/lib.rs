@@ -48,5 +48,5 @@ pub use opening::{
 };
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use reason::{Direction, Reason};
-pub use share::{PROBES, flow_share, probe, worth};
+pub use share::{PROBES, flow_share, is_loss, probe, worth};
 pub use standing::{is_related, stands};
