@@ -168,14 +168,15 @@ pub(crate) async fn follow(refusals: Arc<Refusals>, problems: Arc<Problems>, doo
     let mut is_quiet = true;
     let mut flows = FlowCounts::default();
     loop {
-        tokio::time::sleep(LOOK).await;
+        // The first look is before anything is refused under this agent.
         match door.ask_always(|gate: &mut Gate| gate.datapath().flow_losses()).await {
             Ok(Ok(losses)) => flows.follow(&refusals, &losses),
             Ok(Err(error)) => {
-                tracing::error!(%error, "reading what endpoints lost of their flows; the next second tries again")
+                tracing::error!(%error, "reading what endpoints lost of their flows; the next second tries again");
             }
             Err(_) => return,
         }
+        tokio::time::sleep(LOOK).await;
         let ongoing = refusals.ongoing(Instant::now());
         if ongoing.is_empty() && is_quiet {
             continue;
