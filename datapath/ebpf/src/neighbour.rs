@@ -55,7 +55,8 @@ pub(crate) fn read_link(frame: Frame, endpoint: &EndpointValue, direction: Direc
     link.known = unsafe { LINK_ADDRESSES.get(endpoint.endpoint) }.map_or([0; 6], |row| row.link);
     link.owner = LinkOwner::Node;
     link.sender = 0;
-    link.octets = frame.octets() as usize;
+    // A tag is free to be chosen: no message has this size.
+    link.octets = if frame.is_tagged() { 0 } else { frame.octets() as usize };
     let from = frame.came_from();
     if matches!(direction, Direction::Ingress) && from != 0 {
         link.owner = LinkOwner::Unknown;
