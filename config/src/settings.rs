@@ -332,7 +332,7 @@ dns:
   pendingMax: 60
   pendingPerEndpointMax: 50
   workers: 2
-limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5, l7Connections: 6, l7ConnectionsPerEndpoint: 7}
+limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, flowsPerEndpoint: 8, endpoints: 5, l7Connections: 6, l7ConnectionsPerEndpoint: 7}
 ";
 
     #[test]

@@ -47,5 +47,5 @@ pub use opening::{HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, Openin
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use rate::{OPENINGS_PER_SECOND, RECORDS_PER_SECOND, RateValue};
 pub use reason::{Direction, Reason};
-pub use share::{PROBES, flow_share, probe, worth};
+pub use share::{PROBES, flow_share, is_loss, probe, worth};
 pub use standing::{is_related, stands};

@@ -378,7 +378,7 @@ const _: () = assert!(size_of::<FlowSlot>() == 8);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowLosses {
-    /// Flows that were alive and gave way to a new one of the same endpoint.
+    /// Flows that are missed ([`crate::is_loss`]) and gave way to a new one of the same endpoint.
     pub evicted: u64,
     /// New flows that found no room.
     pub refused: u64,

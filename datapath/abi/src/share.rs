@@ -19,22 +19,38 @@ pub const fn probe(random: u32, at: u32, share: u32) -> u32 {
     if share == 0 { 0 } else { random.wrapping_add(at.wrapping_mul(STRIDE)) % share }
 }
 
+/// Where the class of a flow stands in what it is worth; below stands when it was seen last.
+const CLASS_SHIFT: u32 = 60;
+/// The class of connections that end.
+const CLOSING: u64 = 1;
+/// The class of connections that both sides have spoken in.
+const CONNECTION: u64 = 4;
+/// A flow that was silent for longer is hardly missed, where it is no connection.
+const MISSED_NS: u64 = 30_000_000_000;
+
+/// Whether a flow of this worth is missed when it gives way: a connection, or another that was seen a moment ago.
+#[inline(always)]
+pub const fn is_loss(worth: u64, now_ns: u64) -> bool {
+    let class = worth >> CLASS_SHIFT;
+    let last_seen_ns = worth & ((1 << CLASS_SHIFT) - 1);
+    class == CONNECTION || (class > CLOSING && now_ns.saturating_sub(last_seen_ns) < MISSED_NS)
+}
+
 /// What a flow is worth when another needs its slot: what is over is worth nothing, and connections that both sides have
 /// spoken in are worth most. Among the like, the one that was silent longest is worth least.
 #[inline(always)]
 pub fn worth(flow: &FlowValue, protocol: u8, now_ns: u64) -> u64 {
-    const CLASS_SHIFT: u32 = 60;
     if !flow.is_alive(protocol, now_ns) {
         return 0;
     }
     let class: u64 = if protocol == protocol::TCP && flow.flags & flow_flags::CLOSING != 0 {
-        1
+        CLOSING
     } else if flow.flags & flow_flags::REPLIED == 0 {
         2
     } else if protocol != protocol::TCP {
         3
     } else {
-        4
+        CONNECTION
     };
     class << CLASS_SHIFT | (flow.last_seen_ns & ((1 << CLASS_SHIFT) - 1))
 }
@@ -71,6 +87,21 @@ mod tests {
         assert_eq!(in_order[0].1, 0);
         for pair in in_order.windows(2) {
             assert!(pair[0].1 < pair[1].1, "{} and {}", pair[0].0, pair[1].0);
+        }
+    }
+
+    #[test]
+    fn what_is_missed_is_a_loss() {
+        let now_ns = 1_000 * 1_000_000_000;
+        for (what, flags, protocol, last_seen_s, want) in [
+            ("a connection", flow_flags::REPLIED, protocol::TCP, 100, true),
+            ("one that ends", flow_flags::REPLIED | flow_flags::CLOSING, protocol::TCP, 1_000, false),
+            ("a SYN without answer", 0, protocol::TCP, 999, true),
+            ("datagrams of a moment ago", flow_flags::REPLIED, protocol::UDP, 971, true),
+            ("an old question", flow_flags::REPLIED, protocol::UDP, 970, false),
+            ("what is over", 0, protocol::UDP, 1, false),
+        ] {
+            assert_eq!(is_loss(worth(&flow(flags, last_seen_s), protocol, now_ns), now_ns), want, "{what}");
         }
     }
 

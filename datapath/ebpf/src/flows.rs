@@ -6,15 +6,15 @@ use aya_ebpf::{
     helpers::bpf_get_prandom_u32,
 };
 use namegate_abi::{
-    FlowKey, FlowLosses, FlowSlot, FlowValue, FragmentKey, FragmentValue, PROBES, Tables, probe, worth,
+    FlowKey, FlowLosses, FlowSlot, FlowValue, FragmentKey, FragmentValue, PROBES, Tables, is_loss, probe, worth,
 };
 
 use crate::maps::{FLOW_LOSSES, FLOW_SLOTS, FLOWS, FRAGMENT_SLOTS, FRAGMENTS, Kernel, SETTINGS};
 
 /// Slots that a new flow tries to take: another CPU may be faster.
 const TRIES: u32 = 2;
-/// Where [`choose`] says that the flow in the slot is alive.
-const ALIVE: u64 = 1 << 32;
+/// Where [`choose`] says that the flow in the slot will be missed.
+const MISSED: u64 = 1 << 32;
 
 /// Writes the row of a flow. A new flow without room is forgotten, and counted.
 #[inline(always)]
@@ -64,7 +64,7 @@ fn take(key: &FlowKey) -> Option<FlowSlot> {
     // SAFETY: The row is read at once. One that another CPU replaces meanwhile names a flow that is not there.
     if let Some(holder) = unsafe { FLOW_SLOTS.get(slot) }.copied() {
         FLOW_SLOTS.remove(slot).ok()?;
-        if FLOWS.remove(holder).is_ok() && chosen & ALIVE != 0 {
+        if FLOWS.remove(holder).is_ok() && chosen & MISSED != 0 {
             count(key.endpoint, true);
         }
     }
@@ -72,7 +72,7 @@ fn take(key: &FlowKey) -> Option<FlowSlot> {
     Some(slot)
 }
 
-/// The slot that a new flow of the endpoint should take, with [`ALIVE`] where its flow is not over.
+/// The slot that a new flow of the endpoint should take, with [`MISSED`] where its flow is.
 ///
 /// Global as [`store_flow`] is.
 #[unsafe(no_mangle)]
@@ -92,7 +92,7 @@ extern "C" fn choose(endpoint: u32, share: u32) -> u64 {
         }
         at += 1;
     }
-    u64::from(chosen) | if least == 0 { 0 } else { ALIVE }
+    u64::from(chosen) | if is_loss(least, Kernel::now().now_ns()) { MISSED } else { 0 }
 }
 
 /// What the flow in a slot is worth; nothing where there is none.

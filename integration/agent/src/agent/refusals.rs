@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use namegate_abi::RateValue;
+use namegate_abi::{FlowLosses, RateValue};
 use namegate_api::view::Refused;
 use namegate_engine::{EndpointId, Engine};
 
@@ -55,6 +55,8 @@ pub(crate) enum Bound {
     Copies,
     /// Records of flows that the programs make.
     FlowRecords,
+    /// Flows that the programs remember.
+    Flows,
 }
 
 impl Bound {
@@ -73,6 +75,7 @@ impl Bound {
             Self::Handshakes => "handshakes",
             Self::Copies => "copies of handshakes",
             Self::FlowRecords => "records of flows",
+            Self::Flows => "limits.flowsPerEndpoint",
         }
     }
 }
@@ -161,11 +164,38 @@ fn count_lost(refusals: &Refusals, seen: &mut Option<HashMap<u32, (u64, u64)>>, 
     }
 }
 
+/// What the programs counted of each endpoint's flows, as it was seen last.
+#[derive(Debug, Default)]
+struct FlowCounts(Option<BTreeMap<u32, u64>>);
+
+impl FlowCounts {
+    /// Counts what came since. What an earlier agent left is no news.
+    fn follow(&mut self, refusals: &Refusals, losses: &[(u32, FlowLosses)]) {
+        let totals = losses.iter().map(|(endpoint, lost)| (*endpoint, lost.evicted + lost.refused)).collect();
+        let Some(seen) = self.0.replace(totals) else { return };
+        for (endpoint, total) in self.0.iter().flatten() {
+            let before = seen.get(endpoint).copied().unwrap_or(0);
+            if *total > before {
+                refusals.add(Bound::Flows, *endpoint, total - before);
+            }
+        }
+    }
+}
+
 /// Keeps the problems in step with what is refused, until the task is ended.
 pub(crate) async fn follow(refusals: Arc<Refusals>, problems: Arc<Problems>, door: Door) {
     let mut is_quiet = true;
     let mut seen = None;
+    let mut flows = FlowCounts::default();
     loop {
+        // The first look is before anything is refused under this agent.
+        match door.ask_always(|gate: &mut Gate| gate.datapath().flow_losses()).await {
+            Ok(Ok(losses)) => flows.follow(&refusals, &losses),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "reading what endpoints lost of their flows; the next second tries again");
+            }
+            Err(_) => return,
+        }
         tokio::time::sleep(LOOK).await;
         let Ok(rates) = door.ask_always(|gate: &mut Gate| gate.datapath().rates()).await else { return };
         count_lost(&refusals, &mut seen, &rates);
@@ -214,6 +244,20 @@ mod tests {
         }
         let counts: Vec<_> = refusals.lock().iter().map(|(key, count)| (*key, count.count)).collect();
         assert_eq!(counts, [((Bound::Copies, 7), 3), ((Bound::FlowRecords, 7), 3)]);
+    }
+
+    #[test]
+    fn what_endpoints_lose_of_their_flows_is_counted_once() {
+        let refusals = Refusals::default();
+        let mut flows = FlowCounts::default();
+        let lost = |evicted, refused| FlowLosses { evicted, refused };
+        flows.follow(&refusals, &[(7, lost(100, 1))]);
+        assert_eq!(refusals.ongoing(Instant::now()), [], "of an earlier agent");
+        flows.follow(&refusals, &[(7, lost(105, 2)), (8, lost(0, 3))]);
+        flows.follow(&refusals, &[(7, lost(105, 2)), (8, lost(0, 3))]);
+        flows.follow(&refusals, &[(8, lost(0, 3))]);
+        let counts: Vec<_> = refusals.lock().iter().map(|(key, count)| (*key, count.count)).collect();
+        assert_eq!(counts, [((Bound::Flows, 7), 6), ((Bound::Flows, 8), 3)]);
     }
 
     #[test]
