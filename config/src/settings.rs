@@ -56,6 +56,8 @@ pub struct Kubernetes {
 }
 
 /// Rows of the kernel's maps. A full map refuses new rows.
+///
+/// The shares and the reserve are `None` where they follow from the size of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Addresses of pods, nodes and learned names.
@@ -68,12 +70,59 @@ pub struct Limits {
     pub flows: u32,
     /// Enforced endpoints.
     pub endpoints: u32,
+    /// Rows of `addresses` that learned addresses leave to endpoints, nodes and services.
+    pub addresses_reserved: Option<u32>,
+    /// Learned addresses that one endpoint may have.
+    pub addresses_per_endpoint: Option<u32>,
+    /// Prefixes that the policies of one namespace may have.
+    pub cidrs_per_namespace: Option<u32>,
+    /// Rows for compiled rules that the endpoints of one namespace may have.
+    pub policy_rows_per_namespace: Option<u32>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { addresses: 262_144, policy_rows: 262_144, cidrs: 65_536, flows: 131_072, endpoints: 4_096 }
+        Self {
+            addresses: 262_144,
+            policy_rows: 262_144,
+            cidrs: 65_536,
+            flows: 131_072,
+            endpoints: 4_096,
+            addresses_reserved: None,
+            addresses_per_endpoint: None,
+            cidrs_per_namespace: None,
+            policy_rows_per_namespace: None,
+        }
     }
+}
+
+impl Limits {
+    /// Rows that learned addresses leave free: a quarter where nothing else is set.
+    pub fn reserved_addresses(&self) -> u32 {
+        self.addresses_reserved.unwrap_or(self.addresses / 4)
+    }
+
+    /// Learned addresses of one endpoint: an eighth of what is not reserved where nothing else is set.
+    pub fn endpoint_addresses(&self) -> u32 {
+        let learned = self.addresses.saturating_sub(self.reserved_addresses());
+        self.addresses_per_endpoint.unwrap_or_else(|| share(learned, 8))
+    }
+
+    /// Prefixes of one namespace: a quarter where nothing else is set.
+    pub fn namespace_cidrs(&self) -> u32 {
+        self.cidrs_per_namespace.unwrap_or_else(|| share(self.cidrs, 4))
+    }
+
+    /// Policy rows of one namespace: a quarter where nothing else is set.
+    pub fn namespace_policy_rows(&self) -> u32 {
+        self.policy_rows_per_namespace.unwrap_or_else(|| share(self.policy_rows, 4))
+    }
+}
+
+/// A part of a map, not less than what an ordinary tenant needs as far as the map has it.
+fn share(rows: u32, part: u32) -> u32 {
+    const SHARE_MIN: u32 = 1_024;
+    (rows / part).max(SHARE_MIN.min(rows))
 }
 
 /// Reads the settings file; `file_name` stands in the diagnostics.
@@ -203,7 +252,9 @@ fn word<T: Copy>(reader: &mut Reader<'_>, object: &Object<'_>, key: &str, chosen
 
 fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
     const ROWS_MAX: u32 = 1 << 24;
-    let object = reader.object(value, &["addresses", "policyRows", "cidrs", "flows", "endpoints"])?;
+    const SHARES: [&str; 4] = ["addressesReserved", "addressesPerEndpoint", "cidrsPerNamespace", "policyRowsPerNamespace"];
+    let rows = ["addresses", "policyRows", "cidrs", "flows", "endpoints"];
+    let object = reader.object(value, &[&rows[..], &SHARES].concat())?;
     let mut limits = Limits::default();
     numbers(
         reader,
@@ -216,6 +267,14 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
             ("endpoints", &mut limits.endpoints, 1..=65_536),
         ],
     );
+    let mut shares = SHARES.map(|key| {
+        let least = u32::from(key != "addressesReserved");
+        object.get(key).and_then(|value| reader.integer(&value, least..=ROWS_MAX))
+    });
+    limits.addresses_reserved = shares[0].take();
+    limits.addresses_per_endpoint = shares[1].take();
+    limits.cidrs_per_namespace = shares[2].take();
+    limits.policy_rows_per_namespace = shares[3].take();
     Some(limits)
 }
 
@@ -301,7 +360,16 @@ dns:
   upstreamTimeoutMs: 30
   cacheEntries: 40
   workers: 2
-limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
+limits:
+  addresses: 1
+  policyRows: 2
+  cidrs: 3
+  flows: 4
+  endpoints: 5
+  addressesReserved: 6
+  addressesPerEndpoint: 7
+  cidrsPerNamespace: 8
+  policyRowsPerNamespace: 9
 ";
 
     #[test]
@@ -338,7 +406,17 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, endpoints: 5}
             audit: true,
             metrics: Metrics { listen: Some("[::1]:9960".parse().unwrap()) },
             dns,
-            limits: Limits { addresses: 1, policy_rows: 2, cidrs: 3, flows: 4, endpoints: 5 },
+            limits: Limits {
+                addresses: 1,
+                policy_rows: 2,
+                cidrs: 3,
+                flows: 4,
+                endpoints: 5,
+                addresses_reserved: Some(6),
+                addresses_per_endpoint: Some(7),
+                cidrs_per_namespace: Some(8),
+                policy_rows_per_namespace: Some(9),
+            },
         };
         assert_eq!(settings, want);
     }

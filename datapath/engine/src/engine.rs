@@ -1,12 +1,12 @@
 //! The engine: rules, topology and answers in, ordered writes out. It owns all state and no clock.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use namegate_abi::{AddressValue, CidrKey, EndpointValue, identity};
+use namegate_abi::{AddressKey, AddressValue, CidrKey, EndpointValue, identity};
 use namegate_config::{
     name::Fqdn,
     rule::{Direction, Origin, Rule},
@@ -20,8 +20,10 @@ use crate::{
     diff::Mirror,
     identities::{Gone, Identities},
     ledger::{InUse, Ledger},
-    plan::Subjects,
+    plan::{Plan, Subjects},
+    retry::{Doubt, Retry},
     selectors::{Set, TermId, Terms},
+    shortage::Shut,
     topology::{Peers, Topology},
 };
 
@@ -32,8 +34,8 @@ const OLD_ORIGINS_MAX: usize = 65_536;
 
 /// Knows what the kernel should hold.
 ///
-/// Whoever calls a verb carries out the writes in their order, tells [`Engine::resync`] after an error, and keeps the
-/// entries of [`Engine::take_ledger`].
+/// Whoever calls a verb carries out the writes in their order, stops at the first that the kernel refuses and calls
+/// [`Engine::refused_write`] ([`crate::carry_out`] does all of it), and keeps the entries of [`Engine::take_ledger`].
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) settings: Settings,
@@ -52,9 +54,24 @@ pub struct Engine {
     pub(crate) peers: Peers,
     /// Rows of scope 0, with what matches each address.
     pub(crate) placed: HashMap<namegate_abi::Address, (AddressValue, Set)>,
-    /// Addresses whose row found no room.
-    pub(crate) unplaced: HashSet<namegate_abi::Address>,
+    /// Addresses of the cluster whose row is not as it should be, with what matches them.
+    pub(crate) unplaced: HashMap<namegate_abi::Address, Set>,
     pub(crate) cidrs: HashMap<(u32, CidrKey), u32>,
+    /// Every prefix that should have a row, with what matches its addresses.
+    pub(crate) nets: BTreeMap<(u32, CidrKey), Set>,
+    /// Those of them whose row is not as it should be.
+    pub(crate) unprefixed: BTreeSet<(u32, CidrKey)>,
+    /// Learned addresses whose row is not as it should be.
+    pub(crate) unopened: BTreeSet<AddressKey>,
+    /// Addresses whose learned rows are taken away: the row of the cluster that should stand above them is not there.
+    pub(crate) hidden: HashSet<namegate_abi::Address>,
+    /// Policies that found no room, and the setting that makes more.
+    pub(crate) uninstalled: BTreeMap<u32, &'static str>,
+    /// Trusted resolvers that found no room.
+    pub(crate) unresolved: BTreeSet<IpAddr>,
+    /// Which policy should judge whom.
+    pub(crate) plan: Plan,
+    pub(crate) retry: Retry,
     pub(crate) cache: Cache,
     pub(crate) local: BTreeMap<EndpointId, Local>,
     pub(crate) resolvers: Vec<IpAddr>,
@@ -64,7 +81,11 @@ pub struct Engine {
     pub(crate) ready: bool,
     /// The gate may hold something else than this engine wrote.
     pub(crate) unsure: bool,
+    /// The kernel refused a write, and what it holds differs from what it should hold.
+    pub(crate) doubt: Option<Doubt>,
     pub(crate) refused: BTreeMap<&'static str, u64>,
+    /// The same by endpoint, where one of them reached its bound.
+    pub(crate) refused_of: BTreeMap<(EndpointId, &'static str), u64>,
 }
 
 /// Ports on which proxies of this node listen, host order.
@@ -81,6 +102,12 @@ pub struct Proxies {
 pub(crate) struct Local {
     pub(crate) interface: u32,
     pub(crate) value: EndpointValue,
+    /// The policy that should judge it; 0 where no rule selects it.
+    pub(crate) policy: u32,
+    /// Why it is closed in place of that.
+    pub(crate) closed: Option<Shut>,
+    /// Whether its row is written: an interface without one is denied everything.
+    pub(crate) is_written: bool,
 }
 
 /// New rules, and/or who is where. What is `None` stays.
@@ -108,8 +135,16 @@ impl Engine {
             port_users: HashMap::new(),
             peers: Peers::default(),
             placed: HashMap::new(),
-            unplaced: HashSet::new(),
+            unplaced: HashMap::new(),
             cidrs: HashMap::new(),
+            nets: BTreeMap::new(),
+            unprefixed: BTreeSet::new(),
+            unopened: BTreeSet::new(),
+            hidden: HashSet::new(),
+            uninstalled: BTreeMap::new(),
+            unresolved: BTreeSet::new(),
+            plan: Plan::default(),
+            retry: Retry::default(),
             cache: Cache::default(),
             local: BTreeMap::new(),
             resolvers: Vec::new(),
@@ -117,7 +152,9 @@ impl Engine {
             mirror: Mirror::new(&settings.limits),
             ready: false,
             unsure: false,
+            doubt: None,
             refused: BTreeMap::new(),
+            refused_of: BTreeMap::new(),
         }
     }
 
@@ -151,10 +188,11 @@ impl Engine {
         for &(address, ttl_s, expires_ns) in all {
             for name in names.iter().filter_map(|name| name.parse::<Fqdn>().ok()) {
                 let address = LearnedAddress { address: address.to_canonical(), expires_ns };
-                self.note(Heard { endpoint, name: &name, address, ttl_s, learned_ns }, &mut Vec::new());
+                let heard = Heard { endpoint, name: &name, address, ttl_s, learned_ns, beside: &[] };
+                self.note(heard, &mut Vec::new());
             }
         }
-        self.trim(endpoint, &mut Vec::new());
+        self.trim(endpoint, 0, &mut Vec::new());
     }
 
     /// What the kernel holds: the next call brings it to what it should hold. Call it before the first
@@ -187,12 +225,6 @@ impl Engine {
                 Row::Cidr(..) | Row::Resolver(_) => {}
             }
         }
-    }
-
-    /// After a write error: what the kernel really holds. The next call of [`Engine::update`], [`Engine::learn`] or
-    /// [`Engine::tick`] brings the difference.
-    pub fn resync(&mut self, rows: impl IntoIterator<Item = Row>) {
-        self.adopt(rows);
     }
 
     /// Entries since the last call.
@@ -230,6 +262,12 @@ impl Engine {
         *self.refused.entry(what).or_default() += 1;
     }
 
+    /// Counts a refusal of one endpoint too.
+    pub(crate) fn refuse_of(&mut self, what: &'static str, endpoint: EndpointId) {
+        self.refuse(what);
+        *self.refused_of.entry((endpoint, what)).or_default() += 1;
+    }
+
     /// Forgets numbers of what is no longer in force.
     pub(crate) fn forget_numbers(&mut self) {
         let rules: HashSet<u32> = self.rules.iter().map(|(cookie, _)| *cookie).collect();
@@ -251,10 +289,17 @@ impl Engine {
     /// room.
     pub(crate) fn acquire(&mut self, set: &[TermId], ops: &mut Vec<MapOp>) -> Option<u32> {
         if let Some(id) = self.identities.reuse(set) {
-            return Some(id);
+            if self.doubt.is_none() || self.has_rows(id, set, ops) {
+                return Some(id);
+            }
+            self.identities.release(id);
+            return None;
         }
         let set: Set = set.into();
-        let id = self.ledger.identity(&set);
+        let Some(id) = self.ledger.identity(&set) else {
+            self.refuse("identities");
+            return None;
+        };
         let users = self.users_of(&set);
         let mut rows = Vec::new();
         for policy in &users {
@@ -279,6 +324,23 @@ impl Engine {
             self.identities.hold(id, policy);
         }
         Some(id)
+    }
+
+    /// Writes what the kernel lacks of the rows of an identity in use; false where there is no room.
+    fn has_rows(&mut self, id: u32, set: &[TermId], ops: &mut Vec<MapOp>) -> bool {
+        let mut rows = Vec::new();
+        for policy in self.users_of(set) {
+            if let Some(compiled) = self.policies.get(&policy) {
+                rows.extend(compiled.rows_of(id).map(|(direction, row)| row.of(policy, id, direction)));
+            }
+        }
+        let fits = self.mirror.has_room(&rows);
+        if fits {
+            for row in rows {
+                self.mirror.put(row, ops);
+            }
+        }
+        fits
     }
 
     /// Policies with rules that look at one of the selectors; all that judge egress, where one stands for a front.

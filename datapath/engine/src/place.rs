@@ -2,7 +2,7 @@
 
 use std::{
     cell::OnceCell,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -59,7 +59,7 @@ impl Engine {
 
     /// What matches an address, where its row is as it should be and nobody was behind a port of it.
     fn row_stands(&self, address: Address) -> Option<&Set> {
-        let is_sure = !self.unsure && !self.unplaced.contains(&address) && !self.peers.fronts.contains_key(&address);
+        let is_sure = !self.unsure && self.doubt.is_none() && !self.unplaced.contains_key(&address) && !self.peers.fronts.contains_key(&address);
         self.placed.get(&address).filter(|_| is_sure).map(|(_, set)| set)
     }
 
@@ -102,7 +102,7 @@ impl Engine {
 
     /// Gives an address of the cluster its row; false where there is no room.
     fn place(&mut self, address: Address, who: Option<&Who>, set: &Set, ops: &mut Vec<MapOp>) -> bool {
-        self.unplaced.insert(address);
+        self.unplaced.insert(address, Arc::clone(set));
         let Some(identity) = self.acquire(set, ops) else { return false };
         let is_here = who.is_some_and(|who| who.local_host);
         let mut value = AddressValue {
@@ -131,7 +131,7 @@ impl Engine {
         let mut moved = self.place_all(addresses, &peers, ops);
         let is_gone = |address: &&Address| !peers.owners.contains_key(*address) && !peers.fronts.contains_key(*address);
         let gone: Vec<Address> = self.placed.keys().filter(is_gone).copied().collect();
-        self.unplaced.retain(|address| peers.owners.contains_key(address) || peers.fronts.contains_key(address));
+        self.unplaced.retain(|address, _| peers.owners.contains_key(address) || peers.fronts.contains_key(address));
         for address in gone {
             self.mirror.delete(Key::Address(node_key(address)), ops);
             if let Some((value, old)) = self.placed.remove(&address) {
@@ -140,20 +140,32 @@ impl Engine {
             }
         }
         self.peers = peers;
-        let mut narrowed = HashSet::new();
-        for (old, new) in moved {
-            let differing = |one: &Set, other: &Set| -> Vec<TermId> {
-                one.iter().filter(|term| other.binary_search(term).is_err()).copied().collect()
-            };
-            let terms = [differing(&old, &new), differing(&new, &old)].concat();
-            for policy in self.users_of(&terms) {
-                let compiled = self.policies.get_mut(&policy).filter(|_| !narrowed.contains(&policy));
-                if compiled.is_some_and(|compiled| compiled.is_narrowed(&old, &new, &self.terms)) {
-                    narrowed.insert(policy);
-                }
+        self.narrowed_by(&moved)
+    }
+
+    /// Gives the addresses whose row found no room their rows.
+    pub(crate) fn place_missing(&mut self, ops: &mut Vec<MapOp>) {
+        let missing: BTreeMap<Address, Set> =
+            self.unplaced.iter().map(|(address, set)| (*address, Arc::clone(set))).collect();
+        let peers = std::mem::take(&mut self.peers);
+        for (address, set) in missing {
+            self.place(address, peers.owner(address), &set, ops);
+        }
+        self.peers = peers;
+    }
+
+    /// Takes learned rows away where the row of the cluster that should stand above them is missing, and gives them back
+    /// where it is there again.
+    pub(crate) fn hide_learned(&mut self, now: u64, ops: &mut Vec<MapOp>) {
+        let hidden: HashSet<Address> = self.unplaced.keys().copied().collect();
+        let changed: BTreeSet<Address> = self.hidden.symmetric_difference(&hidden).copied().collect();
+        self.hidden = hidden;
+        let scopes: BTreeSet<u32> = self.cache.endpoints.keys().map(|id| self.scope(*id)).collect();
+        for address in changed {
+            for scope in &scopes {
+                self.rewrite(AddressKey { scope: *scope, address }, now, ops);
             }
         }
-        narrowed
     }
 }
 

@@ -6,90 +6,147 @@ use namegate_abi::{AddressKey, EndpointValue, NODE_INTERFACE, endpoint_flags};
 use namegate_config::rule::Direction;
 
 use crate::{
-    EndpointId, Engine, Key, MapOp, Row, engine::Local, ledger::PolicyContent, plan::Plan, topology::NODE_KEY,
+    EndpointId, Engine, Key, MapOp, Row, engine::Local, ledger::PolicyContent, shortage::Shut, sound::Leaks,
+    topology::NODE_KEY,
 };
+
+/// A policy holds in both directions.
+const ENFORCED: u32 = endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS;
 
 impl Engine {
     /// Moves each endpoint to its policy.
-    pub(crate) fn switch(&mut self, plan: &Plan, narrowed: &HashSet<u32>, now: u64, ops: &mut Vec<MapOp>) {
+    pub(crate) fn switch(&mut self, narrowed: &HashSet<u32>, now: u64, ops: &mut Vec<MapOp>) {
         // A gate that another engine filled: flows may have been judged by rows that are no more.
         let doubtful = self.unsure
             && ops
                 .iter()
                 .any(|op| matches!(op, MapOp::Put(Row::Address(AddressKey { scope: 0, .. }, _) | Row::Cidr(..))));
-        let mut revision = None;
-        let mut vacated = Vec::new();
-        for (&id, (interface, content)) in &plan.endpoints {
-            let old = self.local.get(&id).map(|local| (local.interface, local.value));
-            let held = match (old, self.mirror.rows().get(&Key::Endpoint(*interface))) {
-                (Some((_, value)), _) => Some(value),
-                (None, Some(Row::Endpoint(_, value))) if value.endpoint == id.0 && !doubtful => Some(*value),
-                _ => None,
-            };
-            let mut value = self.endpoint_value(id, content, old.map(|(_, value)| value));
-            if *interface == NODE_INTERFACE {
-                // Its questions go to its resolvers as they are: no program meets them on the way.
-                value.flags = (value.flags | endpoint_flags::NODE) & !endpoint_flags::OBSERVE_DNS;
-                self.cache.open(id, &NODE_KEY.into());
-            }
-            let same = held.filter(|held| held.policy == value.policy && !narrowed.contains(&held.policy));
-            value.revision = match same {
-                Some(held) => held.revision,
-                None => *revision.get_or_insert_with(|| self.ledger.next_revision()),
-            };
-            if self.mirror.put(Row::Endpoint(*interface, value), ops) {
-                self.local.insert(id, Local { interface: *interface, value });
-            }
-            vacated.extend(old.map(|(interface, _)| interface).filter(|old| old != interface));
+        let leaks = self.leaks();
+        let vacated = self.point(&leaks, narrowed, doubtful, ops);
+        if self.plan.endpoints.values().any(|(interface, _)| *interface == NODE_INTERFACE) {
+            let id = EndpointId(self.ledger.endpoint(&NODE_KEY.into()));
+            self.cache.open(id, &NODE_KEY.into());
         }
         for (id, _, who) in self.peers.local() {
             self.cache.open(id, &who.key);
         }
-        self.leave(plan, vacated, now, ops);
+        self.leave(vacated, now, ops);
     }
 
-    /// What should stand for an endpoint; it stays with its old policy where the new one found no room.
-    fn endpoint_value(&mut self, id: EndpointId, content: &PolicyContent, old: Option<EndpointValue>) -> EndpointValue {
+    /// Writes the row of each endpoint: its policy, or what denies everything where that can not be in force. Gives the
+    /// interfaces that endpoints have left.
+    pub(crate) fn point(
+        &mut self,
+        leaks: &Leaks,
+        narrowed: &HashSet<u32>,
+        doubtful: bool,
+        ops: &mut Vec<MapOp>,
+    ) -> Vec<u32> {
+        let mut revision = None;
+        let mut vacated = Vec::new();
+        let plan = std::mem::take(&mut self.plan);
+        for (&id, (interface, content)) in &plan.endpoints {
+            let old = self.local.get(&id).copied();
+            let held = match (old, self.mirror.rows().get(&Key::Endpoint(*interface))) {
+                (Some(old), _) => Some(old.value),
+                (None, Some(Row::Endpoint(_, value))) if value.endpoint == id.0 && !doubtful => Some(*value),
+                _ => None,
+            };
+            let mut local = self.local_of(id, *interface, content, leaks);
+            let is_shut = |value: &EndpointValue| value.policy == 0 && value.flags & ENFORCED != 0;
+            let is_same = |held: &EndpointValue| {
+                held.policy == local.value.policy
+                    && is_shut(held) == is_shut(&local.value)
+                    && !narrowed.contains(&held.policy)
+            };
+            local.value.revision = match held.filter(is_same) {
+                Some(held) => held.revision,
+                None => *revision.get_or_insert_with(|| self.ledger.next_revision()),
+            };
+            local.is_written = self.write_endpoint(&local, ops);
+            self.local.insert(id, local);
+            vacated.extend(old.map(|old| old.interface).filter(|old| old != interface));
+        }
+        self.plan = plan;
+        vacated
+    }
+
+    /// Writes a row; false where the endpoint is left without one, which denies everything too.
+    fn write_endpoint(&mut self, local: &Local, ops: &mut Vec<MapOp>) -> bool {
+        let key = Key::Endpoint(local.interface);
+        let doubt = self.doubt.as_ref();
+        if doubt.is_some_and(|doubt| doubt.is_blind) {
+            // What stands there is not known: it is written whatever it is.
+            self.mirror.delete(key, &mut Vec::new());
+        }
+        let refuses = doubt.is_some_and(|doubt| doubt.failing.iter().any(|key| matches!(key, Key::Endpoint(_))));
+        let row = Row::Endpoint(local.interface, local.value);
+        if refuses && self.mirror.rows().get(&key) != Some(&row) {
+            if local.interface != NODE_INTERFACE {
+                self.mirror.delete(key, ops);
+            }
+            return false;
+        }
+        self.mirror.put(row, ops)
+    }
+
+    /// What should stand for an endpoint. Without its whole policy it is enforced without rows, which denies everything.
+    fn local_of(&mut self, id: EndpointId, interface: u32, content: &PolicyContent, leaks: &Leaks) -> Local {
         let mut value = EndpointValue { endpoint: id.0, scope: self.scope(id), ..EndpointValue::default() };
         if self.settings.audit {
             value.flags |= endpoint_flags::AUDIT;
         }
-        if content.0.is_empty() {
-            return value;
+        let mut local = Local { interface, value, policy: 0, closed: None, is_written: true };
+        if !content.0.is_empty() {
+            local.policy = self.ledger.policy(content);
+            local.closed = self.why_closed(&local, leaks);
+            match self.policies.get(&local.policy).filter(|_| local.closed.is_none()) {
+                Some(compiled) => {
+                    value.policy = local.policy;
+                    if compiled.enforces(Direction::Ingress) {
+                        value.flags |= endpoint_flags::ENFORCE_INGRESS;
+                    }
+                    if compiled.enforces(Direction::Egress) {
+                        value.flags |= endpoint_flags::ENFORCE_EGRESS | endpoint_flags::OBSERVE_DNS;
+                    }
+                }
+                None => value.flags |= ENFORCED | endpoint_flags::OBSERVE_DNS,
+            }
         }
-        let policy = self.ledger.policy(content);
-        let Some(compiled) = self.policies.get(&policy) else {
-            // Nothing to stay with: enforced without rows, which denies everything.
-            let enforced = endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS;
-            value.flags |= enforced | endpoint_flags::OBSERVE_DNS;
-            return old.filter(|old| old.policy != 0).unwrap_or(value);
-        };
-        value.policy = policy;
-        if compiled.enforces(Direction::Ingress) {
-            value.flags |= endpoint_flags::ENFORCE_INGRESS;
+        if interface == NODE_INTERFACE {
+            // Its questions go to its resolvers as they are: no program meets them on the way.
+            value.flags = (value.flags | endpoint_flags::NODE) & !endpoint_flags::OBSERVE_DNS;
         }
-        if compiled.enforces(Direction::Egress) {
-            value.flags |= endpoint_flags::ENFORCE_EGRESS | endpoint_flags::OBSERVE_DNS;
+        local.value = value;
+        local
+    }
+
+    fn why_closed(&self, local: &Local, leaks: &Leaks) -> Option<Shut> {
+        if !self.policies.contains_key(&local.policy) {
+            return Some(Shut::NoRoom(self.uninstalled.get(&local.policy).copied().unwrap_or("limits.policyRows")));
         }
-        value
+        let leaking =
+            leaks.all || leaks.policies.contains(&local.policy) || leaks.scopes.contains(&local.value.scope);
+        leaking.then_some(Shut::Leaking)
     }
 
     /// Lets go of endpoints that are no longer here, and of interfaces that no endpoint has.
-    fn leave(&mut self, plan: &Plan, mut vacated: Vec<u32>, now: u64, ops: &mut Vec<MapOp>) {
-        let gone = self.local.extract_if(.., |id, _| !plan.endpoints.contains_key(id));
+    fn leave(&mut self, mut vacated: Vec<u32>, now: u64, ops: &mut Vec<MapOp>) {
+        let gone = self.local.extract_if(.., |id, _| !self.plan.endpoints.contains_key(id));
         vacated.extend(gone.map(|(_, local)| local.interface));
         let interfaces: HashSet<u32> = self.local.values().map(|local| local.interface).collect();
         for interface in vacated.into_iter().filter(|interface| !interfaces.contains(interface)) {
             self.mirror.delete(Key::Endpoint(interface), ops);
         }
         let forgotten: Vec<EndpointId> =
-            self.cache.endpoints.keys().filter(|id| !plan.endpoints.contains_key(id)).copied().collect();
+            self.cache.endpoints.keys().filter(|id| !self.plan.endpoints.contains_key(id)).copied().collect();
         let mut touched = Vec::new();
         for id in forgotten {
             if let Some(key) = self.cache.endpoints.get(&id).map(|known| Arc::clone(&known.key)) {
                 self.ledger.endpoint_left(&key);
             }
             self.cache.leave(id, self.scope(id), &mut touched);
+            self.refused_of.retain(|(endpoint, _), _| *endpoint != id);
         }
         for row in touched {
             self.rewrite(row, now, ops);

@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use namegate_abi::{Address, AddressKey, CidrKey, CidrValue, identity};
 use namegate_config::{
     labels::Labels,
@@ -25,7 +26,7 @@ use crate::{
     compile::{NumberedRule, Policy},
     fronts::Port,
     place::node_key,
-    plan::{Plan, Subjects},
+    plan::Subjects,
     selectors::{Term, TermId, Terms, set},
     topology::{Behind, Peers, Who},
 };
@@ -33,8 +34,22 @@ use crate::{
 impl Engine {
     /// Takes new rules and/or a new topology. After every single write a flow that was allowed before and is allowed
     /// after passes, and one denied before and after does not, where rules alone or peers alone change.
+    ///
+    /// Where a map has no room, endpoints whose rows would let more pass than their rules are closed.
     pub fn update(&mut self, change: Change, now: u64) -> Vec<MapOp> {
         let mut ops = Vec::new();
+        self.retry.begin_anew();
+        self.renew(change, now, &mut ops);
+        if self.is_short() {
+            // Both old and new rows stood in the maps: there may be room now.
+            self.renew(Change::default(), now, &mut ops);
+        }
+        self.plan_retry(now);
+        ops
+    }
+
+    /// The stages.
+    pub(crate) fn renew(&mut self, change: Change, now: u64, ops: &mut Vec<MapOp>) {
         if let Some(rules) = change.rules {
             self.number_rules(rules);
         }
@@ -42,27 +57,31 @@ impl Engine {
         let moved = change.topology.map(|topology| Peers::new(topology, |key| EndpointId(self.ledger.endpoint(key))));
         let current = std::mem::take(&mut self.peers);
         let next = moved.as_ref().unwrap_or(&current);
-        let plan = self.plan(next);
-        let mut terms = self.terms_wanted(&plan, next);
+        self.plan = self.plan(next);
+        let plan = std::mem::take(&mut self.plan);
+        let wanted = self.terms_wanted(&plan, next);
         self.peers = current;
-        terms.extend(self.terms.all().iter().map(|(id, term)| (*id, term.clone())));
-        self.reindex(terms, now, &mut ops);
-        let narrowed = moved.map(|peers| self.move_peers(peers, &mut ops)).unwrap_or_default();
+        self.plan = plan;
+        let mut both = wanted.clone();
+        both.extend(self.terms.all().iter().map(|(id, term)| (*id, term.clone())));
+        self.reindex(both, now, ops);
+        let narrowed = moved.map(|peers| self.move_peers(peers, ops)).unwrap_or_default();
+        self.hide_learned(now, ops);
         if services.is_some() || !self.ready {
-            self.trust(services.unwrap_or_default(), &mut ops);
+            self.trust(services.unwrap_or_default(), ops);
         }
-        self.install(&plan, &mut ops);
-        self.switch(&plan, &narrowed, now, &mut ops);
-        self.drop_policies(&mut ops);
-        let terms = self.terms_in_use();
-        self.reindex(terms, now, &mut ops);
-        self.sweep(&mut ops);
+        self.trust_again(ops);
+        self.install(ops);
+        self.switch(&narrowed, now, ops);
+        self.drop_policies(ops);
+        self.reindex(wanted, now, ops);
+        self.sweep(ops);
         let identities = &self.identities;
         self.terms.fronts.retain(|front| identities.matched_by(front).next().is_some());
         self.ready = true;
-        self.settle_doubts(&mut ops);
+        self.settle_doubts(ops);
+        self.reopen(now, ops);
         self.forget_numbers();
-        ops
     }
 
     /// Brings a gate that may hold something else to what it should hold.
@@ -70,13 +89,16 @@ impl Engine {
         if self.unsure && self.ready {
             self.unsure = false;
             let wanted = self.wanted();
-            self.mirror.reconcile(&wanted, ops);
+            if !self.mirror.reconcile(&wanted, ops) {
+                self.doubt.get_or_insert_default();
+            }
         }
     }
 
     /// Every row that the kernel should hold.
     pub(crate) fn wanted(&self) -> HashMap<Key, Row> {
-        let endpoints = self.local.values().map(|local| Row::Endpoint(local.interface, local.value));
+        let written = self.local.values().filter(|local| local.is_written);
+        let endpoints = written.map(|local| Row::Endpoint(local.interface, local.value));
         let placed = self.placed.iter().map(|(address, (value, _))| Row::Address(node_key(*address), *value));
         let learned = self.cache.rows.iter().filter_map(|(key, opened)| Some(Row::Address(*key, opened.value?)));
         let cidrs = self.cidrs.iter().map(|(&(prefix, key), &identity)| Row::Cidr(prefix, key, CidrValue { identity }));
@@ -111,6 +133,8 @@ impl Engine {
     /// Puts these selectors in force and gives every address and prefix its identity under them.
     fn reindex(&mut self, terms: BTreeMap<TermId, Term>, now: u64, ops: &mut Vec<MapOp>) {
         if self.ready && terms.keys().eq(self.terms.all().keys()) {
+            self.place_missing(ops);
+            self.write_prefixes(self.unprefixed.clone(), ops);
             return;
         }
         let old = self.terms.all();
@@ -132,32 +156,46 @@ impl Engine {
     }
 
     fn reindex_prefixes(&mut self, ops: &mut Vec<MapOp>) {
-        let mut wanted = BTreeMap::new();
+        let mut nets = BTreeMap::new();
         for (net, mut terms) in self.terms.prefixes() {
             terms.extend(self.identities.world().iter());
-            let bits = u32::from(net.prefix_len());
-            let prefix = if net.addr().is_ipv4() { bits + Address::V4_PREFIX_BITS } else { bits };
-            wanted.insert((prefix, CidrKey { address: net.network().into() }), set(terms));
+            nets.insert(prefix_of(net), set(terms).into());
         }
-        for (&(prefix, key), terms) in &wanted {
-            let Some(identity) = self.acquire(terms, ops) else { continue };
-            let old = self.cidrs.get(&(prefix, key)).copied();
-            if old == Some(identity) || !self.mirror.put(Row::Cidr(prefix, key, CidrValue { identity }), ops) {
-                self.identities.release(identity);
-                continue;
-            }
-            self.cidrs.insert((prefix, key), identity);
-            if let Some(old) = old {
-                self.identities.release(old);
-            }
-        }
-        let gone: Vec<(u32, CidrKey)> = self.cidrs.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
+        self.nets = nets;
+        self.write_prefixes(self.nets.keys().copied().collect(), ops);
+        self.unprefixed.retain(|key| self.nets.contains_key(key));
+        let gone: Vec<(u32, CidrKey)> =
+            self.cidrs.keys().filter(|key| !self.nets.contains_key(*key)).copied().collect();
         for key in gone {
             self.mirror.delete(Key::Cidr(key.0, key.1), ops);
             if let Some(old) = self.cidrs.remove(&key) {
                 self.identities.release(old);
             }
         }
+    }
+
+    /// Gives these prefixes their rows; those that find no room are noted.
+    fn write_prefixes(&mut self, keys: BTreeSet<(u32, CidrKey)>, ops: &mut Vec<MapOp>) {
+        for (prefix, key) in keys {
+            let Some(terms) = self.nets.get(&(prefix, key)).map(Arc::clone) else { continue };
+            if self.write_prefix(prefix, key, &terms, ops) {
+                self.unprefixed.remove(&(prefix, key));
+            } else {
+                self.unprefixed.insert((prefix, key));
+            }
+        }
+    }
+
+    fn write_prefix(&mut self, prefix: u32, key: CidrKey, terms: &[TermId], ops: &mut Vec<MapOp>) -> bool {
+        let Some(identity) = self.acquire(terms, ops) else { return false };
+        if !self.mirror.put(Row::Cidr(prefix, key, CidrValue { identity }), ops) {
+            self.identities.release(identity);
+            return false;
+        }
+        if let Some(old) = self.cidrs.insert((prefix, key), identity) {
+            self.identities.release(old);
+        }
+        true
     }
 
     /// Trusts the resolvers of the settings, of the topology and at these addresses.
@@ -169,12 +207,17 @@ impl Engine {
         let mut wanted: BTreeSet<IpAddr> = all.map(|address| address.to_canonical()).collect();
         wanted.extend(self.in_front_of(&wanted));
         let old = std::mem::replace(&mut self.resolvers, wanted.iter().copied().collect());
-        for address in &wanted {
-            self.mirror.put(Row::Resolver((*address).into()), ops);
-        }
+        self.unresolved = wanted.clone();
+        self.trust_again(ops);
         for address in old.into_iter().filter(|address| !wanted.contains(address)) {
             self.mirror.delete(Key::Resolver(address.into()), ops);
         }
+    }
+
+    /// Writes the rows of trusted resolvers that are missing.
+    fn trust_again(&mut self, ops: &mut Vec<MapOp>) {
+        let mirror = &mut self.mirror;
+        self.unresolved.retain(|address| !mirror.put(Row::Resolver((*address).into()), ops));
     }
 
     /// Addresses behind whose port of DNS are these resolvers, and nobody else.
@@ -192,8 +235,10 @@ impl Engine {
         found.map(|(address, _)| address.to_ip()).collect()
     }
 
-    /// Writes the rows of policies that are not in use yet. One that finds no room is left out.
-    fn install(&mut self, plan: &Plan, ops: &mut Vec<MapOp>) {
+    /// Writes the rows of policies that are not in use yet. One that finds no room is left out: its endpoints are closed.
+    fn install(&mut self, ops: &mut Vec<MapOp>) {
+        self.uninstalled.clear();
+        let plan = std::mem::take(&mut self.plan);
         for (content, (rules, ports)) in &plan.policies {
             let id = self.ledger.policy(content);
             if self.policies.contains_key(&id) {
@@ -202,6 +247,7 @@ impl Engine {
             let policy = self.compile(rules, ports);
             let rows: Vec<Row> = policy_rows(id, &policy).collect();
             if !self.mirror.has_room(&rows) {
+                self.uninstalled.insert(id, "limits.policyRows");
                 continue;
             }
             for row in rows {
@@ -212,6 +258,7 @@ impl Engine {
             }
             self.policies.insert(id, policy);
         }
+        self.plan = plan;
         self.list_users();
     }
 
@@ -267,7 +314,7 @@ impl Engine {
 
     /// Removes policies that no endpoint has.
     fn drop_policies(&mut self, ops: &mut Vec<MapOp>) {
-        let used: HashSet<u32> = self.local.values().map(|local| local.value.policy).collect();
+        let used: HashSet<u32> = self.local.values().map(|local| local.policy).collect();
         let unused: Vec<u32> = self.policies.keys().filter(|id| !used.contains(id)).copied().collect();
         for id in unused {
             let Some(policy) = self.policies.remove(&id) else { continue };
@@ -279,8 +326,15 @@ impl Engine {
     }
 }
 
+/// Key of the row of a prefix.
+fn prefix_of(net: IpNet) -> (u32, CidrKey) {
+    let bits = u32::from(net.prefix_len());
+    let prefix = if net.addr().is_ipv4() { bits + Address::V4_PREFIX_BITS } else { bits };
+    (prefix, CidrKey { address: net.network().into() })
+}
+
 /// Every row of a policy.
-fn policy_rows(id: u32, policy: &Policy) -> impl Iterator<Item = Row> {
+pub(crate) fn policy_rows(id: u32, policy: &Policy) -> impl Iterator<Item = Row> {
     let any = policy.rows_of_any().map(move |(direction, row)| row.of(id, identity::ANY, direction));
     let identities: BTreeSet<u32> = policy.identities().collect();
     let rest = identities.into_iter().flat_map(move |identity| {

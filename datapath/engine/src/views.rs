@@ -36,8 +36,10 @@ pub struct EndpointView {
     pub named_ports: Vec<NamedPort>,
     /// Index of the host-side interface; [`NODE_INTERFACE`] for the node itself.
     pub interface: u32,
-    /// Its policy; 0 is none.
+    /// The policy that should judge it; 0 is none.
     pub policy: u32,
+    /// It is denied everything: its policy is not whole, or has no room.
+    pub is_closed: bool,
     /// Revision under which its flows are judged.
     pub revision: u32,
     /// Where the rules that judge it stand.
@@ -100,8 +102,8 @@ impl Engine {
     }
 
     fn view(&self, id: EndpointId, key: Arc<str>, who: &Who) -> Option<EndpointView> {
-        let Local { interface, value } = *self.local.get(&id)?;
-        let policy = self.policies.get(&value.policy);
+        let Local { interface, value, policy: judging, closed, is_written } = *self.local.get(&id)?;
+        let policy = self.policies.get(&judging);
         let mut rules: Vec<Arc<Origin>> =
             policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
         rules.sort_unstable();
@@ -113,7 +115,8 @@ impl Engine {
             addresses: who.addresses.clone(),
             named_ports: who.named_ports.clone(),
             interface,
-            policy: value.policy,
+            policy: judging,
+            is_closed: closed.is_some() || !is_written,
             revision: value.revision,
             rules,
             enforced_ingress: value.flags & endpoint_flags::ENFORCE_INGRESS != 0,
@@ -181,7 +184,7 @@ impl Engine {
                 let addresses = self.placed.iter().filter(|(_, (value, _))| value.steps[0].identity == identity);
                 let behind = addresses.filter_map(|(address, _)| self.peers.behind(address.to_ip(), (protocol, port)));
                 for service in behind.map(|behind| Arc::clone(&behind.service)) {
-                    let judged = self.local.iter().filter(|(_, local)| local.value.policy == *id);
+                    let judged = self.local.iter().filter(|(_, local)| local.policy == *id);
                     let keys = judged.filter_map(|(id, _)| self.cache.endpoints.get(id));
                     found
                         .entry((service, protocol, port))
@@ -224,6 +227,14 @@ impl Engine {
         let own = [("addresses claimed twice", self.peers.conflicts), ("ledger entries", self.ledger.dropped())];
         let counted = self.refused.iter().map(|(what, count)| (*what, *count));
         counted.chain(rows).chain(own).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// What was refused at the bounds of single endpoints: `namespace/name`, what, and how often.
+    pub fn refused_of_endpoints(&self) -> Vec<(Arc<str>, &'static str, u64)> {
+        let shown = |((endpoint, what), count): (&(EndpointId, &'static str), &u64)| {
+            Some((Arc::clone(&self.cache.endpoints.get(endpoint)?.key), *what, *count))
+        };
+        self.refused_of.iter().filter_map(shown).collect()
     }
 
     /// The revision of the last change.
