@@ -75,15 +75,18 @@ impl Engine {
     fn write_endpoint(&mut self, local: &Local, ops: &mut Vec<MapOp>) -> bool {
         let key = Key::Endpoint(local.interface);
         let doubt = self.doubt.as_ref();
-        if doubt.is_some_and(|doubt| doubt.is_blind) {
-            // What stands there is not known: it is written whatever it is.
-            self.mirror.delete(key, &mut Vec::new());
-        }
+        let is_blind = doubt.is_some_and(|doubt| doubt.is_blind);
         let refuses = doubt.is_some_and(|doubt| doubt.failing.iter().any(|key| matches!(key, Key::Endpoint(_))));
         let row = Row::Endpoint(local.interface, local.value);
-        if refuses && self.mirror.rows().get(&key) != Some(&row) {
-            if local.interface != NODE_INTERFACE {
-                self.mirror.delete(key, ops);
+        if is_blind {
+            // What stands there is not known: it is written, or removed, whatever it is.
+            self.mirror.delete(key, &mut Vec::new());
+        }
+        // The node has no interface that could be denied without a row.
+        if refuses && local.interface != NODE_INTERFACE && self.mirror.rows().get(&key) != Some(&row) {
+            self.mirror.delete(key, ops);
+            if is_blind {
+                ops.push(MapOp::Delete(key));
             }
             return false;
         }

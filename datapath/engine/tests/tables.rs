@@ -313,31 +313,6 @@ fn flags_follow_rules_and_settings() {
 }
 
 #[test]
-fn a_full_policy_map_keeps_the_old_policy() {
-    let mut settings = settings();
-    settings.limits.policy_rows = 8;
-    let mut setup = Setup::new(&settings, vec![allow(vec![PeerSelector::Entity(Entity::World)])]);
-    assert_eq!((setup.reason(0, "192.0.2.1"), setup.reason(0, "10.0.0.2")), (Reason::Rule, Reason::DefaultDeny));
-    let ports = (0..9).map(|at| namegate_config::rule::PortMatch::Icmp { v6: false, kind: at * 2 }).collect();
-    let wide = Rule { ports: Ports::Of(ports), ..allow(vec![PeerSelector::Entity(Entity::Cluster)]) };
-    let ops = setup.engine.update(Change { rules: Some(vec![wide]), topology: None }, setup.kernel.now);
-    apply(&setup.engine, &mut setup.kernel, &ops);
-    assert_eq!((setup.reason(0, "192.0.2.1"), setup.reason(0, "10.0.0.2")), (Reason::Rule, Reason::DefaultDeny));
-    assert!(setup.refused("limits.policyRows") > 0);
-}
-
-#[test]
-fn a_full_address_map_opens_nothing_new() {
-    let mut settings = settings();
-    settings.limits.addresses = 5;
-    let mut setup = Setup::new(&settings, vec![allow(vec![name("*.io")])]);
-    setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
-    setup.learn(0, "a.io", "192.0.2.2", 60).unwrap();
-    assert_eq!((setup.reason(0, "192.0.2.1"), setup.reason(0, "192.0.2.2")), (Reason::Rule, Reason::DefaultDeny));
-    assert_eq!(setup.refused("limits.addresses"), 1);
-}
-
-#[test]
 fn an_endpoint_that_leaves_takes_its_names_and_its_number() {
     let mut setup = Setup::new(&settings(), vec![allow(vec![name("*.io")])]);
     setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();

@@ -115,6 +115,12 @@ impl World {
     }
 
     pub(crate) fn hear(&mut self, hearing: &Hearing) {
+        let mut ops = Vec::new();
+        self.hear_into(hearing, &mut ops);
+        self.kernel.apply(&ops);
+    }
+
+    pub(crate) fn hear_into(&mut self, hearing: &Hearing, ops: &mut Vec<MapOp>) {
         self.kernel.now += hearing.after_s * SECOND;
         let Some(endpoint) = self.id(hearing.pod) else { return };
         let answer = Answer {
@@ -122,8 +128,7 @@ impl World {
             names: hearing.names.iter().map(|name| name.parse().unwrap()).collect(),
             addresses: hearing.addresses.iter().map(|(address, ttl)| (ip(address), *ttl)).collect(),
         };
-        let mut ops = Vec::new();
-        let learned = self.engine.learn(&answer, self.kernel.now, &mut ops);
+        let learned = self.engine.learn(&answer, self.kernel.now, ops);
         assert!(learned.is_ok() || !self.engine.shortages().is_empty(), "{learned:?}");
         for name in &hearing.names {
             for (address, ttl) in &hearing.addresses {
@@ -132,7 +137,6 @@ impl World {
                 *known = (*known).max(ends);
             }
         }
-        self.kernel.apply(&ops);
     }
 
     /// Whether the pod is here; the node is.

@@ -1,0 +1,123 @@
+//! What is not as it should be for want of room, and where it is said: for log, status, health and metrics.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use namegate_abi::map_names;
+
+use crate::{Engine, topology::NODE_KEY};
+
+/// Why an endpoint is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shut {
+    /// Its policy found no room; the setting that makes more.
+    NoRoom(&'static str),
+    /// A row is missing without which more would pass than its rules say.
+    Leaking,
+}
+
+/// What is not as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ShortageKind {
+    /// Rows of a map are missing, or could not be written.
+    Rows,
+    /// An endpoint is closed.
+    Closed,
+    /// Learned addresses of an endpoint are not open.
+    Names,
+}
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// What kind of thing.
+    pub kind: ShortageKind,
+    /// Name of the map, or `namespace/name` of the endpoint.
+    pub subject: String,
+    /// What happened, and what to do.
+    pub message: String,
+    /// The setting that makes room; empty where none does.
+    pub setting: &'static str,
+}
+
+impl Engine {
+    /// Everything that is not as it should be now. Empty where every rule is enforced.
+    pub fn shortages(&self) -> Vec<Shortage> {
+        let mut found = self.short_maps();
+        found.extend(self.closed_endpoints());
+        found.extend(self.closed_names());
+        found
+    }
+
+    fn short_maps(&self) -> Vec<Shortage> {
+        let mut found = Vec::new();
+        let mut add = |map: &'static str, count: usize, what: &str, setting: &'static str| {
+            if count > 0 {
+                found.push(Shortage {
+                    kind: ShortageKind::Rows,
+                    subject: map.to_owned(),
+                    message: format!("map `{map}` has no room for {count} {what}; raise `{setting}`"),
+                    setting,
+                });
+            }
+        };
+        add(map_names::ADDRESSES, self.unplaced.len(), "addresses of endpoints, nodes or services", "limits.addresses");
+        add(map_names::CIDRS, self.unprefixed.len(), "prefixes of policies", "limits.cidrs");
+        add(map_names::POLICY, self.uninstalled.len(), "policies of endpoints", "limits.policyRows");
+        add(map_names::RESOLVERS, self.unresolved.len(), "trusted resolvers", "dns.resolvers");
+        let unwritten = self.local.values().filter(|local| !local.is_written).count();
+        add(map_names::ENDPOINTS, unwritten, "endpoints, which are closed", "limits.endpoints");
+        if let Some(doubt) = &self.doubt {
+            let message = match doubt.is_blind {
+                true => "the kernel's rows can't be read; every endpoint with a policy is closed until they can".to_owned(),
+                false => format!("the kernel refused {} writes; they are tried again", doubt.failing.len().max(1)),
+            };
+            found.push(Shortage { kind: ShortageKind::Rows, subject: "kernel".to_owned(), message, setting: "" });
+        }
+        found
+    }
+
+    fn closed_endpoints(&self) -> Vec<Shortage> {
+        let mut found = Vec::new();
+        for (id, local) in &self.local {
+            let (why, setting) = match local.closed {
+                _ if !local.is_written => ("there is no room for its row in map `ENDPOINTS`", "limits.endpoints"),
+                Some(Shut::NoRoom(setting)) => ("there is no room for its policy", setting),
+                Some(Shut::Leaking) => ("rows that its policy needs are missing", ""),
+                None => continue,
+            };
+            let key = self.cache.endpoints.get(id).map_or(NODE_KEY, |known| &*known.key);
+            let remedy = if setting.is_empty() { "the other problems say which" } else { "raise it, or narrow the policy" };
+            let setting_text = if setting.is_empty() { String::new() } else { format!(" (`{setting}`)") };
+            found.push(Shortage {
+                kind: ShortageKind::Closed,
+                subject: key.to_owned(),
+                message: format!("closed in both directions: {why}{setting_text}; {remedy}"),
+                setting,
+            });
+        }
+        found
+    }
+
+    fn closed_names(&self) -> Vec<Shortage> {
+        let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        for row in &self.unopened {
+            let openings = self.cache.rows.get(row).into_iter().flat_map(|opened| &opened.openings);
+            let mut endpoints: Vec<_> = openings.map(|opening| opening.endpoint).collect();
+            endpoints.sort_unstable();
+            endpoints.dedup();
+            for known in endpoints.iter().filter_map(|endpoint| self.cache.endpoints.get(endpoint)) {
+                *counts.entry(Arc::clone(&known.key)).or_default() += 1;
+            }
+        }
+        let shown = |(key, count): (Arc<str>, usize)| Shortage {
+            kind: ShortageKind::Names,
+            subject: key.to_string(),
+            message: format!(
+                "{count} learned addresses are not open for want of room; raise `limits.addresses`, \
+                 `limits.addressesPerEndpoint` or `limits.policyRows`"
+            ),
+            setting: "limits.addresses",
+        };
+        counts.into_iter().map(shown).collect()
+    }
+}
