@@ -24,6 +24,8 @@ pub(crate) struct Mirror {
     of_policies: HashMap<u32, usize>,
     /// Rows that found no room, by map.
     refused: [u64; MAPS],
+    /// What is refused was refused and counted before.
+    pub(crate) is_retry: bool,
 }
 
 const MAPS: usize = 5;
@@ -60,6 +62,7 @@ impl Mirror {
             learned: 0,
             of_policies: HashMap::new(),
             refused: [0; MAPS],
+            is_retry: false,
         }
     }
 
@@ -123,7 +126,7 @@ impl Mirror {
             Some(held) => *held = row,
             None => {
                 if !self.fits(&key) {
-                    self.refused[map_of(&key)] += 1;
+                    self.refused[map_of(&key)] += u64::from(!self.is_retry);
                     return false;
                 }
                 self.count(&key, true);
@@ -146,7 +149,7 @@ impl Mirror {
     pub(crate) fn has_room(&mut self, rows: &[Row]) -> bool {
         let new = self.new_rows(rows);
         let fits = self.counts[POLICY] + new <= self.sizes[POLICY];
-        if !fits {
+        if !fits && !self.is_retry {
             self.refused[POLICY] += new as u64;
         }
         fits

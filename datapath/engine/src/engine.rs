@@ -259,11 +259,17 @@ impl Engine {
     }
 
     pub(crate) fn refuse(&mut self, what: &'static str) {
+        if self.mirror.is_retry {
+            return;
+        }
         *self.refused.entry(what).or_default() += 1;
     }
 
     /// Counts a refusal of one endpoint too.
     pub(crate) fn refuse_of(&mut self, what: &'static str, endpoint: EndpointId) {
+        if self.mirror.is_retry {
+            return;
+        }
         self.refuse(what);
         *self.refused_of.entry((endpoint, what)).or_default() += 1;
     }

@@ -30,6 +30,11 @@ impl Retry {
         self.freed = false;
     }
 
+    /// After a change without a time.
+    pub(crate) fn come_at_once(&mut self) {
+        self.at = Some(0);
+    }
+
     /// Notes that there may be room.
     pub(crate) fn note(&mut self, ops: &[MapOp]) {
         self.freed |= ops.iter().any(|op| matches!(op, MapOp::Delete(_)));
@@ -129,7 +134,7 @@ impl Engine {
     }
 
     /// Whether a row is missing, or might be.
-    pub(crate) fn is_short(&self) -> bool {
+    pub fn is_short(&self) -> bool {
         !self.unopened.is_empty() || self.is_short_of_more_than_names()
     }
 
@@ -165,6 +170,7 @@ impl Engine {
         if self.retry_due().is_none_or(|at| at > now) {
             return;
         }
+        self.mirror.is_retry = true;
         if self.doubt.is_some() {
             self.mend(ops);
         } else if self.is_short_of_more_than_names() {
@@ -172,6 +178,7 @@ impl Engine {
         } else {
             self.reopen(now, ops);
         }
+        self.mirror.is_retry = false;
         self.plan_retry(now);
     }
 

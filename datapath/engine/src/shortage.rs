@@ -44,6 +44,7 @@ impl Engine {
     pub fn shortages(&self) -> Vec<Shortage> {
         let mut found = self.short_maps();
         found.extend(self.closed_endpoints());
+        found.extend(self.placeless_endpoints());
         found.extend(self.closed_names());
         found
     }
@@ -96,6 +97,19 @@ impl Engine {
             });
         }
         found
+    }
+
+    /// Endpoints that can't send: without a row their address is not theirs.
+    fn placeless_endpoints(&self) -> Vec<Shortage> {
+        let owned = self.unplaced.keys().filter_map(|address| Some((address.to_ip(), self.peers.owner(*address)?)));
+        let own = owned.filter(|(_, who)| who.id.is_some());
+        let shown = own.map(|(address, who)| Shortage {
+            kind: ShortageKind::Closed,
+            subject: who.key.to_string(),
+            message: format!("it can't send from {address}: map `ADDRESSES` has no room; raise `limits.addresses`"),
+            setting: "limits.addresses",
+        });
+        shown.collect()
     }
 
     fn closed_names(&self) -> Vec<Shortage> {

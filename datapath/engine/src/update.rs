@@ -42,7 +42,9 @@ impl Engine {
         self.renew(change, now, &mut ops);
         if self.is_short() {
             // Both old and new rows stood in the maps: there may be room now.
+            self.mirror.is_retry = true;
             self.renew(Change::default(), now, &mut ops);
+            self.mirror.is_retry = false;
         }
         self.plan_retry(now);
         ops
@@ -296,6 +298,11 @@ impl Engine {
         }
         self.unsure = true;
         self.settle_doubts(&mut ops);
+        if self.is_short() {
+            let leaks = self.leaks();
+            self.point(&leaks, &HashSet::new(), false, &mut ops);
+            self.retry.come_at_once();
+        }
         ops
     }
 

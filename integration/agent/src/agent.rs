@@ -19,6 +19,7 @@ mod kubernetes;
 mod objects;
 mod openings;
 mod problems;
+mod refusals;
 mod reload;
 mod requests;
 mod shown;
@@ -150,6 +151,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book, problems, cluster))
             .await??
     };
+    let nudge = reloader.nudge();
+    door.ask(move |gate| gate.refusals.follow(nudge)).await?;
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
     // Open as long as names are looked at.
@@ -195,7 +198,8 @@ fn open(
             policy_rows: limits.policy_rows,
             cidrs: limits.cidrs,
             flows: limits.flows,
-            endpoints: limits.endpoints,
+            // One more: the node's own row has a place of its own.
+            endpoints: limits.endpoints.saturating_add(1),
         },
         settings: kernel_settings(0, 0),
     };

@@ -16,7 +16,7 @@ use namegate_abi::NODE_INTERFACE;
 use namegate_api::{Instruments, Refusal};
 use namegate_config::rule;
 use namegate_dns_proxy::NotInstalled;
-use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, Lookup, MapOp, Proxies};
+use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, Lookup, Proxies};
 use namegate_loader::{Datapath, Directions, LoadError};
 use tokio::sync::oneshot;
 
@@ -25,6 +25,7 @@ use super::{
     desk::Clients,
     journal::Journal,
     problems::{ProblemKind, Problems},
+    refusals::Refusals,
 };
 
 /// Requests that wait at most; the DNS proxy refuses answers above.
@@ -44,21 +45,20 @@ enum Request {
 
 /// Engine, maps, journal.
 pub(crate) struct Gate {
-    engine: Engine,
-    datapath: Datapath,
+    pub(super) engine: Engine,
+    pub(super) datapath: Datapath,
     journal: Journal,
     directions: Directions,
     clients: Arc<ArcSwap<Clients>>,
     instruments: Instruments,
-    problems: Arc<Problems>,
+    pub(super) problems: Arc<Problems>,
     /// Denials are recorded only.
     audit: bool,
     /// Changes of rules or endpoints so far.
     changes: Arc<AtomicU64>,
     /// Interfaces whose programs could not be attached.
     failed: BTreeSet<u32>,
-    /// Writes that the kernel refused, ever.
-    refused_writes: u64,
+    pub(super) refusals: Refusals,
 }
 
 /// How the gate is reached.
@@ -98,7 +98,7 @@ impl Gate {
             audit,
             changes: Arc::default(),
             failed: BTreeSet::new(),
-            refused_writes: 0,
+            refusals: Refusals::default(),
         })
     }
 
@@ -130,14 +130,9 @@ impl Gate {
         self.datapath.attached().into_iter().filter(|interface| !self.failed.contains(interface)).collect()
     }
 
-    /// Writes that the kernel refused.
-    pub(crate) fn refused_writes(&self) -> u64 {
-        self.refused_writes
-    }
-
     /// Makes the kernel agree with new rules or endpoints: rows first, then programs on new interfaces, so that no
     /// packet passes between.
-    pub(crate) fn change(&mut self, change: Change) -> Vec<GateError> {
+    pub(crate) fn change(&mut self, change: Change) -> Vec<String> {
         let wanted = change.topology.as_ref().map(|topology| {
             topology.endpoints.iter().filter_map(|endpoint| endpoint.interface).collect::<BTreeSet<u32>>()
         });
@@ -147,7 +142,7 @@ impl Gate {
             self.failed.retain(|interface| *interface == NODE_INTERFACE || wanted.contains(interface));
         }
         let ops = self.engine.update(change, boot_ns());
-        let errors = self.write(&ops);
+        self.write(&ops);
         for interface in gone {
             if let Err(error) = self.datapath.detach(interface) {
                 tracing::debug!(interface, %error, "detaching");
@@ -160,7 +155,8 @@ impl Gate {
         self.clients.store(Arc::new(Clients::of(&self.engine)));
         self.changes.fetch_add(1, Ordering::Release);
         self.keep();
-        errors
+        self.report_shortages();
+        self.refusals.unenforced()
     }
 
     /// Sends what rules limit to these proxies from now on.
@@ -213,15 +209,18 @@ impl Gate {
         let (gone, ops) = self.engine.forget(wanted, boot_ns());
         self.write(&ops);
         self.keep();
+        self.report_shortages();
         gone
     }
 
     fn serve(mut self, inbox: &Receiver<Request>) {
         loop {
             let sleep = self.engine.next_tick().map_or(IDLE, |at| Duration::from_nanos(at.saturating_sub(boot_ns())));
-            match inbox.recv_timeout(sleep.min(IDLE)) {
+            match inbox.recv_timeout(sleep.min(self.refusals.unreported_for().unwrap_or(IDLE))) {
                 Ok(Request::Learn { answers, since, done }) => {
                     let results = self.learn(&answers);
+                    self.keep();
+                    self.report_some_shortages();
                     self.instruments.answer_installed(since.elapsed());
                     // The asker may have timed out: the rows are true all the same.
                     let _ = done.send(results);
@@ -229,47 +228,12 @@ impl Gate {
                 Ok(Request::Ask(question)) => question(&mut self),
                 Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
-                    let ops = self.engine.tick(boot_ns());
-                    self.write(&ops);
+                    self.tick();
                     self.keep();
+                    self.report_shortages();
                 }
             }
         }
-    }
-
-    fn learn(&mut self, answers: &[Answer]) -> Vec<Result<(), NotInstalled>> {
-        let now = boot_ns();
-        let mut ops = Vec::new();
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            ops.clear();
-            self.engine.learn(answer, now, &mut ops);
-            let errors = self.write(&ops);
-            results.push(errors.first().map_or(Ok(()), |error| Err(not_installed(error))));
-        }
-        self.keep();
-        results
-    }
-
-    /// Carries writes out. After a refusal the engine hears what is really there.
-    fn write(&mut self, ops: &[MapOp]) -> Vec<GateError> {
-        let mut errors = Vec::new();
-        for op in ops {
-            if let Err(error) = self.datapath.write(op) {
-                self.refused_writes += 1;
-                if errors.is_empty() {
-                    tracing::error!(error = %Chain(&error), "the kernel refused a row");
-                }
-                errors.push(error);
-            }
-        }
-        if !errors.is_empty() {
-            match self.datapath.rows() {
-                Ok(rows) => self.engine.resync(rows),
-                Err(error) => tracing::error!(error = %Chain(&error), "reading the kernel's rows"),
-            }
-        }
-        errors
     }
 
     /// Brings the journal up to date.
@@ -373,13 +337,6 @@ impl std::fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
-    }
-}
-
-fn not_installed(error: &GateError) -> NotInstalled {
-    match error {
-        GateError::Full { .. } => NotInstalled::Full,
-        GateError::Access { .. } => NotInstalled::Write,
     }
 }
 

@@ -130,7 +130,10 @@ impl Keeper {
             addresses: view.addresses.clone(),
             interface: None,
             interface_index: None,
-            state: if known.failed.contains(&view.interface) { EndpointState::Failed } else { EndpointState::Guarded },
+            state: match view.is_closed || known.failed.contains(&view.interface) {
+                true => EndpointState::Failed,
+                false => EndpointState::Guarded,
+            },
             ingress: self.enforcement(rule::Direction::Ingress, view.enforced_ingress),
             egress: self.enforcement(rule::Direction::Egress, view.enforced_egress),
             rules: view.rules.iter().map(ToString::to_string).collect(),
@@ -190,7 +193,6 @@ impl Keeper {
         }
         let listed = self.problems.list().into_iter();
         problems.extend(listed.map(|problem| format!("{} {}: {}", problem.kind, problem.subject, problem.message)));
-        problems.extend(page.refused.iter().map(|refused| format!("the kernel refused a row: {refused}")));
         problems
     }
 }

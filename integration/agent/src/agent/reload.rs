@@ -2,7 +2,7 @@
 //! the gate.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context;
 use namegate_api::view::Diagnostic;
 use namegate_config::{policy::Features, rule::Direction, settings::Settings};
-use namegate_engine::Change;
+use namegate_engine::{Change, DividedPort};
 use namegate_loader::links::LinkWatch;
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
@@ -25,7 +25,7 @@ use notify::{
 use super::{
     book::Book,
     cluster::Cluster,
-    gate::{Chain, Door},
+    gate::{Door, Gate},
     interfaces::{self, Interfaces},
     problems::{ProblemKind, Problems},
     sources::{Reading, Sources},
@@ -64,8 +64,10 @@ struct Work {
     told: interfaces::Told,
     /// Interfaces whose packets are judged, after the last change.
     guarded: HashSet<u32>,
-    /// A row of the last change that the kernel refused.
-    refused: Option<String>,
+    /// What keeps the last change from being enforced.
+    refused: Vec<String>,
+    /// Endpoints that are closed, and why.
+    closed: BTreeMap<String, String>,
 }
 
 impl Reloader {
@@ -87,7 +89,8 @@ impl Reloader {
             last: None,
             told: interfaces::Told::default(),
             guarded: HashSet::new(),
-            refused: None,
+            refused: Vec::new(),
+            closed: BTreeMap::new(),
         };
         let (wake, woken) = channel();
         // Watched before the first reading: no change falls between.
@@ -150,18 +153,20 @@ impl Work {
         let read = start.elapsed();
         if self.last.as_ref().is_none_or(|(last, seen)| *last != reading || *seen != interfaces) {
             self.carry_out(&reading, &interfaces);
+        } else {
+            self.look_again();
         }
         if let Some(cluster) = self.sources.cluster() {
-            cluster.tell(&reading.facts, &interfaces, &self.guarded, self.refused.as_ref());
+            cluster.tell(&reading.facts, &interfaces, &self.guarded, &self.closed);
         }
-        self.sources.report(&reading, self.refused.is_none());
+        self.sources.report(&reading, self.refused.is_empty());
         tracing::debug!(?read, whole = ?start.elapsed(), "read again");
         self.last = Some((reading, interfaces));
     }
 
     /// What differs from the last reading; everything where not all of that was carried out.
     fn change(&mut self, reading: &Reading, interfaces: &Interfaces) -> Change {
-        let is_guarded = || self.refused.is_none() && interfaces.values().all(|index| self.guarded.contains(index));
+        let is_guarded = || self.refused.is_empty() && interfaces.values().all(|index| self.guarded.contains(index));
         let (rules, topology) = match &self.last {
             Some((last, seen)) if is_guarded() => {
                 let same = last.endpoints == reading.endpoints && last.facts == reading.facts && seen == interfaces;
@@ -173,6 +178,26 @@ impl Work {
         Change { rules: rules.then(|| reading.rules.to_vec()), topology: topology.then(whole) }
     }
 
+    fn note(&mut self, found: Found) {
+        self.guarded = found.guarded;
+        self.refused = found.refused;
+        self.closed = found.closed;
+        self.book.enforced(self.refused.is_empty(), &found.divided);
+    }
+
+    /// Notes what has become of the last change meanwhile: rows may have found room, or been lost.
+    fn look_again(&mut self) {
+        let refused = self.refused.clone();
+        let found = self.door.ask_blocking(move |gate| {
+            let now = gate.refusals.unenforced();
+            (now != refused).then(|| Found::of(gate, now))
+        });
+        // Without an answer the agent ends.
+        if let Ok(Some(found)) = found {
+            self.note(found);
+        }
+    }
+
     fn carry_out(&mut self, reading: &Reading, interfaces: &Interfaces) {
         let last = self.last.as_ref().map(|(last, _)| &**last);
         if last.is_none_or(|last| last.said.diagnostics != reading.said.diagnostics) {
@@ -181,15 +206,13 @@ impl Work {
         self.book.want(reading, interfaces, &self.directions);
         let change = self.change(reading, interfaces);
         let changed = self.door.ask_blocking(move |gate| {
-            let refused = gate.change(change).iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>();
-            (refused, gate.guarded(), gate.engine().divided())
+            let refused = gate.change(change);
+            Found::of(gate, refused)
         });
         match changed {
-            Ok((refused, guarded, divided)) => {
+            Ok(found) => {
                 self.problems.clear(ProblemKind::Source, "change");
-                self.guarded = guarded;
-                self.refused = refused.first().cloned();
-                self.book.enforced(refused, &divided);
+                self.note(found);
             }
             Err(error) => {
                 self.guarded.clear();
@@ -197,6 +220,21 @@ impl Work {
                 self.problems.raise(ProblemKind::Source, "change", message);
             }
         }
+    }
+}
+
+/// How far the kernel is.
+struct Found {
+    refused: Vec<String>,
+    closed: BTreeMap<String, String>,
+    guarded: HashSet<u32>,
+    divided: Vec<DividedPort>,
+}
+
+impl Found {
+    fn of(gate: &Gate, refused: Vec<String>) -> Self {
+        let divided = gate.engine().divided();
+        Self { refused, closed: gate.refusals.closed().clone(), guarded: gate.guarded(), divided }
     }
 }
 

@@ -84,14 +84,7 @@ impl Figures {
             names.names += 1;
             names.addresses += lookup.addresses.len();
         }
-        let told = gate.engine().refused().into_iter().chain([("rows that the kernel refused", gate.refused_writes())]);
-        let refused = told.filter(|(_, count)| *count > 0).map(|(bound, count)| Refused {
-            bound: bound.to_owned(),
-            endpoint: String::new(),
-            count,
-            setting: setting_of(bound).to_owned(),
-        });
-        let refused = refused.collect();
+        let refused = refused(gate);
         let counters = gate.datapath().counters().unwrap_or_else(|error| {
             tracing::error!(%error, "reading counters");
             Vec::new()
@@ -105,6 +98,24 @@ impl Figures {
             openings_lost: gate.datapath().openings_lost().unwrap_or(0),
         }
     }
+}
+
+/// What was refused: by endpoint where one of them reached its share, else for the node.
+fn refused(gate: &Gate) -> Vec<Refused> {
+    let of_endpoints = gate.engine().refused_of_endpoints();
+    let writes = ("rows that the kernel refused", gate.refusals.writes());
+    let of_node = gate.engine().refused().into_iter().chain([writes]);
+    let shares = |bound: &str| of_endpoints.iter().filter(|(_, of, _)| *of == bound).map(|(.., count)| count).sum();
+    // What is counted for an endpoint is not counted for the node too.
+    let of_node = of_node.map(|(bound, count)| ("".into(), bound, count.saturating_sub(shares(bound))));
+    let all = of_node.chain(of_endpoints.iter().cloned()).filter(|(.., count)| *count > 0);
+    let shown = all.map(|(endpoint, bound, count)| Refused {
+        bound: bound.to_owned(),
+        endpoint: endpoint.to_string(),
+        count,
+        setting: setting_of(bound).to_owned(),
+    });
+    shown.collect()
 }
 
 /// The setting that a bound is named after, where it is.
