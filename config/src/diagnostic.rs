@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use miette::{LabeledSpan, NamedSource, SourceSpan};
 
+use crate::printable::{printable, printable_lines};
+
 /// One mistake or warning in a file.
 #[derive(Clone, Debug)]
 pub struct Diagnostic {
@@ -97,6 +99,27 @@ impl Diagnostic {
     /// The marked text: offset and length in octets.
     pub fn span(&self) -> SourceSpan {
         self.span
+    }
+
+    /// The same without anything that would steer a terminal, also in the text around it.
+    #[must_use]
+    pub fn printable(&self) -> Self {
+        let text = self.source.inner();
+        let place = |at: usize| match text.get(..at) {
+            Some(before) => printable_lines(before).len(),
+            None => at,
+        };
+        let start = place(self.span.offset());
+        let end = place(self.span.offset() + self.span.len());
+        let source = NamedSource::new(printable(self.source.name()), printable_lines(text).into_owned());
+        Self {
+            field: printable(&self.field).into_owned(),
+            problem: printable(&self.problem).into_owned(),
+            help: self.help.as_deref().map(|help| printable(help).into_owned()),
+            source: Arc::new(source.with_language("yaml")),
+            span: (start, end.saturating_sub(start)).into(),
+            ..self.clone()
+        }
     }
 
     /// Whether it refuses the document.
@@ -236,6 +259,20 @@ mod tests {
         }
         assert_eq!(source.offset(2, 3), 9);
         assert_eq!(source.offset(9, 9), 13);
+    }
+
+    #[test]
+    fn a_printable_mistake_marks_the_same_text() {
+        let text = "a: \u{9b}31m\nb: \u{202e}bad\n";
+        let source = Source::new("x\x1b[2J.yaml", text);
+        let at = text.find("\u{202e}").unwrap();
+        let found = source.error(Span { offset: at, len: 6 }, Code::BadValue, "b\x1b", "`\u{202e}bad` is bad");
+        let shown = found.printable();
+        assert_eq!(shown.file(), "x\\u{1b}[2J.yaml");
+        assert_eq!(shown.to_string(), "`b\\u{1b}`: `\\u{202e}bad` is bad");
+        let (start, length) = (shown.span().offset(), shown.span().len());
+        assert_eq!(&shown.source.inner()[start..start + length], "\\u{202e}bad");
+        assert_eq!((shown.line, shown.column), (found.line, found.column));
     }
 
     #[test]

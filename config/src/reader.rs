@@ -293,6 +293,13 @@ pub(crate) fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
     distances.filter(|(distance, word)| *distance <= DISTANCE_MAX.min(word.len() / 2)).min().map(|(_, word)| word)
 }
 
+/// The words in the order of their likeness to the text, the most alike first.
+pub fn nearest_first<'w>(text: &str, words: impl IntoIterator<Item = &'w str>) -> Vec<&'w str> {
+    let mut words: Vec<&str> = words.into_iter().collect();
+    words.sort_by_cached_key(|word| (distance(text, word), (*word).to_owned()));
+    words
+}
+
 /// Letters to add, drop or change (Levenshtein).
 fn distance(one: &str, other: &str) -> usize {
     const LETTERS_MAX: usize = 64;

@@ -70,6 +70,10 @@ pub struct Limits {
     pub flows: u32,
     /// Enforced endpoints.
     pub endpoints: u32,
+    /// Connections of the layer 7 proxy at a time: no rows.
+    pub l7_connections: u32,
+    /// Of them, those of one endpoint.
+    pub l7_connections_per_endpoint: u32,
     /// Rows of `addresses` that learned addresses leave to endpoints, nodes and services.
     pub addresses_reserved: Option<u32>,
     /// Learned addresses that one endpoint may have.
@@ -88,6 +92,8 @@ impl Default for Limits {
             cidrs: 65_536,
             flows: 131_072,
             endpoints: 4_096,
+            l7_connections: 16_384,
+            l7_connections_per_endpoint: 4_096,
             addresses_reserved: None,
             addresses_per_endpoint: None,
             cidrs_per_namespace: None,
@@ -252,9 +258,10 @@ fn word<T: Copy>(reader: &mut Reader<'_>, object: &Object<'_>, key: &str, chosen
 
 fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
     const ROWS_MAX: u32 = 1 << 24;
+    const CONNECTIONS_MAX: u32 = 1 << 20;
     const SHARES: [&str; 4] = ["addressesReserved", "addressesPerEndpoint", "cidrsPerNamespace", "policyRowsPerNamespace"];
-    let rows = ["addresses", "policyRows", "cidrs", "flows", "endpoints"];
-    let object = reader.object(value, &[&rows[..], &SHARES].concat())?;
+    let keys = ["addresses", "policyRows", "cidrs", "flows", "endpoints", "l7Connections", "l7ConnectionsPerEndpoint"];
+    let object = reader.object(value, &[&keys[..], &SHARES].concat())?;
     let mut limits = Limits::default();
     numbers(
         reader,
@@ -265,6 +272,8 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
             ("cidrs", &mut limits.cidrs, 1..=ROWS_MAX),
             ("flows", &mut limits.flows, 1..=ROWS_MAX),
             ("endpoints", &mut limits.endpoints, 1..=65_536),
+            ("l7Connections", &mut limits.l7_connections, 1..=CONNECTIONS_MAX),
+            ("l7ConnectionsPerEndpoint", &mut limits.l7_connections_per_endpoint, 1..=CONNECTIONS_MAX),
         ],
     );
     let mut shares = SHARES.map(|key| {
@@ -359,6 +368,8 @@ dns:
   namesPerEndpointMax: 20
   upstreamTimeoutMs: 30
   cacheEntries: 40
+  pendingMax: 60
+  pendingPerEndpointMax: 50
   workers: 2
 limits:
   addresses: 1
@@ -366,10 +377,12 @@ limits:
   cidrs: 3
   flows: 4
   endpoints: 5
-  addressesReserved: 6
-  addressesPerEndpoint: 7
-  cidrsPerNamespace: 8
-  policyRowsPerNamespace: 9
+  l7Connections: 6
+  l7ConnectionsPerEndpoint: 7
+  addressesReserved: 8
+  addressesPerEndpoint: 9
+  cidrsPerNamespace: 10
+  policyRowsPerNamespace: 11
 ";
 
     #[test]
@@ -392,6 +405,8 @@ limits:
             names_per_endpoint_max: 20,
             upstream_timeout_ms: 30,
             cache_entries: 40,
+            pending_max: 60,
+            pending_per_endpoint_max: 50,
             workers: 2,
         };
         assert_eq!(dns.resolver_selector(), None);
@@ -412,10 +427,12 @@ limits:
                 cidrs: 3,
                 flows: 4,
                 endpoints: 5,
-                addresses_reserved: Some(6),
-                addresses_per_endpoint: Some(7),
-                cidrs_per_namespace: Some(8),
-                policy_rows_per_namespace: Some(9),
+                l7_connections: 6,
+                l7_connections_per_endpoint: 7,
+                addresses_reserved: Some(8),
+                addresses_per_endpoint: Some(9),
+                cidrs_per_namespace: Some(10),
+                policy_rows_per_namespace: Some(11),
             },
         };
         assert_eq!(settings, want);
@@ -451,6 +468,25 @@ limits: {flows: -1}
                 "12:17 `limits.flows`: -1 is not within 1 and 16777216",
             ]
         );
+    }
+
+    #[test]
+    fn resolvers_are_addresses_that_an_endpoint_can_ask() {
+        for (address, want) in [
+            ("0.0.0.0", "is no address of a machine, and no resolver that an endpoint asks"),
+            ("'::'", "is no address of a machine"),
+            ("127.0.0.53", "is an address of the machine that asks"),
+            ("'::1'", "is an address of the machine that asks"),
+            ("224.0.0.251", "is the address of a group"),
+            ("'ff02::fb'", "is the address of a group"),
+            ("255.255.255.255", "is the address of everybody on a network"),
+            ("'::ffff:192.0.2.53'", "is an IPv4 address in another form"),
+        ] {
+            let found = mistakes(&format!("policies: p\nendpoints: e\ndns: {{resolvers: [{address}]}}\n"));
+            assert!(found.len() == 1 && found[0].contains(want), "{address}: {found:?}");
+        }
+        let link_local = parse("s.yaml", "policies: p\nendpoints: e\ndns: {resolvers: [169.254.20.10]}\n");
+        assert_eq!(link_local.unwrap().dns.resolvers.len(), 1, "a resolver that each node has for itself");
     }
 
     #[test]

@@ -36,8 +36,13 @@ pub trait Desk: Clone + Send + Sync + 'static {
         let _ = suspicion;
     }
 
-    /// Hands over the checked answers of one batch; resolves when the kernel holds them. One result per answer, in
-    /// order. Runs on the worker's tokio runtime and is dropped at `install_timeout`.
+    /// Takes note that something was refused to an endpoint since it has its share; `None` is a client that is no endpoint.
+    fn refused(&self, share: Share, endpoint: Option<EndpointId>) {
+        let _ = (share, endpoint);
+    }
+
+    /// Hands over the checked answers of one batch, which are all of one endpoint; resolves when the kernel holds them. One
+    /// result per answer, in order. Runs on the worker's tokio runtime and is dropped at `install_timeout`.
     fn install(&self, answers: Vec<Answer>) -> impl Future<Output = Vec<Result<(), NotInstalled>>> + Send;
 }
 
@@ -48,6 +53,19 @@ pub struct Asked<'q> {
     pub name: Option<&'q Fqdn>,
     /// Number of the record type.
     pub kind: u16,
+}
+
+/// What endpoints share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Questions under way.
+    Pending,
+    /// Connections of clients.
+    TcpClients,
+    /// Questions over TCP to resolvers.
+    Retries,
+    /// Sockets to resolvers.
+    Sockets,
 }
 
 /// Why a question is not asked.

@@ -22,12 +22,20 @@ const IDLE_PER_RESOLVER_MAX: usize = 16;
 const IDLE_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Idle connections of one worker.
-#[derive(Debug, Default)]
-pub(crate) struct Idle(Mutex<HashMap<SocketAddr, Vec<(TcpStream, Instant)>>>);
+#[derive(Debug)]
+pub(crate) struct Idle {
+    streams: Mutex<HashMap<SocketAddr, Vec<(TcpStream, Instant)>>>,
+    /// To all resolvers together.
+    all_max: usize,
+}
 
 impl Idle {
+    pub(crate) fn new(all_max: usize) -> Self {
+        Self { streams: Mutex::default(), all_max }
+    }
+
     fn take(&self, resolver: SocketAddr) -> Option<TcpStream> {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let streams = idle.get_mut(&resolver)?;
         streams.retain(|(_, since)| since.elapsed() < IDLE_AGE_MAX);
         let stream = streams.pop().map(|(stream, _)| stream);
@@ -38,14 +46,15 @@ impl Idle {
     }
 
     fn give(&self, resolver: SocketAddr, stream: TcpStream) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|_, streams| {
             streams.retain(|(_, since)| since.elapsed() < IDLE_AGE_MAX);
             !streams.is_empty()
         });
-        let streams = idle.entry(resolver).or_default();
-        if streams.len() < IDLE_PER_RESOLVER_MAX {
-            streams.push((stream, Instant::now()));
+        let all: usize = idle.values().map(Vec::len).sum();
+        let of_resolver = idle.get(&resolver).map_or(0, Vec::len);
+        if all < self.all_max && of_resolver < IDLE_PER_RESOLVER_MAX {
+            idle.entry(resolver).or_default().push((stream, Instant::now()));
         }
     }
 }

@@ -30,6 +30,7 @@
 
 mod answer;
 mod batch;
+mod bounds;
 mod cache;
 mod desk;
 mod exchange;
@@ -53,6 +54,7 @@ mod wire;
 mod worker;
 
 pub use answer::{Reading, read_answer};
-pub use desk::{Asked, Desk, Forbidden, NotInstalled, Suspicion};
+pub use bounds::{WORKER_DESCRIPTORS_FIXED, WORKER_DESCRIPTORS_MAX};
+pub use desk::{Asked, Desk, Forbidden, NotInstalled, Share, Suspicion};
 pub use proxy::{Config, Proxy, ProxyError};
 pub use wire::WireError;

@@ -1,35 +1,29 @@
 //! The questions on their way, and what is due when. Deadlines of one kind come in the order they were set, since all of a
 //! kind wait equally long: a queue is enough.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
-    time::Instant,
-};
+use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
+use namegate_config::shares::{Full, Shares};
 use namegate_engine::EndpointId;
 use nix::sys::socket::SockaddrStorage;
 use tokio::sync::mpsc::OwnedPermit;
 
 use crate::{
+    bounds::Bounds,
     cache,
     slots::{Key, Slots},
     transaction::{Failure, Transaction},
     upstream::Via,
 };
 
-/// Questions on their way in one worker.
-pub(crate) const PENDING_MAX: usize = 16_384;
-/// Of them, those of one endpoint: nobody fills the table alone.
-pub(crate) const PENDING_PER_ENDPOINT_MAX: usize = PENDING_MAX / 4;
 /// Outlived entries that a queue may hold beside the living.
 const STALE_MAX: usize = 1024;
 
 /// Where a reply goes.
 #[derive(Debug)]
 pub(crate) enum Client {
-    /// From the resolver's address to the client's.
-    Udp { replier: Key, address: SockaddrStorage },
+    /// From the resolver's address, `from`, to the client's.
+    Udp { replier: Key, from: SocketAddr, address: SockaddrStorage, endpoint: Option<EndpointId> },
     /// Into a place that is kept free in the connection's queue.
     Tcp(OwnedPermit<Vec<u8>>),
 }
@@ -49,30 +43,27 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Pending {
     entries: Slots<Entry>,
-    by_endpoint: HashMap<EndpointId, usize>,
+    shares: Shares<EndpointId>,
     /// Of transactions that wait for a resolver, and of those that wait for the gate.
     queues: [VecDeque<(Instant, Key)>; 2],
 }
 
 impl Pending {
-    pub(crate) fn new() -> Self {
-        Self { entries: Slots::new(), by_endpoint: HashMap::new(), queues: [VecDeque::new(), VecDeque::new()] }
+    pub(crate) fn new(bounds: &Bounds) -> Self {
+        let shares = Shares::new(bounds.pending_max, bounds.pending_per_endpoint_max);
+        Self { entries: Slots::new(), shares, queues: [VecDeque::new(), VecDeque::new()] }
     }
 
-    /// Whether one more question of this endpoint may be on its way.
-    pub(crate) fn room_for(&self, endpoint: EndpointId) -> Result<(), Failure> {
-        if self.entries.len() >= PENDING_MAX {
-            return Err(Failure::PendingFull);
-        }
-        if self.by_endpoint.get(&endpoint).is_some_and(|count| *count >= PENDING_PER_ENDPOINT_MAX) {
-            return Err(Failure::EndpointFull);
-        }
-        Ok(())
+    /// Keeps a place for one more question of this endpoint; then comes [`Self::insert`].
+    pub(crate) fn make_room(&mut self, endpoint: EndpointId) -> Result<(), Failure> {
+        self.shares.take(endpoint, 1).map_err(|full| match full {
+            Full::Share => Failure::EndpointFull,
+            Full::All => Failure::PendingFull,
+        })
     }
 
-    /// Whoever inserts says next what the transaction waits for.
+    /// Puts a question into the place that was kept for it. The caller sets next what the transaction waits for.
     pub(crate) fn insert(&mut self, entry: Entry) -> Key {
-        *self.by_endpoint.entry(entry.transaction.endpoint()).or_default() += 1;
         self.entries.insert(entry)
     }
 
@@ -82,13 +73,7 @@ impl Pending {
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<Entry> {
         let entry = self.entries.remove(key)?;
-        let endpoint = entry.transaction.endpoint();
-        if let Some(count) = self.by_endpoint.get_mut(&endpoint) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_endpoint.remove(&endpoint);
-            }
-        }
+        self.shares.give(entry.transaction.endpoint(), 1);
         Some(entry)
     }
 

@@ -15,6 +15,7 @@ use namegate_config::{
 use tokio::sync::watch;
 
 use crate::{
+    bounds::Bounds,
     cache::Cache,
     desk::Desk,
     socket::Marked,
@@ -55,6 +56,16 @@ pub struct Config {
     pub tunnelling_except: Vec<Fqdn>,
     /// Answers of trusted resolvers that are kept to be given again; 0 keeps none.
     pub cache_answers: usize,
+    /// Questions under way in one worker.
+    pub pending_max: usize,
+    /// Of them, those of one endpoint. It gets no more than it leaves free, so others always find room.
+    pub pending_per_endpoint_max: usize,
+    /// Descriptors that the sockets of all workers may take beside those of the start ([`WORKER_DESCRIPTORS_FIXED`] for
+    /// each); `None` is as many as the workers use at most ([`WORKER_DESCRIPTORS_MAX`] for each).
+    ///
+    /// [`WORKER_DESCRIPTORS_FIXED`]: crate::WORKER_DESCRIPTORS_FIXED
+    /// [`WORKER_DESCRIPTORS_MAX`]: crate::WORKER_DESCRIPTORS_MAX
+    pub descriptors_max: Option<usize>,
 }
 
 impl Default for Config {
@@ -71,6 +82,9 @@ impl Default for Config {
             tunnelling_names: 200,
             tunnelling_except: Vec::new(),
             cache_answers: 0,
+            pending_max: 16_384,
+            pending_per_endpoint_max: 4_096,
+            descriptors_max: None,
         }
     }
 }
@@ -105,6 +119,7 @@ pub(crate) struct Settings {
     pub(crate) marked: Marked,
     pub(crate) refusal: Refusal,
     pub(crate) refuses_tunnels: bool,
+    pub(crate) bounds: Bounds,
     fixed_resolver: Option<SocketAddr>,
     port: u16,
 }
@@ -141,6 +156,7 @@ impl Proxy {
             marked,
             refusal: config.refusal,
             refuses_tunnels: config.tunnelling == Tunnelling::Enforce,
+            bounds: Bounds::of(config, workers),
             fixed_resolver: config.fixed_resolver,
             port,
         };

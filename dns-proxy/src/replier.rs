@@ -3,6 +3,7 @@
 //! itself, a raw socket takes its place.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     io,
     net::{SocketAddr, UdpSocket},
@@ -10,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use namegate_engine::EndpointId;
 use nix::sys::socket::SockaddrStorage;
 
 use crate::{
@@ -18,7 +20,6 @@ use crate::{
     slots::{Key, Slots},
     socket::Marked,
     tally::{Outcome, Tallies},
-    upstream::RESOLVERS_MAX,
 };
 
 struct Replier {
@@ -26,6 +27,8 @@ struct Replier {
     outbox: Outbox<SockaddrStorage>,
     used: Instant,
     kind: Kind,
+    /// For whose question it was opened.
+    owner: Option<EndpointId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +39,11 @@ enum Kind {
     Raw(SocketAddr),
 }
 
-/// The replying sockets of one worker, at most [`RESOLVERS_MAX`] beside the listeners.
+/// The replying sockets of one worker.
 pub(crate) struct Repliers {
     marked: Marked,
+    /// Beside the listeners.
+    all_max: usize,
     sockets: Slots<Replier>,
     by_address: HashMap<SocketAddr, Key>,
     /// Sockets with something to send.
@@ -47,9 +52,10 @@ pub(crate) struct Repliers {
 }
 
 impl Repliers {
-    pub(crate) fn new(marked: Marked) -> Self {
+    pub(crate) fn new(marked: Marked, all_max: usize) -> Self {
         Self {
             marked,
+            all_max,
             sockets: Slots::new(),
             by_address: HashMap::new(),
             dirty: Vec::new(),
@@ -58,11 +64,11 @@ impl Repliers {
     }
 
     pub(crate) fn add_listener(&mut self, address: SocketAddr, socket: Rc<UdpSocket>, now: Instant) {
-        self.add(address, Replier { socket, outbox: Outbox::new(), used: now, kind: Kind::Listener });
+        self.add(address, Replier { socket, outbox: Outbox::new(), used: now, kind: Kind::Listener, owner: None });
     }
 
-    /// The socket that replies from this address; opened where there is none.
-    pub(crate) fn from(&mut self, address: SocketAddr, now: Instant) -> io::Result<Key> {
+    /// The socket that replies from this address; opened for a client where there is none.
+    pub(crate) fn from(&mut self, address: SocketAddr, owner: Option<EndpointId>, now: Instant) -> io::Result<Key> {
         if let Some(key) = self.by_address.get(&address).copied() {
             if let Some(replier) = self.sockets.get_mut(key) {
                 replier.used = now;
@@ -76,7 +82,7 @@ impl Repliers {
             }
             socket => (socket?, Kind::Bound),
         };
-        Ok(self.add(address, Replier { socket: Rc::new(socket), outbox: Outbox::new(), used: now, kind }))
+        Ok(self.add(address, Replier { socket: Rc::new(socket), outbox: Outbox::new(), used: now, kind, owner }))
     }
 
     /// Adds a reply to what is sent with the next [`Self::flush`]; false where the socket had to make room.
@@ -108,19 +114,29 @@ impl Repliers {
         key
     }
 
+    /// Closes a socket of the client that has most: the one not used for longest.
     fn make_room(&mut self) {
         let sockets = &self.sockets;
-        let candidates = self.by_address.iter().filter_map(|(address, key)| {
-            let replier = sockets.get(*key).filter(|replier| replier.kind != Kind::Listener)?;
-            Some((replier.used, *address))
-        });
-        let (count, oldest) = candidates.fold((0, None), |(count, oldest), candidate| {
-            (count + 1, Some(oldest.map_or(candidate, |oldest: (Instant, SocketAddr)| oldest.min(candidate))))
-        });
-        if count < RESOLVERS_MAX {
+        let candidates: Vec<_> = self
+            .by_address
+            .iter()
+            .filter_map(|(address, key)| {
+                let replier = sockets.get(*key).filter(|replier| replier.kind != Kind::Listener)?;
+                Some((replier.owner, replier.outbox.is_empty(), replier.used, *address))
+            })
+            .collect();
+        if candidates.len() < self.all_max {
             return;
         }
-        if let Some(key) = oldest.and_then(|(_, address)| self.by_address.remove(&address)) {
+        let mut counts: HashMap<Option<EndpointId>, usize> = HashMap::new();
+        for (owner, ..) in &candidates {
+            *counts.entry(*owner).or_default() += 1;
+        }
+        let age = |(owner, is_idle, used, _): &(Option<EndpointId>, bool, Instant, SocketAddr)| {
+            (Reverse(counts[owner]), !is_idle, *used)
+        };
+        let oldest = candidates.iter().min_by_key(|candidate| age(candidate)).copied();
+        if let Some(key) = oldest.and_then(|(.., address)| self.by_address.remove(&address)) {
             self.sockets.remove(key);
         }
     }
@@ -136,8 +152,8 @@ mod tests {
 
     /// Fails without the rights: transparent sockets need root.
     fn repliers(addresses: &[SocketAddr]) -> (Repliers, Vec<Key>) {
-        let mut repliers = Repliers::new(MARKED);
-        let keys = addresses.iter().map(|address| repliers.from(*address, Instant::now()).unwrap()).collect();
+        let mut repliers = Repliers::new(MARKED, 32);
+        let keys = addresses.iter().map(|address| repliers.from(*address, None, Instant::now()).unwrap()).collect();
         (repliers, keys)
     }
 
@@ -201,11 +217,23 @@ mod tests {
     #[test]
     fn the_resolver_not_asked_for_longest_makes_room() {
         let address = |number: usize| SocketAddr::from(([10, 96, 0, u8::try_from(number).unwrap()], 53));
-        let addresses: Vec<_> = (0..=RESOLVERS_MAX).map(address).collect();
+        let addresses: Vec<_> = (0..=32).map(address).collect();
         let (mut repliers, keys) = repliers(&addresses);
         let receiver = SockaddrStorage::from(address(0));
         assert!(!repliers.send(keys[0], receiver, b""));
         assert!(repliers.send(keys[1], receiver, b""));
-        assert_eq!(repliers.by_address.len(), RESOLVERS_MAX);
+        assert_eq!(repliers.by_address.len(), 32);
+    }
+
+    #[test]
+    fn an_endpoint_with_many_resolvers_closes_its_own_sockets() {
+        let mut repliers = Repliers::new(MARKED, 32);
+        let address = |number: u8| SocketAddr::new(Ipv4Addr::new(10, 96, 1, number).into(), 53);
+        let honest = repliers.from(address(0), Some(EndpointId(2)), Instant::now()).unwrap();
+        for number in 1..100 {
+            repliers.from(address(number), Some(EndpointId(1)), Instant::now()).unwrap();
+        }
+        assert_eq!(repliers.by_address.len(), 32);
+        assert!(repliers.sockets.get(honest).is_some());
     }
 }

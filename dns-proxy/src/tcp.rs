@@ -1,13 +1,14 @@
 //! Clients over TCP (RFC 7766): many questions per connection, answered in the order the answers come.
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use namegate_config::shares::Shares;
+use namegate_engine::EndpointId;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -19,14 +20,14 @@ use tokio::{
 };
 
 use crate::{
+    bounds::Bounds,
+    desk::{Desk, Share},
     exchange::framed,
     tally::{Outcome, Tallies},
 };
 
-/// Connections of one worker.
-const CONNECTIONS_MAX: usize = 1024;
-/// Of them, those of one client: nobody takes all.
-const CONNECTIONS_PER_CLIENT_MAX: usize = 128;
+/// Connections of one endpoint in one worker.
+const CONNECTIONS_PER_ENDPOINT_MAX: usize = 128;
 /// Questions of one connection that are not answered yet; then no more are read.
 const PIPELINE_MAX: usize = 64;
 /// A connection ends when a question does not come, or a reply is not taken, for so long (RFC 7766 §6.2.3).
@@ -45,44 +46,48 @@ pub(crate) struct TcpQuestion {
     pub(crate) place: OwnedPermit<Vec<u8>>,
 }
 
-/// Counts connections of one worker.
-#[derive(Debug, Default)]
-struct Connections(Mutex<HashMap<IpAddr, usize>>);
+/// Connections of one worker, by endpoint; clients that are no endpoint are one holder.
+#[derive(Debug)]
+struct Connections(Mutex<Shares<Option<EndpointId>>>);
 
 impl Connections {
     /// A seat that is given back on drop, where there is one.
-    fn seat(self: &Arc<Self>, client: IpAddr) -> Option<Seat> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.values().sum::<usize>() >= CONNECTIONS_MAX
-            || counts.get(&client).is_some_and(|count| *count >= CONNECTIONS_PER_CLIENT_MAX)
-        {
-            return None;
-        }
-        *counts.entry(client).or_default() += 1;
-        Some(Seat { connections: Arc::clone(self), client })
+    fn seat(self: &Arc<Self>, endpoint: Option<EndpointId>) -> Option<Seat> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(endpoint, 1).ok()?;
+        Some(Seat { connections: Arc::clone(self), endpoint })
     }
 }
 
 struct Seat {
     connections: Arc<Connections>,
-    client: IpAddr,
+    endpoint: Option<EndpointId>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut counts = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.client);
-            }
-        }
+        self.connections.0.lock().unwrap_or_else(PoisonError::into_inner).give(self.endpoint, 1);
+    }
+}
+
+/// What the listeners of one worker share.
+#[derive(Clone, Debug)]
+pub(crate) struct Clients<D> {
+    desk: D,
+    questions: mpsc::Sender<TcpQuestion>,
+    tallies: Arc<Tallies>,
+    connections: Arc<Connections>,
+}
+
+impl<D: Desk> Clients<D> {
+    pub(crate) fn new(desk: D, questions: mpsc::Sender<TcpQuestion>, tallies: Arc<Tallies>, bounds: &Bounds) -> Self {
+        let shares = Shares::new(bounds.clients_max, CONNECTIONS_PER_ENDPOINT_MAX);
+        Self { desk, questions, tallies, connections: Arc::new(Connections(Mutex::new(shares))) }
     }
 }
 
 /// Accepts connections until the worker ends.
-pub(crate) async fn accept(listener: TcpListener, questions: mpsc::Sender<TcpQuestion>, tallies: Arc<Tallies>) {
-    let connections = Arc::new(Connections::default());
+pub(crate) async fn accept<D: Desk>(listener: TcpListener, clients: Clients<D>) {
+    let Clients { desk, questions, tallies, connections } = clients;
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -92,8 +97,10 @@ pub(crate) async fn accept(listener: TcpListener, questions: mpsc::Sender<TcpQue
                 continue;
             }
         };
-        let Some(seat) = connections.seat(client.ip()) else {
+        let endpoint = desk.endpoint(client.ip().to_canonical());
+        let Some(seat) = connections.seat(endpoint) else {
             tallies.count(Outcome::ConnectionsFull);
+            desk.refused(Share::TcpClients, endpoint);
             continue;
         };
         let questions = questions.clone();

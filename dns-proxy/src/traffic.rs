@@ -2,19 +2,21 @@
 //! outboxes. It waits for nothing; what takes time is handed over as tasks.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
 };
 
-use namegate_engine::Answer;
+use namegate_config::shares::Shares;
+use namegate_engine::{Answer, EndpointId};
 use nix::sys::socket::SockaddrStorage;
 use tokio::task::JoinSet;
 
 use crate::{
     batch::socket_address,
     cache::{self, Cache},
-    desk::{Asked, Desk, Forbidden, NotInstalled, Suspicion},
+    desk::{Asked, Desk, Forbidden, NotInstalled, Share, Suspicion},
     exchange::{self, Idle},
     pending::{Client, Entry, Pending},
     poller::Poller,
@@ -30,8 +32,8 @@ use crate::{
     wire::number,
 };
 
-/// Questions of one worker that are asked over TCP at a time.
-const RETRIES_MAX: usize = 512;
+/// Answers that are handed over in one go.
+const INSTALL_ANSWERS_MAX: usize = 64;
 /// Buffers kept to be used again.
 const SPARE_MAX: usize = 1024;
 /// A buffer that has grown beyond this many octets is not kept.
@@ -39,8 +41,10 @@ const SPARE_OCTETS_MAX: usize = 4096;
 
 /// What the gate said to one batch.
 pub(crate) type Installed = (Vec<Key>, Vec<Result<(), NotInstalled>>);
-/// What a resolver said over TCP.
-pub(crate) type Retried = (Key, Option<Vec<u8>>);
+/// What a resolver said over TCP to a question of an endpoint.
+pub(crate) type Retried = (Key, EndpointId, Option<Vec<u8>>);
+/// Questions whose answers wait to be handed over, and these answers.
+type Batch = (Vec<Key>, Vec<Answer>);
 
 /// What the workers share.
 #[derive(Clone, Debug, Default)]
@@ -63,15 +67,17 @@ pub(crate) struct Traffic<D> {
     pub(crate) upstreams: Upstreams,
     pub(crate) repliers: Repliers,
     /// Answers of this wake-up, and the questions they belong to.
-    batch: (Vec<Key>, Vec<Answer>),
+    batch: Batch,
     pub(crate) installs: JoinSet<Installed>,
     pub(crate) retries: JoinSet<Retried>,
+    retry_shares: Shares<EndpointId>,
     idle: Arc<Idle>,
     spare: Vec<Vec<u8>>,
 }
 
 impl<D: Desk> Traffic<D> {
     pub(crate) fn new(desk: D, settings: Settings, tallies: Arc<Tallies>, shared: Shared, poller: Poller) -> Self {
+        let bounds = settings.bounds;
         Self {
             desk,
             settings,
@@ -79,13 +85,14 @@ impl<D: Desk> Traffic<D> {
             shared,
             recalled: Vec::new(),
             poller,
-            pending: Pending::new(),
-            upstreams: Upstreams::new(settings.marked),
-            repliers: Repliers::new(settings.marked),
+            pending: Pending::new(&bounds),
+            upstreams: Upstreams::new(settings.marked, bounds.sockets_max),
+            repliers: Repliers::new(settings.marked, bounds.repliers_max),
             batch: (Vec::new(), Vec::new()),
             installs: JoinSet::new(),
             retries: JoinSet::new(),
-            idle: Arc::default(),
+            retry_shares: Shares::new(bounds.retries_max, bounds.retries_max),
+            idle: Arc::new(Idle::new(bounds.idle_max)),
             spare: Vec::new(),
         }
     }
@@ -101,19 +108,21 @@ impl<D: Desk> Traffic<D> {
         let (Some(client), Some(destination)) = (socket_address(&source), destination) else {
             return self.tallies.count(Outcome::NoDestination);
         };
-        let Ok(replier) = self.repliers.from(destination, now) else {
+        let endpoint = self.desk.endpoint(client.ip().to_canonical());
+        let Ok(replier) = self.repliers.from(destination, endpoint, now) else {
             return self.tallies.count(Outcome::ReplyUnsent);
         };
         let mut message = self.spare.pop().unwrap_or_default();
         message.extend_from_slice(octets);
-        let client_side = Client::Udp { replier, address: source };
-        self.open(message, client.ip(), destination, Transport::Udp, client_side, now);
+        let client_side = Client::Udp { replier, from: destination, address: source, endpoint };
+        self.open(message, (client.ip(), endpoint), destination, Transport::Udp, client_side, now);
     }
 
     /// A question of a client's connection.
     pub(crate) fn connection(&mut self, question: TcpQuestion, now: Instant) {
         let TcpQuestion { message, client, destination, place } = question;
-        self.open(message, client, destination, Transport::Tcp, Client::Tcp(place), now);
+        let endpoint = self.desk.endpoint(client.to_canonical());
+        self.open(message, (client, endpoint), destination, Transport::Tcp, Client::Tcp(place), now);
     }
 
     /// A datagram at a socket to a resolver.
@@ -143,7 +152,8 @@ impl<D: Desk> Traffic<D> {
     }
 
     /// A question over TCP has come to its end.
-    pub(crate) fn retried(&mut self, (key, response): Retried, now: Instant) {
+    pub(crate) fn retried(&mut self, (key, endpoint, response): Retried, now: Instant) {
+        self.retry_shares.give(endpoint, 1);
         match response {
             Some(response) => self.hear(key, &response, now),
             None => self.fail(key, Failure::Unreachable, now),
@@ -165,10 +175,24 @@ impl<D: Desk> Traffic<D> {
             self.unreachable(socket, now);
         }
         self.repliers.flush(&self.tallies);
-        if self.batch.0.is_empty() {
-            return;
-        }
         let (keys, answers) = std::mem::take(&mut self.batch);
+        let mut batches: HashMap<EndpointId, Batch> = HashMap::new();
+        for (key, answer) in keys.into_iter().zip(answers) {
+            let batch = batches.entry(answer.endpoint).or_default();
+            batch.0.push(key);
+            batch.1.push(answer);
+            if batch.0.len() == INSTALL_ANSWERS_MAX {
+                let whole = std::mem::take(batch);
+                self.install(whole);
+            }
+        }
+        for batch in batches.into_values().filter(|(keys, _)| !keys.is_empty()) {
+            self.install(batch);
+        }
+    }
+
+    /// Hands over answers of one endpoint: they wait for no other endpoint's.
+    fn install(&mut self, (keys, answers): Batch) {
         let (desk, patience) = (self.desk.clone(), self.settings.patience.install);
         self.installs.spawn(async move {
             match tokio::time::timeout(patience, desk.install(answers)).await {
@@ -182,7 +206,7 @@ impl<D: Desk> Traffic<D> {
     fn open(
         &mut self,
         message: Vec<u8>,
-        client: IpAddr,
+        (client, endpoint): (IpAddr, Option<EndpointId>),
         destination: SocketAddr,
         transport: Transport,
         client_side: Client,
@@ -191,11 +215,7 @@ impl<D: Desk> Traffic<D> {
         let Some(resolver) = self.settings.resolver_for(destination) else {
             return self.tallies.count(Outcome::NoDestination);
         };
-        let origin = Origin {
-            endpoint: self.desk.endpoint(client.to_canonical()),
-            is_trusted: self.desk.is_trusted(resolver.ip().to_canonical()),
-            transport,
-        };
+        let origin = Origin { endpoint, is_trusted: self.desk.is_trusted(resolver.ip().to_canonical()), transport };
         match Transaction::handle_query(message, origin, now, self.settings.patience, &self.tallies) {
             Opening::Drop => {}
             Opening::Reply(octets) => self.send(client_side, octets),
@@ -247,7 +267,8 @@ impl<D: Desk> Traffic<D> {
 
     /// Asks what the client may ask, where there is room, and nobody asked the same a short time ago.
     fn begin(&mut self, mut transaction: Transaction, client_side: Client, resolver: SocketAddr, now: Instant) {
-        if let Err(failure) = self.pending.room_for(transaction.endpoint()) {
+        if let Err(failure) = self.pending.make_room(transaction.endpoint()) {
+            self.desk.refused(Share::Pending, Some(transaction.endpoint()));
             transaction.handle_failure(failure, &self.tallies);
             return self.send(client_side, transaction.reply());
         }
@@ -288,13 +309,19 @@ impl<D: Desk> Traffic<D> {
 
     fn ask(&mut self, key: Key, now: Instant) {
         let Some(entry) = self.pending.get_mut(key) else { return };
-        match self.upstreams.reserve(entry.resolver, key, now, &self.poller) {
+        let endpoint = entry.transaction.endpoint();
+        match self.upstreams.reserve(entry.resolver, (key, endpoint), now, &self.poller) {
             Ok(via) => {
                 self.tallies.count(Outcome::Asked);
                 entry.via = Some(via);
                 self.upstreams.send(via, |out| entry.transaction.ask(via.id, out));
             }
-            Err(failure) => self.fail(key, failure, now),
+            Err(failure) => {
+                if failure == Failure::ResolversFull {
+                    self.desk.refused(Share::Sockets, Some(endpoint));
+                }
+                self.fail(key, failure, now);
+            }
         }
     }
 
@@ -329,7 +356,9 @@ impl<D: Desk> Traffic<D> {
     }
 
     fn ask_over_tcp(&mut self, key: Key, now: Instant) {
-        if self.retries.len() >= RETRIES_MAX {
+        let Some(endpoint) = self.pending.get_mut(key).map(|entry| entry.transaction.endpoint()) else { return };
+        if self.retry_shares.take(endpoint, 1).is_err() {
+            self.desk.refused(Share::Retries, Some(endpoint));
             return self.fail(key, Failure::RetriesFull, now);
         }
         self.pending.await_resolver(key);
@@ -341,8 +370,8 @@ impl<D: Desk> Traffic<D> {
         self.retries.spawn(async move {
             let answer = exchange::ask(&idle, settings.marked, resolver, &question);
             match tokio::time::timeout(settings.patience.upstream, answer).await {
-                Ok(answer) => (key, answer.ok()),
-                Err(_) => (key, None),
+                Ok(answer) => (key, endpoint, answer.ok()),
+                Err(_) => (key, endpoint, None),
             }
         });
     }
@@ -352,8 +381,14 @@ impl<D: Desk> Traffic<D> {
             Client::Tcp(place) => {
                 place.send(octets);
             }
-            Client::Udp { replier, address } => {
-                if !self.repliers.send(replier, address, &octets) {
+            Client::Udp { replier, from, address, endpoint } => {
+                // The socket may have made room for another meanwhile.
+                let is_sent = self.repliers.send(replier, address, &octets)
+                    || self
+                        .repliers
+                        .from(from, endpoint, Instant::now())
+                        .is_ok_and(|replier| self.repliers.send(replier, address, &octets));
+                if !is_sent {
                     self.tallies.count(Outcome::ReplyUnsent);
                 }
                 if self.spare.len() < SPARE_MAX && octets.capacity() <= SPARE_OCTETS_MAX {

@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use namegate_config::shares::Shares;
+use namegate_engine::EndpointId;
 use rand::{RngExt, rngs::StdRng};
 
 use crate::{
@@ -22,10 +24,8 @@ use crate::{
 
 /// Sockets, and so ports, of one worker to one resolver.
 const SOCKETS_PER_RESOLVER: usize = 64;
-/// Resolvers of one worker; the one not asked for longest makes room.
+/// Resolvers of one worker; of the endpoint that asks most of them, the one not asked for longest makes room.
 pub(crate) const RESOLVERS_MAX: usize = 32;
-/// Sockets of one worker, those included that only wait for their last answers.
-const SOCKETS_MAX: usize = 2 * RESOLVERS_MAX * SOCKETS_PER_RESOLVER;
 /// Questions over one socket, after which its port changes.
 const SOCKET_USES_MAX: u32 = 4096;
 /// Age of a socket, after which its port changes.
@@ -47,6 +47,8 @@ struct Upstream {
     opened: Instant,
     /// Takes no more questions; closed with the last answer.
     is_retired: bool,
+    /// For whose question it was opened.
+    owner: EndpointId,
 }
 
 struct Pool {
@@ -54,6 +56,8 @@ struct Pool {
     asked: Instant,
     /// The socket of the last question, while it is not sent.
     filling: Option<Key>,
+    /// For whose question it was made.
+    owner: EndpointId,
 }
 
 /// All sockets of one worker to resolvers.
@@ -61,6 +65,7 @@ pub(crate) struct Upstreams {
     marked: Marked,
     pools: HashMap<SocketAddr, Pool>,
     sockets: Slots<Upstream>,
+    shares: Shares<EndpointId>,
     /// Sockets with something to send.
     dirty: Vec<Key>,
     headers: SendHeaders<(), UPSTREAM_BATCH>,
@@ -68,11 +73,12 @@ pub(crate) struct Upstreams {
 }
 
 impl Upstreams {
-    pub(crate) fn new(marked: Marked) -> Self {
+    pub(crate) fn new(marked: Marked, sockets_max: usize) -> Self {
         Self {
             marked,
             pools: HashMap::new(),
             sockets: Slots::new(),
+            shares: Shares::new(sockets_max, sockets_max),
             dirty: Vec::new(),
             headers: SendHeaders::new(),
             random: rand::make_rng(),
@@ -88,11 +94,11 @@ impl Upstreams {
     pub(crate) fn reserve(
         &mut self,
         resolver: SocketAddr,
-        question: Key,
+        (question, endpoint): (Key, EndpointId),
         now: Instant,
         poller: &Poller,
     ) -> Result<Via, Failure> {
-        let key = self.pick(resolver, now, poller)?;
+        let key = self.pick((resolver, endpoint), now, poller)?;
         let upstream = self.sockets.get_mut(key).ok_or(Failure::ResolversFull)?;
         upstream.uses += 1;
         // A worker has far fewer questions than a socket has IDs.
@@ -133,7 +139,7 @@ impl Upstreams {
         let Some(upstream) = self.sockets.get_mut(via.socket) else { return };
         upstream.waiting.remove(&via.id);
         if upstream.is_retired && upstream.waiting.is_empty() {
-            self.sockets.remove(via.socket);
+            self.close(via.socket);
         }
     }
 
@@ -151,20 +157,30 @@ impl Upstreams {
         unreachable
     }
 
-    fn pick(&mut self, resolver: SocketAddr, now: Instant, poller: &Poller) -> Result<Key, Failure> {
+    fn pick(
+        &mut self,
+        (resolver, endpoint): (SocketAddr, EndpointId),
+        now: Instant,
+        poller: &Poller,
+    ) -> Result<Key, Failure> {
         let filling = self.pools.get(&resolver).and_then(|pool| pool.filling);
         let has_room = |upstream: &Upstream| (1..UPSTREAM_BATCH).contains(&upstream.outbox.len());
         if let Some(key) = filling.filter(|key| self.sockets.get(*key).is_some_and(has_room)) {
             return Ok(key);
         }
-        let key = self.pick_at_random(resolver, now, poller)?;
+        let key = self.pick_at_random((resolver, endpoint), now, poller)?;
         if let Some(pool) = self.pools.get_mut(&resolver) {
             pool.filling = Some(key);
         }
         Ok(key)
     }
 
-    fn pick_at_random(&mut self, resolver: SocketAddr, now: Instant, poller: &Poller) -> Result<Key, Failure> {
+    fn pick_at_random(
+        &mut self,
+        (resolver, endpoint): (SocketAddr, EndpointId),
+        now: Instant,
+        poller: &Poller,
+    ) -> Result<Key, Failure> {
         if !self.pools.contains_key(&resolver) {
             self.make_room();
         }
@@ -173,6 +189,7 @@ impl Upstreams {
             sockets: [None; SOCKETS_PER_RESOLVER],
             asked: now,
             filling: None,
+            owner: endpoint,
         });
         pool.asked = now;
         let current = pool.sockets[place].filter(|key| self.sockets.get(*key).is_some());
@@ -182,7 +199,7 @@ impl Upstreams {
         if let Some(key) = current.filter(|key| self.sockets.get(*key).is_some_and(is_fresh)) {
             return Ok(key);
         }
-        match self.open(resolver, now, poller) {
+        match self.open((resolver, endpoint), now, poller) {
             Ok(key) => {
                 if let Some(old) = current {
                     self.retire(old);
@@ -195,11 +212,13 @@ impl Upstreams {
         }
     }
 
-    fn open(&mut self, resolver: SocketAddr, now: Instant, poller: &Poller) -> io::Result<Key> {
-        if self.sockets.len() >= SOCKETS_MAX {
-            return Err(io::ErrorKind::QuotaExceeded.into());
+    fn open(&mut self, (resolver, owner): (SocketAddr, EndpointId), now: Instant, poller: &Poller) -> io::Result<Key> {
+        self.shares.take(owner, 1).map_err(|_| io::ErrorKind::QuotaExceeded)?;
+        let opened = self.marked.udp_upstream(resolver);
+        if opened.is_err() {
+            self.shares.give(owner, 1);
         }
-        let socket = Rc::new(self.marked.udp_upstream(resolver)?);
+        let socket = Rc::new(opened?);
         let key = self.sockets.insert(Upstream {
             socket: Rc::clone(&socket),
             waiting: HashMap::new(),
@@ -207,9 +226,10 @@ impl Upstreams {
             uses: 0,
             opened: now,
             is_retired: false,
+            owner,
         });
         if let Err(error) = poller.watch(&*socket, key.to_bits()) {
-            self.sockets.remove(key);
+            self.close(key);
             return Err(error);
         }
         Ok(key)
@@ -230,15 +250,27 @@ impl Upstreams {
         let Some(upstream) = self.sockets.get_mut(key) else { return };
         upstream.is_retired = true;
         if upstream.waiting.is_empty() {
-            self.sockets.remove(key);
+            self.close(key);
         }
     }
 
+    fn close(&mut self, key: Key) {
+        if let Some(upstream) = self.sockets.remove(key) {
+            self.shares.give(upstream.owner, 1);
+        }
+    }
+
+    /// Gives up a resolver of the endpoint that has most: the one not asked for longest.
     fn make_room(&mut self) {
         if self.pools.len() < RESOLVERS_MAX {
             return;
         }
-        let oldest = self.pools.iter().min_by_key(|(_, pool)| pool.asked).map(|(resolver, _)| *resolver);
+        let mut counts: HashMap<EndpointId, usize> = HashMap::new();
+        for pool in self.pools.values() {
+            *counts.entry(pool.owner).or_default() += 1;
+        }
+        let age = |pool: &Pool| (std::cmp::Reverse(counts[&pool.owner]), pool.asked);
+        let oldest = self.pools.iter().min_by_key(|(_, pool)| age(pool)).map(|(resolver, _)| *resolver);
         let pool = oldest.and_then(|resolver| self.pools.remove(&resolver));
         for key in pool.iter().flat_map(|pool| pool.sockets).flatten() {
             self.retire(key);
@@ -250,5 +282,41 @@ fn failure(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => Failure::Unreachable,
         _ => Failure::ResolversFull,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const HOSTILE: EndpointId = EndpointId(1);
+    const HONEST: EndpointId = EndpointId(2);
+    const MARKED: Marked = Marked { mark: 0, transparency_optional: false };
+
+    fn resolver(number: u16) -> SocketAddr {
+        let [high, low] = number.to_be_bytes();
+        SocketAddr::new(Ipv4Addr::new(127, 1, high, low).into(), 9)
+    }
+
+    #[tokio::test]
+    async fn resolvers_that_never_answer_take_no_sockets_from_others() {
+        let (poller, now) = (Poller::new().unwrap(), Instant::now());
+        let mut upstreams = Upstreams::new(MARKED, 64);
+        let mut questions = Slots::new();
+        let mut ask = |upstreams: &mut Upstreams, resolver, endpoint| {
+            upstreams.reserve(resolver, (questions.insert(()), endpoint), now, &poller)
+        };
+        let own = resolver(0);
+        let first = ask(&mut upstreams, own, HONEST).unwrap();
+        let refused = (1..1_000).filter(|number| ask(&mut upstreams, resolver(*number), HOSTILE).is_err()).count();
+        assert!(refused > 900, "{refused}");
+        assert!(upstreams.pools.contains_key(&own), "the honest endpoint's resolver stays");
+        for number in 0..8 {
+            assert!(ask(&mut upstreams, resolver(2_000 + number), HONEST).is_ok(), "{number}");
+        }
+        assert!(upstreams.questions(first.socket).len() == 1, "what waits goes on waiting");
+        assert!(upstreams.sockets.len() <= 64);
     }
 }

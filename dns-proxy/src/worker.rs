@@ -20,7 +20,7 @@ use crate::{
     proxy::Settings,
     slots::Key,
     tally::{Outcome, Tallies},
-    tcp::{self, TcpQuestion},
+    tcp::{self, Clients, TcpQuestion},
     traffic::{Shared, Traffic},
 };
 
@@ -54,10 +54,13 @@ pub(crate) async fn run<D: Desk>(
     mut stop: watch::Receiver<()>,
 ) -> io::Result<()> {
     let (sender, questions) = mpsc::channel(QUESTIONS_QUEUED_MAX);
+    let clients = Clients::new(desk.clone(), sender, Arc::clone(&tallies), &settings.bounds);
     for listener in listeners.tcp {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tokio::spawn(tcp::accept(listener, sender.clone(), Arc::clone(&tallies)));
+        tokio::spawn(tcp::accept(listener, clients.clone()));
     }
+    // The queue of questions ends with the listeners.
+    drop(clients);
     let traffic = Traffic::new(desk, settings, Arc::clone(&tallies), shared, Poller::new()?);
     let mut worker = Worker { traffic, listeners: Vec::new(), answers: Inbox::for_peers(ANSWER_OCTETS_MAX), tallies };
     for (address, socket) in listeners.udp {

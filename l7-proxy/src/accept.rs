@@ -1,12 +1,12 @@
 //! Connections as they come: seats, and the thread of each.
 
 use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
+use namegate_config::shares::Shares;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
@@ -19,38 +19,108 @@ use crate::{
     tally::Outcome,
 };
 
-/// Connections at a time.
-const CONNECTIONS_MAX: usize = 16_384;
-/// Connections of one client at a time.
-const CONNECTIONS_PER_CLIENT_MAX: usize = 8_192;
 /// How many connections a thread may have more than the one with the fewest before it hands new ones over.
 const LEAD_MAX: usize = 4;
 /// Pause after a failure to accept: most often there are no descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections at the moment.
-#[derive(Debug, Default)]
-pub(crate) struct Seats {
-    all: usize,
-    by_client: HashMap<IpAddr, usize>,
+/// Bits of an IPv6 address that name a network whose hosts are one client: who has one address of it has all.
+const CLIENT_NETWORK: u128 = u128::MAX << 64;
+
+/// Whose share of the connections a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    /// An endpoint of this node that calls, by whichever of its addresses.
+    Caller(u32),
+    /// An endpoint of this node that is called from elsewhere.
+    Called(u32),
+    /// A client where neither end is known: its address, of IPv6 the network.
+    Client(IpAddr),
 }
 
-impl<D> Shared<D> {
-    fn seat(self: &Arc<Self>, client: IpAddr, worker: &Worker<D>) -> Option<Seat<D>> {
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = seats.by_client.get(&client).copied().unwrap_or(0);
-        if own >= CONNECTIONS_PER_CLIENT_MAX || seats.all >= CONNECTIONS_MAX {
-            return None;
+/// The address of an IPv4 client, the network of an IPv6 client.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & CLIENT_NETWORK).into(),
+        v4 => v4,
+    }
+}
+
+impl Holder {
+    fn of(desk: &impl Desk, client: IpAddr, server: Option<IpAddr>) -> Self {
+        let (client, server) = (client.to_canonical(), server.map(|server| server.to_canonical()));
+        if let Some(endpoint) = desk.endpoint(client) {
+            return Self::Caller(endpoint);
         }
-        seats.all += 1;
-        seats.by_client.insert(client, own + 1);
-        Some(Seat { shared: Arc::clone(self), client, _load: Arc::clone(&worker.load) })
+        let called = server.and_then(|server| desk.endpoint(server));
+        called.map_or_else(|| Self::Client(network(client)), Self::Called)
+    }
+
+    /// The endpoint that is refused more, where it is one.
+    fn endpoint(self) -> Option<u32> {
+        match self {
+            Self::Caller(endpoint) | Self::Called(endpoint) => Some(endpoint),
+            Self::Client(_) => None,
+        }
+    }
+}
+
+/// Connections at the moment.
+#[derive(Debug)]
+pub(crate) struct Seats {
+    shares: Shares<Holder>,
+    /// Of an endpoint that is called, by client.
+    callers: Shares<(u32, IpAddr)>,
+}
+
+impl Seats {
+    pub(crate) fn new(connections_max: usize, per_endpoint_max: usize) -> Self {
+        // One client leaves half of what an endpoint may be called to its other clients.
+        let per_caller_max = (per_endpoint_max.min(connections_max) / 2).max(1);
+        Self {
+            shares: Shares::new(connections_max, per_endpoint_max),
+            callers: Shares::new(usize::MAX, per_caller_max),
+        }
+    }
+
+    fn take(&mut self, holder: Holder, client: IpAddr) -> bool {
+        if let Holder::Called(endpoint) = holder
+            && self.callers.take((endpoint, client), 1).is_err()
+        {
+            return false;
+        }
+        let is_taken = self.shares.take(holder, 1).is_ok();
+        if !is_taken {
+            self.give_back_caller(holder, client);
+        }
+        is_taken
+    }
+
+    fn give(&mut self, holder: Holder, client: IpAddr) {
+        self.shares.give(holder, 1);
+        self.give_back_caller(holder, client);
+    }
+
+    fn give_back_caller(&mut self, holder: Holder, client: IpAddr) {
+        if let Holder::Called(endpoint) = holder {
+            self.callers.give((endpoint, client), 1);
+        }
+    }
+}
+
+impl<D: Desk> Shared<D> {
+    fn seat(self: &Arc<Self>, holder: Holder, client: IpAddr, worker: &Worker<D>) -> Option<Seat<D>> {
+        let client = network(client);
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let seat = || Seat { shared: Arc::clone(self), holder, client, _load: Arc::clone(&worker.load) };
+        seats.take(holder, client).then(seat)
     }
 }
 
 /// A place among the connections, given back on drop.
 struct Seat<D> {
     shared: Arc<Shared<D>>,
+    holder: Holder,
     client: IpAddr,
     _load: Arc<()>,
 }
@@ -58,13 +128,7 @@ struct Seat<D> {
 impl<D> Drop for Seat<D> {
     fn drop(&mut self) {
         let mut seats = self.shared.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.all -= 1;
-        if let Some(count) = seats.by_client.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                seats.by_client.remove(&self.client);
-            }
-        }
+        seats.give(self.holder, self.client);
     }
 }
 
@@ -116,8 +180,11 @@ pub(crate) async fn accept<D: Desk>(
         shared.tallies.count(Outcome::Connection);
         let fewest = workers.iter().min_by_key(|worker| load(worker)).unwrap_or(own);
         let is_handed = load(own) > load(fewest) + LEAD_MAX;
-        let Some(seat) = shared.seat(client.ip(), if is_handed { fewest } else { own }) else {
+        let server = stream.local_addr().ok().map(|server| server.ip());
+        let holder = Holder::of(&shared.desk, client.ip(), server);
+        let Some(seat) = shared.seat(holder, client.ip(), if is_handed { fewest } else { own }) else {
             shared.tallies.count(Outcome::ConnectionsFull);
+            shared.desk.refused(holder.endpoint());
             socket::reset(stream);
             continue;
         };

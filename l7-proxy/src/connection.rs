@@ -50,7 +50,8 @@ pub(crate) struct Shared<D> {
 
 impl<D> Shared<D> {
     pub(crate) fn new(desk: D, tallies: Arc<Tallies>, config: &Config, port: u16) -> Self {
-        let (compiler, seats) = (Compiler::default(), Mutex::default());
+        let compiler = Compiler::default();
+        let seats = Mutex::new(Seats::new(config.connections_max, config.connections_per_endpoint_max));
         Self { desk, compiler, tallies, mark: config.mark, port, fixed_server: config.fixed_server, seats }
     }
 

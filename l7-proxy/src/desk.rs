@@ -1,6 +1,11 @@
 //! The door to whoever knows rules and keeps records.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use namegate_config::{
     name::Fqdn,
@@ -18,6 +23,19 @@ pub trait Desk: Clone + Send + Sync + 'static {
 
     /// Takes a record. It must not block.
     fn record(&self, access: Access);
+
+    /// The number of the endpoint of this node that has the address: its connections are one share of those that the
+    /// proxy serves. It must not block.
+    fn endpoint(&self, address: IpAddr) -> Option<u32> {
+        let _ = address;
+        None
+    }
+
+    /// Takes note that a connection was refused since this endpoint has its share; `None` is a client that is none. It
+    /// must not block.
+    fn refused(&self, endpoint: Option<u32>) {
+        let _ = endpoint;
+    }
 }
 
 /// A connection, as far as it is known.

@@ -42,11 +42,22 @@ pub struct Config {
     pub mark: u32,
     /// The server of connections that were not redirected but made to the proxy's own address; none refuses them.
     pub fixed_server: Option<SocketAddr>,
+    /// Connections at a time; each needs two descriptors.
+    pub connections_max: usize,
+    /// Of them, those of one endpoint. It gets no more than it leaves free, so others always find room.
+    pub connections_per_endpoint_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { workers: 1, port: 0, mark: 0, fixed_server: None }
+        Self {
+            workers: 1,
+            port: 0,
+            mark: 0,
+            fixed_server: None,
+            connections_max: 16_384,
+            connections_per_endpoint_max: 16_384,
+        }
     }
 }
 

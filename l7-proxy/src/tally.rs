@@ -15,7 +15,7 @@ macro_rules! outcomes {
 outcomes! {
     /// Accepted.
     Connection, "connections";
-    /// Too many at once, of all or of one client.
+    /// Too many at once, of all or of one endpoint.
     ConnectionsFull, "connections_full";
     /// No first octets in time, or octets that no rule reads.
     Unread, "unread";

@@ -1,8 +1,10 @@
 //! Developer commands. Each installs what it needs and is missing, says so, and then does its work.
 
+mod attack;
 mod bench;
 mod clients;
 mod cluster;
+mod deny;
 mod e2e;
 mod ebpf;
 mod fuzz;
@@ -48,6 +50,11 @@ enum Verb {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Attacks a node from a pod, a zone, a neighbour and by policies at once, while two honest endpoints go on.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask attack                # five minutes\n  sudo -E cargo xtask attack --seconds 35\n  sudo -E cargo xtask attack -o json > attack.json\n\nExit status: 0 if every row is as expected, 1 if one is not, 2 if it could not run."
+    )]
+    Attack(attack::Attack),
     /// Measures Namegate beside other programs, in one run on this machine.
     Bench {
         #[command(subcommand)]
@@ -94,6 +101,7 @@ fn main() -> Result<ExitCode> {
         return result;
     }
     match Arguments::parse().verb {
+        Verb::Attack(arguments) => attack::run(&arguments),
         Verb::Bench { what } => bench::run(&what),
         Verb::Clients(arguments) => clients::run(&arguments),
         Verb::H2spec(arguments) => h2spec::run(&arguments),

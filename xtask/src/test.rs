@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::ebpf::{self, Compared};
-use crate::{cluster, fuzz, shell};
+use crate::{attack, cluster, deny, fuzz, shell};
 
 /// Names another eBPF object than the committed one, for the agent and for every test.
 const OBJECT_VARIABLE: &str = "NAMEGATE_BPF_OBJECT";
@@ -24,12 +24,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     shell::cargo(&["fmt", "--all", "--check"])?;
     shell::step("cargo clippy");
     shell::cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    if shell::has("cargo-deny") {
-        shell::step("cargo deny check");
-        shell::cargo(&["deny", "check"])?;
-    } else {
-        shell::step("cargo deny is not installed: licences and bans are not checked");
-    }
+    deny::check()?;
     let object = match ebpf::compare()? {
         Compared::Same => None,
         Compared::OtherVersions(built) => Some(built),
@@ -45,6 +40,9 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     }
     shell::step("building the agent");
     shell::cargo(&["build", "--quiet", "--package", "namegate"])?;
+    if arguments.is_empty() {
+        attack::short()?;
+    }
     shell::step(&format!("cargo test --workspace (checks took {} s)", started.elapsed().as_secs()));
     let mut test = shell::cargo_command();
     test.args(["test", "--workspace", "--no-fail-fast"]).env("NAMEGATE_BIN", shell::target().join("debug/namegate"));

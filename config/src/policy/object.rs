@@ -259,12 +259,46 @@ fn metadata(reader: &mut Reader<'_>, object: &Object<'_>, kind: Kind) -> Metadat
     }
     let labels = metadata.get("labels").map(|value| reader.text_map(&value)).unwrap_or_default();
     let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let annotations = metadata.get("annotations").filter(|_| kind != Kind::CiliumCidrGroup);
+    let annotations = metadata.get("annotations");
+    if let Some(annotations) = &annotations {
+        check_annotations(reader, annotations, kind);
+    }
+    let annotations = annotations.filter(|_| kind != Kind::CiliumCidrGroup);
     let binding = annotations.and_then(|annotations| binding(reader, &annotations));
     Metadata { name, namespace, labels, binding }
 }
 
-/// Annotations of others are theirs to check.
+/// Begins the annotations that are read here. Those of others are theirs to check.
+const OWN: &str = "namegate.io/";
+/// Annotations of policies.
+const ANNOTATIONS: [&str; 2] = [BINDING, QUERY_TYPES];
+
+/// Refuses annotations that begin as Namegate's do and are none: a limit that is spelled wrongly would limit nothing.
+fn check_annotations(reader: &mut Reader<'_>, annotations: &Value<'_>, kind: Kind) {
+    let crate::document::Kind::Map(entries) = &annotations.node.kind else { return };
+    let mut seen = std::collections::HashSet::new();
+    for (key, node) in entries {
+        let is_own = key.text.get(..OWN.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(OWN));
+        if !is_own {
+            continue;
+        }
+        let place = Value { path: format!("{}.{}", annotations.path, key.text), mark: key.span, node };
+        if !seen.insert(&key.text) {
+            reader.wrong(&place, Code::DuplicateKey, "the annotation stands twice");
+        } else if !ANNOTATIONS.contains(&&*key.text) {
+            let known = ANNOTATIONS.join("` and `");
+            let near = crate::reader::nearest(&key.text, &ANNOTATIONS);
+            let near = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+            reader.wrong(&place, Code::UnknownField, "there is no such annotation").help =
+                Some(format!("{near}The annotations of Namegate are `{known}`"));
+        } else if kind == Kind::CiliumCidrGroup && key.text == BINDING {
+            let problem = "the object has no names that this could bind";
+            reader.warn(&place, Code::MatchesNothing, problem);
+        }
+    }
+}
+
+/// What the annotation says of the names in the policy.
 fn binding(reader: &mut Reader<'_>, annotations: &Value<'_>) -> Option<Binding> {
     let node = annotations.node.field(BINDING)?;
     let value = Value { path: format!("{}.{BINDING}", annotations.path), mark: node.mark(), node };
@@ -318,6 +352,44 @@ spec:
             let found = parse("p.yaml", &typed(types, limits)).diagnostics;
             let shown: Vec<String> = found.iter().map(|at| format!("{}:{} {at}", at.line, at.column)).collect();
             assert!(shown.len() == 1 && shown[0].starts_with(want), "{types}: {shown:?}");
+        }
+    }
+
+    #[test]
+    fn an_annotation_that_begins_as_ours_and_is_none_is_a_mistake() {
+        let object = |version: &str, kind: &str, annotation: &str| {
+            let (namespace, spec) = match kind {
+                "NetworkPolicy" => ("namespace: empire, ", "{podSelector: {}}"),
+                "CiliumNetworkPolicy" => ("namespace: empire, ", "{endpointSelector: {}, egress: [{}]}"),
+                "CiliumClusterwideNetworkPolicy" => ("", "{endpointSelector: {}, egress: [{}]}"),
+                "CiliumCIDRGroup" => ("", "{externalCIDRs: [192.0.2.0/24]}"),
+                _ => ("", "{tier: Admin, priority: 1, subject: {namespaces: {}}}"),
+            };
+            format!(
+                "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p, {namespace}annotations: \
+                 {{other.io/x: y, {annotation}: enforce}}}}\nspec: {spec}\n"
+            )
+        };
+        let all = "The annotations of Namegate are `namegate.io/name-binding` and `namegate.io/dns-types`";
+        for (version, kind) in [
+            ("cilium.io/v2", "CiliumNetworkPolicy"),
+            ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"),
+            ("cilium.io/v2", "CiliumCIDRGroup"),
+            ("networking.k8s.io/v1", "NetworkPolicy"),
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+        ] {
+            for (annotation, near) in [
+                ("namegate.io/name-bindng", "did you mean `namegate.io/name-binding`? "),
+                ("Namegate.io/name-binding", "did you mean `namegate.io/name-binding`? "),
+                ("namegate.io/nothing-like-it", ""),
+            ] {
+                let parsed = parse("p.yaml", &object(version, kind, annotation));
+                let found = parsed.diagnostics.iter().find(|found| found.problem == "there is no such annotation");
+                let found = found.unwrap_or_else(|| panic!("{kind} {annotation}: {:?}", parsed.diagnostics));
+                assert!(found.is_error() && parsed.documents.is_empty(), "{kind} {annotation}");
+                assert_eq!(found.field, format!("metadata.annotations.{annotation}"));
+                assert_eq!(found.help.as_deref(), Some(&*format!("{near}{all}")));
+            }
         }
     }
 }

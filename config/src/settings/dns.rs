@@ -46,6 +46,10 @@ pub struct Dns {
     pub upstream_timeout_ms: u32,
     /// Answers kept to be given again; 0 keeps none.
     pub cache_entries: u32,
+    /// Questions under way in one thread of the proxy.
+    pub pending_max: u32,
+    /// Of them, those of one endpoint.
+    pub pending_per_endpoint_max: u32,
     /// Threads of the proxy; 0 is one per core.
     pub workers: u32,
 }
@@ -133,12 +137,14 @@ impl Default for Dns {
             names_per_endpoint_max: 10_000,
             upstream_timeout_ms: 5_000,
             cache_entries: 0,
+            pending_max: 16_384,
+            pending_per_endpoint_max: 4_096,
             workers: 0,
         }
     }
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "resolvers",
     "resolverLabels",
     "resolverNamespace",
@@ -155,6 +161,8 @@ const KEYS: [&str; 17] = [
     "namesPerEndpointMax",
     "upstreamTimeoutMs",
     "cacheEntries",
+    "pendingMax",
+    "pendingPerEndpointMax",
     "workers",
 ];
 
@@ -162,11 +170,13 @@ const KEYS: [&str; 17] = [
 pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
     /// A week: longer TTLs are cut by resolvers too (RFC 8767 §4).
     const TTL_MAX_S: u32 = 604_800;
+    /// Each waits for an answer at one of a few sockets under a number of 16 bits of its own.
+    const PENDING_MAX: u32 = 32_768;
     let object = reader.object(value, &KEYS)?;
     let mut dns = Dns::default();
     if let Some(value) = object.get("resolvers") {
         let items = reader.list(&value).unwrap_or_default();
-        dns.resolvers = items.iter().filter_map(|item| reader.parsed(item)).collect();
+        dns.resolvers = items.iter().filter_map(|item| resolver(reader, item)).collect();
     }
     if let Some(value) = object.get("resolverLabels") {
         let labels = reader.text_map(&value);
@@ -185,6 +195,8 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
             ("namesPerEndpointMax", &mut dns.names_per_endpoint_max, 1..=1_000_000),
             ("tunnellingNamesPerMinute", &mut dns.tunnelling_names_per_minute, 10..=1_000),
             ("upstreamTimeoutMs", &mut dns.upstream_timeout_ms, 1..=60_000),
+            ("pendingMax", &mut dns.pending_max, 1..=PENDING_MAX),
+            ("pendingPerEndpointMax", &mut dns.pending_per_endpoint_max, 1..=PENDING_MAX),
             ("cacheEntries", &mut dns.cache_entries, 0..=1_000_000),
             ("workers", &mut dns.workers, 0..=1_024),
         ],
@@ -200,6 +212,26 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
         reader.wrong(&place, Code::Conflict, problem);
     }
     Some(dns)
+}
+
+/// The address of a resolver that an endpoint can ask.
+fn resolver(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<IpAddr> {
+    let address: IpAddr = reader.parsed(value)?;
+    let kind = match address.to_canonical() {
+        address if address.is_unspecified() => "no address of a machine",
+        address if address.is_multicast() => "the address of a group",
+        IpAddr::V4(address) if address.is_broadcast() => "the address of everybody on a network",
+        address if address.is_loopback() => "an address of the machine that asks",
+        IpAddr::V4(mapped) if address.is_ipv6() => {
+            reader.wrong(value, Code::BadValue, format!("`{address}` is an IPv4 address in another form")).help =
+                Some(format!("write `{mapped}`"));
+            return None;
+        }
+        _ => return Some(address),
+    };
+    reader.wrong(value, Code::BadValue, format!("`{address}` is {kind}, and no resolver that an endpoint asks")).help =
+        Some("write the address that stands in the endpoints' `resolv.conf`".to_owned());
+    None
 }
 
 /// Replaces the defaults of the words that are given.

@@ -25,6 +25,28 @@ impl Address {
         matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
     }
 
+    /// Whether packets to the address are for many: IPv4 and IPv6 multicast, and the limited broadcast.
+    #[inline(always)]
+    pub const fn is_of_many(&self) -> bool {
+        if self.is_v4() {
+            self.0[12] >> 4 == 0xe || matches!(self.0, [.., 0xff, 0xff, 0xff, 0xff])
+        } else {
+            self.0[0] == 0xff
+        }
+    }
+
+    /// Whether the address is an IPv6 address of one interface on the link (`fe80::/10`).
+    #[inline(always)]
+    pub const fn is_link_local(&self) -> bool {
+        self.0[0] == 0xfe && self.0[1] & 0xc0 == 0x80
+    }
+
+    /// Whether the address is an IPv6 group of the link (`ff02::/16`).
+    #[inline(always)]
+    pub const fn is_link_group(&self) -> bool {
+        self.0[0] == 0xff && self.0[1] == 0x02
+    }
+
     /// The sixteen octets, network order.
     #[inline(always)]
     pub const fn octets(&self) -> &[u8; 16] {

@@ -26,11 +26,6 @@ mod idle {
     pub(super) const OTHER_NS: u64 = 120 * SECOND_NS;
 }
 
-/// Type and code of the packet that an ICMP reply answers: only echoes have flows with replies.
-const ECHO_REQUEST: u16 = 8 << 8;
-/// The same for ICMPv6.
-const ECHO_REQUEST_V6: u16 = 128 << 8;
-
 /// Read access to the maps, and the clock.
 pub trait Tables {
     /// `CLOCK_BOOTTIME`, nanoseconds.
@@ -172,7 +167,8 @@ pub fn judge(
     judge_quoting(tables, endpoint, packet, quoted.as_ref(), direction)
 }
 
-/// [`judge`], for a caller that has read what an ICMP error quotes.
+/// [`judge`], for a caller that has read what an ICMP error quotes. Neighbour discovery passes here: the caller has had it
+/// judged by [`crate::discovery`], and gives what that did not let pass another class.
 #[inline(always)]
 pub fn judge_quoting(
     tables: &impl Tables,
@@ -181,15 +177,21 @@ pub fn judge_quoting(
     quoted: Option<&Packet>,
     direction: Direction,
 ) -> Decision {
+    if matches!(packet.class, Class::Neighbour) {
+        return Decision::plain(Reason::Neighbour);
+    }
+    let misplaced = misplaced(tables, endpoint, packet, direction);
+    if misplaced.denies() {
+        return Decision::plain(misplaced);
+    }
     match packet.class {
-        Class::Neighbour => return Decision::plain(Reason::Neighbour),
         Class::Fragment => return later_fragment(tables, endpoint, packet, direction),
         Class::Error => {
             if quoted.is_some_and(|quoted| is_known(tables, endpoint, quoted, direction)) {
                 return Decision::plain(Reason::Related);
             }
         }
-        Class::Plain => {}
+        Class::Plain | Class::Neighbour => {}
     }
     let key = FlowKey::of(endpoint.endpoint, packet, direction);
     match live_flow(tables, &key, packet) {
@@ -197,6 +199,32 @@ pub fn judge_quoting(
         Some(flow) => judge_again(tables, endpoint, &key, packet, direction, flow),
         None => judge_new(tables, endpoint, &key, packet, direction),
     }
+}
+
+/// The denial of a packet that has no place on the endpoint's link whatever flow it is of, or a reason that is none: a source
+/// that is not the endpoint's, a destination that is not, or a role that only a router has.
+#[inline(never)]
+fn misplaced(tables: &impl Tables, endpoint: &EndpointValue, packet: &Packet, direction: Direction) -> Reason {
+    if endpoint.flags & endpoint_flags::NODE != 0 {
+        return Reason::NoPolicy;
+    }
+    match direction {
+        Direction::Egress if !is_own(tables, endpoint.endpoint, &packet.source) => Reason::SpoofedSource,
+        Direction::Egress if packet.is_of_router() => Reason::ForgedNeighbour,
+        Direction::Ingress
+            if !packet.destination.is_of_many() && !is_own(tables, endpoint.endpoint, &packet.destination) =>
+        {
+            Reason::ForeignDestination
+        }
+        _ => Reason::NoPolicy,
+    }
+}
+
+/// Whether an address is one of the endpoint's.
+#[inline(always)]
+pub(crate) fn is_own(tables: &impl Tables, endpoint: u32, address: &Address) -> bool {
+    let key = AddressKey { scope: 0, address: *address };
+    tables.address(&key).is_some_and(|row| row.endpoint == endpoint)
 }
 
 #[inline(always)]
@@ -280,9 +308,8 @@ fn judge_again(
         who = Peer { identity: who.ended, learned: true, ..who };
     }
     let port = match (opened, key.protocol) {
-        (_, protocol::ICMP | protocol::ICMPV6) if opened as u8 == direction as u8 => packet.icmp,
-        (_, protocol::ICMP) => ECHO_REQUEST,
-        (_, protocol::ICMPV6) => ECHO_REQUEST_V6,
+        // A reply is judged by its request.
+        (_, protocol::ICMP | protocol::ICMPV6) => u16::from_be_bytes([key.icmp_type, key.icmp_code]),
         (Direction::Egress, _) => key.remote_port,
         (Direction::Ingress, _) => key.local_port,
     };
@@ -313,15 +340,10 @@ fn judge_new(
     packet: &Packet,
     direction: Direction,
 ) -> Decision {
-    if matches!(direction, Direction::Egress) && endpoint.flags & endpoint_flags::NODE == 0 {
-        let own = tables.address(&AddressKey { scope: 0, address: key.local });
-        if own.is_none_or(|row| row.endpoint != endpoint.endpoint) {
-            return Decision::plain(Reason::SpoofedSource);
-        }
-    }
     let who = peer(tables, endpoint.scope, &key.remote);
     let verdict = verdict(tables, endpoint, key.protocol, direction, who, packet.policy_port());
-    if verdict.reason.denies() {
+    // A reply without a request begins nothing: under its request's key it would let requests pass.
+    if verdict.reason.denies() || packet.is_icmp_reply() {
         return verdict;
     }
     let wanted = names_wanted(endpoint, verdict.row_flags);
@@ -404,6 +426,8 @@ mod tests {
     const POD: &str = "10.0.0.7";
     const PEER: &str = "198.51.100.7";
     const NAMED: u32 = 300;
+    const POD_V6: &str = "fd00::7";
+    const PEER_V6: &str = "2001:db8::7";
 
     /// The maps, as the kernel has them; tries are searched the slow way.
     #[derive(Default)]
@@ -903,8 +927,8 @@ mod tests {
         let mut world = World::new();
         world.policy.clear();
         let prefix = PolicyKey::PROTOCOL_BITS + 8;
-        world.rule(Direction::Egress, NAMED, prefix, protocol::ICMP, ECHO_REQUEST, policy_verdict::ALLOW);
-        let echo = Packet { icmp: ECHO_REQUEST, ..packet(POD, PEER, protocol::ICMP, 77, 77) };
+        world.rule(Direction::Egress, NAMED, prefix, protocol::ICMP, 8 << 8, policy_verdict::ALLOW);
+        let echo = Packet { icmp: 8 << 8, ..packet(POD, PEER, protocol::ICMP, 77, 77) };
         assert_eq!(world.reason(&echo, Direction::Egress), Reason::Rule);
         let reply = Packet { icmp: 0, ..answer_to(&echo) };
         assert_eq!(world.reason(&reply, Direction::Ingress), Reason::Reply);
@@ -912,6 +936,145 @@ mod tests {
         assert_eq!(again.reason, Reason::Reply, "judged again as an echo request");
         let timestamp = Packet { icmp: 13 << 8, source_port: 0, destination_port: 0, ..echo };
         assert_eq!(world.reason(&timestamp, Direction::Egress), Reason::DefaultDeny);
+    }
+
+    /// A message of ICMP from the endpoint, of this type.
+    fn icmp_out(protocol: u8, kind: u8, id: u16) -> Packet {
+        let (source, destination) = if protocol == protocol::ICMP { (POD, PEER) } else { (POD_V6, PEER_V6) };
+        Packet { icmp: u16::from(kind) << 8, ..packet(source, destination, protocol, id, id) }
+    }
+
+    /// Whatever flows there are, each type of ICMP needs its own rule, in both families.
+    #[test]
+    fn no_icmp_rides_on_the_flow_of_another_type() {
+        let prefix = PolicyKey::PROTOCOL_BITS + 8;
+        for (protocol, request, reply) in [
+            (protocol::ICMP, 8, 0),
+            (protocol::ICMP, 13, 14),
+            (protocol::ICMP, 42, 43),
+            (protocol::ICMPV6, 128, 129),
+            (protocol::ICMPV6, 160, 161),
+        ] {
+            let mut world = World::new();
+            world.node(POD_V6, 256, ENDPOINT);
+            world.learn(PEER_V6, &[(0, NAMED)]);
+            world.policy.clear();
+            world.rule(Direction::Egress, NAMED, prefix, protocol, u16::from(request) << 8, policy_verdict::ALLOW);
+            let first = icmp_out(protocol, request, 0);
+            assert_eq!(world.reason(&first, Direction::Egress), Reason::Rule);
+            assert_eq!(world.reason(&first, Direction::Egress), Reason::Established);
+            for revision in [1, 2] {
+                for kind in 0..=u8::MAX {
+                    let row = EndpointValue { revision, ..ENDPOINT_ROW };
+                    let out = icmp_out(protocol, kind, 0);
+                    let passes = !world.judge(&row, &out, Direction::Egress).reason.denies();
+                    assert_eq!(passes, kind == request, "{protocol}: type {kind} out, revision {revision}");
+                    let back = Packet { icmp: out.icmp, ..answer_to(&out) };
+                    let passes = !world.judge(&row, &back, Direction::Ingress).reason.denies();
+                    assert_eq!(passes, kind == reply, "{protocol}: type {kind} back, revision {revision}");
+                }
+                let coded = Packet { icmp: first.icmp | 1, ..first };
+                let row = EndpointValue { revision, ..ENDPOINT_ROW };
+                let passes = !world.judge(&row, &coded, Direction::Egress).reason.denies();
+                assert!(passes, "the rule is about every code");
+            }
+            let other = icmp_out(protocol, reply, 1);
+            assert_eq!(world.reason(&answer_to(&other), Direction::Ingress), Reason::DefaultDeny, "another identifier");
+        }
+    }
+
+    #[test]
+    fn a_reply_that_answers_nothing_opens_nothing() {
+        let prefix = PolicyKey::PROTOCOL_BITS + 8;
+        let mut world = World::new();
+        world.policy.clear();
+        world.rule(Direction::Egress, NAMED, prefix, protocol::ICMP, 0, policy_verdict::ALLOW);
+        let reply = icmp_out(protocol::ICMP, 0, 7);
+        assert_eq!(world.reason(&reply, Direction::Egress), Reason::Rule);
+        assert!(world.flows.is_empty(), "{:?}", world.flows);
+        let request = Packet { icmp: 8 << 8, ..answer_to(&reply) };
+        assert_eq!(world.reason(&request, Direction::Ingress), Reason::DefaultDeny);
+        // One code of a type that has no reply is no other code's flow.
+        world.rule(
+            Direction::Egress,
+            NAMED,
+            PolicyKey::PROTOCOL_BITS + 16,
+            protocol::ICMP,
+            40 << 8,
+            policy_verdict::ALLOW,
+        );
+        let alone = icmp_out(protocol::ICMP, 40, 0);
+        assert_eq!(world.reason(&alone, Direction::Egress), Reason::Rule);
+        assert_eq!(world.reason(&alone, Direction::Egress), Reason::Established);
+        assert_eq!(world.reason(&Packet { icmp: 40 << 8 | 1, ..alone }, Direction::Egress), Reason::DefaultDeny);
+        assert_eq!(world.reason(&answer_to(&alone), Direction::Ingress), Reason::DefaultDeny);
+    }
+
+    /// A flow that is known from before says nothing about whose the endpoint's side of it is.
+    #[test]
+    fn the_endpoints_side_of_a_known_flow_must_be_its_own() {
+        for (what, owner) in [("nobody's", None), ("another endpoint's", Some(ENDPOINT + 1))] {
+            let mut world = World::new();
+            world.rule(Direction::Ingress, NAMED, PolicyKey::PEER_BITS, 0, 0, policy_verdict::ALLOW);
+            let inwards = answer_to(&Packet { source_port: 80, ..udp_out() });
+            world.reason(&udp_out(), Direction::Egress);
+            world.reason(&inwards, Direction::Ingress);
+            let key = AddressKey { scope: 0, address: address(POD) };
+            match owner {
+                Some(endpoint) => world.addresses.get_mut(&key).unwrap().endpoint = endpoint,
+                None => drop(world.addresses.remove(&key)),
+            }
+            let spoofed = Reason::SpoofedSource;
+            assert_eq!(world.reason(&udp_out(), Direction::Egress), spoofed, "{what}: established");
+            assert_eq!(world.reason(&answer_to(&inwards), Direction::Egress), spoofed, "{what}: a reply");
+            let later = Packet { class: Class::Fragment, ..udp_out() };
+            assert_eq!(world.reason(&later, Direction::Egress), spoofed, "{what}: a later fragment");
+        }
+    }
+
+    #[test]
+    fn what_arrives_is_for_the_endpoint_or_for_many() {
+        let mut world = World::new();
+        world.node("10.0.0.8", 257, ENDPOINT + 1);
+        let open = EndpointValue { flags: 0, ..ENDPOINT_ROW };
+        for (destination, passes) in [
+            (POD, true),
+            ("10.0.0.8", false),
+            ("10.0.0.9", false),
+            ("127.0.0.1", false),
+            ("10.0.0.255", false),
+            ("255.255.255.255", true),
+            ("224.0.0.251", true),
+            ("239.255.255.250", true),
+            ("ff02::fb", true),
+            ("ff0e::1", true),
+            ("fe80::7", false),
+            ("::1", false),
+        ] {
+            let packet = packet("10.0.0.8", destination, protocol::UDP, 1, 2);
+            let decision = world.judge(&open, &packet, Direction::Ingress);
+            let want = if passes { Reason::NoPolicy } else { Reason::ForeignDestination };
+            assert_eq!(decision.reason, want, "{destination}");
+        }
+        let node = EndpointValue { flags: open.flags | endpoint_flags::NODE, ..open };
+        let to_bridge = packet(PEER, "172.17.0.1", protocol::UDP, 1, 2);
+        assert_eq!(world.judge(&node, &to_bridge, Direction::Ingress).reason, Reason::NoPolicy);
+    }
+
+    #[test]
+    fn an_endpoint_is_no_router() {
+        let mut world = World::new();
+        world.node(POD_V6, 256, ENDPOINT);
+        let open = EndpointValue { flags: 0, ..ENDPOINT_ROW };
+        let node = EndpointValue { flags: endpoint_flags::NODE, ..ENDPOINT_ROW };
+        for (protocol, kind) in
+            [(protocol::ICMP, 5), (protocol::ICMP, 9), (protocol::ICMPV6, 134), (protocol::ICMPV6, 137)]
+        {
+            let packet = icmp_out(protocol, kind, 0);
+            let reason = world.judge(&open, &packet, Direction::Egress).reason;
+            assert_eq!(reason, Reason::ForgedNeighbour, "{protocol} {kind}");
+            assert_eq!(world.judge(&node, &packet, Direction::Egress).reason, Reason::NoPolicy, "{protocol} {kind}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What flows and fragments are remembered by: keys made from a packet, as one endpoint sees it.
 
-use crate::{Direction, FlowKey, FragmentKey, Packet};
+use crate::{Direction, FlowKey, FragmentKey, Packet, icmp, icmp_way, protocol};
 
 impl FlowKey {
     /// The key of the flow of a packet that `endpoint` sent (egress) or received (ingress): the same for both directions.
@@ -10,7 +10,40 @@ impl FlowKey {
             Direction::Egress => (packet.source, packet.destination, packet.source_port, packet.destination_port),
             Direction::Ingress => (packet.destination, packet.source, packet.destination_port, packet.source_port),
         };
-        Self { endpoint, local, remote, local_port, remote_port, protocol: packet.protocol, spare: [0; 3] }
+        let mut key = Self {
+            endpoint,
+            local,
+            remote,
+            local_port,
+            remote_port,
+            protocol: packet.protocol,
+            icmp_type: 0,
+            icmp_code: 0,
+            icmp_way: icmp_way::NONE,
+        };
+        if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) {
+            key.add_icmp(packet, direction);
+        }
+        key
+    }
+
+    /// Tells flows of ICMP apart: by the type of the request and who asks, or by the type and code of a message that has no
+    /// reply. A reply finds the flow of its request alone.
+    #[inline(always)]
+    fn add_icmp(&mut self, packet: &Packet, direction: Direction) {
+        let [kind, code] = packet.icmp.to_be_bytes();
+        let request = icmp::request_of(packet.protocol, kind);
+        if request != icmp::NO_REQUEST {
+            self.icmp_type = request;
+            self.icmp_way = icmp_way::of_request(direction.reversed());
+        } else if icmp::is_request(packet.protocol, kind) && code == 0 {
+            self.icmp_type = kind;
+            self.icmp_way = icmp_way::of_request(direction);
+        } else {
+            self.icmp_type = kind;
+            self.icmp_code = code;
+            self.icmp_way = icmp_way::alone(direction);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing is followed that is not bounded: at most [`EXTENSIONS_MAX`] IPv6 extension headers are walked.
 
-use crate::{Address, Reason};
+use crate::{Address, Reason, icmp};
 
 /// IPv6 extension headers walked before a packet counts as malformed.
 pub const EXTENSIONS_MAX: usize = 6;
@@ -56,7 +56,8 @@ pub enum Class {
     Error = 1,
     /// A later fragment: judged by its first.
     Fragment = 2,
-    /// Neighbour or multicast listener discovery.
+    /// Neighbour or multicast listener discovery, by type and hop limit. It is judged by [`crate::discovery`] first, which
+    /// says whether it stays within the link and claims what it may.
     Neighbour = 3,
 }
 
@@ -67,9 +68,9 @@ pub struct Packet {
     pub source: Address,
     /// Destination.
     pub destination: Address,
-    /// Host order; the identifier of an ICMP echo.
+    /// Host order; the identifier of an ICMP request or reply that has one.
     pub source_port: u16,
-    /// Host order; the identifier of an ICMP echo.
+    /// Host order; the identifier of an ICMP request or reply that has one.
     pub destination_port: u16,
     /// Type and code of ICMP, else 0.
     pub icmp: u16,
@@ -88,12 +89,51 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// Before the headers are read.
+    pub const NOTHING_READ: Self = Self {
+        source: Address([0; 16]),
+        destination: Address([0; 16]),
+        source_port: 0,
+        destination_port: 0,
+        icmp: 0,
+        protocol: 0,
+        tcp_flags: 0,
+        class: Class::Plain,
+        fragmented: false,
+        fragment_id: 0,
+        transport_at: 0,
+    };
+
     /// The port that a policy row is looked up with.
     #[inline(always)]
     pub const fn policy_port(&self) -> u16 {
         match self.protocol {
             protocol::ICMP | protocol::ICMPV6 => self.icmp,
             _ => self.destination_port,
+        }
+    }
+
+    /// Whether the packet is of neighbour discovery or multicast listener discovery by its type, whatever else it says.
+    #[inline(always)]
+    pub const fn is_discovery(&self) -> bool {
+        self.protocol == protocol::ICMPV6 && !matches!(self.class, Class::Fragment) && is_neighbour(self.icmp)
+    }
+
+    /// Whether the packet is an ICMP reply: it belongs to the flow of its request.
+    #[inline(always)]
+    pub const fn is_icmp_reply(&self) -> bool {
+        matches!(self.protocol, protocol::ICMP | protocol::ICMPV6)
+            && icmp::request_of(self.protocol, (self.icmp >> 8) as u8) != icmp::NO_REQUEST
+    }
+
+    /// Whether only a router sends such a packet: redirects and router advertisements (RFC 792, RFC 1256, RFC 4861).
+    #[inline(always)]
+    pub const fn is_of_router(&self) -> bool {
+        let kind = (self.icmp >> 8) as u8;
+        match self.protocol {
+            protocol::ICMP => matches!(kind, 5 | 9),
+            protocol::ICMPV6 => matches!(kind, 134 | 137),
+            _ => false,
         }
     }
 
@@ -260,7 +300,7 @@ fn transport(reader: &impl Reader, packet: &mut Packet) -> Result<(), Reason> {
         protocol::ICMP | protocol::ICMPV6 => {
             let head = reader.load::<8>(packet.transport_at).ok_or(Reason::Malformed)?;
             packet.icmp = u16::from_be_bytes([head[0], head[1]]);
-            if is_echo(packet.protocol, head[0]) {
+            if icmp::has_identifier(packet.protocol, head[0]) {
                 let id = u16::from_be_bytes([head[4], head[5]]);
                 packet.source_port = id;
                 packet.destination_port = id;
@@ -280,14 +320,6 @@ fn ports(packet: &mut Packet, head: [u8; 4]) {
 }
 
 #[inline(always)]
-const fn is_echo(protocol: u8, kind: u8) -> bool {
-    match protocol {
-        protocol::ICMP => kind == 0 || kind == 8,
-        _ => kind == 128 || kind == 129,
-    }
-}
-
-#[inline(always)]
 const fn is_error(protocol: u8, kind: u8) -> bool {
     match protocol {
         protocol::ICMP => matches!(kind, 3 | 11 | 12),
@@ -295,6 +327,7 @@ const fn is_error(protocol: u8, kind: u8) -> bool {
     }
 }
 
+/// Whether type and code are of neighbour discovery (RFC 4861) or multicast listener discovery (RFC 2710, RFC 3810).
 #[inline(always)]
 const fn is_neighbour(icmp: u16) -> bool {
     matches!((icmp >> 8) as u8, 130..=137 | 143)

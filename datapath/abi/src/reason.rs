@@ -101,13 +101,21 @@ reasons! {
     ProxyAbsent = 39, "proxy-absent", "the layer 7 proxy does not answer";
     /// The connection asks for a name that did not open the address.
     NameMismatch = 40, "name-mismatch", "the name asked for did not open this address";
+    /// ARP, neighbour discovery or an ICMP redirect claims an address, a link address or a role that is not the sender's.
+    ForgedNeighbour = 41, "forged-neighbour", "it claims an address or a role on the link that is not the sender's";
+    /// ARP or neighbour discovery of a size or form that its standard does not give it.
+    NeighbourForm = 42, "neighbour-form", "ARP or neighbour discovery has another size or form than its standard says";
+    /// The destination is not an address of the endpoint that is about to receive it.
+    ForeignDestination = 43, "foreign-destination", "the destination is not an address of the endpoint";
+    /// ARP or neighbour discovery that reached the endpoint with everybody else and is for another one: only counted.
+    NeighbourElsewhere = 44, "neighbour-elsewhere", "address resolution on the link that is for another endpoint";
 }
 
 impl Reason {
     /// The octet of the first denial; all above are denials too.
     pub const FIRST_DENIAL: u8 = 32;
     /// One more than the highest octet in use: the length of the counter table of one direction.
-    pub const SPACE: u32 = 41;
+    pub const SPACE: u32 = 45;
 
     /// Whether the packet is refused.
     pub const fn denies(self) -> bool {

@@ -69,6 +69,13 @@ impl Frame {
         unsafe { (*self.0).ifindex }
     }
 
+    /// Index of the interface that the frame came in by, of one that is about to leave; 0 where this node made it.
+    #[inline(always)]
+    pub(crate) fn came_from(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
     /// The mark that somebody on this node set: what comes from another namespace has none.
     #[inline(always)]
     pub(crate) fn mark(&self) -> u32 {

@@ -5,7 +5,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use namegate_abi::{
-    AddressKey, Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet,
+    AddressKey, Claim, Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet,
     Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, judge_quoting, parse, parse_inner,
     protocol,
 };
@@ -13,6 +13,7 @@ use namegate_abi::{
 use crate::{
     frame::{Frame, LINK_OCTETS},
     maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, RESOLVERS, SCRATCH, SETTINGS, Scratch},
+    neighbour,
     opening::{self, Held},
     redirect, report,
 };
@@ -45,8 +46,20 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         }
     }
     let status = read(frame, LINK_OCTETS, packet);
+    if status == NEIGHBOUR {
+        let claim = neighbour::judge_arp(frame, endpoint, direction);
+        neighbour::describe_arp(frame, packet);
+        return resolve(frame, endpoint, packet, direction, claim);
+    }
     if status != READ {
         return unreadable(frame, endpoint, direction, status);
+    }
+    if packet.is_discovery() {
+        let claim = neighbour::judge_discovery(frame, endpoint, packet, direction);
+        if claim != Claim::Ordinary as u32 {
+            return resolve(frame, endpoint, packet, direction, claim);
+        }
+        packet.class = Class::Plain;
     }
     let mut quotes = false;
     if matches!(packet.class, Class::Error) {
@@ -133,11 +146,41 @@ fn read_quoted(frame: Frame, packet: &Packet, quoted: &mut Packet) -> bool {
     }
 }
 
+/// Address resolution, which its claim decides on.
+#[inline(never)]
+fn resolve(
+    frame: Frame,
+    endpoint: &EndpointValue,
+    packet: &Packet,
+    direction: Direction,
+    claim: u32,
+) -> i32 {
+    let reason = match claim {
+        PASSES => Reason::Neighbour,
+        FORM => Reason::NeighbourForm,
+        ELSEWHERE => Reason::NeighbourElsewhere,
+        _ => Reason::ForgedNeighbour,
+    };
+    report::count(frame, direction, reason);
+    if !reason.denies() {
+        return TCX_NEXT;
+    }
+    let (verdict, action) = refused(endpoint);
+    // What a link brings to all is no offence of anybody: it is counted alone.
+    if !matches!(reason, Reason::NeighbourElsewhere) {
+        report::tell(frame, endpoint, direction, packet, &Decision::plain(reason), verdict);
+    }
+    action
+}
+
+const PASSES: u32 = Claim::Passes as u32;
+const FORM: u32 = Claim::Form as u32;
+const ELSEWHERE: u32 = Claim::Elsewhere as u32;
+
 /// A packet whose headers say nothing.
 #[inline(always)]
 fn unreadable(frame: Frame, endpoint: &EndpointValue, direction: Direction, status: u32) -> i32 {
     let reason = match status {
-        NEIGHBOUR => Reason::Neighbour,
         NOT_IP if !endpoint.enforces(direction) => Reason::NoPolicy,
         NOT_IP => Reason::NotIp,
         _ => Reason::Malformed,
@@ -234,7 +277,7 @@ fn arrive(frame: Frame, settings: &Settings, packet: &Packet, outcome: &mut Deci
     if outcome.proxy_port == 0 {
         return Way::On;
     }
-    if packet.protocol == protocol::TCP && redirect::has_proxy(frame, packet, outcome.proxy_port) {
+    if packet.protocol == protocol::TCP && redirect::has_proxy(frame, settings, packet, outcome.proxy_port) {
         return Way::Back;
     }
     outcome.reason = Reason::ProxyAbsent;

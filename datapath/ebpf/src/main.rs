@@ -10,6 +10,7 @@
 mod frame;
 mod gate;
 mod maps;
+mod neighbour;
 mod node;
 mod opening;
 mod redirect;

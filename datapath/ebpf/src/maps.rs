@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use namegate_abi::{
     Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, Packet, PolicyKey, PolicyValue, Settings, Tables, counter_slot, limits,
+    FragmentKey, FragmentValue, LinkAddress, Packet, PolicyKey, PolicyValue, Settings, Tables, counter_slot, limits,
 };
 
 use crate::opening::{Copy, CopyRate};
@@ -37,6 +37,11 @@ pub(crate) static EVENTS: RingBuf = RingBuf::pinned(limits::EVENTS_OCTETS, 0);
 
 #[map]
 pub(crate) static OPENINGS: RingBuf = RingBuf::pinned(limits::OPENINGS_OCTETS, 0);
+
+/// Endpoint -> the link address that it resolves addresses with.
+#[map]
+pub(crate) static LINK_ADDRESSES: LruHashMap<u32, LinkAddress> =
+    LruHashMap::with_max_entries(limits::ENDPOINTS_MAX, 0);
 
 /// Where a copy is put together.
 #[map]

@@ -5,8 +5,8 @@
 
 use aya_ebpf::programs::SkBuffContext;
 use namegate_abi::{
-    Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, NODE_INTERFACE, Packet, Reason, Verdict,
-    endpoint_flags, protocol, tcp,
+    Claim, Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, NODE_INTERFACE, Packet, Reason, Verdict,
+    discovery_of_node, endpoint_flags, protocol, tcp,
 };
 
 use crate::{
@@ -50,13 +50,16 @@ pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
     if redirect::is_from_proxy(frame, settings) || redirect::is_proxys(frame.socket_mark(), settings) {
         return PASS;
     }
-    let mut packet = NOTHING_READ;
+    let mut packet = Packet::NOTHING_READ;
     let status = read(frame, 0, &mut packet);
     if status != READ {
         return if endpoint.enforces(direction) { refuse_unreadable(frame, endpoint, direction) } else { PASS };
     }
     // A mark has no bits outside its mask.
     blur(&mut packet, (settings.redirect_mark & !settings.mark_mask) as u16);
+    if packet.is_discovery() {
+        packet.class = if stays_within_link(frame, &packet) { Class::Neighbour } else { Class::Plain };
+    }
     let is_connections = matches!(direction, Direction::Egress) && packet.protocol == protocol::TCP;
     let mut outcome = Decision::plain(Reason::Malformed);
     decide(endpoint, &packet, None, direction, &mut outcome);
@@ -85,6 +88,12 @@ pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
     report::count(frame, direction, outcome.reason);
     tell(frame, endpoint, direction, &packet, &outcome);
     refused(endpoint)
+}
+
+/// Whether neighbour discovery passes without a rule.
+#[inline(never)]
+fn stays_within_link(frame: Frame, packet: &Packet) -> bool {
+    matches!(discovery_of_node(&frame, packet, 0, frame.octets() as usize), Claim::Passes)
 }
 
 /// Remembers a connection by what its socket sees too: between it and here addresses are translated for what leaves, and
@@ -135,21 +144,6 @@ fn blur(packet: &mut Packet, zero: u16) {
 const PLAIN: u8 = Class::Plain as u8;
 const ERROR: u8 = Class::Error as u8;
 const FRAGMENT: u8 = Class::Fragment as u8;
-
-/// Before the headers are read.
-const NOTHING_READ: Packet = Packet {
-    source: namegate_abi::Address([0; 16]),
-    destination: namegate_abi::Address([0; 16]),
-    source_port: 0,
-    destination_port: 0,
-    icmp: 0,
-    protocol: 0,
-    tcp_flags: 0,
-    class: Class::Plain,
-    fragmented: false,
-    fragment_id: 0,
-    transport_at: 0,
-};
 
 /// What the kernel answers by itself: to who asks for a connection that may be, and where no socket has the packet with
 /// resets, echoes and errors. None is a program's to send.

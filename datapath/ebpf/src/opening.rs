@@ -83,7 +83,7 @@ pub(crate) fn hold(frame: Frame, settings: &Settings, endpoint: &EndpointValue, 
     if !begins_connection(frame, packet.transport_at as u32 + UDP_OCTETS) {
         return Held::No;
     }
-    if settings.names_port == 0 || !redirect::has_proxy(frame, packet, settings.names_port) {
+    if settings.names_port == 0 || !redirect::has_proxy(frame, settings, packet, settings.names_port) {
         return Held::Alone;
     }
     copy(frame, endpoint, packet, rule, opening_flags::HELD);

@@ -1,7 +1,8 @@
 //! Hands a packet to a socket of this node: `bpf_sk_assign` and a mark that policy routing delivers locally.
 //!
 //! The sockets are looked up in the namespace of the interface. See the kernel's
-//! `tools/testing/selftests/bpf/progs/test_sk_assign.c`.
+//! `tools/testing/selftests/bpf/progs/test_sk_assign.c`. Only a socket that carries the proxies' mark (`SO_MARK`, which
+//! needs CAP_NET_ADMIN or CAP_NET_RAW) is a proxy's: while there is no agent, any user of the node can bind its port.
 //!
 //! A socket can be given to what comes in from an interface alone. So a packet that is about to leave towards an endpoint
 //! and belongs to a proxy is sent back: it comes in again by the interface it was to leave by, with the proxy's port in
@@ -10,15 +11,20 @@
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_F_INGRESS, bpf_sock},
     helpers::{
-        bpf_redirect, bpf_sk_assign, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_type, bpf_skc_lookup_tcp,
+        bpf_get_listener_sock, bpf_redirect, bpf_sk_assign, bpf_sk_fullsock, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skb_change_type, bpf_skc_lookup_tcp,
     },
 };
 use namegate_abi::{Address, Packet, Settings, protocol};
 
 use crate::frame::Frame;
 
+/// `BPF_TCP_TIME_WAIT`.
+const TIME_WAIT: u32 = 6;
 /// `BPF_TCP_LISTEN`.
 const LISTEN: u32 = 10;
+/// `BPF_TCP_NEW_SYN_RECV`: a connection whose opening the client has not acknowledged yet.
+const REQUEST: u32 = 12;
 /// `PACKET_HOST`: the packet's link address is this node's.
 const TO_HOST: u32 = 0;
 /// Bits of a mark below a port in it.
@@ -41,7 +47,7 @@ struct Tuple<const N: usize> {
 /// family and `port`, where that is not 0. Says whether there is one.
 #[inline(always)]
 pub(crate) fn to_proxy(frame: Frame, settings: &Settings, packet: &Packet, port: u16) -> bool {
-    if !serve(frame, packet, port, true) {
+    if !serve(frame, settings, packet, port, true) {
         return false;
     }
     let mark = frame.mark() & !settings.mark_mask & ((1 << PORT_SHIFT) - 1);
@@ -51,8 +57,8 @@ pub(crate) fn to_proxy(frame: Frame, settings: &Settings, packet: &Packet, port:
 
 /// Whether there is a socket for the packet: see [`to_proxy`].
 #[inline(always)]
-pub(crate) fn has_proxy(frame: Frame, packet: &Packet, port: u16) -> bool {
-    serve(frame, packet, port, false)
+pub(crate) fn has_proxy(frame: Frame, settings: &Settings, packet: &Packet, port: u16) -> bool {
+    serve(frame, settings, packet, port, false)
 }
 
 /// Sends a packet that is about to leave by its interface back in by the same; gives the program's verdict.
@@ -92,11 +98,11 @@ pub(crate) fn is_proxys(mark: u32, settings: &Settings) -> bool {
 
 /// Looks the socket for the packet up, and gives it the packet where `assign` says so.
 #[inline(never)]
-fn serve(frame: Frame, packet: &Packet, port: u16, assign: bool) -> bool {
+fn serve(frame: Frame, settings: &Settings, packet: &Packet, port: u16, assign: bool) -> bool {
     let socket = if packet.destination.is_v4() {
-        find(frame, packet, last_four(&packet.source), last_four(&packet.destination), LOOPBACK_V4, port)
+        find(frame, settings, packet, last_four(&packet.source), last_four(&packet.destination), LOOPBACK_V4, port)
     } else {
-        find(frame, packet, packet.source.0, packet.destination.0, LOOPBACK_V6, port)
+        find(frame, settings, packet, packet.source.0, packet.destination.0, LOOPBACK_V6, port)
     };
     if socket.is_null() {
         return false;
@@ -117,9 +123,11 @@ fn last_four(address: &Address) -> [u8; 4] {
     [octets[12], octets[13], octets[14], octets[15]]
 }
 
+/// A proxy's socket for the packet, with a reference; null is none.
 #[inline(always)]
 fn find<const N: usize>(
     frame: Frame,
+    settings: &Settings,
     packet: &Packet,
     source: [u8; N],
     destination: [u8; N],
@@ -135,14 +143,14 @@ fn find<const N: usize>(
     if packet.protocol == protocol::UDP {
         tuple.destination = loopback;
         tuple.destination_port = port.to_be_bytes();
-        return lookup_udp(frame, &mut tuple);
+        return of_proxy(lookup_udp(frame, &mut tuple), settings);
     }
     if packet.protocol != protocol::TCP {
         return core::ptr::null_mut();
     }
     let own = lookup_tcp(frame, &mut tuple);
     if !own.is_null() {
-        if !is_listener(own) {
+        if carries(own, settings, packet.opens()) {
             return own;
         }
         // SAFETY: The reference is from the look-up and is not used after.
@@ -159,7 +167,48 @@ fn find<const N: usize>(
         unsafe { bpf_sk_release(listener.cast()) };
         return core::ptr::null_mut();
     }
-    listener
+    of_proxy(listener, settings)
+}
+
+/// The socket where it is a proxy's; else lets its reference go.
+#[inline(always)]
+fn of_proxy(socket: *mut bpf_sock, settings: &Settings) -> *mut bpf_sock {
+    if !socket.is_null() && !is_marked(socket, settings) {
+        // SAFETY: The reference is from the look-up and is not used after.
+        unsafe { bpf_sk_release(socket.cast()) };
+        return core::ptr::null_mut();
+    }
+    socket
+}
+
+/// Whether a socket found by both ends of a connection is a proxy's connection that takes a packet.
+///
+/// What is left of an ended connection (`TIME_WAIT`) has no mark that a program can read. It hands no data to anybody, but
+/// a packet that opens a connection would take it to any listener of the node with the same port.
+#[inline(always)]
+fn carries(socket: *mut bpf_sock, settings: &Settings, opens: bool) -> bool {
+    // SAFETY: The socket is not null and is held by a reference from the look-up.
+    match unsafe { (*socket).state } {
+        LISTEN => false,
+        TIME_WAIT => !opens,
+        // SAFETY: As above. A listener is freed only when no program can be in it any more (RCU).
+        REQUEST => bears_mark(unsafe { bpf_get_listener_sock(socket.cast()) }.cast(), settings),
+        _ => is_marked(socket, settings),
+    }
+}
+
+/// Whether a socket is a proxy's.
+#[inline(always)]
+fn is_marked(socket: *mut bpf_sock, settings: &Settings) -> bool {
+    // SAFETY: The socket is not null and is held by a reference from the look-up.
+    bears_mark(unsafe { bpf_sk_fullsock(socket.cast()) }.cast(), settings)
+}
+
+/// Whether a whole socket, or null, carries the proxies' mark.
+#[inline(always)]
+fn bears_mark(socket: *mut bpf_sock, settings: &Settings) -> bool {
+    // SAFETY: A socket that is not null is whole, and is held by the reference of the one it was read from.
+    !socket.is_null() && is_proxys(unsafe { (*socket).mark }, settings)
 }
 
 #[inline(always)]

@@ -5,5 +5,6 @@
 mod behaviour;
 mod caching;
 mod cases;
+mod shares;
 mod support;
 mod wire;

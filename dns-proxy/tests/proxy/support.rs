@@ -93,12 +93,13 @@ pub(crate) enum Gate {
     Waits,
 }
 
-/// Every loopback address is endpoint 7.
+/// Every loopback address is endpoint 7, or by choice an endpoint of its own.
 #[derive(Clone)]
 pub(crate) struct Recorder {
     shared: Arc<(Mutex<Recorded>, Condvar)>,
     wake: Arc<tokio::sync::Notify>,
     knows_endpoints: bool,
+    by_address: bool,
     trusts: bool,
 }
 
@@ -114,11 +115,16 @@ impl Recorder {
     pub(crate) fn new(gate: Gate) -> Self {
         let recorded = Recorded { answers: Vec::new(), batches: 0, gate };
         let shared = Arc::new((Mutex::new(recorded), Condvar::new()));
-        Self { shared, wake: Arc::default(), knows_endpoints: true, trusts: true }
+        Self { shared, wake: Arc::default(), knows_endpoints: true, by_address: false, trusts: true }
     }
 
     pub(crate) fn knowing_no_endpoint(self) -> Self {
         Self { knows_endpoints: false, ..self }
+    }
+
+    /// Eight addresses each are one endpoint: 127.0.0.8 to 127.0.0.15 are endpoint 1.
+    pub(crate) fn knowing_many_endpoints(self) -> Self {
+        Self { by_address: true, ..self }
     }
 
     pub(crate) fn trusting_nobody(self) -> Self {
@@ -150,7 +156,10 @@ impl Recorder {
 
 impl Desk for Recorder {
     fn endpoint(&self, address: IpAddr) -> Option<EndpointId> {
-        (self.knows_endpoints && address.is_loopback()).then_some(ENDPOINT)
+        match address {
+            IpAddr::V4(v4) if self.by_address => Some(EndpointId(u32::from(v4.octets()[3] / 8))),
+            _ => (self.knows_endpoints && address.is_loopback()).then_some(ENDPOINT),
+        }
     }
 
     fn is_trusted(&self, resolver: IpAddr) -> bool {
@@ -202,7 +211,11 @@ pub(crate) struct UdpClient(UdpSocket);
 
 impl UdpClient {
     pub(crate) fn new(port: u16) -> Self {
-        let socket = UdpSocket::bind((LOOPBACK, 0)).unwrap();
+        Self::from(LOOPBACK, port)
+    }
+
+    pub(crate) fn from(own: IpAddr, port: u16) -> Self {
+        let socket = UdpSocket::bind((own, 0)).unwrap();
         socket.connect((LOOPBACK, port)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(socket)
@@ -238,7 +251,14 @@ pub(crate) struct TcpClient(pub(crate) TcpStream);
 
 impl TcpClient {
     pub(crate) fn new(port: u16) -> Self {
-        let stream = TcpStream::connect((LOOPBACK, port)).unwrap();
+        Self::from(LOOPBACK, port)
+    }
+
+    pub(crate) fn from(own: IpAddr, port: u16) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(own, 0).into()).unwrap();
+        socket.connect(&SocketAddr::new(LOOPBACK, port).into()).unwrap();
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(stream)
     }

@@ -61,6 +61,8 @@ fn written(settings: &Settings) -> Value {
             "namesPerEndpointMax": dns.names_per_endpoint_max,
             "upstreamTimeoutMs": dns.upstream_timeout_ms,
             "cacheEntries": dns.cache_entries,
+            "pendingMax": dns.pending_max,
+            "pendingPerEndpointMax": dns.pending_per_endpoint_max,
             "workers": dns.workers,
         },
         "limits": {
@@ -69,6 +71,8 @@ fn written(settings: &Settings) -> Value {
             "cidrs": limits.cidrs,
             "flows": limits.flows,
             "endpoints": limits.endpoints,
+            "l7Connections": limits.l7_connections,
+            "l7ConnectionsPerEndpoint": limits.l7_connections_per_endpoint,
         },
     })
 }

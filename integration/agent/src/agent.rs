@@ -6,13 +6,18 @@ mod book;
 mod clock;
 mod cluster;
 mod cni;
+mod descriptors;
 mod desk;
+mod door;
+mod fair_cache;
+mod fair_queue;
 mod files;
 mod flows;
 mod front;
 mod gate;
 mod gatekeeper;
 mod held;
+mod inbox;
 mod interfaces;
 mod journal;
 mod kubernetes;
@@ -22,6 +27,7 @@ mod problems;
 mod refusals;
 mod reload;
 mod requests;
+mod room;
 mod shown;
 mod sources;
 
@@ -48,6 +54,7 @@ pub(crate) use desk::forbidden;
 pub(crate) use files::shown as shown_diagnostic;
 
 use book::Book;
+use descriptors::{Shared, Wanted};
 use desk::{Clients, GateDesk};
 use flows::Flows;
 use front::Front;
@@ -125,6 +132,7 @@ fn features(directions: &[Direction], nodes: bool) -> Features {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let started = rfc3339(std::time::SystemTime::now());
+    let limit = descriptors::raise();
     let front = Front::open(&settings)?;
     let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
     let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
@@ -135,11 +143,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let checks = Arc::new(Checks::default());
     let watching =
         tokio::spawn(openings::follow(openings, door.clone(), Arc::clone(&flows), Arc::clone(&checks), PROXY_MARK));
-    let (requests, records) = RequestDesk::new(door.clone(), gate.changes());
-    let l7 = Arc::new(L7Proxy::start(&l7_config(), requests.clone())?);
+    let refusing = tokio::spawn(refusals::follow(Arc::clone(door.refusals()), Arc::clone(&problems), door.clone()));
+    let shared = descriptors::share_out(limit, descriptors_wanted(&settings), &problems);
+    let (requests, records) = RequestDesk::new(door.clone(), gate.changes(), Arc::clone(&clients));
+    let l7 = Arc::new(L7Proxy::start(&l7_config(&settings, &shared), requests.clone())?);
     let telling = tokio::spawn(requests::follow(records, door.clone(), Arc::clone(&flows)));
     let dns_desk = GateDesk::new(clients, door.clone(), settings.audit);
-    let proxy = Arc::new(Proxy::start(&dns_config(&settings), dns_desk)?);
+    let proxy = Arc::new(Proxy::start(&dns_config(&settings, &shared), dns_desk)?);
     // Before the rules: those that need a proxy find it.
     let proxies = Proxies { dns: proxy.port(), l7: l7.port() };
     door.ask(move |gate| gate.set_proxies(proxies)).await?;
@@ -152,11 +162,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             .await??
     };
     let nudge = reloader.nudge();
-    door.ask(move |gate| gate.refusals.follow(nudge)).await?;
+    door.ask(move |gate| gate.room.follow(nudge)).await?;
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge()));
     // Open as long as names are looked at.
-    let (names_port, _present) = held::presence().context("opening the ports that say somebody looks at names")?;
+    let (names_port, _present) =
+        held::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
     let kernel = kernel_settings(proxy.port(), names_port);
     door.ask(move |gate| gate.datapath().set(&kernel)).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
@@ -177,7 +188,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     front.serve(keeper, end()).await;
     let tasks = [&following, &watching, &links].map(tokio::task::JoinHandle::abort_handle);
-    for task in tasks.into_iter().chain([telling.abort_handle()]) {
+    for task in tasks.into_iter().chain([&telling, &refusing].map(tokio::task::JoinHandle::abort_handle)) {
         task.abort();
     }
     stop(reloader, gate, proxy, l7).await
@@ -239,9 +250,9 @@ fn kernel_settings(dns_port: u16, names_port: u16) -> KernelSettings {
     KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, names_port }
 }
 
-fn dns_config(settings: &Settings) -> DnsConfig {
+fn dns_config(settings: &Settings, shared: &Shared) -> DnsConfig {
     DnsConfig {
-        workers: settings.dns.workers as usize,
+        workers: shared.dns_workers,
         port: 0,
         upstream_timeout: Duration::from_millis(settings.dns.upstream_timeout_ms.into()),
         install_timeout: INSTALL_TIMEOUT,
@@ -255,13 +266,29 @@ fn dns_config(settings: &Settings) -> DnsConfig {
         tunnelling_names: settings.dns.tunnelling_names_per_minute,
         tunnelling_except: settings.dns.tunnelling_except.clone(),
         cache_answers: settings.dns.cache_entries as usize,
+        pending_max: settings.dns.pending_max as usize,
+        pending_per_endpoint_max: settings.dns.pending_per_endpoint_max as usize,
+        descriptors_max: Some(shared.dns),
     }
 }
 
 /// A thread for each core, within bounds: requests are a part of a node's work.
-fn l7_config() -> L7Config {
+fn descriptors_wanted(settings: &Settings) -> Wanted {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    L7Config { workers: cores.min(L7_WORKERS_MAX), port: 0, mark: PROXY_MARK, fixed_server: None }
+    let dns_workers = if settings.dns.workers == 0 { cores } else { settings.dns.workers as usize };
+    let l7_connections = settings.limits.l7_connections as usize;
+    Wanted { dns_workers, l7_workers: cores.min(L7_WORKERS_MAX), l7_connections }
+}
+
+fn l7_config(settings: &Settings, shared: &Shared) -> L7Config {
+    L7Config {
+        workers: shared.l7_workers,
+        port: 0,
+        mark: PROXY_MARK,
+        fixed_server: None,
+        connections_max: shared.l7_connections,
+        connections_per_endpoint_max: settings.limits.l7_connections_per_endpoint as usize,
+    }
 }
 
 /// Ready when the agent is asked to end.

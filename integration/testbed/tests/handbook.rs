@@ -165,13 +165,16 @@ fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
         ("metrics.listen", listen.map_or_else(|| "off".to_owned(), |address| address.to_string())),
     ];
     rows.extend(defaults_of_dns(dns));
-    let Limits { addresses, policy_rows, cidrs, flows, endpoints } = limits;
+    let Limits { addresses, policy_rows, cidrs, flows, endpoints, l7_connections, l7_connections_per_endpoint } =
+        limits;
     rows.extend([
         ("limits.addresses", addresses.to_string()),
         ("limits.policyRows", policy_rows.to_string()),
         ("limits.cidrs", cidrs.to_string()),
         ("limits.flows", flows.to_string()),
         ("limits.endpoints", endpoints.to_string()),
+        ("limits.l7Connections", l7_connections.to_string()),
+        ("limits.l7ConnectionsPerEndpoint", l7_connections_per_endpoint.to_string()),
     ]);
     rows
 }
@@ -194,6 +197,8 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         names_per_endpoint_max,
         upstream_timeout_ms,
         cache_entries,
+        pending_max,
+        pending_per_endpoint_max,
         workers,
     } = dns;
     let labels: Vec<_> = resolver_labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
@@ -233,6 +238,8 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         ("dns.namesPerEndpointMax", names_per_endpoint_max.to_string()),
         ("dns.upstreamTimeoutMs", upstream_timeout_ms.to_string()),
         ("dns.cacheEntries", cache_entries.to_string()),
+        ("dns.pendingMax", pending_max.to_string()),
+        ("dns.pendingPerEndpointMax", pending_per_endpoint_max.to_string()),
         ("dns.workers", workers.to_string()),
     ]
 }

@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use hickory_proto::rr::RecordType;
-use namegate_abi::{Direction, EventRecord, Reason, Settings, Verdict, endpoint_flags, policy_verdict};
+use namegate_abi::{
+    Direction, EventRecord, PolicyKey, PolicyValue, Reason, Settings, Verdict, endpoint_flags, policy_flags,
+    policy_verdict,
+};
 use namegate_engine::Row;
 use namegate_loader::routes;
 use nix::sys::socket::{
@@ -13,7 +16,9 @@ use nix::sys::socket::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::bench::{ANSWERED, Bench, DROPPED, ENFORCED, SETTINGS, TCP, UDP, address, eventually, run, socket, verdict};
+use crate::bench::{
+    ANSWERED, Bench, DROPPED, ENFORCED, POLICY, SETTINGS, TCP, UDP, address, eventually, run, socket, verdict,
+};
 
 const OBSERVED: u32 = ENFORCED | endpoint_flags::OBSERVE_DNS;
 const DNS: u16 = 53;
@@ -34,7 +39,7 @@ impl Bench {
     }
 }
 
-/// A socket that may have addresses that are not the node's.
+/// A socket of a proxy: it carries the mark, and may have addresses that are not the node's.
 fn transparent(ip: IpAddr, kind: Type, protocol: Protocol) -> Socket {
     let socket = Socket::new(if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }, kind, Some(protocol)).unwrap();
     if ip.is_ipv4() {
@@ -42,9 +47,44 @@ fn transparent(ip: IpAddr, kind: Type, protocol: Protocol) -> Socket {
     } else {
         socket.set_ip_transparent_v6(true).unwrap();
     }
+    socket.set_mark(SETTINGS.proxy_mark).unwrap();
     socket.set_reuse_address(true).unwrap();
     socket.set_read_timeout(Some(ANSWERED)).unwrap();
     socket
+}
+
+/// The user and group that own nothing.
+const NOBODY: libc::c_long = 65_534;
+
+/// Opens something as a user without any right, in the namespace of the calling thread.
+fn as_user<T: Send + 'static>(open: impl FnOnce() -> T + Send + 'static) -> T {
+    let user = std::thread::spawn(move || {
+        // SAFETY: The call takes numbers, and changes the user of this thread alone.
+        let status = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+        assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+        open()
+    });
+    user.join().unwrap()
+}
+
+/// The port of a proxy that has ended, where another user of the node listens by UDP and TCP.
+fn squat(loopback: &str) -> (u16, UdpSocket, TcpListener) {
+    let ip = address(loopback);
+    as_user(move || {
+        let udp = UdpSocket::bind(socket(ip, 0)).unwrap();
+        let tcp = TcpListener::bind(udp.local_addr().unwrap()).unwrap();
+        udp.set_nonblocking(true).unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        (udp.local_addr().unwrap().port(), udp, tcp)
+    })
+}
+
+/// Nothing has reached the sockets of another user.
+fn assert_untouched(udp: &UdpSocket, tcp: &TcpListener) {
+    let received = udp.recv(&mut [0; 64]).map_err(|error| error.kind());
+    assert_eq!(received, Err(std::io::ErrorKind::WouldBlock), "a datagram for a socket that is not the agent's");
+    let accepted = tcp.accept().map(|(_, peer)| peer).map_err(|error| error.kind());
+    assert_eq!(accepted, Err(std::io::ErrorKind::WouldBlock), "a connection for a socket that is not the agent's");
 }
 
 fn proxy_udp(ip: IpAddr) -> UdpSocket {
@@ -184,6 +224,139 @@ fn without_a_proxy_questions_pass_to_the_resolver() {
             assert!(bench.connects(&server.to_string(), ANSWERED), "{server}");
         }
         assert_eq!(verdict(&bench.told_of(Reason::Rule)), Verdict::Allowed);
+    });
+}
+
+#[test]
+fn questions_pass_a_socket_that_is_not_the_agents() {
+    run(|bench| {
+        for (resolver, loopback) in RESOLVERS.into_iter().zip(LOOPBACKS) {
+            let (port, udp, tcp) = squat(loopback);
+            bench.observe(port);
+            let server = socket(address(resolver), DNS);
+            let mut client = bench.pod().client();
+            (client.resolver, client.dns_within) = (server, ANSWERED);
+            let answer = bench
+                .pod()
+                .run(client, |client| async move { client.lookup_type("no-such-name.example", RecordType::A).await });
+            assert_untouched(&udp, &tcp);
+            assert!(!matches!(answer, Err(namegate_testbed::dns::DnsFailure::Timeout)), "{server}: {answer:?}");
+            assert!(bench.connects(&server.to_string(), ANSWERED), "{server}");
+            assert_untouched(&udp, &tcp);
+        }
+        assert_eq!(verdict(&bench.told_of(Reason::Rule)), Verdict::Allowed);
+    });
+}
+
+#[test]
+fn limited_connections_do_not_reach_a_socket_that_is_not_the_agents() {
+    run(|bench| {
+        routes::set_up(&SETTINGS).unwrap();
+        bench.enforce(ENFORCED, 1);
+        for (ip, loopback) in [("198.51.100.7", "127.0.0.1"), ("2001:db8:7::7", "::1")] {
+            let to = socket(address(ip), 80);
+            let (port, udp, tcp) = squat(loopback);
+            bench.rule(0, (TCP, 80, 16), policy_verdict::REDIRECT, 4, port);
+            assert!(!bench.connects(&to.to_string(), DROPPED), "{to} by way of another user's socket");
+            assert_untouched(&udp, &tcp);
+            let told = bench.hear();
+            assert!(told.iter().all(|record| record.reason == Reason::ProxyAbsent as u8), "{told:?}");
+        }
+        assert_eq!(bench.world.outside_log().all().len(), 0, "nothing came past the proxy");
+    });
+}
+
+#[test]
+fn a_limit_holds_for_connections_that_a_server_of_the_node_has_already() {
+    run(|bench| {
+        routes::set_up(&SETTINGS).unwrap();
+        for (at, ip) in ["192.168.20.11", "fd00:20::11"].into_iter().enumerate() {
+            let revision = 2 * u32::try_from(at).unwrap() + 1;
+            bench.enforce(ENFORCED, revision);
+            bench.allow(0, TCP, 0, 0, 1);
+            let server = as_user(move || TcpListener::bind(socket(address(ip), 0)).unwrap());
+            let to = server.local_addr().unwrap();
+            let opened = bench.world.pod("test/pod").netns.spawn(namegate_testbed::client::connect(to, ANSWERED));
+            let (stream, _) = server.accept().unwrap();
+            let mut pod = opened.wait().unwrap();
+            bench.enforce(ENFORCED, revision + 1);
+            bench.rule(0, (TCP, to.port(), 16), policy_verdict::REDIRECT, 4, 9);
+            bench.told();
+            bench.pod().netns.run(async move {
+                use tokio::io::AsyncWriteExt;
+                pod.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+                pod
+            });
+            let mut told = Vec::new();
+            eventually("a denial", || {
+                told.extend(bench.told());
+                told.iter().any(|record| record.reason == Reason::ProxyAbsent as u8)
+            });
+            stream.set_nonblocking(true).unwrap();
+            let read = (&stream).read(&mut [0; 64]).map_err(|error| error.kind());
+            assert_eq!(read, Err(std::io::ErrorKind::WouldBlock), "{to} past the limit");
+        }
+    });
+}
+
+#[test]
+fn what_is_left_of_a_proxied_connection_leads_to_no_other_listener() {
+    run(|bench| {
+        routes::set_up(&SETTINGS).unwrap();
+        bench.enforce(ENFORCED, 1);
+        for (at, (ip, loopback)) in [("192.168.20.11", "127.0.0.1"), ("fd00:20::11", "::1")].into_iter().enumerate() {
+            let server = as_user(move || TcpListener::bind(socket(address(ip), 0)).unwrap());
+            server.set_nonblocking(true).unwrap();
+            let to = server.local_addr().unwrap();
+            let port = 40_000 + u16::try_from(at).unwrap();
+            let connect = || {
+                bench.pod().netns.spawn(async move {
+                    let v4 = to.is_ipv4();
+                    let pod = if v4 { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
+                    let pod = pod.unwrap();
+                    pod.set_reuseaddr(true).unwrap();
+                    pod.bind(socket(namegate_testbed::client::any_of(to), port)).unwrap();
+                    let mut pod = tokio::time::timeout(ANSWERED / 4, pod.connect(to)).await.ok()?.ok()?;
+                    let mut octets = [0; 8];
+                    let read = tokio::io::AsyncReadExt::read(&mut pod, &mut octets);
+                    tokio::time::timeout(ANSWERED / 4, read).await.ok()?.ok()
+                })
+            };
+            let proxy = proxy_tcp(address(loopback));
+            bench.rule(0, (TCP, to.port(), 16), policy_verdict::REDIRECT, 4, proxy.local_addr().unwrap().port());
+            let opened = connect();
+            // The proxy's side ends first, and is remembered.
+            drop(proxy.accept().unwrap());
+            assert_eq!(opened.wait(), Some(0));
+            drop(proxy);
+            assert_eq!(connect().wait(), None, "{to} past the limit");
+            let accepted = server.accept().map(|(_, peer)| peer).map_err(|error| error.kind());
+            assert_eq!(accepted, Err(std::io::ErrorKind::WouldBlock), "{to} past the limit");
+        }
+    });
+}
+
+#[test]
+fn datagrams_do_not_wait_for_a_socket_that_is_not_the_agents() {
+    run(|bench| {
+        bench.enforce(ENFORCED, 1);
+        for (ip, loopback) in [("198.51.100.7", "127.0.0.1"), ("2001:db8:7::7", "::1")] {
+            let (port, udp, tcp) = squat(loopback);
+            bench.datapath.borrow_mut().set(&Settings { names_port: port, ..SETTINGS }).unwrap();
+            let key = PolicyKey::new(POLICY, Direction::Egress, 0, UDP, 443);
+            let value =
+                PolicyValue { verdict: policy_verdict::ALLOW, flags: policy_flags::HOLD_NAME, proxy_port: 0, rule: 5 };
+            bench.put(Row::Policy(key.prefix_len(16), key, value));
+            let to = socket(address(ip), 443);
+            let initial = [0xc0, 0, 0, 0, 1, 0, 0, 0];
+            bench.pod().netns.call(move || {
+                let pod = UdpSocket::bind(socket(namegate_testbed::client::any_of(to), 0)).unwrap();
+                pod.send_to(&initial, to).unwrap()
+            });
+            let told = bench.hear();
+            assert!(told.iter().all(|record| record.reason == Reason::ProxyAbsent as u8), "{told:?}");
+            assert_untouched(&udp, &tcp);
+        }
     });
 }
 

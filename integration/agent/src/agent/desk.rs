@@ -12,10 +12,10 @@ use namegate_config::{
     question::QueryType,
     reference::{Flow, Limits},
 };
-use namegate_dns_proxy::{Asked, Desk, Forbidden, NotInstalled, Suspicion};
+use namegate_dns_proxy::{Asked, Desk, Forbidden, NotInstalled, Share, Suspicion};
 use namegate_engine::{Answer, Askers, EndpointId, Engine};
 
-use super::{flows, gate::Door};
+use super::{flows, gate::Door, refusals::Bound};
 
 /// IANA protocol numbers.
 const TCP: u8 = 6;
@@ -38,6 +38,11 @@ impl Clients {
             askers: engine.askers(),
         }
     }
+
+    /// The endpoint that has an address.
+    pub(crate) fn endpoint(&self, address: IpAddr) -> Option<EndpointId> {
+        self.endpoints.get(&address).copied()
+    }
 }
 
 /// The desk of the agent.
@@ -57,7 +62,7 @@ impl GateDesk {
 
 impl Desk for GateDesk {
     fn endpoint(&self, address: IpAddr) -> Option<EndpointId> {
-        self.clients.load().endpoints.get(&address).copied()
+        self.clients.load().endpoint(address)
     }
 
     fn is_trusted(&self, resolver: IpAddr) -> bool {
@@ -78,10 +83,21 @@ impl Desk for GateDesk {
         // Who it is knows the gate's thread, which nobody waits for here.
         tokio::spawn(async move {
             let Suspicion { endpoint, parent, names, refused } = suspicion;
-            let Ok(who) = door.ask(move |gate| flows::endpoint(gate.engine(), endpoint.0)).await else { return };
+            let who = door.ask_for(endpoint.0, move |gate| flows::endpoint(gate.engine(), endpoint.0));
+            let Ok(who) = who.await else { return };
             let endpoint = format!("{}/{}", who.namespace, who.name);
             tracing::warn!(endpoint, parent, names, refused, "questions of a minute look like a tunnel");
         });
+    }
+
+    fn refused(&self, share: Share, endpoint: Option<EndpointId>) {
+        let bound = match share {
+            Share::Pending => Bound::DnsPending,
+            Share::TcpClients => Bound::DnsTcpClients,
+            Share::Retries => Bound::DnsRetries,
+            Share::Sockets => Bound::DnsSockets,
+        };
+        self.door.refusals().count(bound, endpoint.map_or(0, |endpoint| endpoint.0));
     }
 
     async fn install(&self, answers: Vec<Answer>) -> Vec<Result<(), NotInstalled>> {

@@ -5,43 +5,33 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use namegate_abi::NODE_INTERFACE;
-use namegate_api::{Instruments, Refusal};
+use namegate_api::Instruments;
 use namegate_config::rule;
-use namegate_dns_proxy::NotInstalled;
-use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, Lookup, Proxies};
+use namegate_engine::{Change, Engine, Forgotten, Gate as _, GateError, Lookup, Proxies};
 use namegate_loader::{Datapath, Directions, LoadError};
-use tokio::sync::oneshot;
 
 use super::{
     clock::boot_ns,
     desk::Clients,
+    door::{Learn, Served},
+    inbox::Next,
     journal::Journal,
     problems::{ProblemKind, Problems},
     refusals::Refusals,
+    room::Room,
 };
 
-/// Requests that wait at most; the DNS proxy refuses answers above.
-const REQUESTS_MAX: usize = 4_096;
+pub(crate) use super::door::Door;
+
 /// The longest sleep.
 const IDLE: Duration = Duration::from_mins(1);
-
-/// What the gate can be asked.
-enum Request {
-    /// Answers to be installed.
-    Learn { answers: Vec<Answer>, since: Instant, done: oneshot::Sender<Vec<Result<(), NotInstalled>>> },
-    /// Anything else.
-    Ask(Box<dyn FnOnce(&mut Gate) + Send>),
-    /// No more.
-    Stop,
-}
 
 /// Engine, maps, journal.
 pub(crate) struct Gate {
@@ -58,12 +48,9 @@ pub(crate) struct Gate {
     changes: Arc<AtomicU64>,
     /// Interfaces whose programs could not be attached.
     failed: BTreeSet<u32>,
-    pub(super) refusals: Refusals,
+    pub(super) room: Room,
+    refusals: Arc<Refusals>,
 }
-
-/// How the gate is reached.
-#[derive(Clone)]
-pub(crate) struct Door(SyncSender<Request>);
 
 /// The running thread.
 pub(crate) struct Running {
@@ -98,16 +85,18 @@ impl Gate {
             audit,
             changes: Arc::default(),
             failed: BTreeSet::new(),
-            refusals: Refusals::default(),
+            room: Room::default(),
+            refusals: Arc::default(),
         })
     }
 
     /// Starts the thread.
     pub(crate) fn start(self) -> anyhow::Result<Running> {
-        let (sender, inbox) = sync_channel(REQUESTS_MAX);
         let changes = Arc::clone(&self.changes);
-        let thread = std::thread::Builder::new().name("gate".to_owned()).spawn(move || self.serve(&inbox))?;
-        Ok(Running { door: Door(sender), changes, thread })
+        let door = Door::new(Arc::clone(&self.refusals));
+        let served = door.served();
+        let thread = std::thread::Builder::new().name("gate".to_owned()).spawn(move || self.serve(&served))?;
+        Ok(Running { door, changes, thread })
     }
 
     /// What is known.
@@ -128,6 +117,11 @@ impl Gate {
     /// Interfaces whose packets are judged.
     pub(crate) fn guarded(&self) -> HashSet<u32> {
         self.datapath.attached().into_iter().filter(|interface| !self.failed.contains(interface)).collect()
+    }
+
+    /// What was refused to single endpoints.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Makes the kernel agree with new rules or endpoints: rows first, then programs on new interfaces, so that no
@@ -156,7 +150,7 @@ impl Gate {
         self.changes.fetch_add(1, Ordering::Release);
         self.keep();
         self.report_shortages();
-        self.refusals.unenforced()
+        self.room.unenforced()
     }
 
     /// Sends what rules limit to these proxies from now on.
@@ -213,11 +207,15 @@ impl Gate {
         gone
     }
 
-    fn serve(mut self, inbox: &Receiver<Request>) {
+    fn serve(mut self, served: &Served) {
         loop {
             let sleep = self.engine.next_tick().map_or(IDLE, |at| Duration::from_nanos(at.saturating_sub(boot_ns())));
-            match inbox.recv_timeout(sleep.min(self.refusals.unreported_for().unwrap_or(IDLE))) {
-                Ok(Request::Learn { answers, since, done }) => {
+            // What is due is done, however much waits.
+            if sleep.is_zero() {
+                self.tick();
+            }
+            match served.next(sleep.min(self.room.unreported_for().unwrap_or(IDLE))) {
+                Next::Answers(Learn { answers, since, done }) => {
                     let results = self.learn(&answers);
                     self.keep();
                     self.report_some_shortages();
@@ -225,19 +223,16 @@ impl Gate {
                     // The asker may have timed out: the rows are true all the same.
                     let _ = done.send(results);
                 }
-                Ok(Request::Ask(question)) => question(&mut self),
-                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.tick();
-                    self.keep();
-                    self.report_shortages();
-                }
+                Next::Question(question) => question(&mut self),
+                Next::Nothing if sleep.is_zero() => {}
+                Next::Nothing => self.tick(),
+                Next::Stop => return,
             }
         }
     }
 
     /// Brings the journal up to date.
-    fn keep(&mut self) {
+    pub(super) fn keep(&mut self) {
         let entries = self.engine.take_ledger();
         if entries.is_empty() {
             return;
@@ -257,53 +252,6 @@ impl Gate {
     }
 }
 
-impl Door {
-    /// Hands answers over. A full inbox refuses them all.
-    pub(crate) fn learn(&self, answers: Vec<Answer>) -> oneshot::Receiver<Vec<Result<(), NotInstalled>>> {
-        let (done, result) = oneshot::channel();
-        let count = answers.len();
-        let request = Request::Learn { answers, since: Instant::now(), done };
-        if let Err(TrySendError::Full(Request::Learn { done, .. })) = self.0.try_send(request) {
-            let _ = done.send(vec![Err(NotInstalled::Full); count]);
-        }
-        result
-    }
-
-    /// Runs a function on the gate's thread and waits for what it gives.
-    pub(crate) async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Gate) -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let (done, answer) = oneshot::channel();
-        let request = Request::Ask(Box::new(move |gate| {
-            // The asker may have gone away.
-            let _ = done.send(question(gate));
-        }));
-        self.0.try_send(request).map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::Unavailable("too many requests wait".to_owned()),
-            TrySendError::Disconnected(_) => Refusal::Unavailable("it has stopped".to_owned()),
-        })?;
-        answer.await.map_err(|_| Refusal::Unavailable("it has stopped".to_owned()))
-    }
-}
-
-impl Door {
-    /// The same for a thread that may block.
-    pub(crate) fn ask_blocking<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Gate) -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let stopped = || Refusal::Unavailable("it has stopped".to_owned());
-        let (done, answer) = oneshot::channel();
-        let request = Request::Ask(Box::new(move |gate| {
-            // The asker waits for exactly this.
-            let _ = done.send(question(gate));
-        }));
-        self.0.send(request).map_err(|_| stopped())?;
-        answer.blocking_recv().map_err(|_| stopped())
-    }
-}
-
 impl Running {
     /// Grows with each change of rules or endpoints.
     pub(crate) fn changes(&self) -> Arc<AtomicU64> {
@@ -317,8 +265,7 @@ impl Running {
 
     /// Ends the thread after what waits.
     pub(crate) fn stop(self) {
-        // A thread that has ended already needs no word.
-        let _ = self.door.0.send(Request::Stop);
+        self.door.stop();
         if self.thread.join().is_err() {
             tracing::error!("the gate's thread panicked; the kernel keeps its rows");
         }

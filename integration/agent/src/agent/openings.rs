@@ -3,14 +3,13 @@
 
 use std::{
     collections::BTreeMap,
-    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use lru::LruCache;
 use namegate_abi::{FlowKey, OPENINGS_PER_FLOW, OpeningRecord, Reason, begins_quic, opening_flags, protocol};
 use namegate_api::{
     rfc3339,
@@ -30,14 +29,18 @@ use namegate_loader::{Opening, Openings};
 
 use super::{
     clock,
+    fair_cache::FairCache,
     flows::{self, Flows},
     gate::Door,
     held::Waiting,
+    refusals::{Bound, Refusals},
     requests::mismatch_text,
 };
 
-/// Connections that are gathered at a time; the one heard of longest ago gives way.
-const GATHERED_MAX: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
+/// Connections that are gathered at a time; of an endpoint that has its share, the one not seen for longest gives way.
+const GATHERED_MAX: usize = 4_096;
+/// How often is looked for datagrams that have waited too long.
+const LOOK: Duration = Duration::from_secs(1);
 /// Copies looked at in one go.
 const BATCH_MAX: usize = 256;
 /// After this long the ports of a UDP flow are another's.
@@ -188,9 +191,17 @@ pub(crate) async fn follow(
     mark: u32,
 ) -> anyhow::Result<()> {
     let mut openings = openings.into_async()?;
-    let (mut gathered, mut waiting) = (LruCache::new(GATHERED_MAX), Waiting::new(mark));
+    let mut gathered = FairCache::new(GATHERED_MAX);
+    let mut waiting = Waiting::new(mark);
+    let mut look = tokio::time::interval(LOOK);
     loop {
-        let mut ready = openings.readable_mut().await?;
+        let mut ready = tokio::select! {
+            ready = openings.readable_mut() => ready?,
+            _ = look.tick() => {
+                waiting.expire(clock::boot_ns(), &checks);
+                continue;
+            }
+        };
         loop {
             let source = ready.get_inner_mut();
             let batch: Vec<Opening> = std::iter::from_fn(|| source.next()).take(BATCH_MAX).collect();
@@ -203,14 +214,15 @@ pub(crate) async fn follow(
                     let told = waiting.take(opening, &door, &checks).await;
                     flows.tell(told.into_iter().collect());
                 } else {
-                    seen.extend(take(&mut gathered, opening, &checks));
+                    seen.extend(take(&mut gathered, opening, &checks, door.refusals()));
                 }
             }
             if seen.is_empty() {
                 continue;
             }
             let of_one = |engine: &Engine, one: &Seen| judge(engine, one, Binding::Observe);
-            let judged = door.ask(move |gate| seen.iter().map(|one| of_one(gate.engine(), one)).collect::<Vec<_>>());
+            let judged =
+                door.ask_always(move |gate| seen.iter().map(|one| of_one(gate.engine(), one)).collect::<Vec<_>>());
             let Ok(judged) = judged.await else { return Ok(()) };
             for one in &judged {
                 checks.count(if one.is_some() { Check::Mismatched } else { Check::Matched });
@@ -222,9 +234,16 @@ pub(crate) async fn follow(
 }
 
 /// Adds a copy to what is known of its connection; gives that once it is known what it asks for.
-fn take(gathered: &mut LruCache<FlowKey, Gathered>, opening: Opening, checks: &Checks) -> Option<Seen> {
+fn take(gathered: &mut FairCache<Gathered>, opening: Opening, checks: &Checks, refusals: &Refusals) -> Option<Seen> {
     let record = opening.record;
-    let known = gathered.get_or_insert_mut(record.flow, || Gathered::new(&opening));
+    if !gathered.contains(&record.flow)
+        && let Some((gone, state)) = gathered.push(record.flow, Gathered::new(&opening))
+        && !state.done
+    {
+        checks.count(Check::Unread);
+        refusals.count(Bound::Handshakes, gone.endpoint);
+    }
+    let known = gathered.get_mut(&record.flow)?;
     if !known.fits(&record) {
         *known = Gathered::new(&opening);
     }
@@ -301,12 +320,13 @@ mod tests {
     #[test]
     fn segments_in_any_order_are_put_together_once() {
         let checks = Checks::default();
-        let mut gathered = LruCache::new(GATHERED_MAX);
+        let mut gathered = FairCache::new(GATHERED_MAX);
         let mut take = |sequence: u32, from: usize, to: usize| {
             let seen = take(
                 &mut gathered,
                 opening(1, sequence.wrapping_add(u32::try_from(from).unwrap()), &HEAD[from..to]),
                 &checks,
+                &Refusals::default(),
             );
             seen.map(|seen| seen.asked.map(|name| name.to_string()))
         };
@@ -323,15 +343,33 @@ mod tests {
     #[test]
     fn what_is_never_whole_is_counted_and_forgotten() {
         let checks = Checks::default();
-        let mut gathered = LruCache::new(GATHERED_MAX);
+        let mut gathered = FairCache::new(GATHERED_MAX);
         for (port, octets) in [(1, &b"GET /"[..]), (2, b"\0\x01")] {
             for at in 0..u32::from(OPENINGS_PER_FLOW) {
-                let seen = take(&mut gathered, opening(port, at * 5, octets), &checks);
+                let seen = take(&mut gathered, opening(port, at * 5, octets), &checks, &Refusals::default());
                 assert_eq!(seen, None);
             }
         }
         let counts: Vec<u64> = checks.tallies(3).into_iter().map(|tally| tally.count).collect();
         assert_eq!(counts, [0, 0, 1, 1, 0, 3]);
-        assert!(gathered.iter().all(|(_, one)| one.done && one.octets.is_empty() && one.ahead.is_empty()));
+        assert!(gathered.values().all(|one| one.done && one.octets.is_empty() && one.ahead.is_empty()));
+    }
+
+    #[test]
+    fn handshakes_of_one_endpoint_that_never_end_leave_those_of_another() {
+        let (checks, refusals) = (Checks::default(), Refusals::default());
+        let mut gathered = FairCache::new(GATHERED_MAX);
+        let of = |endpoint, port, at: usize, end| {
+            let mut opening = opening(port, u32::try_from(at).unwrap(), &HEAD[at..end]);
+            opening.record.flow.endpoint = endpoint;
+            opening
+        };
+        assert_eq!(take(&mut gathered, of(2, 1, 0, 9), &checks, &refusals), None);
+        for port in 0..10_000 {
+            assert_eq!(take(&mut gathered, of(1, port, 0, 9), &checks, &refusals), None);
+        }
+        let seen = take(&mut gathered, of(2, 1, 9, HEAD.len()), &checks, &refusals);
+        assert!(seen.is_some_and(|seen| seen.asked.is_some()), "the honest endpoint's name is found");
+        assert!(gathered.len() <= GATHERED_MAX);
     }
 }

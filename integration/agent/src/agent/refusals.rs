@@ -1,171 +1,199 @@
-//! What found no room in the kernel's maps, or was refused there: it is closed by the engine, tried again, and listed here for
-//! log, health, status and Kubernetes.
+//! What was refused to single endpoints at their shares of a bound: counted for status and metrics, and a problem for as
+//! long as it goes on.
 
 use std::{
     collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use namegate_dns_proxy::NotInstalled;
-use namegate_engine::{Answer, GateError, MapOp, NotOpen, Shortage, ShortageKind, carry_out, tick_out};
+use namegate_api::view::Refused;
+use namegate_engine::{EndpointId, Engine};
 
 use super::{
-    clock::boot_ns,
-    gate::{Chain, Gate},
-    problems::ProblemKind,
+    gate::{Door, Gate},
+    problems::{ProblemKind, Problems},
 };
 
-/// How often answers alone renew the list: it takes time for each address.
-const PACE: Duration = Duration::from_millis(500);
+/// Endpoints and bounds that are counted one by one; what is above is counted without an endpoint.
+const COUNTED_MAX: usize = 4_096;
+/// How often problems are brought up to date.
+const LOOK: Duration = Duration::from_secs(1);
+/// A problem ends when nothing was refused for so long.
+const QUIET: Duration = Duration::from_secs(3);
+/// Before the subjects of the problems that come from here.
+const SUBJECT: &str = "share of ";
 
-/// What is not enforced, and who is to hear of a change.
-#[derive(Default)]
-pub(crate) struct Refusals {
-    /// Writes that the kernel refused, ever.
-    writes: u64,
-    /// The last of them.
-    last: Option<String>,
-    /// What keeps rules from being enforced now, by subject.
-    unenforced: BTreeMap<String, String>,
-    /// Endpoints that are closed, and why.
-    closed: BTreeMap<String, String>,
-    reported: Option<Instant>,
-    is_unreported: bool,
-    was_short: bool,
-    /// Called when what is not enforced changes.
-    nudge: Option<Box<dyn Fn() + Send>>,
+/// Stands for all clients and servers that are no endpoint of this node, where endpoints take turns.
+pub(crate) const OTHERS: u32 = u32::MAX;
+
+/// A bound that endpoints share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Bound {
+    /// Connections of the layer 7 proxy.
+    L7Connections,
+    /// Records of requests that wait to be reported.
+    RequestRecords,
+    /// DNS questions under way.
+    DnsPending,
+    /// DNS clients over TCP.
+    DnsTcpClients,
+    /// Truncated answers that are asked for again over TCP.
+    DnsRetries,
+    /// Sockets to resolvers.
+    DnsSockets,
+    /// Answers that wait to be installed.
+    AnswersWaiting,
+    /// Questions of the layer 7 proxy and of held datagrams that wait for the enforcer.
+    QuestionsWaiting,
+    /// Datagrams that wait until the name in them is known.
+    HeldDatagrams,
+    /// Connections whose first octets are put together.
+    Handshakes,
+    /// Copies that the programs make.
+    Copies,
+    /// Records of flows that the programs make.
+    FlowRecords,
 }
+
+impl Bound {
+    /// The word in JSON and metrics. Where it is that of a setting, the setting makes the bound larger.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::L7Connections => "limits.l7Connections",
+            Self::RequestRecords => "records of requests",
+            Self::DnsPending => "dns.pendingMax",
+            Self::DnsTcpClients => "dns clients over TCP",
+            Self::DnsRetries => "dns questions over TCP",
+            Self::DnsSockets => "dns sockets to resolvers",
+            Self::AnswersWaiting => "answers that wait",
+            Self::QuestionsWaiting => "questions that wait",
+            Self::HeldDatagrams => "held datagrams",
+            Self::Handshakes => "handshakes",
+            Self::Copies => "copies of handshakes",
+            Self::FlowRecords => "records of flows",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    count: u64,
+    last: Instant,
+}
+
+/// Counters by bound and endpoint; endpoint 0 stands for clients that are no endpoint of this node.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(Mutex<BTreeMap<(Bound, u32), Count>>);
 
 impl Refusals {
-    /// Writes that the kernel refused, ever.
-    pub(crate) fn writes(&self) -> u64 {
-        self.writes
+    /// Counts a refusal.
+    pub(crate) fn count(&self, bound: Bound, endpoint: u32) {
+        self.add(bound, endpoint, 1);
     }
 
-    /// What keeps rules from being enforced now.
-    pub(crate) fn unenforced(&self) -> Vec<String> {
-        self.unenforced.iter().map(|(subject, message)| format!("{subject}: {message}")).collect()
+    /// Counts several.
+    pub(crate) fn add(&self, bound: Bound, endpoint: u32, count: u64) {
+        let (mut counts, now) = (self.lock(), Instant::now());
+        let endpoint = if endpoint == OTHERS { 0 } else { endpoint };
+        let is_known = counts.contains_key(&(bound, endpoint));
+        let endpoint = if is_known || counts.len() < COUNTED_MAX { endpoint } else { 0 };
+        let entry = counts.entry((bound, endpoint)).or_insert(Count { count: 0, last: now });
+        entry.count += count;
+        entry.last = now;
     }
 
-    /// Endpoints that are closed, by `namespace/name`, and why.
-    pub(crate) fn closed(&self) -> &BTreeMap<String, String> {
-        &self.closed
-    }
-
-    /// Calls `nudge` when what is not enforced changes without a change of policies or endpoints.
-    pub(crate) fn follow(&mut self, nudge: impl Fn() + Send + 'static) {
-        // It may have changed already.
-        nudge();
-        self.nudge = Some(Box::new(nudge));
-    }
-
-    /// How long until the list should be renewed, where something waits for that.
-    pub(crate) fn unreported_for(&self) -> Option<Duration> {
-        self.is_unreported.then_some(PACE)
-    }
-}
-
-impl Gate {
-    /// Carries writes out; what is open because one is refused is closed.
-    pub(super) fn write(&mut self, ops: &[MapOp]) -> Vec<GateError> {
-        let errors = carry_out(&mut self.engine, &mut self.datapath, ops, boot_ns());
-        self.note(&errors);
-        errors
-    }
-
-    /// Does what is due, and tries again what found no room.
-    pub(super) fn tick(&mut self) {
-        let errors = tick_out(&mut self.engine, &mut self.datapath, boot_ns());
-        self.note(&errors);
-    }
-
-    fn note(&mut self, errors: &[GateError]) {
-        let Some(first) = errors.first() else { return };
-        self.refusals.writes += errors.len() as u64;
-        let message = Chain(first).to_string();
-        if self.refusals.last.as_ref() != Some(&message) {
-            tracing::error!(error = message, "the kernel refused a row; it is tried again");
-        }
-        self.refusals.last = Some(message);
-    }
-
-    /// Installs answers: one result for each.
-    pub(super) fn learn(&mut self, answers: &[Answer]) -> Vec<Result<(), NotInstalled>> {
-        let now = boot_ns();
-        let mut ops = Vec::new();
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            ops.clear();
-            let learned = self.engine.learn(answer, now, &mut ops);
-            let errors = self.write(&ops);
-            results.push(match errors.first() {
-                Some(GateError::Full { .. }) => Err(NotInstalled::Full),
-                Some(GateError::Access { .. }) => Err(NotInstalled::Write),
-                None => learned.map_err(not_installed),
-            });
-        }
-        results
-    }
-
-    /// Renews the list of what is not as it should be.
-    pub(super) fn report_shortages(&mut self) {
-        let is_short = self.engine.is_short();
-        if !is_short && !self.refusals.was_short {
-            return;
-        }
-        self.refusals.was_short = is_short;
-        self.refusals.is_unreported = false;
-        self.refusals.reported = Some(Instant::now());
-        let shortages = self.engine.shortages();
-        let of = |kinds: &[ShortageKind]| -> BTreeMap<String, String> {
-            let chosen = shortages.iter().filter(|short| kinds.contains(&short.kind));
-            chosen.map(|short| (subject(short), self.refusals.message(short))).collect()
+    /// What was refused so far, with the names of the endpoints.
+    pub(crate) fn shown(&self, engine: &Engine) -> Vec<Refused> {
+        let shown = |(&(bound, endpoint), count): (&(Bound, u32), &Count)| Refused {
+            bound: bound.text().to_owned(),
+            endpoint: name(engine, endpoint),
+            count: count.count,
+            setting: setting_of(bound.text()).to_owned(),
         };
-        let unenforced = of(&[ShortageKind::Rows, ShortageKind::Closed]);
-        self.problems.replace(ProblemKind::MapRow, "map ", of(&[ShortageKind::Rows]));
-        self.problems.replace(ProblemKind::MapRow, "endpoint ", of(&[ShortageKind::Closed]));
-        self.problems.replace(ProblemKind::Bound, "endpoint ", of(&[ShortageKind::Names]));
-        let closed = shortages.iter().filter(|short| short.kind == ShortageKind::Closed);
-        self.refusals.closed = closed.map(|short| (short.subject.clone(), short.message.clone())).collect();
-        let is_changed = self.refusals.unenforced != unenforced;
-        self.refusals.unenforced = unenforced;
-        if let Some(nudge) = self.refusals.nudge.as_ref().filter(|_| is_changed) {
-            nudge();
-        }
+        self.lock().iter().map(shown).collect()
     }
 
-    /// The same after answers, at most once in a while.
-    pub(super) fn report_some_shortages(&mut self) {
-        if self.refusals.reported.is_none_or(|at| at.elapsed() >= PACE) {
-            self.report_shortages();
-        } else {
-            self.refusals.is_unreported = self.engine.is_short() || self.refusals.was_short;
-        }
+    /// Bounds at which an endpoint was refused something a moment ago.
+    fn ongoing(&self, now: Instant) -> Vec<(Bound, u32)> {
+        let counts = self.lock();
+        let recent = counts.iter().filter(|(_, count)| now.saturating_duration_since(count.last) < QUIET);
+        recent.map(|(key, _)| *key).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Bound, u32), Count>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Refusals {
-    fn message(&self, short: &Shortage) -> String {
-        match &self.last {
-            Some(last) if short.kind == ShortageKind::Rows && short.setting.is_empty() => {
-                format!("{}: {last}", short.message)
-            }
-            _ => short.message.clone(),
+/// The setting that a bound is named after, where it is.
+pub(super) fn setting_of(bound: &str) -> &str {
+    let is_setting = |prefix| bound.strip_prefix(prefix).is_some_and(|key: &str| !key.contains(' '));
+    if is_setting("dns.") || is_setting("limits.") { bound } else { "" }
+}
+
+/// `namespace/name`; the number where the endpoint is gone, nothing where the client is no endpoint.
+pub(super) fn name(engine: &Engine, endpoint: u32) -> String {
+    match (endpoint, engine.endpoint_key(EndpointId(endpoint))) {
+        (0, _) => String::new(),
+        (_, Some(key)) => key.to_owned(),
+        (_, None) => endpoint.to_string(),
+    }
+}
+
+/// Keeps the problems in step with what is refused, until the task is ended.
+pub(crate) async fn follow(refusals: Arc<Refusals>, problems: Arc<Problems>, door: Door) {
+    let mut is_quiet = true;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let ongoing = refusals.ongoing(Instant::now());
+        if ongoing.is_empty() && is_quiet {
+            continue;
         }
+        is_quiet = ongoing.is_empty();
+        let named = door.ask_always(move |gate: &mut Gate| {
+            let named = ongoing.iter().map(|(bound, endpoint)| (bound.text(), name(gate.engine(), *endpoint)));
+            named.collect::<Vec<_>>()
+        });
+        let Ok(named) = named.await else { return };
+        let now = named.into_iter().map(|(bound, endpoint)| {
+            let who = if endpoint.is_empty() { "a client that is no endpoint" } else { &endpoint };
+            (format!("{SUBJECT}{bound}: {who}"), format!("{who} has its share of `{bound}` and is refused more"))
+        });
+        problems.replace(ProblemKind::Bound, SUBJECT, now);
     }
 }
 
-fn subject(short: &Shortage) -> String {
-    match short.kind {
-        ShortageKind::Rows => format!("map {}", short.subject),
-        ShortageKind::Closed | ShortageKind::Names => format!("endpoint {}", short.subject),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn not_installed(why: NotOpen) -> NotInstalled {
-    match why {
-        NotOpen::Unknown => NotInstalled::Unknown,
-        NotOpen::TooMany => NotInstalled::TooMany,
-        NotOpen::NoRoom => NotInstalled::Full,
+    #[test]
+    fn a_refusal_is_counted_for_its_endpoint_and_ends_as_a_problem() {
+        let refusals = Refusals::default();
+        refusals.count(Bound::DnsPending, 7);
+        refusals.add(Bound::DnsPending, 7, 2);
+        refusals.count(Bound::L7Connections, 0);
+        let now = Instant::now();
+        assert_eq!(refusals.ongoing(now), [(Bound::L7Connections, 0), (Bound::DnsPending, 7)]);
+        assert_eq!(refusals.ongoing(now + QUIET), []);
+        let counts: Vec<u64> = refusals.lock().values().map(|count| count.count).collect();
+        assert_eq!(counts, [1, 3]);
+    }
+
+    #[test]
+    fn very_many_endpoints_are_counted_together() {
+        let refusals = Refusals::default();
+        for endpoint in 1..10_000 {
+            refusals.count(Bound::Copies, endpoint);
+        }
+        assert_eq!(refusals.lock().len(), COUNTED_MAX + 1);
+        assert_eq!(refusals.lock().values().map(|count| count.count).sum::<u64>(), 9_999);
+    }
+
+    #[test]
+    fn bounds_that_are_settings_name_them() {
+        assert_eq!(setting_of(Bound::DnsPending.text()), "dns.pendingMax");
+        assert_eq!(setting_of(Bound::DnsTcpClients.text()), "");
     }
 }

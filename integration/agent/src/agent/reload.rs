@@ -189,7 +189,7 @@ impl Work {
     fn look_again(&mut self) {
         let refused = self.refused.clone();
         let found = self.door.ask_blocking(move |gate| {
-            let now = gate.refusals.unenforced();
+            let now = gate.room.unenforced();
             (now != refused).then(|| Found::of(gate, now))
         });
         // Without an answer the agent ends.
@@ -234,7 +234,7 @@ struct Found {
 impl Found {
     fn of(gate: &Gate, refused: Vec<String>) -> Self {
         let divided = gate.engine().divided();
-        Self { refused, closed: gate.refusals.closed().clone(), guarded: gate.guarded(), divided }
+        Self { refused, closed: gate.room.closed().clone(), guarded: gate.guarded(), divided }
     }
 }
 

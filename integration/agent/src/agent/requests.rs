@@ -1,34 +1,39 @@
 //! Where the layer 7 proxy asks for limits, and what becomes of its records.
 
 use std::{
+    net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use namegate_abi::Reason;
 use namegate_api::{
     rfc3339,
     view::{Direction, Flow, FlowEndpoint, FlowPeer, HttpRequest, Verdict},
 };
 use namegate_config::{
+    fair_ring::FairRing,
     name::Fqdn,
     reference::{self, Limits},
     rule::{self, Binding},
 };
 use namegate_engine::Engine;
 use namegate_l7_proxy::{Access, Demand, Desk, Fate, Match, Named, Question, What};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use super::{
     clock::boot_ns,
+    desk::Clients,
     flows::{self, Flows},
     gate::Door,
+    refusals::{Bound, OTHERS},
 };
 
-/// Records that wait to be told; those above are lost and counted.
+/// Records that wait to be reported; the oldest of an endpoint that has its share are lost and counted.
 const RECORDS_MAX: usize = 4_096;
 /// Records told in one go.
 const BATCH_MAX: usize = 1_024;
@@ -43,15 +48,54 @@ pub(crate) struct RequestDesk {
     door: Door,
     /// Changes of rules or endpoints so far.
     changes: Arc<AtomicU64>,
-    records: mpsc::Sender<(SystemTime, Access)>,
+    clients: Arc<ArcSwap<Clients>>,
+    records: Arc<Records>,
     lost: Arc<AtomicU64>,
+}
+
+/// Records that wait to be reported.
+pub(crate) struct Records {
+    waiting: Mutex<FairRing<(SystemTime, Access)>>,
+    arrived: Notify,
+}
+
+impl Records {
+    /// Adds a record; gives the endpoint that lost one for it.
+    fn push(&self, endpoint: u32, record: (SystemTime, Access)) -> Option<u32> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = waiting.push(endpoint, record);
+        self.arrived.notify_one();
+        lost.map(|(endpoint, _)| endpoint)
+    }
+
+    /// Waits for records and takes out some.
+    async fn next(&self) -> Vec<(SystemTime, Access)> {
+        loop {
+            let taken: Vec<_> = {
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                std::iter::from_fn(|| waiting.pop()).take(BATCH_MAX).collect()
+            };
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.arrived.notified().await;
+        }
+    }
 }
 
 impl RequestDesk {
     /// A desk, and the records that it takes.
-    pub(crate) fn new(door: Door, changes: Arc<AtomicU64>) -> (Self, mpsc::Receiver<(SystemTime, Access)>) {
-        let (records, taken) = mpsc::channel(RECORDS_MAX);
-        (Self { door, changes, records, lost: Arc::default() }, taken)
+    pub(crate) fn new(door: Door, changes: Arc<AtomicU64>, clients: Arc<ArcSwap<Clients>>) -> (Self, Arc<Records>) {
+        let waiting = Mutex::new(FairRing::new(RECORDS_MAX));
+        let records = Arc::new(Records { waiting, arrived: Notify::new() });
+        (Self { door, changes, clients, records: Arc::clone(&records), lost: Arc::default() }, records)
+    }
+
+    /// The endpoint that is the cause of a connection: the one that calls, else the one that is called.
+    fn cause(&self, client: IpAddr, server: IpAddr) -> u32 {
+        let clients = self.clients.load();
+        let found = clients.endpoint(client.to_canonical()).or_else(|| clients.endpoint(server.to_canonical()));
+        found.map_or(OTHERS, |endpoint| endpoint.0)
     }
 
     /// Records that nobody had the time to tell.
@@ -62,7 +106,8 @@ impl RequestDesk {
 
 impl Desk for RequestDesk {
     async fn demand(&self, question: Question) -> Option<Demand> {
-        self.door.ask(move |gate| demand(gate.engine(), gate.audits(), &question)).await.ok()
+        let cause = self.cause(question.client.ip(), question.server.ip());
+        self.door.ask_for(cause, move |gate| demand(gate.engine(), gate.audits(), &question)).await.ok()
     }
 
     fn revision(&self) -> u64 {
@@ -70,9 +115,19 @@ impl Desk for RequestDesk {
     }
 
     fn record(&self, access: Access) {
-        if self.records.try_send((SystemTime::now(), access)).is_err() {
+        let cause = self.cause(access.client.ip(), access.server.ip());
+        if let Some(endpoint) = self.records.push(cause, (SystemTime::now(), access)) {
             self.lost.fetch_add(1, Ordering::Relaxed);
+            self.door.refusals().count(Bound::RequestRecords, endpoint);
         }
+    }
+
+    fn endpoint(&self, address: IpAddr) -> Option<u32> {
+        self.clients.load().endpoint(address).map(|endpoint| endpoint.0)
+    }
+
+    fn refused(&self, endpoint: Option<u32>) {
+        self.door.refusals().count(Bound::L7Connections, endpoint.unwrap_or(0));
     }
 }
 
@@ -104,12 +159,11 @@ fn demand(engine: &Engine, audit: bool, question: &Question) -> Demand {
     Demand { sides, keeps_source: engine.endpoint_by_address(server).is_some(), audit, bound, binding }
 }
 
-/// Tells of requests as they come, until the proxy or the gate stops.
-pub(crate) async fn follow(mut records: mpsc::Receiver<(SystemTime, Access)>, door: Door, flows: Arc<Flows>) {
-    let mut batch = Vec::new();
-    while records.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let taken = std::mem::take(&mut batch);
-        let explained = door.ask(move |gate| {
+/// Reports requests as they come, until the gate stops.
+pub(crate) async fn follow(records: Arc<Records>, door: Door, flows: Arc<Flows>) {
+    loop {
+        let taken = records.next().await;
+        let explained = door.ask_always(move |gate| {
             let explain = |(time, access): (SystemTime, Access)| explain(gate.engine(), time, access);
             taken.into_iter().map(explain).collect::<Vec<Flow>>()
         });

@@ -19,6 +19,7 @@ use namegate_engine::{EndpointId, EndpointView, Lookup, RowCount};
 use super::{
     clock::{boot_ns, calendar},
     gate::Gate,
+    refusals,
 };
 
 /// What the gate's thread knows of endpoints.
@@ -84,7 +85,7 @@ impl Figures {
             names.names += 1;
             names.addresses += lookup.addresses.len();
         }
-        let refused = refused(gate);
+        let refused = refused(gate).into_iter().chain(gate.refusals().shown(gate.engine())).collect();
         let counters = gate.datapath().counters().unwrap_or_else(|error| {
             tracing::error!(%error, "reading counters");
             Vec::new()
@@ -103,7 +104,7 @@ impl Figures {
 /// What was refused: by endpoint where one of them reached its share, else for the node.
 fn refused(gate: &Gate) -> Vec<Refused> {
     let of_endpoints = gate.engine().refused_of_endpoints();
-    let writes = ("rows that the kernel refused", gate.refusals.writes());
+    let writes = ("rows that the kernel refused", gate.room.writes());
     let of_node = gate.engine().refused().into_iter().chain([writes]);
     let shares = |bound: &str| of_endpoints.iter().filter(|(_, of, _)| *of == bound).map(|(.., count)| count).sum();
     // What is counted for an endpoint is not counted for the node too.
@@ -113,14 +114,9 @@ fn refused(gate: &Gate) -> Vec<Refused> {
         bound: bound.to_owned(),
         endpoint: endpoint.to_string(),
         count,
-        setting: setting_of(bound).to_owned(),
+        setting: refusals::setting_of(bound).to_owned(),
     });
     shown.collect()
-}
-
-/// The setting that a bound is named after, where it is.
-fn setting_of(bound: &str) -> &str {
-    if bound.starts_with("dns.") || bound.starts_with("limits.") { bound } else { "" }
 }
 
 fn shown_counter(

@@ -1,0 +1,114 @@
+//! ARP, neighbour discovery and listener discovery on the link of an endpoint: see `namegate_abi::neighbour`.
+
+use namegate_abi::{
+    Claim, Direction, EndpointValue, FlowKey, FlowValue, LinkFrame, LinkOwner, Packet, Tables, arp,
+    arp_addresses, discovery, icmp_way, solicitation,
+};
+
+use crate::{
+    frame::Frame,
+    maps::{ENDPOINTS, FLOWS, Kernel, LINK_ADDRESSES},
+};
+
+/// Judges an ARP message; gives the octet of its [`Claim`].
+#[inline(never)]
+pub(crate) fn judge_arp(frame: Frame, endpoint: &EndpointValue, direction: Direction) -> u32 {
+    let Some(link) = link_frame(frame, endpoint, direction) else { return Claim::Form as u32 };
+    let claim = arp(&Kernel::now(), &frame, endpoint, &link, direction);
+    if matches!((claim, direction), (Claim::Passes, Direction::Egress)) {
+        return keep(endpoint, &link) as u32;
+    }
+    claim as u32
+}
+
+/// Writes the addresses of an ARP message where those of a packet stand in the record of a denial.
+#[inline(never)]
+pub(crate) fn describe_arp(frame: Frame, packet: &mut Packet) {
+    *packet = Packet::NOTHING_READ;
+    if let Some((sender, target)) = arp_addresses(&frame) {
+        packet.source = sender;
+        packet.destination = target;
+    }
+}
+
+/// Judges a packet of neighbour discovery or listener discovery; gives the octet of its [`Claim`].
+#[inline(never)]
+pub(crate) fn judge_discovery(frame: Frame, endpoint: &EndpointValue, packet: &Packet, direction: Direction) -> u32 {
+    let Some(link) = link_frame(frame, endpoint, direction) else { return Claim::Form as u32 };
+    let claim = discovery(&Kernel::now(), &frame, endpoint, packet, &link, direction);
+    match (claim, direction) {
+        (Claim::Passes, Direction::Egress) => keep(endpoint, &link) as u32,
+        (Claim::Passes, Direction::Ingress) => {
+            expect_reply(frame, endpoint, packet);
+            claim as u32
+        }
+        _ => claim as u32,
+    }
+}
+
+/// The link header, and who put the frame on the link.
+#[inline(always)]
+fn link_frame(frame: Frame, endpoint: &EndpointValue, direction: Direction) -> Option<LinkFrame> {
+    let destination = namegate_abi::Reader::load::<6>(&frame, 0)?;
+    let source = namegate_abi::Reader::load::<6>(&frame, 6)?;
+    // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
+    let known = unsafe { LINK_ADDRESSES.get(endpoint.endpoint) }.map_or([0; 6], |row| row.link);
+    let mut link = LinkFrame {
+        destination,
+        source,
+        known,
+        owner: LinkOwner::Node,
+        sender: 0,
+        octets: frame.octets() as usize,
+    };
+    let from = frame.came_from();
+    if matches!(direction, Direction::Ingress) && from != 0 {
+        link.owner = LinkOwner::Unknown;
+        // SAFETY: As above.
+        if let Some(sender) = unsafe { ENDPOINTS.get(from) } {
+            link.owner = LinkOwner::Endpoint;
+            link.sender = sender.endpoint;
+        }
+    }
+    Some(link)
+}
+
+/// Keeps the link address of an endpoint whose message may pass, where it may have it.
+#[inline(always)]
+fn keep(endpoint: &EndpointValue, link: &LinkFrame) -> Claim {
+    // SAFETY: As above.
+    let row = unsafe { LINK_ADDRESSES.get(endpoint.endpoint) }.copied().unwrap_or_default();
+    let Some(after) = row.after(link.source, Kernel::now().now_ns()) else { return Claim::Forged };
+    if after.link != row.link && LINK_ADDRESSES.insert(endpoint.endpoint, after, 0).is_err() {
+        return Claim::Forged;
+    }
+    Claim::Passes
+}
+
+/// Lets the endpoint answer a solicitation from an address that could be of any link: it came from this one.
+#[inline(always)]
+fn expect_reply(frame: Frame, endpoint: &EndpointValue, packet: &Packet) {
+    let Some(local) = solicitation(&frame, packet) else { return };
+    let [icmp_type, _] = packet.icmp.to_be_bytes();
+    let key = FlowKey {
+        endpoint: endpoint.endpoint,
+        local,
+        remote: packet.source,
+        local_port: 0,
+        remote_port: 0,
+        protocol: packet.protocol,
+        icmp_type,
+        icmp_code: 0,
+        icmp_way: icmp_way::ASKED,
+    };
+    let row = FlowValue {
+        last_seen_ns: Kernel::now().now_ns(),
+        identity: 0,
+        rule: 0,
+        revision: endpoint.revision,
+        direction: Direction::Ingress as u8,
+        flags: 0,
+        proxy_port: 0,
+    };
+    let _ = FLOWS.insert(key, row, 0); // Without a row, the reply is judged by rules.
+}
