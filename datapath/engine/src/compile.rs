@@ -154,6 +154,11 @@ impl Policy {
         all.flat_map(|(identity, template)| template.divided.iter().map(|port| (*identity, *port)))
     }
 
+    /// Whether an identity has rows of its own.
+    pub(crate) fn has(&self, identity: u32) -> bool {
+        self.sides.iter().any(|side| side.identities.contains_key(&identity))
+    }
+
     /// Compiles the rows of an identity, where it has any.
     pub(crate) fn admit(&mut self, identity: u32, set: &[TermId], terms: &Terms) {
         for side in &mut self.sides {

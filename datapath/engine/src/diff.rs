@@ -182,6 +182,13 @@ impl Mirror {
         (0..MAPS).map(|map| (SETTINGS[map], self.refused[map]))
     }
 
+    /// Rows of `ADDRESSES` that are free for learned addresses.
+    pub(crate) const fn free_for_learned(&self) -> usize {
+        let of_map = self.sizes[1].saturating_sub(self.counts[1]);
+        let of_part = self.sizes[1].saturating_sub(self.reserve).saturating_sub(self.learned);
+        if of_map < of_part { of_map } else { of_part }
+    }
+
     /// Rows of learned and other addresses, and the most there can be.
     pub(crate) const fn address_rows(&self) -> (usize, usize) {
         (self.counts[1], self.sizes[1])

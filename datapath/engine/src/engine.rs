@@ -9,16 +9,16 @@ use std::{
 use namegate_abi::{AddressKey, AddressValue, CidrKey, EndpointValue, identity};
 use namegate_config::{
     name::Fqdn,
-    rule::{Direction, Origin, Rule},
+    rule::{Origin, Rule},
     settings::{Scope, Settings},
 };
 
 use crate::{
-    EndpointId, LedgerEntry, MapOp, Row,
+    EndpointId, LedgerEntry, Row,
     cache::{Cache, Heard, LearnedAddress},
     compile::Policy,
     diff::Mirror,
-    identities::{Gone, Identities},
+    identities::Identities,
     ledger::{InUse, Ledger},
     plan::{Plan, Subjects},
     retry::{Doubt, Retry},
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Scope of learned addresses under `dns.scope: node`.
-const NODE_SCOPE: u32 = u32::MAX;
+pub(crate) const NODE_SCOPE: u32 = u32::MAX;
 /// Origins of rules no longer in force that are kept for records of old flows.
 const OLD_ORIGINS_MAX: usize = 65_536;
 
@@ -67,6 +67,10 @@ pub struct Engine {
     pub(crate) hidden: HashSet<namegate_abi::Address>,
     /// Policies that found no room, and the setting that makes more.
     pub(crate) uninstalled: BTreeMap<u32, &'static str>,
+    /// Policies all of whose endpoints are of one namespace.
+    pub(crate) tenants: HashMap<u32, Arc<str>>,
+    /// Prefixes above the share of the namespace whose policies ask for them.
+    pub(crate) above_share: BTreeMap<(u32, CidrKey), Arc<str>>,
     /// Trusted resolvers that found no room.
     pub(crate) unresolved: BTreeSet<IpAddr>,
     /// Which policy should judge whom.
@@ -86,6 +90,8 @@ pub struct Engine {
     pub(crate) refused: BTreeMap<&'static str, u64>,
     /// The same by endpoint, where one of them reached its bound.
     pub(crate) refused_of: BTreeMap<(EndpointId, &'static str), u64>,
+    /// The same by namespace.
+    pub(crate) refused_in: BTreeMap<(Arc<str>, &'static str), u64>,
 }
 
 /// Ports on which proxies of this node listen, host order.
@@ -142,6 +148,8 @@ impl Engine {
             unopened: BTreeSet::new(),
             hidden: HashSet::new(),
             uninstalled: BTreeMap::new(),
+            tenants: HashMap::new(),
+            above_share: BTreeMap::new(),
             unresolved: BTreeSet::new(),
             plan: Plan::default(),
             retry: Retry::default(),
@@ -155,6 +163,7 @@ impl Engine {
             doubt: None,
             refused: BTreeMap::new(),
             refused_of: BTreeMap::new(),
+            refused_in: BTreeMap::new(),
         }
     }
 
@@ -274,6 +283,15 @@ impl Engine {
         *self.refused_of.entry((endpoint, what)).or_default() += 1;
     }
 
+    /// Counts a refusal of one namespace too.
+    pub(crate) fn refuse_in(&mut self, what: &'static str, namespace: &Arc<str>) {
+        if self.mirror.is_retry {
+            return;
+        }
+        self.refuse(what);
+        *self.refused_in.entry((Arc::clone(namespace), what)).or_default() += 1;
+    }
+
     /// Forgets numbers of what is no longer in force.
     pub(crate) fn forget_numbers(&mut self) {
         let rules: HashSet<u32> = self.rules.iter().map(|(cookie, _)| *cookie).collect();
@@ -288,97 +306,6 @@ impl Engine {
         });
         if self.origins.len() > rules.len() + OLD_ORIGINS_MAX {
             self.origins.retain(|cookie, _| in_force(cookie));
-        }
-    }
-
-    /// Uses the identity of a set once more. New ones get their rows in every policy first; `None` where these find no
-    /// room.
-    pub(crate) fn acquire(&mut self, set: &[TermId], ops: &mut Vec<MapOp>) -> Option<u32> {
-        if let Some(id) = self.identities.reuse(set) {
-            if self.doubt.is_none() || self.has_rows(id, set, ops) {
-                return Some(id);
-            }
-            self.identities.release(id);
-            return None;
-        }
-        let set: Set = set.into();
-        let Some(id) = self.ledger.identity(&set) else {
-            self.refuse("identities");
-            return None;
-        };
-        let users = self.users_of(&set);
-        let mut rows = Vec::new();
-        for policy in &users {
-            if let Some(compiled) = self.policies.get_mut(policy) {
-                compiled.admit(id, &set, &self.terms);
-                rows.extend(compiled.rows_of(id).map(|(direction, row)| row.of(*policy, id, direction)));
-            }
-        }
-        if !self.mirror.has_room(&rows) {
-            for policy in &users {
-                if let Some(compiled) = self.policies.get_mut(policy) {
-                    compiled.dismiss(id);
-                }
-            }
-            return None;
-        }
-        for row in rows {
-            self.mirror.put(row, ops);
-        }
-        self.identities.begin(id, &set);
-        for policy in users {
-            self.identities.hold(id, policy);
-        }
-        Some(id)
-    }
-
-    /// Writes what the kernel lacks of the rows of an identity in use; false where there is no room.
-    fn has_rows(&mut self, id: u32, set: &[TermId], ops: &mut Vec<MapOp>) -> bool {
-        let mut rows = Vec::new();
-        for policy in self.users_of(set) {
-            if let Some(compiled) = self.policies.get(&policy) {
-                rows.extend(compiled.rows_of(id).map(|(direction, row)| row.of(policy, id, direction)));
-            }
-        }
-        let fits = self.mirror.has_room(&rows);
-        if fits {
-            for row in rows {
-                self.mirror.put(row, ops);
-            }
-        }
-        fits
-    }
-
-    /// Policies with rules that look at one of the selectors; all that judge egress, where one stands for a front.
-    pub(crate) fn users_of(&self, set: &[TermId]) -> Vec<u32> {
-        let mut users = Vec::new();
-        if self.terms.fronts.of(set).is_some() {
-            // Who is behind a port is another's matter, and at another port.
-            let judging = self.policies.iter().filter(|(_, policy)| policy.enforces(Direction::Egress));
-            users.extend(judging.map(|(id, _)| *id));
-        }
-        for term in set {
-            users.extend(self.users.get(term).into_iter().flatten());
-            if let Some(port) = self.terms.port(*term) {
-                users.extend(self.port_users.get(&port.name).into_iter().flatten());
-            }
-        }
-        users.sort_unstable();
-        users.dedup();
-        users
-    }
-
-    /// Removes the rows of identities that nothing names any more.
-    pub(crate) fn sweep(&mut self, ops: &mut Vec<MapOp>) {
-        for Gone { id, set, holders } in self.identities.sweep() {
-            for policy in holders {
-                let Some(compiled) = self.policies.get_mut(&policy) else { continue };
-                for (direction, row) in compiled.rows_of(id) {
-                    self.mirror.delete(row.of(policy, id, direction).key(), ops);
-                }
-                compiled.dismiss(id);
-            }
-            self.ledger.identities.forget(&set);
         }
     }
 }

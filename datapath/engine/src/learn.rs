@@ -261,7 +261,7 @@ impl Engine {
         let base = self.outside(row.address.to_ip());
         let steps = if self.hidden.contains(&row.address) { Steps::new() } else { opened.steps(&base, now) };
         let lives = steps.last().is_some_and(|(ends, _)| *ends > now);
-        let (value, is_whole) = self.value_of(steps, &base, old, ops);
+        let (value, is_whole) = self.value_of(row.scope, steps, &base, old, ops);
         let written = value.filter(|value| self.open(row, *value, ops));
         if written.is_none() {
             self.release(value);
@@ -281,7 +281,9 @@ impl Engine {
 
     /// Writes a row, where the map and the share of an endpoint have room.
     fn open(&mut self, row: AddressKey, value: AddressValue, ops: &mut Vec<MapOp>) -> bool {
-        if let Err(endpoint) = self.cache.charge(row, self.address_share()) {
+        // An endpoint has at most as much as it leaves free: others find room whatever it does.
+        let share = self.address_share().min(self.mirror.free_for_learned());
+        if let Err(endpoint) = self.cache.charge(row, share) {
             if let Some(endpoint) = endpoint {
                 self.refuse_of("limits.addressesPerEndpoint", endpoint);
             }
@@ -300,6 +302,7 @@ impl Engine {
     /// row has already and that opens less; without such a one nothing is opened.
     fn value_of(
         &mut self,
+        scope: u32,
         steps: Steps,
         base: &[TermId],
         old: Option<AddressValue>,
@@ -311,7 +314,7 @@ impl Engine {
         }
         let mut value = AddressValue { steps: [Step::default(); STEPS_MAX], endpoint: 0, flags: 0 };
         for (step, (expires_ns, terms)) in value.steps.iter_mut().zip(steps) {
-            let found = self.acquire(&terms, ops).or_else(|| {
+            let found = self.acquire(&terms, scope, ops).or_else(|| {
                 is_whole = false;
                 self.part_of(&terms, base, old)
             });

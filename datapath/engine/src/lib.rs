@@ -9,6 +9,7 @@
 //! assert_eq!(engine.update(change, 0), [], "nobody is here: nothing to write");
 //! ```
 
+mod acquire;
 mod answer;
 mod askers;
 mod cache;
@@ -26,6 +27,7 @@ mod ports;
 mod requests;
 mod retry;
 mod selectors;
+mod shares;
 mod shortage;
 mod sound;
 mod switch;

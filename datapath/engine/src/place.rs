@@ -103,7 +103,7 @@ impl Engine {
     /// Gives an address of the cluster its row; false where there is no room.
     fn place(&mut self, address: Address, who: Option<&Who>, set: &Set, ops: &mut Vec<MapOp>) -> bool {
         self.unplaced.insert(address, Arc::clone(set));
-        let Some(identity) = self.acquire(set, ops) else { return false };
+        let Some(identity) = self.acquire(set, 0, ops) else { return false };
         let is_here = who.is_some_and(|who| who.local_host);
         let mut value = AddressValue {
             endpoint: who.and_then(|who| who.id).map_or(0, |id| id.0),

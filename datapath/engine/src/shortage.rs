@@ -20,6 +20,8 @@ pub(crate) enum Shut {
 pub enum ShortageKind {
     /// Rows of a map are missing, or could not be written.
     Rows,
+    /// A namespace has more than its share.
+    Share,
     /// An endpoint is closed.
     Closed,
     /// Learned addresses of an endpoint are not open.
@@ -31,7 +33,7 @@ pub enum ShortageKind {
 pub struct Shortage {
     /// What kind of thing.
     pub kind: ShortageKind,
-    /// Name of the map, or `namespace/name` of the endpoint.
+    /// Name of the map, `namespace/name` of the endpoint, or namespace and setting.
     pub subject: String,
     /// What happened, and what to do.
     pub message: String,
@@ -43,6 +45,7 @@ impl Engine {
     /// Everything that is not as it should be now. Empty where every rule is enforced.
     pub fn shortages(&self) -> Vec<Shortage> {
         let mut found = self.short_maps();
+        found.extend(self.short_shares());
         found.extend(self.closed_endpoints());
         found.extend(self.placeless_endpoints());
         found.extend(self.closed_names());
@@ -62,8 +65,11 @@ impl Engine {
             }
         };
         add(map_names::ADDRESSES, self.unplaced.len(), "addresses of endpoints, nodes or services", "limits.addresses");
-        add(map_names::CIDRS, self.unprefixed.len(), "prefixes of policies", "limits.cidrs");
-        add(map_names::POLICY, self.uninstalled.len(), "policies of endpoints", "limits.policyRows");
+        let above = self.unprefixed.iter().filter(|key| self.above_share.contains_key(key)).count();
+        add(map_names::CIDRS, self.unprefixed.len() - above, "prefixes of policies", "limits.cidrs");
+        let of_map = |setting: &&&str| **setting == "limits.policyRows";
+        let uninstalled = self.uninstalled.values().filter(of_map).count();
+        add(map_names::POLICY, uninstalled, "policies of endpoints", "limits.policyRows");
         add(map_names::RESOLVERS, self.unresolved.len(), "trusted resolvers", "dns.resolvers");
         let unwritten = self.local.values().filter(|local| !local.is_written).count();
         add(map_names::ENDPOINTS, unwritten, "endpoints, which are closed", "limits.endpoints");
@@ -75,6 +81,29 @@ impl Engine {
             found.push(Shortage { kind: ShortageKind::Rows, subject: "kernel".to_owned(), message, setting: "" });
         }
         found
+    }
+
+    /// Namespaces with more than their share.
+    fn short_shares(&self) -> Vec<Shortage> {
+        let mut counts: BTreeMap<(Arc<str>, &'static str), usize> = BTreeMap::new();
+        for namespace in self.unprefixed.iter().filter_map(|key| self.above_share.get(key)) {
+            *counts.entry((Arc::clone(namespace), "limits.cidrsPerNamespace")).or_default() += 1;
+        }
+        for (policy, setting) in &self.uninstalled {
+            if let Some(namespace) = self.tenants.get(policy).filter(|_| *setting != "limits.policyRows") {
+                *counts.entry((Arc::clone(namespace), *setting)).or_default() += 1;
+            }
+        }
+        let shown = |((namespace, setting), count): ((Arc<str>, &'static str), usize)| Shortage {
+            kind: ShortageKind::Share,
+            subject: format!("{namespace} {setting}"),
+            message: format!(
+                "namespace {namespace} has its share: {count} of its {} are left out; raise `{setting}`, or narrow its policies",
+                if setting == "limits.cidrsPerNamespace" { "prefixes" } else { "policies" }
+            ),
+            setting,
+        };
+        counts.into_iter().map(shown).collect()
     }
 
     fn closed_endpoints(&self) -> Vec<Shortage> {

@@ -13,6 +13,16 @@ use crate::{
 /// A policy holds in both directions.
 const ENFORCED: u32 = endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS;
 
+impl Local {
+    /// Denies everything from a revision on, since the policy found no room.
+    pub(crate) fn close(&mut self, revision: u32) {
+        self.closed = Some(Shut::NoRoom("limits.policyRowsPerNamespace"));
+        self.value.policy = 0;
+        self.value.flags |= ENFORCED;
+        self.value.revision = revision;
+    }
+}
+
 impl Engine {
     /// Moves each endpoint to its policy.
     pub(crate) fn switch(&mut self, narrowed: &HashSet<u32>, now: u64, ops: &mut Vec<MapOp>) {

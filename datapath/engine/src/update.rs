@@ -19,15 +19,17 @@ use namegate_config::{
     labels::Labels,
     peer::NamedPort,
     rule::{Origin, Rule},
+    settings::Scope,
 };
 
 use crate::{
     Change, EndpointId, Engine, Key, MapOp, Proxies, Row,
+    acquire::NoRoom,
     compile::{NumberedRule, Policy},
     fronts::Port,
     place::node_key,
     plan::Subjects,
-    selectors::{Term, TermId, Terms, set},
+    selectors::{Set, Term, TermId, Terms, set},
     topology::{Behind, Peers, Who},
 };
 
@@ -66,6 +68,7 @@ impl Engine {
         self.plan = plan;
         let mut both = wanted.clone();
         both.extend(self.terms.all().iter().map(|(id, term)| (*id, term.clone())));
+        self.find_prefixes_above_share();
         self.reindex(both, now, ops);
         let narrowed = moved.map(|peers| self.move_peers(peers, ops)).unwrap_or_default();
         self.hide_learned(now, ops);
@@ -73,7 +76,9 @@ impl Engine {
             self.trust(services.unwrap_or_default(), ops);
         }
         self.trust_again(ops);
+        self.find_tenants();
         self.install(ops);
+        self.admit_learned(now, ops);
         self.switch(&narrowed, now, ops);
         self.drop_policies(ops);
         self.reindex(wanted, now, ops);
@@ -189,7 +194,11 @@ impl Engine {
     }
 
     fn write_prefix(&mut self, prefix: u32, key: CidrKey, terms: &[TermId], ops: &mut Vec<MapOp>) -> bool {
-        let Some(identity) = self.acquire(terms, ops) else { return false };
+        if let Some(namespace) = self.above_share.get(&(prefix, key)).map(Arc::clone) {
+            self.refuse_in("limits.cidrsPerNamespace", &namespace);
+            return false;
+        }
+        let Some(identity) = self.acquire(terms, 0, ops) else { return false };
         if !self.mirror.put(Row::Cidr(prefix, key, CidrValue { identity }), ops) {
             self.identities.release(identity);
             return false;
@@ -246,12 +255,15 @@ impl Engine {
             if self.policies.contains_key(&id) {
                 continue;
             }
-            let policy = self.compile(rules, ports);
-            let rows: Vec<Row> = policy_rows(id, &policy).collect();
-            if !self.mirror.has_room(&rows) {
-                self.uninstalled.insert(id, "limits.policyRows");
+            let policy = self.compile(rules, ports, false);
+            let rows = [(id, policy_rows(id, &policy).collect::<Vec<Row>>())];
+            if let Err(why) = self.has_room_for(&rows) {
+                let of_share = matches!(why, NoRoom::Share(_));
+                let setting = if of_share { "limits.policyRowsPerNamespace" } else { "limits.policyRows" };
+                self.uninstalled.insert(id, setting);
                 continue;
             }
+            let [(_, rows)] = rows;
             for row in rows {
                 self.mirror.put(row, ops);
             }
@@ -264,15 +276,18 @@ impl Engine {
         self.list_users();
     }
 
-    /// Compiles a policy for the identities in use.
-    fn compile(&self, rules: &[NumberedRule], ports: &[NamedPort]) -> Policy {
+    /// Compiles a policy for the identities in use; those of learned addresses with `all`, or where endpoints share them.
+    /// Else [`Engine::admit_learned`] follows.
+    fn compile(&self, rules: &[NumberedRule], ports: &[NamedPort], all: bool) -> Policy {
+        let shares = self.settings.dns.scope == Scope::Node;
         let mut policy = Policy::new(rules, ports, self.proxies, &self.terms);
         let named = policy.port_names().flat_map(|name| self.terms.ports_named(name));
         let terms: BTreeSet<TermId> = policy.terms().chain(named).chain(self.terms.fronts.ids()).collect();
         let matched = terms.iter().flat_map(|term| self.identities.matched_by(*term));
         let identities: BTreeSet<u32> = matched.chain(std::iter::once(identity::WORLD)).collect();
         for identity in identities {
-            if let Some(set) = self.identities.set_of(identity) {
+            let is_own = |set: &Set| all || shares || !set.iter().any(|term| self.terms.is_name(*term));
+            if let Some(set) = self.identities.set_of(identity).filter(|set| is_own(set)) {
                 policy.admit(identity, set, &self.terms);
             }
         }
@@ -290,7 +305,7 @@ impl Engine {
         let policies = std::mem::take(&mut self.policies);
         for (id, old) in policies {
             let rules: Vec<NumberedRule> = old.rules().cloned().collect();
-            let policy = self.compile(&rules, old.own_ports());
+            let policy = self.compile(&rules, old.own_ports(), true);
             for identity in policy.identities().collect::<BTreeSet<u32>>() {
                 self.identities.hold(identity, id);
             }
@@ -306,7 +321,7 @@ impl Engine {
         ops
     }
 
-    fn list_users(&mut self) {
+    pub(crate) fn list_users(&mut self) {
         self.users.clear();
         self.port_users.clear();
         for (id, policy) in &self.policies {
@@ -334,7 +349,7 @@ impl Engine {
 }
 
 /// Key of the row of a prefix.
-fn prefix_of(net: IpNet) -> (u32, CidrKey) {
+pub(crate) fn prefix_of(net: IpNet) -> (u32, CidrKey) {
     let bits = u32::from(net.prefix_len());
     let prefix = if net.addr().is_ipv4() { bits + Address::V4_PREFIX_BITS } else { bits };
     (prefix, CidrKey { address: net.network().into() })

@@ -229,12 +229,14 @@ impl Engine {
         counted.chain(rows).chain(own).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// What was refused at the bounds of single endpoints: `namespace/name`, what, and how often.
-    pub fn refused_of_endpoints(&self) -> Vec<(Arc<str>, &'static str, u64)> {
-        let shown = |((endpoint, what), count): (&(EndpointId, &'static str), &u64)| {
+    /// What was refused at the shares of single endpoints, by `namespace/name`, and of namespaces: what, and how often.
+    pub fn refused_of_shares(&self) -> Vec<(Arc<str>, &'static str, u64)> {
+        let of_endpoint = |((endpoint, what), count): (&(EndpointId, &'static str), &u64)| {
             Some((Arc::clone(&self.cache.endpoints.get(endpoint)?.key), *what, *count))
         };
-        self.refused_of.iter().filter_map(shown).collect()
+        let of_endpoints = self.refused_of.iter().filter_map(of_endpoint);
+        let of_namespaces = self.refused_in.iter().map(|((namespace, what), count)| (Arc::clone(namespace), *what, *count));
+        of_endpoints.chain(of_namespaces).collect()
     }
 
     /// The revision of the last change.

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{
     Kernel, Pod, SECOND, ip, pods, rules, settings, topology,
     world::{Hearing, OWN, Probe, World, hearings, probes},
@@ -24,8 +26,12 @@ fn written(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Rule>> {
         }
         _ => true,
     };
-    rules(count).prop_map(move |mut rules| {
+    (rules(count), any::<u8>()).prop_map(move |(mut rules, namespaces)| {
         rules.retain(is_written);
+        for (at, rule) in rules.iter_mut().enumerate() {
+            let namespace = [None, Some("any"), Some("x")][usize::from(namespaces >> (at % 8)) % 3];
+            Arc::make_mut(&mut rule.origin).namespace = namespace.map(str::to_owned);
+        }
         rules
     })
 }
@@ -33,8 +39,12 @@ fn written(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Rule>> {
 /// Settings with tiny maps.
 fn tiny() -> impl Strategy<Value = Settings> {
     let rows = || prop_oneof![3 => 1..12_u32, 1 => 12..60_u32, 2 => Just(100_000_u32)];
-    (rows(), rows(), rows(), 1..4_u32).prop_map(|(addresses, policy_rows, cidrs, endpoints)| {
+    let shares = proptest::option::of((1..20_u32, 1..4_u32, 1..4_u32));
+    (rows(), rows(), rows(), 1..4_u32, shares).prop_map(|(addresses, policy_rows, cidrs, endpoints, shares)| {
         let mut settings = settings();
+        settings.limits.policy_rows_per_namespace = shares.map(|(rows, ..)| rows);
+        settings.limits.cidrs_per_namespace = shares.map(|(_, cidrs, _)| cidrs);
+        settings.limits.addresses_per_endpoint = shares.map(|(.., addresses)| addresses);
         settings.limits.addresses = addresses;
         settings.limits.policy_rows = policy_rows;
         settings.limits.cidrs = cidrs;

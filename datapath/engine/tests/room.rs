@@ -133,7 +133,7 @@ impl Setup {
     }
 
     fn refused_of(&self, endpoint: &str, what: &str) -> u64 {
-        let all = self.engine.refused_of_endpoints();
+        let all = self.engine.refused_of_shares();
         all.iter().find(|(key, found, _)| &**key == endpoint && *found == what).map_or(0, |(.., count)| *count)
     }
 }
@@ -364,4 +364,86 @@ fn one_endpoint_takes_its_share_of_learned_addresses() {
         assert_eq!(setup.learn(1, &["a.io"], &[ip("198.51.100.7")], 600), Ok(()), "{scope:?}");
         assert!(setup.is_open(1, "198.51.100.7"));
     }
+}
+
+/// A topology with one pod each of two namespaces on this node.
+fn two_namespaces() -> Topology {
+    let mut topology = two_pods();
+    for (at, namespace) in ["a", "b"].iter().enumerate() {
+        let pod = Arc::make_mut(&mut topology.endpoints[at]);
+        pod.key = format!("{namespace}/p{at}").into();
+        pod.labels = Arc::new(namegate_config::labels::Labels::pod(namespace, [("app", "x")], [], None));
+    }
+    topology
+}
+
+fn subject(namespace: &str, rule: Rule) -> Rule {
+    let requirement = namegate_config::labels::Requirement::equals("k8s:io.kubernetes.pod.namespace", namespace);
+    Rule { subject: Subject::Endpoints(LabelSelector::new([requirement])), ..of_namespace(namespace, rule) }
+}
+
+#[test]
+fn the_prefixes_of_one_namespace_leave_room_for_those_of_others() {
+    let mut settings = settings();
+    settings.limits.cidrs = 10;
+    settings.limits.cidrs_per_namespace = Some(4);
+    let many = (0..20).map(|at| net(&format!("198.51.{at}.0/24"), &[])).collect();
+    let denied = subject("b", rule(Effect::Deny, vec![net("192.0.2.0/24", &[])]));
+    let rules = vec![subject("a", allow(many)), subject("b", allow(vec![WORLD])), denied];
+    let setup = Setup::new(&settings, rules, two_namespaces());
+    let open: usize = (0..20).map(|at| usize::from(setup.is_open(0, &format!("198.51.{at}.1")))).sum();
+    assert_eq!(open, 4);
+    assert!(setup.is_open(1, "203.0.113.1") && !setup.is_open(1, "192.0.2.1"));
+    assert_eq!(setup.short(), [(ShortageKind::Share, "a limits.cidrsPerNamespace".to_owned())]);
+    assert!(setup.refused_of("a", "limits.cidrsPerNamespace") > 0);
+}
+
+#[test]
+fn a_denial_above_the_share_of_its_namespace_closes_that_namespace_alone() {
+    let mut settings = settings();
+    settings.limits.cidrs_per_namespace = Some(2);
+    let many = (0..9).map(|at| net(&format!("198.51.{at}.0/24"), &[])).collect();
+    let rules = vec![
+        subject("a", allow(vec![WORLD])),
+        subject("a", rule(Effect::Deny, many)),
+        subject("b", allow(vec![WORLD])),
+    ];
+    let setup = Setup::new(&settings, rules, two_namespaces());
+    let open: usize = (0..9).map(|at| usize::from(setup.is_open(0, &format!("198.51.{at}.1")))).sum();
+    assert_eq!(open, 0);
+    assert!(setup.is_open(1, "198.51.1.1"));
+    assert!(setup.is_short_of(ShortageKind::Closed, "a/p0") && !setup.is_short_of(ShortageKind::Closed, "b/p1"));
+}
+
+#[test]
+fn the_policy_rows_of_one_namespace_leave_room_for_those_of_others() {
+    let mut settings = settings();
+    settings.limits.policy_rows = 60;
+    settings.limits.policy_rows_per_namespace = Some(20);
+    let ports = (0..40).map(|at| PortMatch::Icmp { v6: false, kind: at * 2 }).collect();
+    let greedy = subject("a", Rule { ports: Ports::Of(ports), peers: Peers::Any, ..allow(vec![]) });
+    let mut setup =
+        Setup::new(&settings, vec![greedy, subject("b", allow(vec![WORLD, name("*.io")]))], two_namespaces());
+    assert!(setup.is_open(1, "192.0.2.1"));
+    assert!(setup.is_short_of(ShortageKind::Closed, "a/p0") && !setup.is_short_of(ShortageKind::Closed, "b/p1"));
+    assert!(setup.refused_of("a", "limits.policyRowsPerNamespace") > 0);
+    assert_eq!(setup.learn(1, &["a.io"], &[ip("192.0.2.9")], 60), Ok(()));
+}
+
+/// Names that one endpoint learns take no rows of another's policy, though a pattern of that matches them.
+#[test]
+fn names_of_one_endpoint_take_no_policy_rows_of_another_namespace() {
+    let mut settings = settings();
+    settings.limits.policy_rows_per_namespace = Some(8);
+    settings.limits.policy_rows = 100;
+    let patterns = ["*.io", "a.*", "*", "**.io", "b.*", "c.*"];
+    let of_b = patterns.iter().map(|pattern| subject("b", allow(vec![name(pattern)])));
+    let rules: Vec<Rule> = std::iter::once(subject("a", allow(vec![name("*")]))).chain(of_b).collect();
+    let mut setup = Setup::new(&settings, rules, two_namespaces());
+    for (at, asked) in ["a.io", "b.io", "c.io", "d.io", "a.org", "b.org", "c.org", "x.y.io"].iter().enumerate() {
+        // It may find its own share used up.
+        let _ = setup.learn(1, &[asked], &[ip(&format!("192.0.2.{at}"))], 60);
+    }
+    assert_eq!(setup.learn(0, &["a.io"], &[ip("198.51.100.1")], 60), Ok(()));
+    assert!(setup.is_open(0, "198.51.100.1") && !setup.is_open(0, "192.0.2.0"));
 }

@@ -165,14 +165,32 @@ fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
         ("metrics.listen", listen.map_or_else(|| "off".to_owned(), |address| address.to_string())),
     ];
     rows.extend(defaults_of_dns(dns));
-    let Limits { addresses, policy_rows, cidrs, flows, endpoints, l7_connections, l7_connections_per_endpoint } =
-        limits;
+    let Limits {
+        addresses,
+        policy_rows,
+        cidrs,
+        flows,
+        endpoints,
+        l7_connections,
+        l7_connections_per_endpoint,
+        addresses_reserved: None,
+        addresses_per_endpoint: None,
+        cidrs_per_namespace: None,
+        policy_rows_per_namespace: None,
+    } = limits
+    else {
+        panic!("shares that follow from the size of the map")
+    };
     rows.extend([
         ("limits.addresses", addresses.to_string()),
         ("limits.policyRows", policy_rows.to_string()),
         ("limits.cidrs", cidrs.to_string()),
         ("limits.flows", flows.to_string()),
         ("limits.endpoints", endpoints.to_string()),
+        ("limits.addressesReserved", "quarter".to_owned()),
+        ("limits.addressesPerEndpoint", "eighth".to_owned()),
+        ("limits.cidrsPerNamespace", "quarter".to_owned()),
+        ("limits.policyRowsPerNamespace", "quarter".to_owned()),
         ("limits.l7Connections", l7_connections.to_string()),
         ("limits.l7ConnectionsPerEndpoint", l7_connections_per_endpoint.to_string()),
     ]);

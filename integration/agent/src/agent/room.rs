@@ -123,10 +123,11 @@ impl Gate {
             let chosen = shortages.iter().filter(|short| kinds.contains(&short.kind));
             chosen.map(|short| (subject(short), self.room.message(short))).collect()
         };
-        let unenforced = of(&[ShortageKind::Rows, ShortageKind::Closed]);
+        let unenforced = of(&[ShortageKind::Rows, ShortageKind::Share, ShortageKind::Closed]);
         self.problems.replace(ProblemKind::MapRow, "map ", of(&[ShortageKind::Rows]));
         self.problems.replace(ProblemKind::MapRow, "endpoint ", of(&[ShortageKind::Closed]));
         self.problems.replace(ProblemKind::Bound, "endpoint ", of(&[ShortageKind::Names]));
+        self.problems.replace(ProblemKind::Bound, "namespace ", of(&[ShortageKind::Share]));
         let closed = shortages.iter().filter(|short| short.kind == ShortageKind::Closed);
         self.room.closed = closed.map(|short| (short.subject.clone(), short.message.clone())).collect();
         let is_changed = self.room.unenforced != unenforced;
@@ -160,6 +161,7 @@ impl Room {
 fn subject(short: &Shortage) -> String {
     match short.kind {
         ShortageKind::Rows => format!("map {}", short.subject),
+        ShortageKind::Share => format!("namespace {}", short.subject),
         ShortageKind::Closed | ShortageKind::Names => format!("endpoint {}", short.subject),
     }
 }

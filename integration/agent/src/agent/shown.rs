@@ -103,13 +103,13 @@ impl Figures {
 
 /// What was refused: by endpoint where one of them reached its share, else for the node.
 fn refused(gate: &Gate) -> Vec<Refused> {
-    let of_endpoints = gate.engine().refused_of_endpoints();
+    let of_shares = gate.engine().refused_of_shares();
     let writes = ("rows that the kernel refused", gate.room.writes());
     let of_node = gate.engine().refused().into_iter().chain([writes]);
-    let shares = |bound: &str| of_endpoints.iter().filter(|(_, of, _)| *of == bound).map(|(.., count)| count).sum();
+    let shares = |bound: &str| of_shares.iter().filter(|(_, of, _)| *of == bound).map(|(.., count)| count).sum();
     // What is counted for an endpoint is not counted for the node too.
     let of_node = of_node.map(|(bound, count)| ("".into(), bound, count.saturating_sub(shares(bound))));
-    let all = of_node.chain(of_endpoints.iter().cloned()).filter(|(.., count)| *count > 0);
+    let all = of_node.chain(of_shares.iter().cloned()).filter(|(.., count)| *count > 0);
     let shown = all.map(|(endpoint, bound, count)| Refused {
         bound: bound.to_owned(),
         endpoint: endpoint.to_string(),
