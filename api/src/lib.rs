@@ -11,6 +11,8 @@
 
 mod accept;
 mod clock;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gatekeeper;
 mod instruments;
 mod limits;
@@ -19,6 +21,7 @@ mod metrics_port;
 mod problem;
 mod query;
 mod routes;
+mod segment;
 mod server;
 pub mod view;
 

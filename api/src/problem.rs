@@ -67,6 +67,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "no-such-resource", "No such resource", detail)
     }
 
+    /// A segment of the path cannot be decoded.
+    pub(crate) fn bad_path(path: &str, why: &str) -> Self {
+        let detail = format!("`{path}` cannot be read: {why}; write other characters as %XX of their UTF-8");
+        Self::new(StatusCode::BAD_REQUEST, "bad-path", "The path cannot be read", detail)
+    }
+
     /// The resource has no such method.
     pub(crate) fn method_not_allowed(method: &str, path: &str) -> Self {
         let detail = format!("`{path}` has no method {method}; `/v1/openapi.json` lists what there is");

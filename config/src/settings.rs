@@ -259,7 +259,8 @@ fn word<T: Copy>(reader: &mut Reader<'_>, object: &Object<'_>, key: &str, chosen
 fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
     const ROWS_MAX: u32 = 1 << 24;
     const CONNECTIONS_MAX: u32 = 1 << 20;
-    const SHARES: [&str; 4] = ["addressesReserved", "addressesPerEndpoint", "cidrsPerNamespace", "policyRowsPerNamespace"];
+    const SHARES: [&str; 4] =
+        ["addressesReserved", "addressesPerEndpoint", "cidrsPerNamespace", "policyRowsPerNamespace"];
     let keys = ["addresses", "policyRows", "cidrs", "flows", "endpoints", "l7Connections", "l7ConnectionsPerEndpoint"];
     let object = reader.object(value, &[&keys[..], &SHARES].concat())?;
     let mut limits = Limits::default();

@@ -15,6 +15,8 @@ mod bound;
 mod connection;
 mod desk;
 mod framing;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod head;
 pub mod hello;

@@ -16,8 +16,23 @@ use crate::shell::{self, Tool};
 
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// Everything that can be fuzzed; the same as in the package `namegate-fuzz-targets`.
-const TARGETS: [&str; 9] =
-    ["policy_yaml", "cidr", "pattern", "selector", "settings", "endpoints", "dns_wire", "packet", "quic_initial"];
+const TARGETS: [&str; 15] = [
+    "policy_yaml",
+    "cidr",
+    "pattern",
+    "selector",
+    "settings",
+    "endpoints",
+    "dns_wire",
+    "packet",
+    "quic_initial",
+    "api",
+    "cni_stdin",
+    "http_head",
+    "kubernetes_json",
+    "sniffer",
+    "tls_hello",
+];
 /// How long `cargo xtask test` fuzzes each target, seconds.
 const SHORT_S: u64 = 60;
 /// One input may take this long, seconds, and this much memory, MiB.

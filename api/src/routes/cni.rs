@@ -3,13 +3,14 @@
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::State,
     http::{StatusCode, Uri},
 };
 
 use super::{Api, without_parameters};
 use crate::{
     problem::Problem,
+    segment::Segment,
     view::{CniEndpoint, CniRegistration},
 };
 
@@ -52,7 +53,7 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Json<Vec<Cn
 )]
 pub(super) async fn put(
     State(api): State<Api>,
-    Path(container): Path<String>,
+    Segment(container): Segment,
     uri: Uri,
     body: Bytes,
 ) -> Result<Json<CniEndpoint>, Problem> {
@@ -75,7 +76,7 @@ pub(super) async fn put(
 )]
 pub(super) async fn delete(
     State(api): State<Api>,
-    Path(container): Path<String>,
+    Segment(container): Segment,
     uri: Uri,
 ) -> Result<StatusCode, Problem> {
     without_parameters(&uri)?;

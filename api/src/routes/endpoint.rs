@@ -1,13 +1,9 @@
 //! `/v1/endpoint`: the endpoints of this node.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::Uri,
-};
+use axum::{Json, extract::State, http::Uri};
 
 use super::{Api, without_parameters};
-use crate::{problem::Problem, view::Endpoint};
+use crate::{problem::Problem, segment::Segment, view::Endpoint};
 
 /// Lists the endpoints of this node, by id.
 #[utoipa::path(
@@ -38,7 +34,7 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Json<Vec<En
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn one(State(api): State<Api>, Path(id): Path<String>, uri: Uri) -> Result<Json<Endpoint>, Problem> {
+pub(super) async fn one(State(api): State<Api>, Segment(id): Segment, uri: Uri) -> Result<Json<Endpoint>, Problem> {
     without_parameters(&uri)?;
     Ok(Json(api.gate.endpoint(id).await?))
 }

@@ -1,17 +1,14 @@
 //! `/v1/fqdn`: learned names and the selectors that want them.
 #![expect(unused_qualifications, reason = "the macro of utoipa writes them for `params`")]
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::Uri,
-};
+use axum::{Json, extract::State, http::Uri};
 use utoipa::IntoParams;
 
 use super::{Api, without_parameters};
 use crate::{
     problem::Problem,
     query::cache_filter,
+    segment::Segment,
     view::{Forgotten, FqdnLookup, FqdnNames},
 };
 
@@ -83,7 +80,7 @@ pub(super) async fn clean(State(api): State<Api>, uri: Uri) -> Result<Json<Forgo
 )]
 pub(super) async fn list_of_endpoint(
     State(api): State<Api>,
-    Path(endpoint): Path<String>,
+    Segment(endpoint): Segment,
     uri: Uri,
 ) -> Result<Json<Vec<FqdnLookup>>, Problem> {
     Ok(Json(api.gate.fqdn_cache(cache_filter(&uri, Some(endpoint))?).await?))
@@ -103,7 +100,7 @@ pub(super) async fn list_of_endpoint(
 )]
 pub(super) async fn clean_of_endpoint(
     State(api): State<Api>,
-    Path(endpoint): Path<String>,
+    Segment(endpoint): Segment,
     uri: Uri,
 ) -> Result<Json<Forgotten>, Problem> {
     Ok(Json(api.gate.forget(cache_filter(&uri, Some(endpoint))?).await?))

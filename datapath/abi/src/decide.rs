@@ -8,23 +8,11 @@
 use crate::{
     Address, AddressKey, AddressValue, CidrKey, Class, Direction, EndpointValue, FlowKey, FlowValue, FragmentKey,
     FragmentValue, NameRow, Packet, PolicyKey, PolicyValue, Reader, Reason, address_flags, endpoint_flags, flow_flags,
-    identity, packet::protocol, parse_inner, policy_flags, policy_verdict,
+    identity, parse_inner, policy_flags, policy_verdict,
+    standing::{is_related, peer_again, stands, verdict_again},
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
-
-/// How long a flow is remembered after its last packet.
-mod idle {
-    use super::SECOND_NS;
-    /// TCP before both sides have spoken.
-    pub(super) const TCP_OPENING_NS: u64 = 60 * SECOND_NS;
-    /// TCP, both ways (RFC 5382 §5 asks for two hours and four minutes at least).
-    pub(super) const TCP_NS: u64 = 6 * 3_600 * SECOND_NS;
-    /// TCP after FIN or RST (RFC 5382 §5: four minutes).
-    pub(super) const TCP_CLOSING_NS: u64 = 240 * SECOND_NS;
-    /// Everything else (RFC 4787 §4.3 asks for two minutes at least).
-    pub(super) const OTHER_NS: u64 = 120 * SECOND_NS;
-}
 
 /// Read access to the maps, and the clock.
 pub trait Tables {
@@ -177,6 +165,19 @@ pub fn judge_quoting(
     quoted: Option<&Packet>,
     direction: Direction,
 ) -> Decision {
+    let related = quoted.is_some_and(|quoted| is_related(tables, endpoint, packet, quoted, direction));
+    judge_related(tables, endpoint, packet, related, direction)
+}
+
+/// [`judge`], for a caller that has asked [`is_related`] about an ICMP error.
+#[inline(always)]
+pub fn judge_related(
+    tables: &impl Tables,
+    endpoint: &EndpointValue,
+    packet: &Packet,
+    related: bool,
+    direction: Direction,
+) -> Decision {
     if matches!(packet.class, Class::Neighbour) {
         return Decision::plain(Reason::Neighbour);
     }
@@ -186,17 +187,12 @@ pub fn judge_quoting(
     }
     match packet.class {
         Class::Fragment => return later_fragment(tables, endpoint, packet, direction),
-        Class::Error => {
-            if quoted.is_some_and(|quoted| is_known(tables, endpoint, quoted, direction)) {
-                return Decision::plain(Reason::Related);
-            }
-        }
-        Class::Plain | Class::Neighbour => {}
+        Class::Error if related => return Decision::plain(Reason::Related),
+        Class::Error | Class::Plain | Class::Neighbour => {}
     }
     let key = FlowKey::of(endpoint.endpoint, packet, direction);
     match live_flow(tables, &key, packet) {
-        Some(flow) if flow.revision == endpoint.revision => established(tables, packet, direction, flow),
-        Some(flow) => judge_again(tables, endpoint, &key, packet, direction, flow),
+        Some(flow) => judge_known(tables, endpoint, &key, packet, direction, flow),
         None => judge_new(tables, endpoint, &key, packet, direction),
     }
 }
@@ -239,12 +235,6 @@ fn later_fragment(tables: &impl Tables, endpoint: &EndpointValue, packet: &Packe
     }
 }
 
-/// Whether the packet that an ICMP error quotes is of a known flow. It went the other way.
-#[inline(never)]
-fn is_known(tables: &impl Tables, endpoint: &EndpointValue, quoted: &Packet, direction: Direction) -> bool {
-    tables.flow(&FlowKey::of(endpoint.endpoint, quoted, direction.reversed())).is_some()
-}
-
 /// The flow of the packet, unless it has been silent for too long or the packet opens a connection anew.
 #[inline(always)]
 fn live_flow(tables: &impl Tables, key: &FlowKey, packet: &Packet) -> Option<FlowValue> {
@@ -252,19 +242,38 @@ fn live_flow(tables: &impl Tables, key: &FlowKey, packet: &Packet) -> Option<Flo
         return None;
     }
     let flow = tables.flow(key)?;
-    let idle_ns = match (key.protocol, flow.flags) {
-        (protocol::TCP, flags) if flags & flow_flags::CLOSING != 0 => idle::TCP_CLOSING_NS,
-        (protocol::TCP, flags) if flags & flow_flags::REPLIED != 0 => idle::TCP_NS,
-        (protocol::TCP, _) => idle::TCP_OPENING_NS,
-        _ => idle::OTHER_NS,
-    };
-    (tables.now_ns().saturating_sub(flow.last_seen_ns) <= idle_ns).then_some(flow)
+    flow.is_alive(key.protocol, tables.now_ns()).then_some(flow)
 }
 
+/// Judges a packet of a flow that was allowed before. A flow that does not stand as it was judged is judged again: its own
+/// direction and port and, where a name opened it that has ended since, as if it had not.
 #[inline(always)]
-fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow: FlowValue) -> Decision {
-    let forward = flow.direction == direction as u8;
+fn judge_known(
+    tables: &impl Tables,
+    endpoint: &EndpointValue,
+    key: &FlowKey,
+    packet: &Packet,
+    direction: Direction,
+    flow: FlowValue,
+) -> Decision {
     let mut news = flow;
+    if !stands(tables, endpoint, &key.remote, &flow) {
+        let who = peer_again(tables, endpoint, &key.remote, &flow);
+        let verdict = verdict_again(tables, endpoint, key, &flow, who);
+        if verdict.reason.denies() {
+            return verdict;
+        }
+        let held = names_wanted(endpoint, verdict.row_flags) & flow_flags::NAME_HELD;
+        news.identity = who.identity;
+        news.rule = verdict.rule;
+        news.flags = flow.flags & !(flow_flags::NAME_HELD | flow_flags::LEARNED) | held | learned(who);
+        // A connection with a proxy can not go on past it.
+        if verdict.proxy_port != 0 {
+            news.proxy_port = verdict.proxy_port;
+        }
+    }
+    news.revision = endpoint.current();
+    let forward = flow.direction == direction as u8;
     // Where only one direction is judged, the opener's own acknowledgement shows that the other side has spoken.
     if !forward || packet.acknowledges() {
         news.flags |= flow_flags::REPLIED;
@@ -279,57 +288,16 @@ fn established(tables: &impl Tables, packet: &Packet, direction: Direction, flow
     }
     Decision {
         reason: if forward { Reason::Established } else { Reason::Reply },
-        identity: flow.identity,
-        rule: flow.rule,
-        proxy_port: if forward { flow.proxy_port } else { 0 },
+        identity: news.identity,
+        rule: news.rule,
+        proxy_port: if forward { news.proxy_port } else { 0 },
         row_flags: 0,
         answers_proxy: !forward
             && matches!(direction, Direction::Egress)
-            && (flow.proxy_port != 0 || flow.flags & flow_flags::PROXIED != 0),
+            && (news.proxy_port != 0 || news.flags & flow_flags::PROXIED != 0),
         write: if news == flow { FlowWrite::None } else { FlowWrite::Update },
         flow: news,
     }
-}
-
-/// Judges a flow that was allowed under an earlier revision: its own direction and port and, where a name opened it that
-/// has ended since, as if it had not.
-#[inline(always)]
-fn judge_again(
-    tables: &impl Tables,
-    endpoint: &EndpointValue,
-    key: &FlowKey,
-    packet: &Packet,
-    direction: Direction,
-    flow: FlowValue,
-) -> Decision {
-    let opened = Direction::from_octet(flow.direction);
-    let mut who = peer(tables, endpoint.scope, &key.remote);
-    if flow.flags & flow_flags::LEARNED != 0 && who.ended != 0 {
-        who = Peer { identity: who.ended, learned: true, ..who };
-    }
-    let port = match (opened, key.protocol) {
-        // A reply is judged by its request.
-        (_, protocol::ICMP | protocol::ICMPV6) => u16::from_be_bytes([key.icmp_type, key.icmp_code]),
-        (Direction::Egress, _) => key.remote_port,
-        (Direction::Ingress, _) => key.local_port,
-    };
-    let verdict = verdict(tables, endpoint, key.protocol, opened, who, port);
-    if verdict.reason.denies() {
-        return verdict;
-    }
-    let held = names_wanted(endpoint, verdict.row_flags) & flow_flags::NAME_HELD;
-    let news = FlowValue {
-        identity: who.identity,
-        rule: verdict.rule,
-        revision: endpoint.revision,
-        flags: flow.flags & !flow_flags::NAME_HELD | held,
-        // A connection with a proxy can not go on past it.
-        proxy_port: if verdict.proxy_port == 0 { flow.proxy_port } else { verdict.proxy_port },
-        ..flow
-    };
-    let mut decision = established(tables, packet, direction, news);
-    decision.write = FlowWrite::Update;
-    decision
 }
 
 #[inline(always)]
@@ -351,12 +319,18 @@ fn judge_new(
         last_seen_ns: tables.now_ns(),
         identity: who.identity,
         rule: verdict.rule,
-        revision: endpoint.revision,
+        revision: endpoint.current(),
         direction: direction as u8,
-        flags: if who.learned { flow_flags::LEARNED } else { 0 } | wanted,
+        flags: learned(who) | wanted,
         proxy_port: verdict.proxy_port,
     };
     Decision { write: FlowWrite::New, flow, ..verdict }
+}
+
+/// The flag of a flow that a name opened.
+#[inline(always)]
+fn learned(who: Peer) -> u8 {
+    if who.learned { flow_flags::LEARNED } else { 0 }
 }
 
 /// What a row asks of the names in a flow. Where nothing is to be dropped, nothing waits.
@@ -371,7 +345,7 @@ fn names_wanted(endpoint: &EndpointValue, row_flags: u8) -> u8 {
 }
 
 #[inline(always)]
-fn verdict(
+pub(crate) fn verdict(
     tables: &impl Tables,
     endpoint: &EndpointValue,
     protocol: u8,
@@ -414,7 +388,7 @@ mod tests {
     use std::{collections::BTreeMap, vec, vec::Vec};
 
     use super::*;
-    use crate::{CidrValue, Step, endpoint_flags, tcp};
+    use crate::{CidrValue, Step, endpoint_flags, protocol, tcp};
 
     /// Identity, prefix length, protocol, port, verdict.
     type Rule = (u32, u32, u8, u16, u8);
@@ -510,6 +484,7 @@ mod tests {
         scope: SCOPE,
         revision: 1,
         flags: endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS,
+        moved: 0,
     };
 
     fn revision(revision: u32) -> EndpointValue {
@@ -919,6 +894,118 @@ mod tests {
             }
             let decision = judge(&world, &quote, &ENDPOINT_ROW, &error, Direction::Ingress);
             assert_eq!(decision.reason, want, "{what}");
+        }
+    }
+
+    /// An ICMP error of either family.
+    fn error(source: &str, destination: &str) -> Packet {
+        let (protocol, icmp) = if source.contains(':') { (protocol::ICMPV6, 0x0104) } else { (protocol::ICMP, 0x0303) };
+        Packet { icmp, class: Class::Error, ..packet(source, destination, protocol, 0, 0) }
+    }
+
+    #[test]
+    fn an_icmp_error_fits_the_packet_that_it_quotes() {
+        const ROUTER: &str = "192.0.2.1";
+        let (sent, received) = (udp_out(), answer_to(&udp_out()));
+        let other = "198.51.100.8";
+        let opened = tcp_out(tcp::SYN);
+        let (into, out) = (Direction::Ingress, Direction::Egress);
+        let part = Packet { class: Class::Fragment, source_port: 0, destination_port: 0, ..sent };
+        let nested = Packet { class: Class::Error, source_port: 0, destination_port: 0, ..sent };
+        let first = Packet { fragmented: true, fragment_id: 9, ..sent };
+        for (what, outer, quoted, direction, want) in [
+            ("of the peer", error(PEER, POD), sent, into, Reason::Related),
+            ("of a router", error(ROUTER, POD), sent, into, Reason::Related),
+            ("about a first packet", error(ROUTER, POD), opened, into, Reason::Related),
+            ("about a first fragment", error(ROUTER, POD), first, into, Reason::Related),
+            ("for another address", error(ROUTER, "10.0.0.8"), sent, into, Reason::ForeignDestination),
+            ("for everybody on the link", error(ROUTER, "224.0.0.1"), sent, into, Reason::DefaultDeny),
+            ("about a later fragment", error(ROUTER, POD), part, into, Reason::DefaultDeny),
+            ("about an error", error(ROUTER, POD), nested, into, Reason::DefaultDeny),
+            ("about what came in, coming in", error(ROUTER, POD), received, into, Reason::DefaultDeny),
+            ("about what came in", error(POD, PEER), received, out, Reason::Related),
+            ("to another than its sender", error(POD, other), received, out, Reason::DefaultDeny),
+            ("from another's address", error("10.0.0.8", PEER), received, out, Reason::SpoofedSource),
+            ("from a router", error(ROUTER, PEER), received, out, Reason::SpoofedSource),
+            ("about what went out, going out", error(POD, PEER), sent, out, Reason::NameExpired),
+        ] {
+            let mut world = World::new();
+            assert_eq!(world.reason(&sent, out), Reason::Rule);
+            assert_eq!(world.reason(&opened, out), Reason::Rule);
+            // Nothing else opens a thing.
+            world.policy.clear();
+            world.learn(PEER, &[(at(900), NAMED)]);
+            let decision = judge_quoting(&world, &ENDPOINT_ROW, &outer, Some(&quoted), direction);
+            assert_eq!(decision.reason, want, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_icmp_error_passes_no_longer_than_its_flow() {
+        let sent = udp_out();
+        let reset = tcp_out(tcp::ACK);
+        let related = |world: &World, endpoint: &EndpointValue, quoted: &Packet| {
+            judge_quoting(world, endpoint, &error(PEER, POD), Some(quoted), Direction::Ingress).reason
+        };
+        let opened = || {
+            let mut world = World::new();
+            world.reason(&sent, Direction::Egress);
+            world.reason(&tcp_out(tcp::SYN), Direction::Egress);
+            world
+        };
+        let mut world = opened();
+        world.now_ns += 60 * SECOND_NS;
+        assert_eq!(related(&world, &ENDPOINT_ROW, &reset), Reason::Related, "TCP that opens: a minute");
+        world.now_ns += 1;
+        assert_eq!(related(&world, &ENDPOINT_ROW, &reset), Reason::NameExpired, "TCP that opens: silent for too long");
+        world.now_ns += 60 * SECOND_NS - 1;
+        assert_eq!(related(&world, &ENDPOINT_ROW, &sent), Reason::Related, "UDP: two minutes");
+        world.now_ns += 1;
+        assert_eq!(related(&world, &ENDPOINT_ROW, &sent), Reason::NameExpired, "UDP: silent for too long");
+        let mut world = opened();
+        world.now_ns = at(1_060);
+        assert_eq!(related(&world, &revision(2), &sent), Reason::Related, "a rule that stays, after the TTL");
+        world.policy.clear();
+        assert_eq!(related(&world, &revision(2), &sent), Reason::NameExpired, "a rule that is gone");
+        let mut world = World::new();
+        let key = PolicyKey::new(POLICY, Direction::Ingress, identity::ANY, protocol::TCP, 80);
+        let value = PolicyValue { verdict: policy_verdict::ALLOW, flags: 0, proxy_port: 0, rule: 4 };
+        world.policy.insert((PolicyKey::PROTOCOL_BITS + 16, key), value);
+        let request = Packet { tcp_flags: tcp::SYN, ..packet(PEER, POD, protocol::TCP, 4_000, 80) };
+        world.reason(&request, Direction::Ingress);
+        let unreachable = |world: &World, endpoint: &EndpointValue| {
+            judge_quoting(world, endpoint, &error(POD, PEER), Some(&request), Direction::Egress).reason
+        };
+        world.policy.retain(|_, row| row.rule == 4);
+        assert_eq!(unreachable(&world, &revision(2)), Reason::Related, "about what came in under a rule that stays");
+        world.policy.clear();
+        assert_eq!(
+            unreachable(&world, &revision(2)),
+            Reason::DefaultDeny,
+            "about what came in under a rule that is gone"
+        );
+    }
+
+    #[test]
+    fn an_error_about_an_echo_is_of_its_flow() {
+        for (own, peer, protocol, request, reply) in
+            [(POD, PEER, protocol::ICMP, 8 << 8, 0), ("fd00::7", "2001:db8::7", protocol::ICMPV6, 128 << 8, 129 << 8)]
+        {
+            let mut world = World::new();
+            world.node(own, 256, ENDPOINT);
+            world.policy.clear();
+            world.rule(Direction::Egress, 0, PolicyKey::PROTOCOL_BITS + 8, protocol, request, policy_verdict::ALLOW);
+            let echo = Packet { icmp: request, ..packet(own, peer, protocol, 77, 77) };
+            assert_eq!(world.reason(&echo, Direction::Egress), Reason::Rule);
+            for endpoint in [ENDPOINT_ROW, revision(2)] {
+                let about_the_echo =
+                    judge_quoting(&world, &endpoint, &error(peer, own), Some(&echo), Direction::Ingress);
+                assert_eq!(about_the_echo.reason, Reason::Related, "{own}");
+                let back = Packet { icmp: reply, ..answer_to(&echo) };
+                let about_the_reply =
+                    judge_quoting(&world, &endpoint, &error(own, peer), Some(&back), Direction::Egress);
+                assert_eq!(about_the_reply.reason, Reason::Related, "{own}");
+            }
         }
     }
 

@@ -26,9 +26,10 @@ mod neighbour;
 mod opening;
 mod packet;
 mod reason;
+mod standing;
 
 pub use address::{Address, NameRow, STEPS_MAX, Step};
-pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, judge_quoting, peer};
+pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, judge_quoting, judge_related, peer};
 pub use event::{EventRecord, Verdict};
 pub use maps::{
     AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
@@ -44,3 +45,4 @@ pub use opening::{
 };
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use reason::{Direction, Reason};
+pub use standing::{is_related, stands};

@@ -86,7 +86,8 @@ pub mod address_flags {
 
 /// Bits of [`FlowValue::flags`].
 pub mod flow_flags {
-    /// The identity came from a learned address: it stays with the flow when the TTL ends.
+    /// The identity came from a learned address: it stays with the flow when the TTL ends, and as long as no pod, node or
+    /// service has the address.
     pub const LEARNED: u8 = 1;
     /// A packet went the other way.
     pub const REPLIED: u8 = 2;
@@ -167,14 +168,23 @@ pub struct EndpointValue {
     pub policy: u32,
     /// Scope of the addresses it learned.
     pub scope: u32,
-    /// Flows of another revision are judged again.
+    /// Counts changes of rules: flows that were judged under an earlier one are judged again.
     pub revision: u32,
     /// [`endpoint_flags`].
     pub flags: u32,
+    /// Where the count of revisions stood when an address of scope 0 was given to another or taken back: flows that were
+    /// judged before are judged again if their peer is concerned.
+    pub moved: u32,
 }
-const _: () = assert!(size_of::<EndpointValue>() == 20);
+const _: () = assert!(size_of::<EndpointValue>() == 24);
 
 impl EndpointValue {
+    /// The revision that flows are judged under now.
+    #[inline(always)]
+    pub const fn current(&self) -> u32 {
+        if self.moved > self.revision { self.moved } else { self.revision }
+    }
+
     /// Whether a policy holds in this direction.
     #[inline(always)]
     pub const fn enforces(&self, direction: Direction) -> bool {
@@ -323,7 +333,7 @@ pub struct FlowValue {
     pub identity: u32,
     /// Rule that allowed it.
     pub rule: u32,
-    /// [`EndpointValue::revision`] it was judged under.
+    /// [`EndpointValue::current`] when it was judged last.
     pub revision: u32,
     /// [`Direction`] of the first packet.
     pub direction: u8,

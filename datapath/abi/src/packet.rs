@@ -163,25 +163,30 @@ impl Packet {
 #[inline(always)]
 pub fn parse(reader: &impl Reader, ethertype: u16, at: usize) -> Result<Packet, Reason> {
     match ethertype {
-        ETHERTYPE_IPV4 => parse_v4(reader, at),
-        ETHERTYPE_IPV6 => parse_v6(reader, at),
+        ETHERTYPE_IPV4 => parse_v4::<WHOLE>(reader, at),
+        ETHERTYPE_IPV6 => parse_v6::<WHOLE>(reader, at),
         ETHERTYPE_ARP => Err(Reason::Neighbour),
         _ => Err(Reason::NotIp),
     }
 }
 
-/// Reads the packet that an ICMP error quotes (RFC 792; RFC 4443 §3).
+/// The octets of a transport header that are there: those that name its flow and more, or the eight that an ICMP error
+/// quotes at least (RFC 792).
+const WHOLE: usize = 14;
+const QUOTED: usize = 8;
+
+/// Reads the packet that an ICMP error quotes (RFC 792; RFC 4443 §3). Flags of TCP may be cut off, and are 0.
 ///
 /// # Errors
 /// [`Reason::Malformed`] where the quote is too short.
 #[inline(always)]
 pub fn parse_inner(reader: &impl Reader, outer: &Packet) -> Result<Packet, Reason> {
     let at = outer.transport_at + 8;
-    if outer.protocol == protocol::ICMP { parse_v4(reader, at) } else { parse_v6(reader, at) }
+    if outer.protocol == protocol::ICMP { parse_v4::<QUOTED>(reader, at) } else { parse_v6::<QUOTED>(reader, at) }
 }
 
 #[inline(always)]
-fn parse_v4(reader: &impl Reader, at: usize) -> Result<Packet, Reason> {
+fn parse_v4<const TCP_OCTETS: usize>(reader: &impl Reader, at: usize) -> Result<Packet, Reason> {
     let head = reader.load::<20>(at).ok_or(Reason::Malformed)?;
     let header_octets = usize::from(head[0] & 0x0f) * 4;
     if head[0] >> 4 != 4 || header_octets < 20 {
@@ -205,12 +210,12 @@ fn parse_v4(reader: &impl Reader, at: usize) -> Result<Packet, Reason> {
         packet.class = Class::Fragment;
         return Ok(packet);
     }
-    transport(reader, &mut packet)?;
+    transport::<TCP_OCTETS>(reader, &mut packet)?;
     Ok(packet)
 }
 
 #[inline(always)]
-fn parse_v6(reader: &impl Reader, at: usize) -> Result<Packet, Reason> {
+fn parse_v6<const TCP_OCTETS: usize>(reader: &impl Reader, at: usize) -> Result<Packet, Reason> {
     let head = reader.load::<8>(at).ok_or(Reason::Malformed)?;
     if head[0] >> 4 != 6 {
         return Err(Reason::Malformed);
@@ -238,7 +243,7 @@ fn parse_v6(reader: &impl Reader, at: usize) -> Result<Packet, Reason> {
     if matches!(packet.class, Class::Fragment) {
         return Ok(packet);
     }
-    transport(reader, &mut packet)?;
+    transport::<TCP_OCTETS>(reader, &mut packet)?;
     if packet.protocol == protocol::ICMPV6 && is_neighbour(packet.icmp) {
         // A router never forwards these: the hop limit shows that they come from the link (RFC 4861 §6.1.1), and
         // listener reports are sent with a limit of one (RFC 3810 §5).
@@ -285,13 +290,16 @@ fn extensions(reader: &impl Reader, packet: &mut Packet) -> Result<(), Reason> {
     Err(Reason::Malformed)
 }
 
+/// Where the flags stand in a TCP header.
+const TCP_FLAGS_AT: usize = 13;
+
 #[inline(always)]
-fn transport(reader: &impl Reader, packet: &mut Packet) -> Result<(), Reason> {
+fn transport<const TCP_OCTETS: usize>(reader: &impl Reader, packet: &mut Packet) -> Result<(), Reason> {
     match packet.protocol {
         protocol::TCP => {
-            let head = reader.load::<14>(packet.transport_at).ok_or(Reason::Malformed)?;
+            let head = reader.load::<TCP_OCTETS>(packet.transport_at).ok_or(Reason::Malformed)?;
             ports(packet, [head[0], head[1], head[2], head[3]]);
-            packet.tcp_flags = head[13];
+            packet.tcp_flags = if TCP_OCTETS > TCP_FLAGS_AT { head[TCP_FLAGS_AT] } else { 0 };
         }
         protocol::UDP | protocol::SCTP => {
             let head = reader.load::<4>(packet.transport_at).ok_or(Reason::Malformed)?;
@@ -428,6 +436,26 @@ mod tests {
         let outer = parse(&reader, ETHERTYPE_IPV4, 0).unwrap();
         assert_eq!(outer.class, Class::Error);
         assert_eq!(parse_inner(&reader, &outer).unwrap().destination_port, 443);
+    }
+
+    #[test]
+    fn eight_octets_of_a_quoted_header_are_enough() {
+        let quote = |transport: &[u8]| {
+            let mut v4_body = vec![3, 1, 0, 0, 0, 0, 0, 0];
+            v4_body.extend(v4(6, 0, transport).0);
+            let mut v6_body = vec![1, 4, 0, 0, 0, 0, 0, 0];
+            v6_body.extend(v6(6, 64, transport).0);
+            [(v4(1, 0, &v4_body), ETHERTYPE_IPV4), (v6(58, 64, &v6_body), ETHERTYPE_IPV6)]
+        };
+        for (reader, ethertype) in quote(&SYN_TO_443[..8]) {
+            let outer = parse(&reader, ethertype, 0).unwrap();
+            let quoted = parse_inner(&reader, &outer).unwrap();
+            assert_eq!((quoted.source_port, quoted.destination_port, quoted.tcp_flags), (0x9000, 443, 0));
+        }
+        for (reader, ethertype) in quote(&SYN_TO_443[..7]) {
+            let outer = parse(&reader, ethertype, 0).unwrap();
+            assert_eq!(parse_inner(&reader, &outer), Err(Reason::Malformed));
+        }
     }
 
     #[test]

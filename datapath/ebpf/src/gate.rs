@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use namegate_abi::{
     AddressKey, Claim, Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet,
-    Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, judge_quoting, parse, parse_inner,
+    Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, is_related, judge_related, parse, parse_inner,
     protocol,
 };
 
@@ -61,15 +61,11 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         }
         packet.class = Class::Plain;
     }
-    let mut quotes = false;
-    if matches!(packet.class, Class::Error) {
-        quotes = read_quoted(frame, packet, quoted);
+    let mut related = false;
+    if matches!(packet.class, Class::Error) && read_quoted(frame, packet, quoted) {
+        related = relates(endpoint, packet, quoted, direction);
     }
-    if quotes {
-        decide(endpoint, packet, Some(quoted), direction, outcome);
-    } else {
-        decide(endpoint, packet, None, direction, outcome);
-    }
+    decide(endpoint, packet, related, direction, outcome);
     let mut way = Way::On;
     if !outcome.reason.denies() {
         match direction {
@@ -197,16 +193,22 @@ fn unreadable(frame: Frame, endpoint: &EndpointValue, direction: Direction, stat
 const NEIGHBOUR: u32 = Reason::Neighbour as u32;
 const NOT_IP: u32 = Reason::NotIp as u32;
 
-/// Judges the packet into `outcome`.
+/// Whether an ICMP error is about a flow of the endpoint, by the packet that it quotes.
+#[inline(never)]
+fn relates(endpoint: &EndpointValue, packet: &Packet, quoted: &Packet, direction: Direction) -> bool {
+    is_related(&Kernel::now(), endpoint, packet, quoted, direction)
+}
+
+/// Judges the packet into `outcome`; `related` is what [`relates`] says of an ICMP error.
 #[inline(never)]
 pub(crate) fn decide(
     endpoint: &EndpointValue,
     packet: &Packet,
-    quoted: Option<&Packet>,
+    related: bool,
     direction: Direction,
     outcome: &mut Decision,
 ) {
-    *outcome = judge_quoting(&Kernel::now(), endpoint, packet, quoted, direction);
+    *outcome = judge_related(&Kernel::now(), endpoint, packet, related, direction);
 }
 
 /// Writes what later packets are judged by. A row that cannot be written now is written for the next packet.

@@ -105,7 +105,7 @@ fn expect_reply(frame: Frame, endpoint: &EndpointValue, packet: &Packet) {
         last_seen_ns: Kernel::now().now_ns(),
         identity: 0,
         rule: 0,
-        revision: endpoint.revision,
+        revision: endpoint.current(),
         direction: Direction::Ingress as u8,
         flags: 0,
         proxy_port: 0,

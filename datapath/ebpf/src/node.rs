@@ -62,7 +62,9 @@ pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
     }
     let is_connections = matches!(direction, Direction::Egress) && packet.protocol == protocol::TCP;
     let mut outcome = Decision::plain(Reason::Malformed);
-    decide(endpoint, &packet, None, direction, &mut outcome);
+    // The kernel gives an ICMP error to the connection that it quotes without asking here. What comes here is for raw
+    // sockets, and the rules about ICMP judge it.
+    decide(endpoint, &packet, false, direction, &mut outcome);
     if !outcome.reason.denies() && outcome.proxy_port != 0 {
         // No rule for nodes limits requests, since no proxy could read them. One that does is not kept to.
         outcome.reason = Reason::ProxyAbsent;
@@ -111,7 +113,7 @@ fn is_known_as_sent(frame: Frame, endpoint: &EndpointValue, packet: &Packet) -> 
     frame.as_sent(&mut sent);
     let key = FlowKey::of(endpoint.endpoint, &sent, Direction::Egress);
     // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
-    unsafe { FLOWS.get(key) }.is_some_and(|flow| flow.revision == endpoint.revision)
+    unsafe { FLOWS.get(key) }.is_some_and(|flow| flow.revision == endpoint.current())
 }
 
 /// Changes nothing, since `zero` is 0, which the verifier does not know: it would look at what follows once for each way

@@ -87,7 +87,13 @@ impl Engine {
     }
 
     /// The same for these policies.
-    pub(crate) fn admit_to(&mut self, id: u32, set: &[TermId], policies: &[u32], ops: &mut Vec<MapOp>) -> Result<(), NoRoom> {
+    pub(crate) fn admit_to(
+        &mut self,
+        id: u32,
+        set: &[TermId],
+        policies: &[u32],
+        ops: &mut Vec<MapOp>,
+    ) -> Result<(), NoRoom> {
         let mut added = Vec::new();
         let mut rows: Vec<(u32, Vec<Row>)> = Vec::new();
         for policy in policies {

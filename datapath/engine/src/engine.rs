@@ -214,7 +214,7 @@ impl Engine {
                 Row::Endpoint(_, value) => {
                     self.ledger.endpoints.pass(value.endpoint);
                     self.ledger.policies.pass(value.policy);
-                    self.ledger.revision = self.ledger.revision.max(value.revision);
+                    self.ledger.revision = self.ledger.revision.max(value.current());
                 }
                 Row::Address(_, value) => {
                     for step in value.steps.iter().filter(|step| step.identity >= identity::FIRST) {

@@ -57,7 +57,7 @@ impl Engine {
     /// Takes one answer and appends the writes that open its addresses. After them the client may have it; not where this
     /// is an error: some of its addresses stay closed.
     pub fn learn(&mut self, answer: &Answer, now: u64, ops: &mut Vec<MapOp>) -> Result<(), NotOpen> {
-        self.settle_doubts(ops);
+        self.settle_doubts(ops.len(), ops);
         let Some(known) = self.cache.endpoints.get(&answer.endpoint) else {
             self.refuse("answers of unknown endpoints");
             return Err(NotOpen::Unknown);
@@ -173,7 +173,7 @@ impl Engine {
     /// Forgets the names that `wanted` picks, and closes what only they had opened. Flows under way live on.
     pub fn forget(&mut self, wanted: &dyn Fn(&Lookup<'_>) -> bool, now: u64) -> (Forgotten, Vec<MapOp>) {
         let mut ops = Vec::new();
-        self.settle_doubts(&mut ops);
+        self.settle_doubts(0, &mut ops);
         let all = self.every_lookup(|_| true);
         let picked: Vec<(EndpointId, Fqdn)> =
             all.filter(wanted).map(|lookup| (lookup.endpoint, lookup.name.clone())).collect();
@@ -197,7 +197,7 @@ impl Engine {
     /// Writes rows anew whose steps have ended, and collects what ended long ago.
     pub fn tick(&mut self, now: u64) -> Vec<MapOp> {
         let mut ops = Vec::new();
-        self.settle_doubts(&mut ops);
+        self.settle_doubts(0, &mut ops);
         while let Some(row) = self.cache.pop_due(now) {
             if self.is_crowded(row) {
                 self.cache.collect(row, now, 0);

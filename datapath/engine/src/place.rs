@@ -21,9 +21,8 @@ use crate::{
 type OfLabels = Vec<OnceCell<Vec<TermId>>>;
 
 impl Engine {
-    /// Gives these addresses of peers their rows; returns old and new selectors of those that were matched by others.
-    fn place_all(&mut self, addresses: BTreeSet<Address>, peers: &Peers, ops: &mut Vec<MapOp>) -> HashSet<(Set, Set)> {
-        let mut moved = HashSet::new();
+    /// Gives these addresses of peers their rows.
+    fn place_all(&mut self, addresses: BTreeSet<Address>, peers: &Peers, ops: &mut Vec<MapOp>) {
         let of_labels: OfLabels = peers.all.iter().map(|_| OnceCell::new()).collect();
         let mut known: HashMap<Address, Set> = HashMap::new();
         for address in addresses {
@@ -31,13 +30,8 @@ impl Engine {
             let mut terms = self.matching(address, peers, &of_labels);
             terms.extend(self.front(address, peers, &of_labels, &mut known));
             let new: Set = set(terms).into();
-            let old = self.placed.get(&address).map(|(_, set)| Arc::clone(set));
-            if self.place(address, who, &new, ops) && old.as_ref() != Some(&new) {
-                let old = old.unwrap_or_else(|| self.outside(address.to_ip()).into());
-                moved.insert((old, new));
-            }
+            self.place(address, who, &new, ops);
         }
-        moved
     }
 
     /// Gives the addresses of peers their rows after selectors came and went: those whose row may become another.
@@ -59,7 +53,10 @@ impl Engine {
 
     /// What matches an address, where its row is as it should be and nobody was behind a port of it.
     fn row_stands(&self, address: Address) -> Option<&Set> {
-        let is_sure = !self.unsure && self.doubt.is_none() && !self.unplaced.contains_key(&address) && !self.peers.fronts.contains_key(&address);
+        let is_sure = !self.unsure
+            && self.doubt.is_none()
+            && !self.unplaced.contains_key(&address)
+            && !self.peers.fronts.contains_key(&address);
         self.placed.get(&address).filter(|_| is_sure).map(|(_, set)| set)
     }
 
@@ -100,10 +97,10 @@ impl Engine {
         Some(id)
     }
 
-    /// Gives an address of the cluster its row; false where there is no room.
-    fn place(&mut self, address: Address, who: Option<&Who>, set: &Set, ops: &mut Vec<MapOp>) -> bool {
+    /// Gives an address of the cluster its row, where there is room.
+    fn place(&mut self, address: Address, who: Option<&Who>, set: &Set, ops: &mut Vec<MapOp>) {
         self.unplaced.insert(address, Arc::clone(set));
-        let Some(identity) = self.acquire(set, 0, ops) else { return false };
+        let Some(identity) = self.acquire(set, 0, ops) else { return };
         let is_here = who.is_some_and(|who| who.local_host);
         let mut value = AddressValue {
             endpoint: who.and_then(|who| who.id).map_or(0, |id| id.0),
@@ -113,34 +110,31 @@ impl Engine {
         value.steps[0] = Step { expires_ns: 0, identity, spare: 0 };
         if !self.mirror.put(Row::Address(node_key(address), value), ops) {
             self.identities.release(identity);
-            return false;
+            return;
         }
         self.unplaced.remove(&address);
         let old = self.placed.insert(address, (value, Arc::clone(set)));
         self.release(old.map(|(value, _)| value));
-        true
     }
 
-    /// Moves to a new topology; returns the policies under which a flow that passed might not pass now.
-    pub(crate) fn move_peers(&mut self, peers: Peers, ops: &mut Vec<MapOp>) -> HashSet<u32> {
+    /// Moves to a new topology.
+    pub(crate) fn move_peers(&mut self, peers: Peers, ops: &mut Vec<MapOp>) {
         let stays = |address: &Address, at: usize| {
             self.peers.owner(*address) == Some(&peers.all[at]) && self.row_stands(*address).is_some()
         };
         let owned = peers.owners.iter().filter(|(address, at)| !stays(address, **at)).map(|(address, _)| address);
         let addresses = owned.chain(peers.fronts.keys()).copied().collect();
-        let mut moved = self.place_all(addresses, &peers, ops);
+        self.place_all(addresses, &peers, ops);
         let is_gone = |address: &&Address| !peers.owners.contains_key(*address) && !peers.fronts.contains_key(*address);
         let gone: Vec<Address> = self.placed.keys().filter(is_gone).copied().collect();
         self.unplaced.retain(|address, _| peers.owners.contains_key(address) || peers.fronts.contains_key(address));
         for address in gone {
             self.mirror.delete(Key::Address(node_key(address)), ops);
-            if let Some((value, old)) = self.placed.remove(&address) {
+            if let Some((value, _)) = self.placed.remove(&address) {
                 self.release(Some(value));
-                moved.insert((old, self.outside(address.to_ip()).into()));
             }
         }
         self.peers = peers;
-        self.narrowed_by(&moved)
     }
 
     /// Gives the addresses whose row found no room their rows.
@@ -167,6 +161,15 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether one of the writes gives an address of scope 0 to another, or takes it back.
+pub(crate) fn moves_peers(ops: &[MapOp]) -> bool {
+    let key = |op: &MapOp| match op {
+        MapOp::Put(row) => row.key(),
+        MapOp::Delete(key) => *key,
+    };
+    ops.iter().any(|op| matches!(key(op), Key::Address(AddressKey { scope: 0, .. })))
 }
 
 pub(crate) const fn node_key(address: Address) -> AddressKey {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::{Change, Engine, Gate, GateError, Key, MapOp, Row, diff::diff};
+use crate::{Change, Engine, Gate, GateError, Key, MapOp, Row, diff::diff, place::moves_peers};
 
 /// The first pause before rows that found no room are tried again; it doubles.
 const PAUSE_NS: u64 = 1_000_000_000;
@@ -110,7 +110,7 @@ impl Engine {
         if self.ready {
             let mut leaks = self.leaks();
             leaks.all |= self.doubt.as_ref().is_some_and(|doubt| doubt.is_blind);
-            self.point(&leaks, &HashSet::new(), false, &mut ops);
+            self.point(&leaks, false, false, &mut ops);
         }
         self.plan_retry(now);
         ops
@@ -201,9 +201,13 @@ impl Engine {
         if suspects.is_empty() && whole {
             self.doubt = None;
         }
-        self.point(&leaks, &HashSet::new(), false, ops);
+        let is_moved = moves_peers(&puts) || moves_peers(&removals);
+        self.point(&leaks, is_moved, false, ops);
         ops.extend(removals);
         whole &= self.write_all(&suspects, ops);
+        if moves_peers(&suspects) {
+            self.look_again(ops);
+        }
         // Endpoints that are closed for these are opened with the next attempt, once these are there.
         self.retry.is_soon = self.doubt.is_some() && whole;
     }

@@ -19,7 +19,8 @@ impl Engine {
 
     /// Rows that the policies of one namespace may have.
     pub(crate) fn policy_share(&self) -> usize {
-        usize::try_from(self.settings.limits.namespace_policy_rows()).unwrap_or(usize::MAX)
+        let limits = &self.settings.limits;
+        share_of(limits.namespace_policy_rows(), limits.policy_rows)
     }
 
     /// Finds out which namespace each policy of the plan belongs to.
@@ -41,7 +42,7 @@ impl Engine {
     /// Finds the prefixes above the shares of namespaces. What another namespace within its share asks for too, or a policy
     /// of the cluster, is within.
     pub(crate) fn find_prefixes_above_share(&mut self) {
-        let share = usize::try_from(self.settings.limits.namespace_cidrs()).unwrap_or(usize::MAX);
+        let share = share_of(self.settings.limits.namespace_cidrs(), self.settings.limits.cidrs);
         let mut wanted: BTreeMap<Option<&str>, BTreeSet<(u32, CidrKey)>> = BTreeMap::new();
         for numbered in self.plan.policies.values().flat_map(|(rules, _)| rules) {
             let namespace = numbered.rule.origin.namespace.as_deref();
@@ -97,6 +98,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// A share as rows; where it is the whole map, the map alone is the bound.
+fn share_of(share: u32, whole: u32) -> usize {
+    if share >= whole { usize::MAX } else { usize::try_from(share).unwrap_or(usize::MAX) }
 }
 
 /// Prefixes at which selectors of a rule begin or end to match.

@@ -75,7 +75,9 @@ impl Engine {
         add(map_names::ENDPOINTS, unwritten, "endpoints, which are closed", "limits.endpoints");
         if let Some(doubt) = &self.doubt {
             let message = match doubt.is_blind {
-                true => "the kernel's rows can't be read; every endpoint with a policy is closed until they can".to_owned(),
+                true => {
+                    "the kernel's rows can't be read; every endpoint with a policy is closed until they can".to_owned()
+                }
                 false => format!("the kernel refused {} writes; they are tried again", doubt.failing.len().max(1)),
             };
             found.push(Shortage { kind: ShortageKind::Rows, subject: "kernel".to_owned(), message, setting: "" });
@@ -116,7 +118,8 @@ impl Engine {
                 None => continue,
             };
             let key = self.cache.endpoints.get(id).map_or(NODE_KEY, |known| &*known.key);
-            let remedy = if setting.is_empty() { "the other problems say which" } else { "raise it, or narrow the policy" };
+            let remedy =
+                if setting.is_empty() { "the other problems say which" } else { "raise it, or narrow the policy" };
             let setting_text = if setting.is_empty() { String::new() } else { format!(" (`{setting}`)") };
             found.push(Shortage {
                 kind: ShortageKind::Closed,

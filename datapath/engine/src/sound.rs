@@ -165,8 +165,12 @@ impl Engine {
                 _ => {}
             }
         }
-        let wanted: HashMap<Key, Row> =
-            self.policies.iter().flat_map(|(id, policy)| policy_rows(*id, policy)).map(|row| (row.key(), row)).collect();
+        let wanted: HashMap<Key, Row> = self
+            .policies
+            .iter()
+            .flat_map(|(id, policy)| policy_rows(*id, policy))
+            .map(|row| (row.key(), row))
+            .collect();
         let lacks = wanted.iter().filter(|(key, row)| rows.get(*key) != Some(*row)).map(|(key, _)| key);
         let more = rows.keys().filter(|key| !wanted.contains_key(*key));
         let mut broken = HashSet::new();

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use namegate_abi::{AddressKey, EndpointValue, NODE_INTERFACE, endpoint_flags};
+use namegate_abi::{EndpointValue, NODE_INTERFACE, endpoint_flags};
 use namegate_config::rule::Direction;
 
 use crate::{
@@ -24,15 +24,12 @@ impl Local {
 }
 
 impl Engine {
-    /// Moves each endpoint to its policy.
-    pub(crate) fn switch(&mut self, narrowed: &HashSet<u32>, now: u64, ops: &mut Vec<MapOp>) {
+    /// Moves each endpoint to its policy. `is_moved` says that addresses of scope 0 are another's now, or nobody's.
+    pub(crate) fn switch(&mut self, is_moved: bool, now: u64, ops: &mut Vec<MapOp>) {
         // A gate that another engine filled: flows may have been judged by rows that are no more.
-        let doubtful = self.unsure
-            && ops
-                .iter()
-                .any(|op| matches!(op, MapOp::Put(Row::Address(AddressKey { scope: 0, .. }, _) | Row::Cidr(..))));
+        let doubtful = self.unsure && ops.iter().any(|op| matches!(op, MapOp::Put(Row::Cidr(..))));
         let leaks = self.leaks();
-        let vacated = self.point(&leaks, narrowed, doubtful, ops);
+        let vacated = self.point(&leaks, is_moved, doubtful, ops);
         if self.plan.endpoints.values().any(|(interface, _)| *interface == NODE_INTERFACE) {
             let id = EndpointId(self.ledger.endpoint(&NODE_KEY.into()));
             self.cache.open(id, &NODE_KEY.into());
@@ -45,14 +42,9 @@ impl Engine {
 
     /// Writes the row of each endpoint: its policy, or what denies everything where that can not be in force. Gives the
     /// interfaces that endpoints have left.
-    pub(crate) fn point(
-        &mut self,
-        leaks: &Leaks,
-        narrowed: &HashSet<u32>,
-        doubtful: bool,
-        ops: &mut Vec<MapOp>,
-    ) -> Vec<u32> {
+    pub(crate) fn point(&mut self, leaks: &Leaks, is_moved: bool, doubtful: bool, ops: &mut Vec<MapOp>) -> Vec<u32> {
         let mut revision = None;
+        let mut moved = None;
         let mut vacated = Vec::new();
         let plan = std::mem::take(&mut self.plan);
         for (&id, (interface, content)) in &plan.endpoints {
@@ -64,10 +56,14 @@ impl Engine {
             };
             let mut local = self.local_of(id, *interface, content, leaks);
             let is_shut = |value: &EndpointValue| value.policy == 0 && value.flags & ENFORCED != 0;
-            let is_same = |held: &EndpointValue| {
-                held.policy == local.value.policy
-                    && is_shut(held) == is_shut(&local.value)
-                    && !narrowed.contains(&held.policy)
+            let value = local.value;
+            let is_same = |held: &EndpointValue| held.policy == value.policy && is_shut(held) == is_shut(&value);
+            local.value.moved = match held {
+                Some(_) if is_moved && is_enforced(&local.value) => {
+                    *moved.get_or_insert_with(|| self.ledger.next_revision())
+                }
+                Some(held) => held.moved,
+                None => 0,
             };
             local.value.revision = match held.filter(is_same) {
                 Some(held) => held.revision,
@@ -79,6 +75,17 @@ impl Engine {
         }
         self.plan = plan;
         vacated
+    }
+
+    /// Has flows of enforced endpoints looked at again whose peer may be another.
+    pub(crate) fn look_again(&mut self, ops: &mut Vec<MapOp>) {
+        let moved = self.ledger.next_revision();
+        for local in self.local.values_mut().filter(|local| local.is_written && is_enforced(&local.value)) {
+            let value = EndpointValue { moved, ..local.value };
+            if self.mirror.put(Row::Endpoint(local.interface, value), ops) {
+                local.value = value;
+            }
+        }
     }
 
     /// Writes a row; false where the endpoint is left without one, which denies everything too.
@@ -138,8 +145,7 @@ impl Engine {
         if !self.policies.contains_key(&local.policy) {
             return Some(Shut::NoRoom(self.uninstalled.get(&local.policy).copied().unwrap_or("limits.policyRows")));
         }
-        let leaking =
-            leaks.all || leaks.policies.contains(&local.policy) || leaks.scopes.contains(&local.value.scope);
+        let leaking = leaks.all || leaks.policies.contains(&local.policy) || leaks.scopes.contains(&local.value.scope);
         leaking.then_some(Shut::Leaking)
     }
 
@@ -165,4 +171,9 @@ impl Engine {
             self.rewrite(row, now, ops);
         }
     }
+}
+
+/// Whether a policy holds in any direction.
+const fn is_enforced(value: &EndpointValue) -> bool {
+    value.flags & ENFORCED != 0
 }

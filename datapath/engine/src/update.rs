@@ -27,7 +27,7 @@ use crate::{
     acquire::NoRoom,
     compile::{NumberedRule, Policy},
     fronts::Port,
-    place::node_key,
+    place::{moves_peers, node_key},
     plan::Subjects,
     selectors::{Set, Term, TermId, Terms, set},
     topology::{Behind, Peers, Who},
@@ -69,8 +69,13 @@ impl Engine {
         let mut both = wanted.clone();
         both.extend(self.terms.all().iter().map(|(id, term)| (*id, term.clone())));
         self.find_prefixes_above_share();
+        let missing = self.unplaced.len();
         self.reindex(both, now, ops);
-        let narrowed = moved.map(|peers| self.move_peers(peers, ops)).unwrap_or_default();
+        let before = ops.len();
+        if let Some(peers) = moved {
+            self.move_peers(peers, ops);
+        }
+        let is_moved = moves_peers(&ops[before..]) || self.unplaced.len() < missing;
         self.hide_learned(now, ops);
         if services.is_some() || !self.ready {
             self.trust(services.unwrap_or_default(), ops);
@@ -79,25 +84,28 @@ impl Engine {
         self.find_tenants();
         self.install(ops);
         self.admit_learned(now, ops);
-        self.switch(&narrowed, now, ops);
+        self.switch(is_moved, now, ops);
         self.drop_policies(ops);
         self.reindex(wanted, now, ops);
         self.sweep(ops);
         let identities = &self.identities;
         self.terms.fronts.retain(|front| identities.matched_by(front).next().is_some());
         self.ready = true;
-        self.settle_doubts(ops);
+        self.settle_doubts(0, ops);
         self.reopen(now, ops);
         self.forget_numbers();
     }
 
-    /// Brings a gate that may hold something else to what it should hold.
-    pub(crate) fn settle_doubts(&mut self, ops: &mut Vec<MapOp>) {
+    /// Brings a gate that may hold something else to what it should hold. The writes from `since` on are part of it.
+    pub(crate) fn settle_doubts(&mut self, since: usize, ops: &mut Vec<MapOp>) {
         if self.unsure && self.ready {
             self.unsure = false;
             let wanted = self.wanted();
             if !self.mirror.reconcile(&wanted, ops) {
                 self.doubt.get_or_insert_default();
+            }
+            if moves_peers(&ops[since..]) {
+                self.look_again(ops);
             }
         }
     }
@@ -312,10 +320,10 @@ impl Engine {
             self.policies.insert(id, policy);
         }
         self.unsure = true;
-        self.settle_doubts(&mut ops);
+        self.settle_doubts(0, &mut ops);
         if self.is_short() {
             let leaks = self.leaks();
-            self.point(&leaks, &HashSet::new(), false, &mut ops);
+            self.point(&leaks, false, false, &mut ops);
             self.retry.come_at_once();
         }
         ops

@@ -235,7 +235,8 @@ impl Engine {
             Some((Arc::clone(&self.cache.endpoints.get(endpoint)?.key), *what, *count))
         };
         let of_endpoints = self.refused_of.iter().filter_map(of_endpoint);
-        let of_namespaces = self.refused_in.iter().map(|((namespace, what), count)| (Arc::clone(namespace), *what, *count));
+        let of_namespaces =
+            self.refused_in.iter().map(|((namespace, what), count)| (Arc::clone(namespace), *what, *count));
         of_endpoints.chain(of_namespaces).collect()
     }
 

@@ -6,11 +6,22 @@ mod common;
 
 use common::{
     Kernel, SECOND, apply, ip, pods, rules, settings, topology,
-    world::{L7_PORT, OWN, World, hearings, interface, probes},
+    world::{L7_PORT, OWN, Probe, World, hearings, interface, probes},
 };
-use namegate_config::settings::Scope;
+use namegate_abi::{AddressKey, Reason as Kernels, Tables, flow_flags, tcp};
+use namegate_config::{rule::Direction, settings::Scope};
 use namegate_engine::{Change, Engine, Key, LedgerEntry, MapOp, Proxies};
 use proptest::prelude::*;
+
+/// A packet of the probe's flow.
+fn next_packet(kernel: &mut Kernel, probe: &Probe, tcp_flags: u8) -> Kernels {
+    let ends = ((ip(OWN[probe.pod]), 40_000), (probe.peer, 40_000));
+    let (source, destination) = match probe.direction {
+        Direction::Egress => (ends.0, (probe.peer, probe.flow.port)),
+        Direction::Ingress => (ends.1, (ip(OWN[probe.pod]), probe.flow.port)),
+    };
+    kernel.pass(interface(probe.pod), source, destination, probe.direction, tcp_flags)
+}
 
 fn scopes() -> impl Strategy<Value = Scope> {
     prop_oneof![4 => Just(Scope::Endpoint), 1 => Just(Scope::Node)]
@@ -109,8 +120,27 @@ proptest! {
                     prop_assert_eq!(World::allows(step, probe), was, "{:?} after {:?}", probe, &ops[..at]);
                 }
             }
-            let revision = |kernel: &Kernel| kernel.endpoint(interface(probe.pod)).map(|row| row.revision);
+            let revision = |kernel: &Kernel| kernel.endpoint(interface(probe.pod)).map(|row| row.current());
             prop_assert!(!was || is || revision(&old) != revision(new), "{:?} is cut without a new revision", probe);
+            if !was || probe.flow.protocol != 6 || old.endpoint(interface(probe.pod)).is_none() {
+                continue;
+            }
+            let mut kernel = old.clone();
+            prop_assert!(!next_packet(&mut kernel, probe, tcp::SYN).denies());
+            for (at, op) in ops.iter().enumerate() {
+                kernel.apply(std::slice::from_ref(op));
+                if kernel.endpoint(interface(probe.pod)).is_none() {
+                    break;
+                }
+                let reason = next_packet(&mut kernel, probe, tcp::ACK);
+                prop_assert!(!is || !reason.denies(), "the flow {:?} is cut by {:?}", probe, &ops[..=at]);
+            }
+            if moved.is_some() && kernel.endpoint(interface(probe.pod)).is_some() {
+                let named = kernel.flows.values().any(|flow| flow.flags & flow_flags::LEARNED != 0);
+                let owned = kernel.address(&AddressKey { scope: 0, address: probe.peer.into() }).is_some();
+                let reason = next_packet(&mut kernel, probe, tcp::ACK);
+                prop_assert!(is || reason.denies() || (named && !owned), "the flow {:?} goes on", probe);
+            }
         }
     }
 

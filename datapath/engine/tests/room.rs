@@ -13,8 +13,8 @@ use namegate_config::{
     name::NamePattern,
     reference::Flow,
     rule::{
-        CidrReach, CidrSelector, Direction, Effect, Entity, Origin, PeerSelector, Peers, PortMatch, Ports, Rule, Subject,
-        Tier,
+        CidrReach, CidrSelector, Direction, Effect, Entity, Origin, PeerSelector, Peers, PortMatch, Ports, Rule,
+        Subject, Tier,
     },
     settings::{Scope, Settings},
 };
@@ -341,7 +341,10 @@ fn hundreds_of_names_at_one_address_do_not_close_an_allowed_one() {
             setup.learn(1, &[&format!("m{at}.org")], &[ip("192.0.2.1")], 600).unwrap();
         }
         assert!(setup.is_open(0, "192.0.2.1"), "{scope:?}");
-        let key = AddressKey { scope: if scope == Scope::Node { u32::MAX } else { setup.endpoint(0).0 }, address: ip("192.0.2.1").into() };
+        let key = AddressKey {
+            scope: if scope == Scope::Node { u32::MAX } else { setup.endpoint(0).0 },
+            address: ip("192.0.2.1").into(),
+        };
         assert!(setup.kernel.rows.contains_key(&Key::Address(key)));
     }
 }

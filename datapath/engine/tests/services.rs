@@ -230,7 +230,7 @@ proptest! {
                     prop_assert_eq!(World::allows(step, probe), was, "{:?} after {:?}", probe, &ops[..at]);
                 }
             }
-            let revision = |kernel: &Kernel| kernel.endpoint(interface(probe)).unwrap().revision;
+            let revision = |kernel: &Kernel| kernel.endpoint(interface(probe)).unwrap().current();
             prop_assert!(!was || is || revision(first) != revision(last), "{:?} is cut without a new revision", probe);
         }
     }

@@ -10,25 +10,37 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod cidr;
+mod cni_stdin;
 mod dns_wire;
 mod endpoints;
+mod http_head;
+mod kubernetes_json;
 mod packet;
 mod pattern;
 mod policy_yaml;
 mod quic_initial;
 mod selector;
 mod settings;
+mod sniffer;
+mod tls_hello;
 
+pub use api::api;
 pub use cidr::cidr;
+pub use cni_stdin::cni_stdin;
 pub use dns_wire::dns_wire;
 pub use endpoints::endpoints;
+pub use http_head::http_head;
+pub use kubernetes_json::kubernetes_json;
 pub use packet::packet;
 pub use pattern::pattern;
 pub use policy_yaml::policy_yaml;
 pub use quic_initial::quic_initial;
 pub use selector::selector;
 pub use settings::settings;
+pub use sniffer::sniffer;
+pub use tls_hello::tls_hello;
 
 /// One target.
 #[derive(Clone, Copy, Debug)]
@@ -40,14 +52,20 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 15] = [
+    Target { name: "api", check: api },
     Target { name: "cidr", check: cidr },
+    Target { name: "cni_stdin", check: cni_stdin },
     Target { name: "dns_wire", check: dns_wire },
     Target { name: "endpoints", check: endpoints },
+    Target { name: "http_head", check: http_head },
+    Target { name: "kubernetes_json", check: kubernetes_json },
     Target { name: "packet", check: packet },
     Target { name: "pattern", check: pattern },
     Target { name: "policy_yaml", check: policy_yaml },
     Target { name: "quic_initial", check: quic_initial },
     Target { name: "selector", check: selector },
     Target { name: "settings", check: settings },
+    Target { name: "sniffer", check: sniffer },
+    Target { name: "tls_hello", check: tls_hello },
 ];

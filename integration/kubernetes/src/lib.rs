@@ -28,6 +28,8 @@ mod assemble;
 mod backoff;
 mod client;
 mod follow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod hub;
 mod report;

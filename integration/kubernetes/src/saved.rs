@@ -57,12 +57,17 @@ pub(crate) fn read(path: &Path) -> Option<Tables> {
             return None;
         }
     };
-    match serde_json::from_slice::<Read>(&octets) {
-        Ok(read) if read.form == FORM => Some(Tables::restore(read.rows)),
-        Ok(_) => None,
+    match parse(&octets) {
+        Ok(tables) => tables,
         Err(error) => {
             tracing::warn!(%error, file = %path.display(), "the saved objects cannot be read");
             None
         }
     }
+}
+
+/// What the bytes of a file hold; nothing where they are of another form.
+pub(crate) fn parse(bytes: &[u8]) -> serde_json::Result<Option<Tables>> {
+    let read: Read = serde_json::from_slice(bytes)?;
+    Ok((read.form == FORM).then(|| Tables::restore(read.rows)))
 }

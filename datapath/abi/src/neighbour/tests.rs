@@ -25,7 +25,7 @@ const NODES: &str = "fd00::1";
 const GATEWAY: &str = "fe80::1";
 const OUTSIDE: &str = "2001:db8::9";
 
-const ROW: EndpointValue = EndpointValue { endpoint: ENDPOINT, policy: 0, scope: 0, revision: 1, flags: 0 };
+const ROW: EndpointValue = EndpointValue { endpoint: ENDPOINT, policy: 0, scope: 0, revision: 1, flags: 0, moved: 0 };
 
 #[derive(Default)]
 struct Rows(BTreeMap<AddressKey, AddressValue>);

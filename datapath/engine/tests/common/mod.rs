@@ -10,8 +10,8 @@ use std::{
 };
 
 use namegate_abi::{
-    AddressKey, AddressValue, CidrKey, Class, Decision, EndpointValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    Packet, PolicyKey, PolicyValue, Reader, Tables, judge,
+    AddressKey, AddressValue, CidrKey, Class, Decision, EndpointValue, FlowKey, FlowValue, FlowWrite, FragmentKey,
+    FragmentValue, Packet, PolicyKey, PolicyValue, Reader, Reason, Tables, judge,
 };
 use namegate_config::{
     l7::L7,
@@ -35,6 +35,8 @@ pub(crate) struct Kernel {
     pub(crate) now: u64,
     pub(crate) rows: HashMap<Key, Row>,
     pub(crate) cidr_lengths: BTreeSet<u32>,
+    /// Flows of packets that [`Kernel::pass`] let through.
+    pub(crate) flows: HashMap<FlowKey, FlowValue>,
 }
 
 impl Gate for Kernel {
@@ -103,6 +105,36 @@ impl Kernel {
         };
         judge(self, &Nothing, &endpoint, &packet, wire(direction))
     }
+
+    /// Judges a packet of the endpoint on an interface, and remembers its flow as the programs do.
+    pub(crate) fn pass(
+        &mut self,
+        interface: u32,
+        source: (IpAddr, u16),
+        destination: (IpAddr, u16),
+        direction: Direction,
+        tcp_flags: u8,
+    ) -> Reason {
+        let endpoint = self.endpoint(interface).expect("the interface has an endpoint");
+        let packet = Packet {
+            source: source.0.into(),
+            destination: destination.0.into(),
+            source_port: source.1,
+            destination_port: destination.1,
+            icmp: 0,
+            protocol: 6,
+            tcp_flags,
+            class: Class::Plain,
+            fragmented: false,
+            fragment_id: 0,
+            transport_at: 20,
+        };
+        let decision = judge(self, &Nothing, &endpoint, &packet, wire(direction));
+        if decision.write != FlowWrite::None {
+            self.flows.insert(FlowKey::of(endpoint.endpoint, &packet, wire(direction)), decision.flow);
+        }
+        decision.reason
+    }
 }
 
 pub(crate) fn wire(direction: Direction) -> namegate_abi::Direction {
@@ -160,8 +192,8 @@ impl Tables for Kernel {
         narrow.or_else(|| row(72, PolicyKey { port_be: [0; 2], protocol: 0, ..*key }))
     }
 
-    fn flow(&self, _: &FlowKey) -> Option<FlowValue> {
-        None
+    fn flow(&self, key: &FlowKey) -> Option<FlowValue> {
+        self.flows.get(key).copied()
     }
 
     fn fragment(&self, _: &FragmentKey) -> Option<FragmentValue> {

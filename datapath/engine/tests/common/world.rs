@@ -197,7 +197,9 @@ impl World {
         match kernel.endpoint(interface(probe.pod)) {
             // A node that no rule selects has no row; the programs deny an interface without one.
             None => probe.pod == NODE,
-            Some(_) => !kernel.judge(interface(probe.pod), own, probe.peer, probe.direction, probe.flow).reason.denies(),
+            Some(_) => {
+                !kernel.judge(interface(probe.pod), own, probe.peer, probe.direction, probe.flow).reason.denies()
+            }
         }
     }
 

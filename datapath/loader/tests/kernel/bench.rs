@@ -96,7 +96,12 @@ impl Bench {
             let value = AddressValue { endpoint: ENDPOINT, ..steps(&[(0, 256)]) };
             self.put(Row::Address(AddressKey { scope: 0, address: ip.into() }, value));
         }
-        let value = EndpointValue { endpoint: ENDPOINT, policy: POLICY, scope: SCOPE, revision, flags };
+        self.move_peers(flags, revision, 0);
+    }
+
+    /// Writes the endpoint's row, which says since when addresses are another's.
+    pub(crate) fn move_peers(&self, flags: u32, revision: u32, moved: u32) {
+        let value = EndpointValue { endpoint: ENDPOINT, policy: POLICY, scope: SCOPE, revision, flags, moved };
         self.put(Row::Endpoint(self.interface, value));
     }
 

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails ends the test")]
 
 mod bench;
+mod frames;
+mod icmp_errors;
 mod lifecycle;
 mod node;
 mod redirect;

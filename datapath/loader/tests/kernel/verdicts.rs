@@ -181,6 +181,37 @@ fn a_connection_outlives_its_ttl_and_ends_with_a_policy_that_denies_it() {
 }
 
 #[test]
+fn a_connection_ends_where_its_peers_address_becomes_anothers_and_no_other_does() {
+    run(|bench| {
+        bench.enforce(ENFORCED, 1);
+        bench.allow(300, TCP, ECHO, 16, 1);
+        let open: [SocketAddr; 4] = ["198.51.100.7:7", "[2001:db8:7::7]:7", "198.51.100.8:7", "[2001:db8:7::8]:7"]
+            .map(|to| to.parse().unwrap());
+        let ends_ns = now_ns() + 600_000_000;
+        for to in &open {
+            bench.learn(&to.ip().to_string(), 300, ends_ns);
+        }
+        let peers = open.map(|to| bench.pod().open(to, ANSWERED).unwrap());
+        wait_until(ends_ns);
+        // The names are forgotten, as they are some time after their TTL.
+        for to in &open {
+            bench.delete(Key::Address(namegate_abi::AddressKey { scope: SCOPE, address: to.ip().into() }));
+        }
+        let placed = |to: &SocketAddr| namegate_abi::AddressKey { scope: 0, address: to.ip().into() };
+        for to in &open[..2] {
+            bench.put(Row::Address(placed(to), steps(&[(0, 257)])));
+        }
+        bench.move_peers(ENFORCED, 1, 2);
+        for (to, peer) in open[..2].iter().zip(&peers[..2]) {
+            assert!(peer.say(b"to a pod", DROPPED).is_err(), "{to}");
+        }
+        for (to, peer) in open[2..].iter().zip(&peers[2..]) {
+            peer.say(b"to whom it was", ANSWERED).unwrap_or_else(|error| panic!("{to}: {error}"));
+        }
+    });
+}
+
+#[test]
 fn a_source_that_is_not_the_endpoints_own_is_dropped() {
     run(|bench| {
         bench.enforce(ENFORCED, 1);

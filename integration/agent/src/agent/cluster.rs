@@ -156,7 +156,13 @@ impl Cluster {
     }
 
     /// Tells who waits how far the registrations are carried out; `guarded` are interfaces with programs.
-    pub(crate) fn tell(&self, facts: &Facts, found: &Interfaces, guarded: &HashSet<u32>, closed: &BTreeMap<String, String>) {
+    pub(crate) fn tell(
+        &self,
+        facts: &Facts,
+        found: &Interfaces,
+        guarded: &HashSet<u32>,
+        closed: &BTreeMap<String, String>,
+    ) {
         let state = |key: &String| match found.get(key) {
             None => (CniState::Waiting, Some("its interface is not there".to_owned())),
             Some(index) if !guarded.contains(index) => (

@@ -1,0 +1,60 @@
+//! Ethernet frames for the programs to judge. Checksums are left out: no program looks at one.
+
+use std::net::IpAddr;
+
+/// Octets of an Ethernet header.
+const LINK: usize = 14;
+const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// A frame that carries one IP packet.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame(pub(crate) Vec<u8>);
+
+impl Frame {
+    /// The frame with no more than these octets after the IP header.
+    pub(crate) fn cut(&self, octets: usize) -> Self {
+        let header = if self.0[LINK] >> 4 == 4 { 20 } else { 40 };
+        Self(self.0[..LINK + header + octets].to_vec())
+    }
+}
+
+/// One packet of `protocol`.
+pub(crate) fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Frame {
+    let octets = u16::try_from(payload.len()).unwrap();
+    let mut frame = vec![0; LINK];
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            frame[12..].copy_from_slice(&[0x08, 0x00]);
+            frame.extend([0x45, 0]);
+            frame.extend((20 + octets).to_be_bytes());
+            frame.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+            frame.extend(source.octets());
+            frame.extend(destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            frame[12..].copy_from_slice(&[0x86, 0xdd]);
+            frame.extend([0x60, 0, 0, 0]);
+            frame.extend(octets.to_be_bytes());
+            frame.extend([protocol, 64]);
+            frame.extend(source.octets());
+            frame.extend(destination.octets());
+        }
+        _ => panic!("{source} and {destination} are of two families"),
+    }
+    frame.extend(payload);
+    Frame(frame)
+}
+
+/// A datagram of eight octets.
+pub(crate) fn udp(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Frame {
+    let ports = [source.1.to_be_bytes(), destination.1.to_be_bytes(), 16_u16.to_be_bytes(), [0; 2]].concat();
+    packet(source.0, destination.0, UDP, &[ports, vec![0; 8]].concat())
+}
+
+/// The ICMP error "port unreachable" about a packet.
+pub(crate) fn error_about(source: IpAddr, destination: IpAddr, about: &Frame) -> Frame {
+    let (protocol, kind, code) = if source.is_ipv4() { (ICMP, 3, 3) } else { (ICMPV6, 1, 4) };
+    packet(source, destination, protocol, &[&[kind, code, 0, 0, 0, 0, 0, 0], &about.0[LINK..]].concat())
+}
