@@ -130,6 +130,13 @@ fn events(registry: &mut Registry, status: &Status) {
     registry.register("name_checks", "Connections whose name was looked at beside the way, by outcome", checks);
     let lost: Counter = Counter::default();
     lost.inc_by(status.flows_lost);
+    let healed = Counter::<u64>::default();
+    healed.inc_by(status.attachments_healed);
+    registry.register(
+        "attachments_healed",
+        "Programs and pins that were put back after another tool took them away",
+        healed,
+    );
     registry.register("flows_lost", "Records of flows lost since the ring was full", lost);
 }
 
@@ -206,6 +213,7 @@ mod tests {
             denials: vec![],
             flows: vec![Tally { what: "denied".into(), count: 11 }],
             flows_lost: 1,
+            attachments_healed: 2,
             kubernetes: None,
             diagnostics: vec![],
         }
@@ -229,6 +237,7 @@ mod tests {
             "namegate_dns_cache_entries 21",
             "namegate_name_checks_total{outcome=\"mismatched\"} 4",
             "namegate_flows_lost_total 1",
+            "namegate_attachments_healed_total 2",
             "namegate_dns_install_seconds_count 1",
             "namegate_build_info{version=\"1.2.3\"} 1",
         ] {

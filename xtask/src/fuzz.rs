@@ -16,7 +16,7 @@ use crate::shell::{self, Tool};
 
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// Everything that can be fuzzed; the same as in the package `namegate-fuzz-targets`.
-const TARGETS: [&str; 15] = [
+const TARGETS: [&str; 17] = [
     "policy_yaml",
     "cidr",
     "pattern",
@@ -32,6 +32,8 @@ const TARGETS: [&str; 15] = [
     "kubernetes_json",
     "sniffer",
     "tls_hello",
+    "icmp_errors",
+    "neighbour",
 ];
 /// How long `cargo xtask test` fuzzes each target, seconds.
 const SHORT_S: u64 = 60;

@@ -55,6 +55,9 @@ pub struct Status {
     pub flows: Vec<Tally>,
     /// Records of flows that were lost since the ring was full.
     pub flows_lost: u64,
+    /// Programs and pins that were put back after another tool took them away.
+    #[serde(default)]
+    pub attachments_healed: u64,
     /// Kubernetes as a source, where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<Kubernetes>,

@@ -205,6 +205,7 @@ impl Gatekeeper for StandIn {
                 denials: vec![],
                 flows: vec![],
                 flows_lost: 0,
+                attachments_healed: 0,
                 kubernetes: None,
                 diagnostics: vec![],
             })

@@ -21,6 +21,7 @@ mod decide;
 mod event;
 mod flow;
 pub mod icmp;
+pub mod icmp_way;
 mod maps;
 mod neighbour;
 mod opening;
@@ -34,10 +35,11 @@ pub use event::{EventRecord, Verdict};
 pub use maps::{
     AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
     FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags,
-    flow_flags, icmp_way, identity, limits, map_names, policy_flags, policy_verdict,
+    flow_flags, identity, limits, map_names, policy_flags, policy_verdict,
 };
 pub use neighbour::{
-    Claim, LinkAddress, LinkFrame, LinkOwner, Mac, arp, arp_addresses, discovery, discovery_of_node, solicitation,
+    Claim, DiscoveryHead, LinkAddress, LinkFrame, LinkOwner, Mac, arp, arp_addresses, discovery, discovery_of_node,
+    solicitation,
 };
 pub use opening::{
     HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OPENINGS_PER_SECOND, OpeningRecord, begins_quic,

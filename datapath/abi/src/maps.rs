@@ -103,40 +103,6 @@ pub mod flow_flags {
     pub const COPIES_SHIFT: u32 = 6;
 }
 
-/// Values of [`FlowKey::icmp_way`].
-pub mod icmp_way {
-    use super::Direction;
-
-    /// The flow is not of ICMP.
-    pub const NONE: u8 = 0;
-    /// Requests that the endpoint receives, and its replies.
-    pub const ASKED: u8 = 1;
-    /// Requests that the endpoint sends, and the replies to it.
-    pub const ASKS: u8 = 2;
-    /// Messages without a reply that the endpoint receives.
-    pub const RECEIVES: u8 = 3;
-    /// Messages without a reply that the endpoint sends.
-    pub const SENDS: u8 = 4;
-
-    /// Requests that go in this direction.
-    #[inline(always)]
-    pub const fn of_request(direction: Direction) -> u8 {
-        match direction {
-            Direction::Ingress => ASKED,
-            Direction::Egress => ASKS,
-        }
-    }
-
-    /// Messages without a reply that go in this direction.
-    #[inline(always)]
-    pub const fn alone(direction: Direction) -> u8 {
-        match direction {
-            Direction::Ingress => RECEIVES,
-            Direction::Egress => SENDS,
-        }
-    }
-}
-
 /// Values of [`PolicyValue::verdict`].
 pub mod policy_verdict {
     /// Denied: by a deny rule where `rule` is not zero, else by default.
@@ -318,7 +284,7 @@ pub struct FlowKey {
     pub icmp_type: u8,
     /// ICMP: the code of a message that has no reply; else 0.
     pub icmp_code: u8,
-    /// [`icmp_way`].
+    /// [`crate::icmp_way`].
     pub icmp_way: u8,
 }
 const _: () = assert!(size_of::<FlowKey>() == 44 && offset_of!(FlowKey, protocol) == 40);

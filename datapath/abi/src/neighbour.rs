@@ -14,7 +14,7 @@ mod tests;
 use crate::{Address, AddressKey, Reason, Tables, address_flags};
 
 pub use arp::{arp, arp_addresses};
-pub use discovery::{discovery, discovery_of_node, solicitation};
+pub use discovery::{DiscoveryHead, discovery, discovery_of_node, solicitation};
 
 /// A link address of Ethernet.
 pub type Mac = [u8; 6];
@@ -115,6 +115,8 @@ pub struct LinkFrame {
     pub sender: u32,
     /// Bytes of the frame.
     pub octets: usize,
+    /// Headers of neighbour discovery, where it is that.
+    pub head: DiscoveryHead,
 }
 
 impl LinkFrame {

@@ -109,13 +109,15 @@ reasons! {
     ForeignDestination = 43, "foreign-destination", "the destination is not an address of the endpoint";
     /// ARP or neighbour discovery that reached the endpoint with everybody else and is for another one: only counted.
     NeighbourElsewhere = 44, "neighbour-elsewhere", "address resolution on the link that is for another endpoint";
+    /// Programs are attached to the interface, and no endpoint is behind it yet or any more: it is closed.
+    NoEndpoint = 45, "no-endpoint", "the interface has no complete endpoint yet";
 }
 
 impl Reason {
     /// The octet of the first denial; all above are denials too.
     pub const FIRST_DENIAL: u8 = 32;
     /// One more than the highest octet in use: the length of the counter table of one direction.
-    pub const SPACE: u32 = 45;
+    pub const SPACE: u32 = 46;
 
     /// Whether the packet is refused.
     pub const fn denies(self) -> bool {

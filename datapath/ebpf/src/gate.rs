@@ -29,7 +29,7 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
     let frame = Frame::new(context);
     // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
     let Some(endpoint) = (unsafe { ENDPOINTS.get(frame.interface()) }) else {
-        return TCX_NEXT;
+        return closed(frame, direction);
     };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return TCX_DROP; // The map has this one row: never.
@@ -38,7 +38,7 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         return TCX_DROP; // As above.
     };
     // SAFETY: The row is this CPU's own. Its parts are plain numbers, and are written before they are read.
-    let Scratch { packet, quoted, outcome } = unsafe { &mut *scratch };
+    let Scratch { packet, quoted, outcome, link } = unsafe { &mut *scratch };
     if matches!(direction, Direction::Egress) {
         let port = redirect::sent_back(frame, settings);
         if port != 0 {
@@ -47,7 +47,11 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
     }
     let status = read(frame, LINK_OCTETS, packet);
     if status == NEIGHBOUR {
-        let claim = neighbour::judge_arp(frame, endpoint, direction);
+        neighbour::read_link(frame, endpoint, direction, link);
+        let mut claim = neighbour::judge_arp(frame, endpoint, link, direction);
+        if claim == PASSES && matches!(direction, Direction::Egress) {
+            claim = neighbour::keep_link(endpoint, link);
+        }
         neighbour::describe_arp(frame, packet);
         return resolve(frame, endpoint, packet, direction, claim);
     }
@@ -55,7 +59,15 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         return unreadable(frame, endpoint, direction, status);
     }
     if packet.is_discovery() {
-        let claim = neighbour::judge_discovery(frame, endpoint, packet, direction);
+        neighbour::read_link(frame, endpoint, direction, link);
+        neighbour::read_head(frame, packet, link);
+        let mut claim = neighbour::judge_discovery(frame, endpoint, packet, link, direction);
+        if claim == PASSES {
+            match direction {
+                Direction::Egress => claim = neighbour::keep_link(endpoint, link),
+                Direction::Ingress => neighbour::expect_reply(frame, endpoint, packet),
+            }
+        }
         if claim != Claim::Ordinary as u32 {
             return resolve(frame, endpoint, packet, direction, claim);
         }
@@ -99,6 +111,14 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         Way::Back => redirect::back(frame, settings, outcome.proxy_port),
         Way::Agent => TCX_DROP,
     }
+}
+
+/// Programs are attached where an endpoint is to be enforced. Without its row everything is denied, address resolution too.
+/// An endpoint that leaves is detached before its row is removed.
+#[inline(never)]
+fn closed(frame: Frame, direction: Direction) -> i32 {
+    report::count(frame, direction, Reason::NoEndpoint);
+    TCX_DROP
 }
 
 /// Where an allowed packet goes.

@@ -2,7 +2,7 @@
 //! [`namegate_abi::judge`], count, tell, act.
 //!
 //! Seen from the node, `from_endpoint` sits on the ingress of the host-side interface and `to_endpoint` on its egress.
-//! An interface without a row in `ENDPOINTS` is not judged. `from_node` and `to_node` sit at the root of the control
+//! An interface without a row in `ENDPOINTS` is closed: every frame of it is denied. `from_node` and `to_node` sit at the root of the control
 //! groups. The decision itself is in `namegate-abi`, where the host tests it.
 #![no_std]
 #![no_main]

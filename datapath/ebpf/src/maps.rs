@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use namegate_abi::{
     Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, LinkAddress, Packet, PolicyKey, PolicyValue, Settings, Tables, counter_slot, limits,
+    FragmentKey, FragmentValue, LinkAddress, LinkFrame, Packet, PolicyKey, PolicyValue, Settings, Tables, counter_slot, limits,
 };
 
 use crate::opening::{Copy, CopyRate};
@@ -58,6 +58,8 @@ pub(crate) struct Scratch {
     pub(crate) quoted: Packet,
     /// What was decided.
     pub(crate) outcome: Decision,
+    /// Its frame, where addresses are resolved.
+    pub(crate) link: LinkFrame,
 }
 
 /// One for each CPU, where packets are judged one after the other.

@@ -1,24 +1,19 @@
 //! ARP, neighbour discovery and listener discovery on the link of an endpoint: see `namegate_abi::neighbour`.
 
 use namegate_abi::{
-    Claim, Direction, EndpointValue, FlowKey, FlowValue, LinkFrame, LinkOwner, Packet, Tables, arp,
+    Claim, Direction, DiscoveryHead, EndpointValue, FlowKey, FlowValue, LinkFrame, LinkOwner, Packet, Reader, Tables, arp,
     arp_addresses, discovery, icmp_way, solicitation,
 };
 
 use crate::{
-    frame::Frame,
+    frame::{Frame, LINK_OCTETS},
     maps::{ENDPOINTS, FLOWS, Kernel, LINK_ADDRESSES},
 };
 
-/// Judges an ARP message; gives the octet of its [`Claim`].
+/// Judges an ARP message in the frame that `link` describes; gives the octet of its [`Claim`].
 #[inline(never)]
-pub(crate) fn judge_arp(frame: Frame, endpoint: &EndpointValue, direction: Direction) -> u32 {
-    let Some(link) = link_frame(frame, endpoint, direction) else { return Claim::Form as u32 };
-    let claim = arp(&Kernel::now(), &frame, endpoint, &link, direction);
-    if matches!((claim, direction), (Claim::Passes, Direction::Egress)) {
-        return keep(endpoint, &link) as u32;
-    }
-    claim as u32
+pub(crate) fn judge_arp(frame: Frame, endpoint: &EndpointValue, link: &LinkFrame, direction: Direction) -> u32 {
+    arp(&Kernel::now(), &frame, endpoint, link, direction) as u32
 }
 
 /// Writes the addresses of an ARP message where those of a packet stand in the record of a denial.
@@ -33,34 +28,33 @@ pub(crate) fn describe_arp(frame: Frame, packet: &mut Packet) {
 
 /// Judges a packet of neighbour discovery or listener discovery; gives the octet of its [`Claim`].
 #[inline(never)]
-pub(crate) fn judge_discovery(frame: Frame, endpoint: &EndpointValue, packet: &Packet, direction: Direction) -> u32 {
-    let Some(link) = link_frame(frame, endpoint, direction) else { return Claim::Form as u32 };
-    let claim = discovery(&Kernel::now(), &frame, endpoint, packet, &link, direction);
-    match (claim, direction) {
-        (Claim::Passes, Direction::Egress) => keep(endpoint, &link) as u32,
-        (Claim::Passes, Direction::Ingress) => {
-            expect_reply(frame, endpoint, packet);
-            claim as u32
-        }
-        _ => claim as u32,
-    }
+pub(crate) fn judge_discovery(
+    frame: Frame,
+    endpoint: &EndpointValue,
+    packet: &Packet,
+    link: &LinkFrame,
+    direction: Direction,
+) -> u32 {
+    discovery(&Kernel::now(), &frame, endpoint, packet, link, direction) as u32
 }
 
-/// The link header, and who put the frame on the link.
-#[inline(always)]
-fn link_frame(frame: Frame, endpoint: &EndpointValue, direction: Direction) -> Option<LinkFrame> {
-    let destination = namegate_abi::Reader::load::<6>(&frame, 0)?;
-    let source = namegate_abi::Reader::load::<6>(&frame, 6)?;
+/// Keeps the link address of an endpoint whose message may pass, where it may have it; gives the octet of the claim then.
+#[inline(never)]
+pub(crate) fn keep_link(endpoint: &EndpointValue, link: &LinkFrame) -> u32 {
+    keep(endpoint, link) as u32
+}
+
+/// Reads the link header into `link`, and who put the frame on the link. A frame without one has zeros, which nothing may
+/// claim.
+#[inline(never)]
+pub(crate) fn read_link(frame: Frame, endpoint: &EndpointValue, direction: Direction, link: &mut LinkFrame) {
+    link.destination = frame.load::<6>(0).unwrap_or_default();
+    link.source = frame.load::<6>(6).unwrap_or([0xff; 6]);
     // SAFETY: Rows are replaced, not changed in place, and live until the program ends (RCU).
-    let known = unsafe { LINK_ADDRESSES.get(endpoint.endpoint) }.map_or([0; 6], |row| row.link);
-    let mut link = LinkFrame {
-        destination,
-        source,
-        known,
-        owner: LinkOwner::Node,
-        sender: 0,
-        octets: frame.octets() as usize,
-    };
+    link.known = unsafe { LINK_ADDRESSES.get(endpoint.endpoint) }.map_or([0; 6], |row| row.link);
+    link.owner = LinkOwner::Node;
+    link.sender = 0;
+    link.octets = frame.octets() as usize;
     let from = frame.came_from();
     if matches!(direction, Direction::Ingress) && from != 0 {
         link.owner = LinkOwner::Unknown;
@@ -70,10 +64,14 @@ fn link_frame(frame: Frame, endpoint: &EndpointValue, direction: Direction) -> O
             link.sender = sender.endpoint;
         }
     }
-    Some(link)
 }
 
-/// Keeps the link address of an endpoint whose message may pass, where it may have it.
+/// Reads the headers of neighbour discovery into `link`.
+#[inline(never)]
+pub(crate) fn read_head(frame: Frame, packet: &Packet, link: &mut LinkFrame) {
+    link.head = DiscoveryHead::read(&frame, packet, LINK_OCTETS, link.octets);
+}
+
 #[inline(always)]
 fn keep(endpoint: &EndpointValue, link: &LinkFrame) -> Claim {
     // SAFETY: As above.
@@ -86,8 +84,8 @@ fn keep(endpoint: &EndpointValue, link: &LinkFrame) -> Claim {
 }
 
 /// Lets the endpoint answer a solicitation from an address that could be of any link: it came from this one.
-#[inline(always)]
-fn expect_reply(frame: Frame, endpoint: &EndpointValue, packet: &Packet) {
+#[inline(never)]
+pub(crate) fn expect_reply(frame: Frame, endpoint: &EndpointValue, packet: &Packet) {
     let Some(local) = solicitation(&frame, packet) else { return };
     let [icmp_type, _] = packet.icmp.to_be_bytes();
     let key = FlowKey {

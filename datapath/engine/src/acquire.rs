@@ -73,8 +73,8 @@ impl Engine {
         let mut revision = None;
         for local in self.local.values_mut().filter(|local| local.policy == policy && local.closed.is_none()) {
             local.close(*revision.get_or_insert_with(|| self.ledger.next_revision()));
-            if local.is_written {
-                self.mirror.put(Row::Endpoint(local.interface, local.value), ops);
+            for interface in local.written() {
+                self.mirror.put(Row::Endpoint(interface, local.value), ops);
             }
         }
         if let Some(compiled) = self.policies.remove(&policy) {

@@ -104,16 +104,30 @@ pub struct Proxies {
 }
 
 /// An endpoint of this node, or the node itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Local {
     pub(crate) interface: u32,
+    /// Further interfaces, with the same row.
+    pub(crate) more: Vec<u32>,
     pub(crate) value: EndpointValue,
     /// The policy that should judge it; 0 where no rule selects it.
     pub(crate) policy: u32,
     /// Why it is closed in place of that.
     pub(crate) closed: Option<Shut>,
-    /// Whether its row is written: an interface without one is denied everything.
-    pub(crate) is_written: bool,
+    /// Interfaces without their row: they are denied everything.
+    pub(crate) unwritten: Vec<u32>,
+}
+
+impl Local {
+    /// Every interface.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::once(self.interface).chain(self.more.iter().copied())
+    }
+
+    /// Those whose row is written.
+    pub(crate) fn written(&self) -> impl Iterator<Item = u32> + '_ {
+        self.interfaces().filter(|interface| !self.unwritten.contains(interface))
+    }
 }
 
 /// New rules, and/or who is where. What is `None` stays.

@@ -113,11 +113,11 @@ impl Engine {
 
     /// Whether an address is as open for the endpoint as the names of the answer make it.
     fn is_open(&mut self, answer: &Answer, address: IpAddr, at: u64) -> bool {
-        let Some(local) = self.local.get(&answer.endpoint).copied() else { return true };
+        let Some(local) = self.local.get(&answer.endpoint) else { return true };
         if self.settings.audit || local.policy == 0 {
             return true;
         }
-        if local.closed.is_some() || !local.is_written {
+        if local.is_shut() {
             return false;
         }
         let row = AddressKey { scope: self.scope(answer.endpoint), address: address.into() };

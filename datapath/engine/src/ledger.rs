@@ -94,6 +94,11 @@ impl<K: Hash + Eq> Numbers<K> {
         self.known.get(key).copied()
     }
 
+    /// Every thing with its number.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&K, u32)> {
+        self.known.iter().map(|(key, number)| (key, *number))
+    }
+
     /// The number of the thing, and whether it is new.
     fn number(&mut self, key: K) -> (u32, bool) {
         let next = &mut self.next;

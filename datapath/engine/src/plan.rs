@@ -26,6 +26,8 @@ use crate::{
 pub(crate) struct Plan {
     /// Interface and policy of each.
     pub(crate) endpoints: BTreeMap<EndpointId, (u32, PolicyContent)>,
+    /// Further interfaces of each that has some.
+    pub(crate) more_interfaces: BTreeMap<EndpointId, Vec<u32>>,
     /// Rules of each policy, and the ports of the subject that they name.
     pub(crate) policies: BTreeMap<PolicyContent, (Vec<NumberedRule>, Vec<NamedPort>)>,
 }
@@ -68,6 +70,10 @@ impl Engine {
         let mut plan = Plan::default();
         for (id, interface, who) in peers.local() {
             plan.add(id, interface, self.selecting(&self.subjects.endpoints, &who.labels), &who.named_ports);
+            let more = peers.more_interfaces(who);
+            if !more.is_empty() {
+                plan.more_interfaces.insert(id, more.to_vec());
+            }
         }
         let rules = peers.node().map(|who| self.selecting(&self.subjects.nodes, &who.labels)).unwrap_or_default();
         if !rules.is_empty() {

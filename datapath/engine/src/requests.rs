@@ -115,7 +115,7 @@ impl Engine {
     /// Whether the endpoint with the address `own` is denied everything, since its policy can not be in force.
     fn is_shut(&self, own: IpAddr) -> bool {
         let local = self.endpoint_by_address(own).and_then(|id| self.local.get(&id));
-        local.is_some_and(|local| local.closed.is_some() || !local.is_written)
+        local.is_some_and(|local| local.is_shut())
     }
 
     /// The endpoint with the address `own`, and its policy where that holds in this direction.

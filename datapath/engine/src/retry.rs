@@ -144,7 +144,7 @@ impl Engine {
             || !self.unprefixed.is_empty()
             || !self.uninstalled.is_empty()
             || !self.unresolved.is_empty()
-            || self.local.values().any(|local| !local.is_written || local.closed.is_some())
+            || self.local.values().any(|local| local.is_shut())
     }
 
     /// Sets the timer for what is missing.

@@ -71,7 +71,7 @@ impl Engine {
         let uninstalled = self.uninstalled.values().filter(of_map).count();
         add(map_names::POLICY, uninstalled, "policies of endpoints", "limits.policyRows");
         add(map_names::RESOLVERS, self.unresolved.len(), "trusted resolvers", "dns.resolvers");
-        let unwritten = self.local.values().filter(|local| !local.is_written).count();
+        let unwritten: usize = self.local.values().map(|local| local.unwritten.len()).sum();
         add(map_names::ENDPOINTS, unwritten, "endpoints, which are closed", "limits.endpoints");
         if let Some(doubt) = &self.doubt {
             let message = match doubt.is_blind {
@@ -112,7 +112,9 @@ impl Engine {
         let mut found = Vec::new();
         for (id, local) in &self.local {
             let (why, setting) = match local.closed {
-                _ if !local.is_written => ("there is no room for its row in map `ENDPOINTS`", "limits.endpoints"),
+                _ if !local.unwritten.is_empty() => {
+                    ("there is no room for its row in map `ENDPOINTS`", "limits.endpoints")
+                }
                 Some(Shut::NoRoom(setting)) => ("there is no room for its policy", setting),
                 Some(Shut::Leaking) => ("rows that its policy needs are missing", ""),
                 None => continue,

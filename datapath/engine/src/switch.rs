@@ -14,6 +14,11 @@ use crate::{
 const ENFORCED: u32 = endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS;
 
 impl Local {
+    /// Whether it is denied everything though its rules might let something pass.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.closed.is_some() || !self.unwritten.is_empty()
+    }
+
     /// Denies everything from a revision on, since the policy found no room.
     pub(crate) fn close(&mut self, revision: u32) {
         self.closed = Some(Shut::NoRoom("limits.policyRowsPerNamespace"));
@@ -48,8 +53,8 @@ impl Engine {
         let mut vacated = Vec::new();
         let plan = std::mem::take(&mut self.plan);
         for (&id, (interface, content)) in &plan.endpoints {
-            let old = self.local.get(&id).copied();
-            let held = match (old, self.mirror.rows().get(&Key::Endpoint(*interface))) {
+            let old = self.local.get(&id).cloned();
+            let held = match (&old, self.mirror.rows().get(&Key::Endpoint(*interface))) {
                 (Some(old), _) => Some(old.value),
                 (None, Some(Row::Endpoint(_, value))) if value.endpoint == id.0 && !doubtful => Some(*value),
                 _ => None,
@@ -69,9 +74,11 @@ impl Engine {
                 Some(held) => held.revision,
                 None => *revision.get_or_insert_with(|| self.ledger.next_revision()),
             };
-            local.is_written = self.write_endpoint(&local, ops);
+            local.more = plan.more_interfaces.get(&id).cloned().unwrap_or_default();
+            let all: Vec<u32> = local.interfaces().collect();
+            local.unwritten = all.into_iter().filter(|one| !self.write_endpoint(*one, local.value, ops)).collect();
             self.local.insert(id, local);
-            vacated.extend(old.map(|old| old.interface).filter(|old| old != interface));
+            vacated.extend(old.iter().flat_map(Local::interfaces));
         }
         self.plan = plan;
         vacated
@@ -80,27 +87,27 @@ impl Engine {
     /// Has flows of enforced endpoints looked at again whose peer may be another.
     pub(crate) fn look_again(&mut self, ops: &mut Vec<MapOp>) {
         let moved = self.ledger.next_revision();
-        for local in self.local.values_mut().filter(|local| local.is_written && is_enforced(&local.value)) {
-            let value = EndpointValue { moved, ..local.value };
-            if self.mirror.put(Row::Endpoint(local.interface, value), ops) {
-                local.value = value;
+        for local in self.local.values_mut().filter(|local| is_enforced(&local.value)) {
+            local.value.moved = moved;
+            for interface in local.written() {
+                self.mirror.put(Row::Endpoint(interface, local.value), ops);
             }
         }
     }
 
     /// Writes a row; false where the endpoint is left without one, which denies everything too.
-    fn write_endpoint(&mut self, local: &Local, ops: &mut Vec<MapOp>) -> bool {
-        let key = Key::Endpoint(local.interface);
+    fn write_endpoint(&mut self, interface: u32, value: EndpointValue, ops: &mut Vec<MapOp>) -> bool {
+        let key = Key::Endpoint(interface);
         let doubt = self.doubt.as_ref();
         let is_blind = doubt.is_some_and(|doubt| doubt.is_blind);
         let refuses = doubt.is_some_and(|doubt| doubt.failing.iter().any(|key| matches!(key, Key::Endpoint(_))));
-        let row = Row::Endpoint(local.interface, local.value);
+        let row = Row::Endpoint(interface, value);
         if is_blind {
             // What stands there is not known: it is written, or removed, whatever it is.
             self.mirror.delete(key, &mut Vec::new());
         }
         // The node has no interface that could be denied without a row.
-        if refuses && local.interface != NODE_INTERFACE && self.mirror.rows().get(&key) != Some(&row) {
+        if refuses && interface != NODE_INTERFACE && self.mirror.rows().get(&key) != Some(&row) {
             self.mirror.delete(key, ops);
             if is_blind {
                 ops.push(MapOp::Delete(key));
@@ -116,7 +123,7 @@ impl Engine {
         if self.settings.audit {
             value.flags |= endpoint_flags::AUDIT;
         }
-        let mut local = Local { interface, value, policy: 0, closed: None, is_written: true };
+        let mut local = Local { interface, more: Vec::new(), value, policy: 0, closed: None, unwritten: Vec::new() };
         if !content.0.is_empty() {
             local.policy = self.ledger.policy(content);
             local.closed = self.why_closed(&local, leaks);
@@ -152,8 +159,8 @@ impl Engine {
     /// Lets go of endpoints that are no longer here, and of interfaces that no endpoint has.
     fn leave(&mut self, mut vacated: Vec<u32>, now: u64, ops: &mut Vec<MapOp>) {
         let gone = self.local.extract_if(.., |id, _| !self.plan.endpoints.contains_key(id));
-        vacated.extend(gone.map(|(_, local)| local.interface));
-        let interfaces: HashSet<u32> = self.local.values().map(|local| local.interface).collect();
+        vacated.extend(gone.flat_map(|(_, local)| local.interfaces().collect::<Vec<u32>>()));
+        let interfaces: HashSet<u32> = self.local.values().flat_map(Local::interfaces).collect();
         for interface in vacated.into_iter().filter(|interface| !interfaces.contains(interface)) {
             self.mirror.delete(Key::Endpoint(interface), ops);
         }

@@ -27,6 +27,8 @@ pub struct Topology {
     pub resolver_services: Vec<IpAddr>,
     /// Services: what is sent to one is judged by who is behind it.
     pub services: Vec<Service>,
+    /// Indices of further host-side interfaces of endpoints, by `namespace/name`: each is judged as the first one is.
+    pub more_interfaces: HashMap<Arc<str>, Vec<u32>>,
 }
 
 /// A pod or the like.
@@ -87,6 +89,8 @@ pub(crate) struct Peers {
     pub(crate) fronts: HashMap<Address, BTreeMap<Port, Behind>>,
     /// Addresses claimed by more than one.
     pub(crate) conflicts: u64,
+    /// Further interfaces of endpoints, by their key.
+    pub(crate) more_interfaces: HashMap<Arc<str>, Vec<u32>>,
 }
 
 /// Who is behind a port.
@@ -101,7 +105,7 @@ pub(crate) struct Behind {
 impl Peers {
     /// Nodes claim their addresses first, then endpoints in their order; `id` numbers endpoints of this node.
     pub(crate) fn new(topology: Topology, mut id: impl FnMut(&Arc<str>) -> EndpointId) -> Self {
-        let mut peers = Self::default();
+        let mut peers = Self { more_interfaces: topology.more_interfaces, ..Self::default() };
         let of_nodes: Vec<IpAddr> = topology.nodes.iter().flat_map(|node| node.addresses.clone()).collect();
         for service in &topology.services {
             peers.add_service(service, &of_nodes);
@@ -179,6 +183,11 @@ impl Peers {
     /// This node itself, where it is known.
     pub(crate) fn node(&self) -> Option<&Who> {
         self.all.iter().find(|who| who.local_host)
+    }
+
+    /// Interfaces of an endpoint beside its first one.
+    pub(crate) fn more_interfaces(&self, who: &Who) -> &[u32] {
+        self.more_interfaces.get(&who.key).map_or(&[], Vec::as_slice)
     }
 
     /// Endpoints of this node.

@@ -26,6 +26,7 @@ use crate::{
     Change, EndpointId, Engine, Key, MapOp, Proxies, Row,
     acquire::NoRoom,
     compile::{NumberedRule, Policy},
+    engine::Local,
     fronts::Port,
     place::{moves_peers, node_key},
     plan::Subjects,
@@ -112,8 +113,11 @@ impl Engine {
 
     /// Every row that the kernel should hold.
     pub(crate) fn wanted(&self) -> HashMap<Key, Row> {
-        let written = self.local.values().filter(|local| local.is_written);
-        let endpoints = written.map(|local| Row::Endpoint(local.interface, local.value));
+        let rows_of = |local: &Local| {
+            let value = local.value;
+            local.written().map(move |interface| Row::Endpoint(interface, value)).collect::<Vec<Row>>()
+        };
+        let endpoints = self.local.values().flat_map(rows_of);
         let placed = self.placed.iter().map(|(address, (value, _))| Row::Address(node_key(*address), *value));
         let learned = self.cache.rows.iter().filter_map(|(key, opened)| Some(Row::Address(*key, opened.value?)));
         let cidrs = self.cidrs.iter().map(|(&(prefix, key), &identity)| Row::Cidr(prefix, key, CidrValue { identity }));

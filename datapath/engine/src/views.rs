@@ -15,9 +15,8 @@ use namegate_config::{
 };
 
 use crate::{
-    EndpointId, Engine, Lookup, Row,
+    EndpointId, Engine, Key, Lookup, Row,
     compile::Policy,
-    engine::Local,
     topology::{NODE_KEY, Who},
 };
 
@@ -101,9 +100,26 @@ impl Engine {
         views
     }
 
+    /// Interfaces with a row in `ENDPOINTS`, and the endpoint of each, as `namespace/name` where its number is known.
+    pub fn interfaces(&self) -> BTreeMap<u32, Option<Arc<str>>> {
+        let keys: BTreeMap<u32, &Arc<str>> = self.ledger.endpoints.all().map(|(key, id)| (id, key)).collect();
+        let rows = self.mirror.rows().values().filter_map(|row| match row {
+            Row::Endpoint(interface, value) => Some((*interface, keys.get(&value.endpoint).map(|key| Arc::clone(key)))),
+            _ => None,
+        });
+        rows.collect()
+    }
+
+    /// Whether an interface has its row in `ENDPOINTS`; one with programs and without a row is closed.
+    pub fn has_interface(&self, interface: u32) -> bool {
+        self.mirror.rows().contains_key(&Key::Endpoint(interface))
+    }
+
     fn view(&self, id: EndpointId, key: Arc<str>, who: &Who) -> Option<EndpointView> {
-        let Local { interface, value, policy: judging, closed, is_written } = *self.local.get(&id)?;
-        let policy = self.policies.get(&judging);
+        let local = self.local.get(&id)?;
+        let interface = local.interface;
+        let value = local.value;
+        let policy = self.policies.get(&local.policy);
         let mut rules: Vec<Arc<Origin>> =
             policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
         rules.sort_unstable();
@@ -115,8 +131,8 @@ impl Engine {
             addresses: who.addresses.clone(),
             named_ports: who.named_ports.clone(),
             interface,
-            policy: judging,
-            is_closed: closed.is_some() || !is_written,
+            policy: local.policy,
+            is_closed: local.is_shut(),
             revision: value.revision,
             rules,
             enforced_ingress: value.flags & endpoint_flags::ENFORCE_INGRESS != 0,

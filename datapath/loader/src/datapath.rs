@@ -1,36 +1,35 @@
 //! The datapath as one thing: opened, attached to interfaces, written to, asked.
 
-use std::io;
 use std::path::PathBuf;
 
 use aya::maps::RingBuf;
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::SchedClassifier;
 use namegate_abi::{Counter, Direction, NODE_INTERFACE, Reason, Settings, counter_slot, map_names};
 use namegate_engine::{Gate, GateError, MapOp, Row};
-use nix::net::if_::if_indextoname;
 
-use crate::pins::{LinkPins, Replaced};
+use crate::bpf::Hook;
+use crate::inspect::Inspector;
+use crate::pins::{LinkPins, MapPins, Replaced};
 use crate::programs::Programs;
 use crate::spec::{self, MapLimits};
 use crate::tables::{Tables, pinned};
-use crate::{Events, LoadError, Openings, bpffs, node, routes};
+use crate::{Events, LoadError, Openings, attach, bpffs, node};
 
 /// The first kernel with tcx, the youngest of what the programs of interfaces use.
 const TCX_SINCE: (u32, u32) = (6, 6);
 
 /// A program, and where it is attached on the host-side interface.
-struct Program {
-    name: &'static str,
-    direction: Direction,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
+    pub(crate) direction: Direction,
     /// What an endpoint sends comes in on the node's side.
-    hook: TcAttachType,
+    pub(crate) hook: Hook,
 }
 
-const PROGRAMS: [Program; 2] = [
-    Program { name: "from_endpoint", direction: Direction::Egress, hook: TcAttachType::Ingress },
-    Program { name: "to_endpoint", direction: Direction::Ingress, hook: TcAttachType::Egress },
+pub(crate) const PROGRAMS: [Program; 2] = [
+    Program { name: "from_endpoint", direction: Direction::Egress, hook: Hook::Ingress },
+    Program { name: "to_endpoint", direction: Direction::Ingress, hook: Hook::Egress },
 ];
 
 /// What the datapath is opened with.
@@ -74,6 +73,9 @@ pub struct Datapath {
     events: Option<Events>,
     openings: Option<Openings>,
     pub(crate) links: LinkPins,
+    pub(crate) maps: MapPins,
+    /// Numbers of [`PROGRAMS`] in the kernel.
+    pub(crate) numbers: [u32; 2],
     /// Whether the node's own sockets can be guarded.
     pub(crate) node: Result<node::Ready, LoadError>,
 }
@@ -118,19 +120,23 @@ impl Datapath {
         let tables = Tables::open(&options.pins, options.limits)?;
         let ring: RingBuf<_> = pinned(&options.pins, map_names::EVENTS)?;
         let openings: RingBuf<_> = pinned(&options.pins, map_names::OPENINGS)?;
+        let maps = MapPins::open(&options.pins, specs)?;
+        let numbers = [attach::number(&programs[0], from.name)?, attach::number(&programs[1], to.name)?];
         Ok(Self {
             programs,
             tables,
             events: Some(Events::new(ring)),
             openings: Some(Openings::new(openings)),
             links,
+            maps,
+            numbers,
             node,
         })
     }
 
     /// Puts the loaded programs into every pinned link; forgets links whose interface is gone.
     fn adopt(&mut self) -> Result<(), LoadError> {
-        for (interface, name) in self.links.all() {
+        for (interface, name) in self.links.all()? {
             if interface == NODE_INTERFACE {
                 if !self.adopt_node(&name)? {
                     self.links.remove(interface, &name)?;
@@ -145,87 +151,29 @@ impl Datapath {
         Ok(())
     }
 
-    /// Attaches the programs of `directions` to the host-side interface of an endpoint, ahead of others there, and
-    /// takes off those of the other direction. Programs that an earlier run attached are replaced without a gap.
-    ///
-    /// An interface that goes meanwhile gives [`LoadError::NoInterface`].
-    pub fn attach(&mut self, ifindex: u32, directions: Directions) -> Result<(), LoadError> {
-        let attached = self.attach_all(ifindex, directions);
-        attached.map_err(|error| name_of(ifindex).map_or_else(|none| none, |_| error))
-    }
-
-    fn attach_all(&mut self, ifindex: u32, directions: Directions) -> Result<(), LoadError> {
-        for program in PROGRAMS {
-            if !directions.include(program.direction) {
-                self.links.remove(ifindex, program.name)?;
-            } else if !self.replace(ifindex, &program)? {
-                self.links.remove(ifindex, program.name)?;
-                self.attach_new(ifindex, &program)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the programs off an interface; one without programs, or that is gone, is no error.
-    ///
-    /// The kernel lets go of them a moment later, when no CPU can be in them any more (RCU).
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), LoadError> {
-        PROGRAMS.iter().try_for_each(|program| self.links.remove(ifindex, program.name))
-    }
-
-    /// The interfaces with programs, in the order of their index.
-    pub fn attached(&self) -> Vec<u32> {
-        let mut interfaces: Vec<u32> = self.links.all().into_iter().map(|(interface, _)| interface).collect();
+    /// The interfaces with programs, in the order of their index. Links that cannot be listed are an error.
+    pub fn attached(&self) -> Result<Vec<u32>, LoadError> {
+        let mut interfaces: Vec<u32> = self.links.all()?.into_iter().map(|(interface, _)| interface).collect();
         interfaces.retain(|interface| *interface != NODE_INTERFACE);
         interfaces.sort_unstable();
         interfaces.dedup();
-        interfaces
+        Ok(interfaces)
     }
 
-    /// Puts the loaded program into the pinned link; says whether there is a link with a living interface.
-    fn replace(&mut self, interface: u32, wanted: &Program) -> Result<bool, LoadError> {
-        let refused = |source| attach_error(wanted.name, interface, source);
-        let pinned = match PinnedLink::from_pin(self.links.path(interface, wanted.name)) {
-            Ok(pinned) => pinned,
-            Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
-                return Ok(false);
-            }
-            Err(error) => return Err(link_error(wanted.name, interface, error)),
-        };
-        let link = SchedClassifierLink::try_from(FdLink::from(pinned))
-            .map_err(|error| link_error(wanted.name, interface, error))?;
-        let program = self.program(wanted.name)?;
-        match program.attach_to_link(link) {
-            // The pin keeps the link.
-            Ok(id) => program.take_link(id).map(|_| true).map_err(refused),
-            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOLINK) => Ok(false),
-            Err(error) => Err(refused(error)),
-        }
+    /// Looks from another thread whether everything is still attached and pinned.
+    pub fn inspector(&self) -> Inspector {
+        Inspector::new(self)
+    }
+
+    /// Pins maps again whose pins another tool removed or replaced; says which.
+    pub fn pin_maps_again(&mut self) -> Result<Vec<&'static str>, LoadError> {
+        self.maps.pin_again()
     }
 
     /// One of [`PROGRAMS`].
     pub(crate) fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
         let at = PROGRAMS.iter().position(|program| program.name == name).ok_or(LoadError::Missing(name))?;
         Ok(&mut self.programs[at])
-    }
-
-    fn attach_new(&mut self, interface: u32, wanted: &Program) -> Result<(), LoadError> {
-        let refused = |source| attach_error(wanted.name, interface, source);
-        let name = name_of(interface)?;
-        let path = self.links.path(interface, wanted.name);
-        let program = self.program(wanted.name)?;
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        routes::accept_returned(&name);
-        let id = program.attach_with_options(&name, wanted.hook, order).map_err(refused)?;
-        let link = program.take_link(id).map_err(refused)?;
-        let link = FdLink::try_from(link).map_err(|error| link_error(wanted.name, interface, error))?;
-        match link.pin(&path) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let source = io::Error::other(error);
-                Err(LoadError::File { action: "pinning the link", path, source })
-            }
-        }
     }
 
     /// Writes the settings that the programs read.
@@ -285,21 +233,6 @@ pub(crate) fn program_of(direction: Direction) -> &'static str {
         Direction::Egress => PROGRAMS[0].name,
         Direction::Ingress => PROGRAMS[1].name,
     }
-}
-
-/// What an interface is called now.
-fn name_of(interface: u32) -> Result<String, LoadError> {
-    // nix gives an empty name where libc gives none.
-    let name = if_indextoname(interface).ok().filter(|name| !name.is_empty());
-    Ok(name.ok_or(LoadError::NoInterface { interface })?.to_string_lossy().into_owned())
-}
-
-fn attach_error(program: &'static str, interface: u32, source: ProgramError) -> LoadError {
-    LoadError::Attach { program, interface, source: Box::new(source) }
-}
-
-fn link_error(program: &'static str, interface: u32, source: LinkError) -> LoadError {
-    LoadError::Link { program, interface, source: Box::new(source) }
 }
 
 impl std::fmt::Debug for Datapath {

@@ -144,6 +144,11 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Whether the kernel says that the interface is not there, and not only that it could not be asked.
+    pub const fn is_gone(&self) -> bool {
+        matches!(self, Self::NoInterface { .. })
+    }
+
     /// An error of the object, told apart where it is about privileges.
     pub(crate) fn of_object(error: EbpfError) -> Self {
         match permission(&error) {

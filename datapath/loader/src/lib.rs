@@ -13,10 +13,13 @@
 //! # Ok::<(), namegate_loader::LoadError>(())
 //! ```
 
+mod attach;
+mod bpf;
 mod bpffs;
 mod datapath;
 mod error;
 mod events;
+mod inspect;
 pub mod links;
 mod netlink;
 pub mod netns;
@@ -33,4 +36,5 @@ pub mod untracked;
 pub use datapath::{Datapath, Directions, Options};
 pub use error::LoadError;
 pub use events::{Events, Opening, Openings};
+pub use inspect::{Fault, Inspector};
 pub use spec::MapLimits;

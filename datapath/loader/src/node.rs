@@ -17,13 +17,13 @@ use crate::programs::Programs;
 use crate::{LoadError, bpffs};
 
 /// A program and the packets of sockets that it sees.
-struct Program {
-    name: &'static str,
-    direction: Direction,
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
+    pub(crate) direction: Direction,
     hook: CgroupSkbAttachType,
 }
 
-const PROGRAMS: [Program; 2] = [
+pub(crate) const PROGRAMS: [Program; 2] = [
     Program { name: "from_node", direction: Direction::Egress, hook: CgroupSkbAttachType::Egress },
     Program { name: "to_node", direction: Direction::Ingress, hook: CgroupSkbAttachType::Ingress },
 ];
@@ -39,6 +39,14 @@ pub(crate) struct Ready {
     root: PathBuf,
     /// As [`PROGRAMS`].
     programs: [CgroupSkb; 2],
+    /// Numbers of the programs in the kernel.
+    numbers: [u32; 2],
+}
+
+impl Ready {
+    pub(crate) fn numbers(&self) -> [u32; 2] {
+        self.numbers
+    }
 }
 
 /// Cookie of the network namespace of the calling thread.
@@ -65,7 +73,13 @@ pub(crate) fn load(kept: &mut Programs<'_>) -> Result<Ready, LoadError> {
     bpffs::check_kernel(FEATURE, SINCE)?;
     let root = root()?;
     let [from, to] = PROGRAMS.map(|program| kept.for_sockets(program.name, program.hook));
-    Ok(Ready { root, programs: [from?, to?] })
+    let programs = [from?, to?];
+    let number = |at: usize| {
+        let number = programs[at].info().map(|info| info.id());
+        number.map_err(|source| LoadError::Program { program: PROGRAMS[at].name, source: Box::new(source) })
+    };
+    let numbers = [number(0)?, number(1)?];
+    Ok(Ready { root, programs, numbers })
 }
 
 /// The folder of the root of the control groups.
@@ -104,10 +118,11 @@ impl Datapath {
     /// Attaches the programs of `directions` to the node's sockets, and takes off those of the other direction. What is
     /// judged is the row of [`NODE_INTERFACE`].
     pub fn guard_node(&mut self, directions: Directions) -> Result<(), LoadError> {
+        let faults = self.inspector().node(directions)?;
         for program in PROGRAMS {
             if !directions.include(program.direction) {
                 self.links.remove(NODE_INTERFACE, program.name)?;
-            } else if !self.links.path(NODE_INTERFACE, program.name).exists() {
+            } else if self.node.is_err() || faults.iter().any(|fault| fault.program() == program.name) {
                 self.attach_to_sockets(&program)?;
             }
         }
@@ -145,6 +160,7 @@ impl Datapath {
         let id = program.attach(group, wanted.hook, CgroupAttachMode::Single).map_err(refused)?;
         let link = program.take_link(id).map_err(refused)?;
         let link = FdLink::try_from(link).map_err(|_| refused(ProgramError::NotAttached))?;
+        bpffs::make_folder(self.links.folder())?;
         let path = self.links.path(NODE_INTERFACE, wanted.name);
         let aside = self.links.path(NODE_INTERFACE, &format!("{}-new", wanted.name));
         // One that an agent left behind when it was killed here.

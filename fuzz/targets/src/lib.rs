@@ -16,7 +16,10 @@ mod cni_stdin;
 mod dns_wire;
 mod endpoints;
 mod http_head;
+mod icmp_errors;
 mod kubernetes_json;
+mod link;
+mod neighbour;
 mod packet;
 mod pattern;
 mod policy_yaml;
@@ -32,7 +35,9 @@ pub use cni_stdin::cni_stdin;
 pub use dns_wire::dns_wire;
 pub use endpoints::endpoints;
 pub use http_head::http_head;
+pub use icmp_errors::icmp_errors;
 pub use kubernetes_json::kubernetes_json;
+pub use neighbour::neighbour;
 pub use packet::packet;
 pub use pattern::pattern;
 pub use policy_yaml::policy_yaml;
@@ -52,14 +57,16 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "api", check: api },
     Target { name: "cidr", check: cidr },
     Target { name: "cni_stdin", check: cni_stdin },
     Target { name: "dns_wire", check: dns_wire },
     Target { name: "endpoints", check: endpoints },
     Target { name: "http_head", check: http_head },
+    Target { name: "icmp_errors", check: icmp_errors },
     Target { name: "kubernetes_json", check: kubernetes_json },
+    Target { name: "neighbour", check: neighbour },
     Target { name: "packet", check: packet },
     Target { name: "pattern", check: pattern },
     Target { name: "policy_yaml", check: policy_yaml },

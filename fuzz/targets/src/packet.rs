@@ -152,9 +152,12 @@ fn transport(octets: &[u8], mut packet: Packet) -> Result<Packet, Reason> {
         return Ok(packet);
     }
     packet.icmp = number(body);
-    let (echoes, errors): (&[u8], &[u8]) =
-        if packet.protocol == 1 { (&[0, 8], &[3, 11, 12]) } else { (&[128, 129], &[1, 2, 3, 4]) };
-    if echoes.contains(&body[0]) {
+    let (numbered, errors): (&[u8], &[u8]) = if packet.protocol == 1 {
+        (&[0, 8, 13, 14, 15, 16, 17, 18, 42, 43], &[3, 11, 12])
+    } else {
+        (&[128, 129, 160, 161], &[1, 2, 3, 4])
+    };
+    if numbered.contains(&body[0]) {
         (packet.source_port, packet.destination_port) = (number(&body[4..]), number(&body[4..]));
     }
     if errors.contains(&body[0]) {

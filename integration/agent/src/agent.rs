@@ -1,6 +1,7 @@
 //! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
 
 mod adopt;
+mod attachments;
 mod audience;
 mod book;
 mod clock;
@@ -23,6 +24,7 @@ mod journal;
 mod kubernetes;
 mod objects;
 mod openings;
+mod own;
 mod problems;
 mod refusals;
 mod reload;
@@ -164,7 +166,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let nudge = reloader.nudge();
     door.ask(move |gate| gate.room.follow(nudge)).await?;
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
-    let links = tokio::spawn(reload::follow_links(reloader.nudge()));
+    let links = tokio::spawn(reload::follow_links(reloader.nudge(), Arc::clone(&problems)));
     // Open as long as names are looked at.
     let (names_port, _present) =
         held::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
@@ -187,8 +189,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         kubernetes,
     };
     front.serve(keeper, end()).await;
-    let tasks = [&following, &watching, &links].map(tokio::task::JoinHandle::abort_handle);
-    for task in tasks.into_iter().chain([&telling, &refusing].map(tokio::task::JoinHandle::abort_handle)) {
+    let tasks = [&following, &watching].map(tokio::task::JoinHandle::abort_handle);
+    let others = [&telling, &refusing, &links].map(tokio::task::JoinHandle::abort_handle);
+    for task in tasks.into_iter().chain(others) {
         task.abort();
     }
     stop(reloader, gate, proxy, l7).await

@@ -123,8 +123,14 @@ fn previous(config: &Config) -> Result<(Made, Value), Error> {
 fn outside(netns: &Path, inside: &str, made: &Made) -> Result<String, Error> {
     let looked = link::peer(netns, inside)
         .map_err(|error| Error::new(Code::Io, format!("looking for {inside} in {}", netns.display())).with(error))?;
-    let told = || made.outside().find(|name| link::exists(name)).map(str::to_owned);
-    looked.or_else(told).ok_or_else(|| {
+    let failed = |error| Error::new(Code::Io, "looking for the interfaces of the plugins before").with(error);
+    let mut known = looked;
+    for name in made.outside() {
+        if known.is_none() && link::exists(name).map_err(failed)? {
+            known = Some(name.to_owned());
+        }
+    }
+    known.ok_or_else(|| {
         Error::new(Code::BadConfig, format!("{inside} has no other side on the node"))
             .with("only interfaces with a side on the node (veth, netkit) can be guarded")
     })

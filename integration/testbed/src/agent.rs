@@ -92,12 +92,19 @@ pub struct Agent<'a> {
 impl<'a> Agent<'a> {
     /// Writes the agent's files, starts it and waits until it is ready.
     pub fn start(world: &'a World, options: &Options) -> Result<Self> {
+        let mut agent = Self::start_unready(world, options)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// Writes the agent's files and starts it.
+    pub fn start_unready(world: &'a World, options: &Options) -> Result<Self> {
         let binary = binary::find()?;
         let pins = pins::folder(world.id())?;
         let folder = tempfile::Builder::new().prefix("namegate-").tempdir()?;
         files::write(folder.path(), &pins, world, options)?;
         let mut agent = Self { world, folder, binary, pins, child: None };
-        agent.run()?;
+        agent.launch()?;
         Ok(agent)
     }
 

@@ -11,8 +11,9 @@ use namegate_config::settings::{
 };
 
 /// Pages with YAML blocks or links.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 14] = [
     "README.md",
+    "SECURITY.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/api.md",
@@ -24,6 +25,7 @@ const PAGES: [&str; 12] = [
     "docs/operations.md",
     "docs/policy.md",
     "docs/settings.md",
+    "docs/threat-model.md",
 ];
 
 fn root() -> PathBuf {

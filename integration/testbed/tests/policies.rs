@@ -303,6 +303,8 @@ fn a_pod_may_not_send_from_an_address_of_another() {
     let world = world(&[TIE, XWING]);
     let agent = Agent::start(&world, &with(&egress(TEST_NETS))).unwrap();
     let (tiefighter, other) = (world.pod(TIE), world.pod(XWING).ipv4());
+    // It knows its gateway's link address, and asks for it under no other address.
+    assert!(opens(tiefighter, echo(ALSO_ALLOWED)));
     tiefighter.exec("ip", &["addr", "add", &format!("{other}/32"), "dev", "lo"]).unwrap();
     let sent = tiefighter.netns.run(async move {
         let socket = tokio::net::UdpSocket::bind(SocketAddr::new(other, 0)).await?;

@@ -1,6 +1,6 @@
 //! Neighbour discovery (RFC 4861, RFC 4862) and multicast listener discovery (RFC 2710, RFC 3810).
 
-use super::{Claim, LINK_OCTETS, LinkFrame, LinkOwner, Mac, equals, is_one, is_zero, may_claim};
+use super::{Claim, LinkFrame, LinkOwner, Mac, equals, is_one, is_zero, may_claim};
 use crate::{Address, AddressKey, Direction, EndpointValue, Packet, Reader, Tables, address_flags, decide::is_own};
 
 /// What neighbour discovery is sent with: no router has sent it on (RFC 4861 §6.1, §7.1).
@@ -37,44 +37,48 @@ const fn group(last: u8) -> Address {
     Address([0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last])
 }
 
-/// The part of the IPv6 header that matters here, and the first bytes of the message.
-struct Message {
-    hops: u8,
-    kind: u8,
+/// What the headers of neighbour discovery say besides what [`Packet`] holds, and what is left for the message itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryHead {
     /// Bytes of the ICMPv6 message.
     octets: usize,
+    hops: u8,
+    kind: u8,
     /// Whether the message follows the header that it must follow, has code 0, and ends where the frame does.
     is_plain: bool,
 }
 
-/// Reads the headers once more; `at` is where IPv6 begins.
-#[inline(always)]
-fn message(reader: &impl Reader, packet: &Packet, at: usize, frame_octets: usize) -> Option<Message> {
-    let head = reader.load::<8>(at)?;
-    let [kind, code] = packet.icmp.to_be_bytes();
-    let headers = packet.transport_at - at;
-    let follows = if is_listeners(kind) {
-        // Router alert in a hop-by-hop header (RFC 2711), filled up by one option or two.
-        let alert = reader.load::<8>(at + 40)?;
-        let alerts = [alert[0], alert[1], alert[2], alert[3], alert[4], alert[5]] == [58, 0, 5, 2, 0, 0];
-        headers == 48 && head[6] == 0 && alerts && alert[6] <= 1 && alert[7] == 0
-    } else {
-        headers == 40
-    };
-    // Priority and flow label are free to be chosen: those in use are 0, CS6 and CS7, without a label.
-    let is_labelled = [head[1] & 0x0f, head[2], head[3]] != [0; 3];
-    let priority = head[0] << 4 | head[1] >> 4;
-    let end = at + 40 + usize::from(u16::from_be_bytes([head[4], head[5]]));
-    Some(Message {
-        hops: head[7],
-        kind,
-        octets: end.saturating_sub(packet.transport_at),
-        is_plain: follows && code == 0 && !is_labelled && matches!(priority, 0 | 0xc0 | 0xe0) && end == frame_octets,
-    })
+impl DiscoveryHead {
+    /// Reads the headers once more; `at` is where IPv6 begins. What cannot be read is of no form.
+    #[inline(always)]
+    pub fn read(reader: &impl Reader, packet: &Packet, at: usize, frame_octets: usize) -> Self {
+        let [kind, code] = packet.icmp.to_be_bytes();
+        let unread = Self { octets: 0, hops: 0, kind, is_plain: false };
+        let Some(head) = reader.load::<8>(at) else { return unread };
+        let headers = packet.transport_at - at;
+        let follows = if is_listeners(kind) {
+            // Router alert in a hop-by-hop header (RFC 2711), filled up by one option or two.
+            let Some(alert) = reader.load::<8>(at + 40) else { return unread };
+            let alerts = [alert[0], alert[1], alert[2], alert[3], alert[4], alert[5]] == [58, 0, 5, 2, 0, 0];
+            headers == 48 && head[6] == 0 && alerts && alert[6] <= 1 && alert[7] == 0
+        } else {
+            headers == 40
+        };
+        // Priority and flow label are free to be chosen: those in use are 0, CS6 and CS7, without a label.
+        let is_labelled = [head[1] & 0x0f, head[2], head[3]] != [0; 3];
+        let is_usual = matches!(head[0] << 4 | head[1] >> 4, 0 | 0xc0 | 0xe0);
+        let end = at + 40 + usize::from(u16::from_be_bytes([head[4], head[5]]));
+        Self {
+            octets: end.saturating_sub(packet.transport_at),
+            hops: head[7],
+            kind,
+            is_plain: follows && code == 0 && !is_labelled && is_usual && end == frame_octets,
+        }
+    }
 }
 
 /// Judges neighbour discovery and listener discovery ([`Packet::is_discovery`]) that an endpoint sends or is about to receive,
-/// in a frame with a link header.
+/// in a frame with a link header whose `head` is read.
 #[inline(always)]
 pub fn discovery(
     tables: &impl Tables,
@@ -84,10 +88,10 @@ pub fn discovery(
     frame: &LinkFrame,
     direction: Direction,
 ) -> Claim {
-    let Some(message) = message(reader, packet, LINK_OCTETS, frame.octets) else { return Claim::Form };
+    let message = &frame.head;
     let arrives = matches!(direction, Direction::Ingress);
     if arrives && matches!(frame.owner, LinkOwner::Node) {
-        return of_node(packet, &message, is_own(tables, endpoint.endpoint, &packet.destination));
+        return of_node(packet, message, is_own(tables, endpoint.endpoint, &packet.destination));
     }
     let is_unknown = arrives && matches!(frame.owner, LinkOwner::Unknown);
     if !is_unknown && is_of_router(message.kind) {
@@ -100,13 +104,13 @@ pub fn discovery(
         return if arrives && !is_listeners { Claim::Form } else { Claim::Ordinary };
     }
     if is_listeners {
-        return listeners(tables, reader, endpoint, packet, frame, &message, arrives);
+        return listeners(tables, reader, endpoint, packet, frame, arrives);
     }
     if is_unknown && is_of_router(message.kind) {
         // A router on the link that is no endpoint.
         return if packet.source.is_link_local() { Claim::Passes } else { Claim::Forged };
     }
-    neighbours(tables, reader, endpoint, packet, frame, &message, arrives)
+    neighbours(tables, reader, endpoint, packet, frame, message, arrives)
 }
 
 /// Listener discovery on a link with endpoints.
@@ -117,56 +121,52 @@ fn listeners(
     endpoint: &EndpointValue,
     packet: &Packet,
     frame: &LinkFrame,
-    message: &Message,
     arrives: bool,
 ) -> Claim {
     if !packet.destination.is_link_group() {
         return Claim::Ordinary;
     }
-    if !message.is_plain || !fits_group(frame, &packet.destination) {
+    if !frame.head.is_plain || !fits_group(frame, &packet.destination) {
         return Claim::Form;
     }
     if arrives {
         // Queries come from a router; what other hosts listen to is for routers alone.
-        let is_query = message.kind == kind::LISTENER_QUERY;
+        let is_query = frame.head.kind == kind::LISTENER_QUERY;
         return if is_query && packet.source.is_link_local() { Claim::Passes } else { Claim::Elsewhere };
     }
-    if !is_unspecified(&packet.source) && !claims_link_local(tables, endpoint.endpoint, &packet.source, &frame.source) {
+    let is_own_local = packet.source.is_link_local() && may_have(tables, endpoint.endpoint, frame, &packet.source);
+    if !is_unspecified(&packet.source) && !is_own_local {
         return Claim::Forged;
     }
-    let Some(body) = reader.load::<24>(packet.transport_at) else { return Claim::Form };
-    let fits = match message.kind {
-        kind::LISTENER_REPORT => message.octets == 24 && group_of(&body).0 == packet.destination.0,
+    if report(reader, packet, frame) { Claim::Passes } else { Claim::Form }
+}
+
+/// Whether a report has the size that it says, and goes where such reports go.
+#[inline(always)]
+fn report(reader: &impl Reader, packet: &Packet, frame: &LinkFrame) -> bool {
+    let message = &frame.head;
+    let Some(head) = reader.load::<8>(packet.transport_at) else { return false };
+    match message.kind {
+        kind::LISTENER_REPORT => {
+            message.octets == 24 && target(reader, packet).is_some_and(|group| equals16(&group, &packet.destination))
+        }
         kind::LISTENER_DONE => message.octets == 24 && packet.destination.0 == ALL_ROUTERS.0,
         _ => {
-            let records = usize::from(u16::from_be_bytes([body[6], body[7]]));
+            let records = usize::from(u16::from_be_bytes([head[6], head[7]]));
             packet.destination.0 == REPORTS.0
                 && records != 0
                 && message.octets >= 8 + 20 * records
                 && message.octets.is_multiple_of(4)
-                && [body[4], body[5]] == [0, 0]
+                && [head[4], head[5]] == [0, 0]
         }
-    };
-    if fits { Claim::Passes } else { Claim::Form }
-}
-
-/// Who claims addresses on a link by neighbour discovery.
-struct Claimant<'t, T> {
-    tables: &'t T,
-    /// The endpoint; 0 is none of this node.
-    endpoint: u32,
-    /// The link address that its frame comes from.
-    link: Mac,
-}
-
-impl<T: Tables> Claimant<'_, T> {
-    /// Whether it may say that an address is its own.
-    #[inline(always)]
-    fn may_have(&self, address: &Address) -> bool {
-        let local =
-            if self.endpoint == 0 { address.is_link_local() } else { equals16(address, &link_local(&self.link)) };
-        local || may_claim(self.tables, self.endpoint, address)
     }
+}
+
+/// Whether the sender may say that an address is its own; `claimant` is its endpoint, 0 of none of this node.
+#[inline(always)]
+fn may_have(tables: &impl Tables, claimant: u32, frame: &LinkFrame, address: &Address) -> bool {
+    let is_local = if claimant == 0 { address.is_link_local() } else { equals16(address, &link_local(&frame.source)) };
+    is_local || may_claim(tables, claimant, address)
 }
 
 /// Solicitations and advertisements of a link with endpoints.
@@ -177,7 +177,7 @@ fn neighbours(
     endpoint: &EndpointValue,
     packet: &Packet,
     frame: &LinkFrame,
-    message: &Message,
+    message: &DiscoveryHead,
     arrives: bool,
 ) -> Claim {
     let is_group = packet.destination.is_of_many();
@@ -188,12 +188,11 @@ fn neighbours(
     if !message.is_plain || !fits_link || !is_one(&frame.source) {
         return Claim::Form;
     }
-    let claimant =
-        Claimant { tables, endpoint: if arrives { frame.sender } else { endpoint.endpoint }, link: frame.source };
-    if !is_unspecified(&packet.source) && !claimant.may_have(&packet.source) {
+    let claimant = if arrives { frame.sender } else { endpoint.endpoint };
+    if !is_unspecified(&packet.source) && !may_have(tables, claimant, frame, &packet.source) {
         return Claim::Forged;
     }
-    let body = body(reader, packet, frame, message);
+    let body = body(reader, packet, frame);
     if !matches!(body, Claim::Passes) {
         return body;
     }
@@ -211,11 +210,14 @@ fn neighbours(
     }
     // Who advertises an address, or looks whether it is free, claims it.
     let claims_target = message.kind == kind::ADVERTISEMENT || is_unspecified(&packet.source);
-    if claims_target && !claimant.may_have(&target) {
+    if claims_target && !may_have(tables, claimant, frame, &target) {
         return Claim::Forged;
     }
     if arrives {
-        return received(tables, endpoint, packet, frame, message, &target);
+        let to_endpoint = is_group || is_for(tables, endpoint, frame, &packet.destination);
+        let about_endpoint = message.kind == kind::ADVERTISEMENT || is_for(tables, endpoint, frame, &target);
+        let is_addressed = frame.is_addressed(group_link(&packet.destination));
+        return if to_endpoint && about_endpoint && is_addressed { Claim::Passes } else { Claim::Elsewhere };
     }
     if is_group || packet.destination.is_link_local() || is_of_node(tables, &packet.destination) {
         return Claim::Passes;
@@ -225,7 +227,8 @@ fn neighbours(
 
 /// Judges what is before and behind the target: reserved bytes and the only option that a message may have.
 #[inline(always)]
-fn body(reader: &impl Reader, packet: &Packet, frame: &LinkFrame, message: &Message) -> Claim {
+fn body(reader: &impl Reader, packet: &Packet, frame: &LinkFrame) -> Claim {
+    let message = &frame.head;
     let fixed = if message.kind == kind::ROUTER_SOLICITATION { 8 } else { 24 };
     let Some(head) = reader.load::<8>(packet.transport_at) else { return Claim::Form };
     let reserved = if message.kind == kind::ADVERTISEMENT { head[4] & 0x1f } else { head[4] };
@@ -254,7 +257,7 @@ fn body(reader: &impl Reader, packet: &Packet, frame: &LinkFrame, message: &Mess
 
 /// Judges whether source, destination and target go together.
 #[inline(always)]
-fn about(packet: &Packet, message: &Message, target: &Address) -> Claim {
+fn about(packet: &Packet, message: &DiscoveryHead, target: &Address) -> Claim {
     let is_group = packet.destination.is_of_many();
     let fits = if message.kind == kind::ADVERTISEMENT {
         !is_unspecified(&packet.source) && (!is_group || packet.destination.0 == ALL_NODES.0)
@@ -264,29 +267,16 @@ fn about(packet: &Packet, message: &Message, target: &Address) -> Claim {
     if fits && !target.is_of_many() { Claim::Passes } else { Claim::Form }
 }
 
-/// Judges whether what others on the link send is for the endpoint.
+/// Whether an address is the endpoint's, or the one made of the link address by which it is known.
 #[inline(always)]
-fn received(
-    tables: &impl Tables,
-    endpoint: &EndpointValue,
-    packet: &Packet,
-    frame: &LinkFrame,
-    message: &Message,
-    target: &Address,
-) -> Claim {
-    let is_known = !is_zero(&frame.known);
-    let local = link_local(&frame.known);
-    let is_for =
-        |address: &Address| (is_known && equals16(address, &local)) || is_own(tables, endpoint.endpoint, address);
-    let to_endpoint = packet.destination.is_of_many() || is_for(&packet.destination);
-    let about_endpoint = message.kind == kind::ADVERTISEMENT || is_for(target);
-    let is_addressed = frame.is_addressed(group_link(&packet.destination));
-    if is_addressed && to_endpoint && about_endpoint { Claim::Passes } else { Claim::Elsewhere }
+fn is_for(tables: &impl Tables, endpoint: &EndpointValue, frame: &LinkFrame, address: &Address) -> bool {
+    let is_local = !is_zero(&frame.known) && equals16(address, &link_local(&frame.known));
+    is_local || is_own(tables, endpoint.endpoint, address)
 }
 
 /// What the node's own stack sends to an endpoint's link; `to_endpoint` says that the destination is the endpoint's address.
 #[inline(always)]
-fn of_node(packet: &Packet, message: &Message, to_endpoint: bool) -> Claim {
+fn of_node(packet: &Packet, message: &DiscoveryHead, to_endpoint: bool) -> Claim {
     let is_listeners = is_listeners(message.kind);
     let hops = if is_listeners { LISTENER_HOPS } else { HOPS };
     let within =
@@ -299,8 +289,8 @@ fn of_node(packet: &Packet, message: &Message, to_endpoint: bool) -> Claim {
 /// messages have no free byte.
 #[inline(always)]
 pub fn discovery_of_node(reader: &impl Reader, packet: &Packet, at: usize, octets: usize) -> Claim {
-    let Some(message) = message(reader, packet, at, octets) else { return Claim::Ordinary };
-    let claim = of_node(packet, &message, false);
+    let message = &DiscoveryHead::read(reader, packet, at, octets);
+    let claim = of_node(packet, message, false);
     if !matches!(claim, Claim::Ordinary) || message.hops != HOPS {
         return claim;
     }
@@ -336,12 +326,6 @@ fn target(reader: &impl Reader, packet: &Packet) -> Option<Address> {
     reader.load::<16>(packet.transport_at + 8).map(Address)
 }
 
-/// Whether an address is link-local and the endpoint's.
-#[inline(always)]
-fn claims_link_local(tables: &impl Tables, endpoint: u32, address: &Address, link: &Mac) -> bool {
-    address.is_link_local() && (equals16(address, &link_local(link)) || is_own(tables, endpoint, address))
-}
-
 /// Whether an address is one of this node or of an endpoint on it.
 #[inline(always)]
 fn is_of_node(tables: &impl Tables, address: &Address) -> bool {
@@ -357,18 +341,6 @@ const fn is_of_router(kind: u8) -> bool {
 #[inline(always)]
 pub(super) const fn is_listeners(kind: u8) -> bool {
     matches!(kind, kind::LISTENER_QUERY..=kind::LISTENER_DONE | kind::LISTENER_REPORT_V2)
-}
-
-/// The group of a report of the first version, in the first bytes of its message.
-#[inline(always)]
-fn group_of(body: &[u8; 24]) -> Address {
-    let mut group = [0; 16];
-    let mut at = 0;
-    while at < 16 {
-        group[at] = body[8 + at];
-        at += 1;
-    }
-    Address(group)
 }
 
 /// The group in which the owner of an address listens for solicitations (RFC 4291 §2.7.1).

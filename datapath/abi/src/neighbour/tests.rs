@@ -105,7 +105,8 @@ fn judge_frame(frame: &[u8], side: Side, known: Mac) -> Claim {
         Side::FromOther => (LinkOwner::Endpoint, OTHER),
         Side::FromUnknown => (LinkOwner::Unknown, 0),
     };
-    let link = LinkFrame { destination: part(0), source: part(6), known, owner, sender, octets: frame.len() };
+    let head = DiscoveryHead::default();
+    let mut link = LinkFrame { destination: part(0), source: part(6), known, owner, sender, octets: frame.len(), head };
     let direction = if matches!(side, Side::Leaves) { Direction::Egress } else { Direction::Ingress };
     let reader = Octets(frame);
     if frame[12..14] == [0x08, 0x06] {
@@ -113,6 +114,7 @@ fn judge_frame(frame: &[u8], side: Side, known: Mac) -> Claim {
     }
     let packet = parse(&reader, 0x86dd, LINK_OCTETS).unwrap();
     assert!(packet.is_discovery());
+    link.head = DiscoveryHead::read(&reader, &packet, LINK_OCTETS, frame.len());
     discovery(&rows, &reader, &ROW, &packet, &link, direction)
 }
 
@@ -244,8 +246,9 @@ fn arp_arrives_where_it_is_for_the_endpoint() {
 /// A frame of ICMPv6; listener discovery gets its hop-by-hop header.
 fn frame_v6(to: Mac, from: Mac, source: &str, destination: &str, hops: u8, message: &[u8]) -> Vec<u8> {
     let alert: &[u8] = if is_listeners(message[0]) { &[58, 0, 5, 2, 0, 0, 1, 0] } else { &[] };
+    let length = u8::try_from(alert.len() + message.len()).unwrap();
     let mut frame = [to, from].concat();
-    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, (alert.len() + message.len()) as u8]);
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, length]);
     frame.extend([if alert.is_empty() { 58 } else { 0 }, hops]);
     frame.extend(octets(source));
     frame.extend(octets(destination));
@@ -453,13 +456,13 @@ fn an_endpoint_changes_its_link_address_seldom() {
     let links: Vec<Mac> = (1..=20).map(|last| [2, 0, 0, 0, 0, last]).collect();
     let mut row = LinkAddress::default();
     let mut taken = vec![];
-    for at in 0..20 {
-        if let Some(after) = row.after(links[at], 1_000 + at as u64) {
+    for (moment_ns, link) in (1_000..).zip(&links) {
+        if let Some(after) = row.after(*link, moment_ns) {
             row = after;
-            taken.push(at);
+            taken.push(link[5]);
         }
     }
-    assert_eq!(taken, [0, 1, 2, 3, 4], "the first, and four others");
+    assert_eq!(taken, [1, 2, 3, 4, 5], "the first, and four others");
     assert_eq!(row.after(links[4], 2_000), Some(row), "the last one stays");
     assert_eq!(row.after(links[9], 1_000 + LinkAddress::WINDOW_NS), None);
     let later = row.after(links[9], 1_001 + LinkAddress::WINDOW_NS).unwrap();

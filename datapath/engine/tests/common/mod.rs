@@ -287,6 +287,7 @@ pub(crate) fn topology(pods: &[Option<Pod>]) -> Topology {
         nodes: vec![node("n1", true, "192.168.0.1"), node("n2", false, "192.168.0.2")],
         resolver_services: vec![],
         services: vec![],
+        ..Topology::default()
     }
 }
 

@@ -73,7 +73,7 @@ fn opening_again_takes_over_rows_and_links_without_a_gap() {
         });
         for _ in 0..10 {
             let mut again = reopen(&bench.options);
-            assert_eq!(again.attached(), [bench.interface]);
+            assert_eq!(again.attached().unwrap(), [bench.interface]);
             again.attach(bench.interface, Directions::Both).unwrap();
             assert_eq!(rows(&again), before);
             bench.datapath.replace(again);
@@ -256,7 +256,7 @@ fn detaching_ends_enforcement_and_a_direction_can_be_left_out() {
         assert!(bench.echoes("198.51.100.7:7", 10, ANSWERED));
         assert_eq!(bench.packets(Direction::Ingress, Reason::Reply), 0);
         bench.datapath.borrow_mut().detach(bench.interface).unwrap();
-        assert!(bench.datapath.borrow().attached().is_empty());
+        assert!(bench.datapath.borrow().attached().unwrap().is_empty());
         wait_until_off(&bench, TcAttachType::Ingress);
         assert!(bench.echoes("198.51.100.8:7", 10, ANSWERED));
         bench.datapath.borrow_mut().detach(bench.interface).unwrap();
@@ -271,7 +271,7 @@ fn links_of_interfaces_that_are_gone_are_forgotten() {
         let link = bench.pod().interface.clone();
         let deleted = std::process::Command::new("ip").args(["link", "delete", &link]).status().unwrap();
         assert!(deleted.success());
-        assert!(reopen(&bench.options).attached().is_empty());
+        assert!(reopen(&bench.options).attached().unwrap().is_empty());
     });
 }
 

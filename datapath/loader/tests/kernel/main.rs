@@ -3,6 +3,7 @@
 //! Needs root, and fails without.
 #![expect(clippy::unwrap_used, reason = "a step that fails ends the test")]
 
+mod attachment;
 mod bench;
 mod frames;
 mod icmp_errors;

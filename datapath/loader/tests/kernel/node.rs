@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use namegate_loader::links::{self, LinkChange, LinkWatch};
-use namegate_loader::{routes, untracked};
+use namegate_loader::{Directions, netns, routes, untracked};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::bench::{ANSWERED, SETTINGS, run};
 
@@ -19,14 +20,79 @@ fn an_interface_is_found_by_name_and_by_its_pod() {
     run(|bench| {
         assert_eq!(links::index_of(&bench.pod().interface).unwrap(), Some(bench.interface));
         assert_eq!(links::index_of("no-such").unwrap(), None);
-        assert_eq!(links::peer_of_netns(&bench.pod().netns.path()).unwrap(), Some(bench.interface));
-        assert_eq!(links::peer_of_netns(Path::new("/run/netns/no-such")).unwrap(), None);
-        assert!(links::peer_of_netns(Path::new("/dev/null")).is_err(), "not a namespace");
-        ip(&["-n", bench.pod().netns.name(), "route", "delete", "default"]);
-        let six = links::peer_of_netns(&bench.pod().netns.path()).unwrap();
-        assert_eq!(six, Some(bench.interface), "by IPv6");
-        ip(&["-n", bench.pod().netns.name(), "-6", "route", "delete", "default"]);
-        assert_eq!(links::peer_of_netns(&bench.pod().netns.path()).unwrap(), None);
+        assert_eq!(links::by_index(bench.interface).unwrap().unwrap().name, bench.pod().interface);
+        assert_eq!(links::by_index(999_999).unwrap(), None);
+        let path = bench.pod().netns.path();
+        let found = || links::leading_to(&path).unwrap();
+        assert_eq!(found(), Some(vec![bench.interface]));
+        assert_eq!(links::leading_to(Path::new("/run/netns/no-such")).unwrap(), None);
+        assert!(links::leading_to(Path::new("/dev/null")).is_err(), "not a namespace");
+        // Nothing that a pod can do inside changes what leads there.
+        let pod = |arguments: &str| {
+            let words: Vec<&str> = ["-n", bench.pod().netns.name()].into_iter().chain(arguments.split(' ')).collect();
+            ip(&words)
+        };
+        for arguments in [
+            "route delete default",
+            "-6 route delete default",
+            "addr flush dev eth0",
+            "link set eth0 down",
+            "link set eth0 name other0",
+            "link add decoy2 index 77 type veth peer name decoy",
+            "link add link other0 name below type macvlan",
+        ] {
+            pod(arguments);
+            assert_eq!(found(), Some(vec![bench.interface]), "after `{arguments}`");
+        }
+        pod("link delete other0");
+        assert_eq!(found(), Some(vec![]), "the namespace is there, and no link leads to it");
+    });
+}
+
+/// Runs a part of a test with a limit on descriptors that are all in use.
+fn without_descriptors<T>(part: impl FnOnce() -> T) -> T {
+    // The process shares its limit: other tests run in processes of their own, or wait for a while.
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+    let result = part();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    result
+}
+
+#[test]
+fn a_look_up_without_descriptors_is_an_error_and_no_absence() {
+    // In a process of its own: the limit is that of all threads.
+    const ALONE: &str = "NAMEGATE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let own = std::env::current_exe().unwrap();
+        let name = "node::a_look_up_without_descriptors_is_an_error_and_no_absence";
+        let output = Command::new(own).args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    run(|bench| {
+        let name = bench.pod().interface.clone();
+        let netns = bench.pod().netns.path();
+        let links = links::Links::read().unwrap();
+        let used_up = |result: Option<i32>| assert_eq!(result, Some(libc::EMFILE));
+        without_descriptors(|| {
+            used_up(links::index_of(&name).unwrap_err().raw_os_error());
+            used_up(links::by_index(bench.interface).unwrap_err().raw_os_error());
+            used_up(links::leading_to(&netns).unwrap_err().raw_os_error());
+            used_up(links.leading_to(&netns).unwrap_err().raw_os_error());
+            used_up(netns::inside(&links, &netns).unwrap_err().raw_os_error());
+            used_up(netns::own().unwrap_err().raw_os_error());
+            let mut datapath = bench.datapath.borrow_mut();
+            assert!(datapath.attached().is_err(), "links that cannot be listed are not gone");
+            let error = datapath.attach(bench.interface, Directions::Both).unwrap_err();
+            assert!(!error.is_gone(), "{error}");
+            assert!(datapath.inspector().interface(bench.interface, Directions::Both).is_err());
+            assert!(datapath.inspector().maps().is_err());
+        });
+        let mut datapath = bench.datapath.borrow_mut();
+        assert_eq!(datapath.attached().unwrap(), [bench.interface]);
+        datapath.attach(bench.interface, Directions::Both).unwrap();
+        assert_eq!(datapath.inspector().interface(bench.interface, Directions::Both).unwrap(), []);
     });
 }
 

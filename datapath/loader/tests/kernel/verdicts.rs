@@ -7,19 +7,21 @@ use namegate_abi::{Direction, PolicyKey, Reason, Verdict, address_flags, endpoin
 use namegate_engine::{Key, Row};
 
 use crate::bench::{
-    ANSWERED, DROPPED, ECHO, ENDPOINT, ENFORCED, OTHER_ECHO, POLICY, SCOPE, TCP, UDP, address, now_ns, run, socket,
-    steps, verdict, wait_until,
+    ANSWERED, DROPPED, ECHO, ENDPOINT, ENFORCED, OTHER_ECHO, POLICY, SCOPE, TCP, UDP, address, eventually, now_ns, run,
+    socket, steps, verdict, wait_until,
 };
 
 #[test]
-fn without_an_endpoint_row_everything_passes() {
+fn without_an_endpoint_row_nothing_passes() {
     run(|bench| {
         for to in ["198.51.100.7:7", "[2001:db8:7::7]:7"] {
-            assert!(bench.connects(to, ANSWERED), "TCP to {to}");
-            assert!(bench.echoes(to, 100, ANSWERED), "UDP to {to}");
+            assert!(!bench.connects(to, DROPPED), "TCP to {to}");
+            assert!(!bench.echoes(to, 100, DROPPED), "UDP to {to}");
         }
         assert_eq!(bench.told(), []);
-        assert_eq!(bench.datapath.borrow().counters().unwrap(), []);
+        let counters = bench.datapath.borrow().counters().unwrap();
+        assert!(counters.iter().all(|(_, reason, _)| *reason == Reason::NoEndpoint), "{counters:?}");
+        assert!(bench.packets(Direction::Egress, Reason::NoEndpoint) > 0);
         assert_eq!(bench.datapath.borrow().flow_rows(), 0);
     });
 }
@@ -223,12 +225,64 @@ fn a_source_that_is_not_the_endpoints_own_is_dropped() {
             let options = if spoofed.contains(':') { vec!["nodad"] } else { vec![] };
             let added = [vec!["addr", "add", spoofed, "dev", "eth0"], options].concat();
             assert!(bench.pod().exec("ip", &added).unwrap().status.success());
-            for (source, reason) in [(spoofed, Reason::SpoofedSource), (own, Reason::Rule)] {
+            // Its own address first: the gateway's link address is known then, and asked for under no other.
+            for (source, reason) in [(own, Reason::Rule), (spoofed, Reason::SpoofedSource)] {
                 let (from, to) = (socket(address(source), 0), to.parse::<SocketAddr>().unwrap());
                 bench.pod().netns.call(move || UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap());
                 let told = bench.hear();
                 assert_eq!(told.len(), 1, "{source}: {told:?}");
                 assert_eq!((told[0].reason, told[0].source.to_ip()), (reason as u8, address(source)));
+            }
+        }
+    });
+}
+
+#[test]
+fn an_address_that_is_not_the_endpoints_own_is_not_resolved_with() {
+    run(|bench| {
+        bench.enforce(0, 1);
+        let spoofed = "10.244.1.99";
+        assert!(bench.pod().exec("ip", &["addr", "add", spoofed, "dev", "eth0"]).unwrap().status.success());
+        let (from, to) = (socket(address(spoofed), 0), "198.51.100.7:7".parse::<SocketAddr>().unwrap());
+        bench.pod().netns.call(move || UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap());
+        let told = bench.hear();
+        let reason = Reason::ForgedNeighbour as u8;
+        assert_eq!((told[0].reason, told[0].source.to_ip()), (reason, address(spoofed)), "{told:?}");
+        assert_eq!((told[0].destination.to_ip(), told[0].protocol), (address("169.254.1.1"), 0), "{told:?}");
+    });
+}
+
+/// A type of ICMP that no rule is about does not ride on the flow of one that a rule allows, identifier 0 or not.
+#[test]
+fn icmp_of_one_type_opens_no_other() {
+    run(|bench| {
+        bench.enforce(ENFORCED, 1);
+        bench.allow(0, 1, 8 << 8, 8, 1);
+        bench.allow(0, 58, 128 << 8, 8, 1);
+        for (ip, echo, reply) in [("198.51.100.7", 8, 0), ("2001:db8:7::7", 128, 129)] {
+            let to = address(ip);
+            let send = |kind: u8| {
+                let protocol = if to.is_ipv4() { socket2::Protocol::ICMPV4 } else { socket2::Protocol::ICMPV6 };
+                bench.pod().netns.call(move || {
+                    let domain = socket2::Domain::for_address(socket(to, 0));
+                    let raw = socket2::Socket::new(domain, socket2::Type::RAW, Some(protocol)).unwrap();
+                    let mut message = [kind, 0, 0, 0, 0, 0, 0, 1];
+                    if to.is_ipv4() {
+                        let sum = !(u16::from_be_bytes([kind, 0]) + 1);
+                        message[2..4].copy_from_slice(&sum.to_be_bytes());
+                    }
+                    raw.send_to(&message, &socket(to, 0).into()).unwrap();
+                });
+            };
+            send(echo);
+            let replies = || bench.packets(Direction::Ingress, Reason::Reply);
+            let before = if to.is_ipv4() { 0 } else { 1 };
+            eventually("the reply", || replies() > before);
+            assert_eq!(bench.told_of(Reason::Rule).len(), 1, "{ip}");
+            for kind in [reply, 13, 40, 200] {
+                send(kind);
+                let told = bench.hear();
+                assert_eq!((told.len(), told[0].reason), (1, Reason::DefaultDeny as u8), "{ip} type {kind}: {told:?}");
             }
         }
     });

@@ -10,15 +10,16 @@ use std::{
 
 use namegate_api::view::CniState;
 use namegate_config::endpoints::{Attachment, Endpoint, EndpointsFile};
-use namegate_kubernetes::{Report, Snapshot, Watch, Who};
-use nix::ifaddrs::getifaddrs;
+use namegate_kubernetes::{LocalPod, Report, Snapshot, Watch, Who};
+use namegate_loader::netns::Own;
 use tokio::sync::watch;
 
 use super::{
     adopt::Adopter,
     audience::Read,
     cni::{Entry, Outcome, Registry},
-    interfaces::{self, Interfaces},
+    interfaces::{self, Adopted, Found},
+    own,
     sources::{Facts, Reading},
 };
 
@@ -34,8 +35,6 @@ pub(crate) struct Cluster {
     adopter: Adopter,
     /// Serial of the last registration that was read.
     upto: u64,
-    /// Addresses of this machine when they were read last.
-    here: HashSet<IpAddr>,
 }
 
 /// Namespace and name of an endpoint.
@@ -48,7 +47,7 @@ impl Cluster {
     /// Nothing read yet.
     pub(crate) fn new(watch: &Watch, registry: Arc<Registry>, readings: watch::Sender<Read>) -> Self {
         let (snapshots, reports) = (watch.snapshots(), watch.reports());
-        Self { snapshots, registry, reports, readings, adopter: Adopter::default(), upto: 0, here: HashSet::new() }
+        Self { snapshots, registry, reports, readings, adopter: Adopter::default(), upto: 0 }
     }
 
     /// Hands a reading to whoever looks at who is selected.
@@ -79,11 +78,16 @@ impl Cluster {
 
     /// Whether a new reading would find everybody where the last one did, from the same `snapshot`.
     pub(crate) fn is_settled(&self) -> bool {
-        self.adopter.again().is_none() && self.upto == self.registry.changes() && self.here == machine_addresses()
+        self.adopter.again().is_none() && self.upto == self.registry.changes()
+    }
+
+    /// Why the interfaces of pods that nothing registered could not be looked for.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.adopter.failure()
     }
 
     /// Adds whoever Kubernetes knows to the endpoints.
-    pub(crate) fn join(&mut self, snapshot: &Who, endpoints: &mut EndpointsFile) -> Facts {
+    pub(crate) fn join(&mut self, snapshot: &Who, endpoints: &mut EndpointsFile, own: &Own) -> Facts {
         let (entries, upto) = self.registry.entries();
         self.upto = upto;
         let mut facts = Facts {
@@ -92,16 +96,14 @@ impl Cluster {
             ..Facts::default()
         };
         let (pods, strangers) = claims(snapshot, &entries, &mut facts);
-        self.add_pods(snapshot, &pods, endpoints);
+        self.add_pods(snapshot, &pods, endpoints, &mut facts);
         for (key, entry) in &strangers {
             endpoints.endpoints.push(Arc::new(stranger(key, entry)));
             facts.unknown.insert(format!("{}/{key}", entry.registration.namespace));
         }
         keep_to_holders(endpoints, &pods, &strangers);
-        self.here = machine_addresses();
-        let here = &self.here;
         let mut resolvers = snapshot.resolvers.clone();
-        if let (Some(first), true) = (resolvers.first_mut(), here.contains(&NODE_RESOLVER)) {
+        if let (Some(first), true) = (resolvers.first_mut(), own.addresses.contains(&NODE_RESOLVER)) {
             first.addresses.push(NODE_RESOLVER);
         }
         facts.resolver_services = resolvers.iter().flat_map(|service| service.addresses.clone()).collect();
@@ -117,31 +119,42 @@ impl Cluster {
         let fronts = snapshot.services.iter().filter(|service| !service.addresses.iter().any(is_peer));
         endpoints.services.extend(fronts.cloned());
         endpoints.endpoints.extend(resolvers.into_iter().map(Arc::new));
-        let known = endpoints.host.addresses.iter().chain(&snapshot.topology.host.addresses).chain(here);
-        let mut own: Vec<IpAddr> = known.copied().filter(|address| !of_services.contains(address)).collect();
-        own.sort_unstable();
-        own.dedup();
-        endpoints.host.addresses = own;
+        endpoints.host.addresses.extend(&snapshot.topology.host.addresses);
+        endpoints.host.addresses.retain(|address| !of_services.contains(address));
+        endpoints.host.addresses.sort_unstable();
+        own::add(endpoints, own, &of_services);
         endpoints.host.labels.extend(snapshot.topology.host.labels.clone());
         endpoints.nodes.extend(snapshot.topology.nodes.iter().cloned());
         endpoints.namespaces.extend(snapshot.topology.namespaces.iter().cloned());
         facts
     }
 
-    fn add_pods(&mut self, snapshot: &Who, pods: &Claims<'_>, endpoints: &mut EndpointsFile) {
-        self.adopter.begin();
+    fn add_pods(&mut self, snapshot: &Who, pods: &Claims<'_>, endpoints: &mut EndpointsFile, facts: &mut Facts) {
+        let uids = snapshot.local.values().flat_map(|pod| pod.uids.iter().map(String::as_str)).collect();
+        self.adopter.begin(uids);
         let local: HashSet<Name<'_>> = snapshot.local.keys().filter_map(|key| key.split_once('/')).collect();
         for listed in &snapshot.topology.endpoints {
             let is_local = local.contains(&(&*listed.namespace, &*listed.name));
-            let found = if is_local { self.local_pod(listed, pods) } else { Arc::clone(listed) };
+            let pod = snapshot.local.get(&interfaces::key(listed)).filter(|_| is_local);
+            let found = match pod {
+                Some(pod) => self.local_pod(listed, pod, pods, facts),
+                None => Arc::clone(listed),
+            };
             endpoints.endpoints.push(found);
         }
     }
 
     /// A pod of this node with its interface and the addresses that were registered for it.
-    fn local_pod(&mut self, listed: &Arc<Endpoint>, pods: &Claims<'_>) -> Arc<Endpoint> {
+    fn local_pod(
+        &mut self,
+        listed: &Arc<Endpoint>,
+        pod: &LocalPod,
+        pods: &Claims<'_>,
+        facts: &mut Facts,
+    ) -> Arc<Endpoint> {
         let mut endpoint = Endpoint::clone(listed);
-        if let Some(entry) = pods.get(&interfaces::key(listed)) {
+        let key = interfaces::key(listed);
+        if let Some(entry) = pods.get(&key) {
             endpoint.attachment = Some(Attachment::Interface(entry.registration.interface.clone()));
             for address in &entry.registration.addresses {
                 let address = address.to_canonical();
@@ -150,22 +163,19 @@ impl Cluster {
                 }
             }
         } else if !endpoint.addresses.is_empty() {
-            endpoint.attachment = self.adopter.interface(&endpoint.addresses).map(Attachment::Interface);
+            let interfaces = self.adopter.interfaces(&pod.uids, &endpoint.addresses);
+            endpoint.attachment = self.adopter.shown(&interfaces).map(Attachment::Interface);
+            facts.adopted.insert(key, Adopted { uids: pod.uids.clone(), interfaces });
         }
         Arc::new(endpoint)
     }
 
     /// Tells who waits how far the registrations are carried out; `guarded` are interfaces with programs.
-    pub(crate) fn tell(
-        &self,
-        facts: &Facts,
-        found: &Interfaces,
-        guarded: &HashSet<u32>,
-        closed: &BTreeMap<String, String>,
-    ) {
-        let state = |key: &String| match found.get(key) {
+    pub(crate) fn tell(&self, facts: &Facts, found: &Found, guarded: &HashSet<u32>, closed: &BTreeMap<String, String>) {
+        let state = |key: &String| match found.interfaces.get(key) {
+            None if found.failed.contains_key(key) => (CniState::Waiting, found.failed.get(key).cloned()),
             None => (CniState::Waiting, Some("its interface is not there".to_owned())),
-            Some(index) if !guarded.contains(index) => (
+            Some(indices) if !indices.iter().all(|index| guarded.contains(index)) => (
                 CniState::Waiting,
                 Some("programs could not be attached to its interface; the log says why".to_owned()),
             ),
@@ -177,7 +187,9 @@ impl Cluster {
         };
         let states = facts.containers.iter().map(|(container, key)| (container.clone(), state(key))).collect();
         self.registry.tell(Outcome { upto: self.upto, states: Arc::new(states) });
-        let is_dead = |key: &String| facts.unknown.contains(key) && !found.contains_key(key);
+        // A look-up that failed says nothing about who is there.
+        let is_gone = |key: &String| !found.interfaces.contains_key(key) && !found.failed.contains_key(key);
+        let is_dead = |key: &String| facts.unknown.contains(key) && is_gone(key);
         let dead = facts.containers.iter().filter(|(_, key)| is_dead(key)).map(|(container, _)| container.clone());
         self.registry.drop_dead(&dead.collect());
     }
@@ -241,25 +253,4 @@ fn keep_to_holders(endpoints: &mut EndpointsFile, pods: &Claims<'_>, strangers: 
             Arc::make_mut(endpoint).addresses.retain(is_held);
         }
     }
-}
-
-/// Addresses of this machine that others can reach.
-fn machine_addresses() -> HashSet<IpAddr> {
-    let interfaces = match getifaddrs() {
-        Ok(interfaces) => interfaces,
-        Err(error) => {
-            tracing::warn!(%error, "reading the addresses of this machine");
-            return HashSet::new();
-        }
-    };
-    let address = |storage: nix::sys::socket::SockaddrStorage| {
-        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-    };
-    let all = interfaces.filter_map(|interface| address(interface.address?));
-    let is_shared = |address: &IpAddr| match address {
-        IpAddr::V4(address) => !address.is_loopback(),
-        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
-    };
-    all.filter(is_shared).collect()
 }

@@ -54,7 +54,7 @@ pub(crate) struct Outcome {
 }
 
 impl Registry {
-    /// Reads what is registered already; a file that cannot be read is left out with a warning.
+    /// Reads what is registered already; a file that is no registration is left out with a warning.
     pub(crate) fn open(state: &Path, entries_max: u32) -> anyhow::Result<Self> {
         let folder = state.join("cni");
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
@@ -64,8 +64,9 @@ impl Registry {
             let Some(container) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")) else {
                 continue;
             };
-            let read = fs::read(&path).and_then(|octets| Ok(serde_json::from_slice::<Entry>(&octets)?));
-            match read {
+            // A registration that cannot be read for now is not one that is not there.
+            let octets = fs::read(&path).with_context(|| format!("reading the registration {}", path.display()))?;
+            match serde_json::from_slice::<Entry>(&octets) {
                 Ok(entry) => {
                     entries.last = entries.last.max(entry.serial);
                     entries.by_container.insert(container.to_owned(), entry);

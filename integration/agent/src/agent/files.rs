@@ -22,6 +22,9 @@ use super::sources::Said;
 /// Endings of policy files.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
+/// Code of the diagnostic that a file or folder cannot be read, which is no mistake in it.
+pub(crate) const UNREADABLE: &str = "namegate::unreadable";
+
 /// The files and their last good forms.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -33,6 +36,10 @@ pub(crate) struct Files {
     good: BTreeMap<String, Vec<Document>>,
     good_endpoints: Option<EndpointsFile>,
     features: Features,
+    /// Why it is not known what held before: a copy is there, or may be, and could not be read.
+    unsure: Option<String>,
+    /// The folder was listed once.
+    is_listed: bool,
 }
 
 impl Files {
@@ -45,12 +52,39 @@ impl Files {
     ) -> anyhow::Result<Self> {
         let accepted = state.join("accepted");
         fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self { policies, endpoints, accepted, good: BTreeMap::new(), good_endpoints: None, features })
+        Ok(Self {
+            policies,
+            endpoints,
+            accepted,
+            good: BTreeMap::new(),
+            good_endpoints: None,
+            features,
+            unsure: None,
+            is_listed: false,
+        })
     }
 
     /// Folder of policies and the endpoints file.
     pub(crate) fn paths(&self) -> (Option<&Path>, Option<&Path>) {
         (self.policies.as_deref(), self.endpoints.as_deref())
+    }
+
+    /// Whether the last reading knows what should hold. A copy that could not be read is no copy that is not there.
+    pub(crate) fn is_sure(&mut self) -> Result<(), String> {
+        self.unsure.take().map_or(Ok(()), Err)
+    }
+
+    /// The last good form of a file from the state folder.
+    fn copy(&mut self, name: &str) -> Option<String> {
+        let path = self.accepted.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if is_absent(&error) => None,
+            Err(error) => {
+                self.unsure = Some(format!("reading the kept copy {}: {error}", path.display()));
+                None
+            }
+        }
     }
 
     /// Reads the folder anew; returns the documents in force.
@@ -66,6 +100,10 @@ impl Files {
             Ok(files) => files,
             Err(error) => {
                 said.diagnostics.push(unreadable(folder, &error));
+                if !self.is_listed && !is_absent(&error) {
+                    // Nothing is known of it yet, and an earlier agent's rules may be in force.
+                    self.unsure = Some(format!("listing {}: {error}", folder.display()));
+                }
                 let names: Vec<String> = self.good.keys().cloned().collect();
                 for name in names {
                     self.keep_former(&name, &folder.join(&name).display().to_string(), said);
@@ -73,6 +111,7 @@ impl Files {
                 return;
             }
         };
+        self.is_listed = true;
         self.good.retain(|name, _| files.contains_key(name));
         for (name, path) in files {
             self.read_policy(&name, &path, said);
@@ -102,7 +141,7 @@ impl Files {
 
     fn keep_former(&mut self, name: &str, shown_name: &str, said: &mut Said) {
         if !self.good.contains_key(name)
-            && let Ok(text) = fs::read_to_string(self.accepted.join(name))
+            && let Some(text) = self.copy(name)
         {
             self.good.insert(name.to_owned(), policy::parse_with(shown_name, &text, &self.features).documents);
         }
@@ -119,6 +158,7 @@ impl Files {
         const COPY: &str = "endpoints";
         let Some(path) = self.endpoints.clone() else { return EndpointsFile::default() };
         let shown_name = path.display().to_string();
+        let mut failure = None;
         let found = match fs::read_to_string(&path) {
             Ok(text) => match endpoints::parse(&shown_name, &text) {
                 Ok(file) => {
@@ -128,11 +168,18 @@ impl Files {
                 }
                 Err(mistakes) => mistakes.iter().map(shown).collect(),
             },
-            Err(error) => vec![unreadable(&path, &error)],
+            Err(error) => {
+                let found = vec![unreadable(&path, &error)];
+                failure = Some(error).filter(|error| !is_absent(error));
+                found
+            }
         };
         if self.good_endpoints.is_none() {
-            let former = fs::read_to_string(self.accepted.join(COPY)).ok();
+            let former = self.copy(COPY);
             self.good_endpoints = former.and_then(|text| endpoints::parse(&shown_name, &text).ok());
+        }
+        if let (Some(error), None) = (failure, &self.good_endpoints) {
+            self.unsure = Some(format!("reading {}: {error}", path.display()));
         }
         said.diagnostics.extend(found);
         self.good_endpoints.clone().unwrap_or_default()
@@ -157,11 +204,22 @@ fn list(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
         let path = entry?.path();
         let is_policy = path.extension().and_then(|ending| ending.to_str()).is_some_and(|it| ENDINGS.contains(&it));
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'));
-        if let Some(name) = name.filter(|_| is_policy && path.is_file()) {
+        let Some(name) = name.filter(|_| is_policy) else { continue };
+        let is_file = match fs::metadata(&path) {
+            Ok(found) => found.is_file(),
+            Err(error) if is_absent(&error) => false,
+            Err(_) => true, // It is there, and cannot be read: its last good form holds.
+        };
+        if is_file {
             files.insert(name.to_owned(), path.clone());
         }
     }
     Ok(files)
+}
+
+/// Whether the system says that there is no such file, and not only that it could not be asked.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The line of an object.
@@ -208,9 +266,64 @@ fn unreadable(path: &Path, error: &io::Error) -> view::Diagnostic {
         line: 0,
         column: 0,
         severity: view::Severity::Error,
-        code: "namegate::unreadable".to_owned(),
+        code: UNREADABLE.to_owned(),
         field: String::new(),
         message: format!("cannot be read: {error}"),
         help: Some("make it readable for the agent; the last good form stays in force".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                          metadata: {name: a, namespace: default}\nspec: {podSelector: {}, policyTypes: [Egress]}\n";
+
+    fn files(folder: &Path) -> Files {
+        let (policies, endpoints) = (folder.join("policies"), folder.join("endpoints.yaml"));
+        fs::create_dir_all(&policies).unwrap();
+        Files::new(Some(policies), Some(endpoints), &folder.join("state"), super::super::FEATURES).unwrap()
+    }
+
+    /// A link that leads to itself: reading it fails, and the system does not say that it is not there.
+    fn unreadable_at(path: &Path) {
+        let _ = fs::remove_file(path);
+        std::os::unix::fs::symlink(path, path).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_what_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policies/a.yaml");
+        let endpoints = folder.path().join("endpoints.yaml");
+        let mut first = files(folder.path());
+        fs::write(&policy, POLICY).unwrap();
+        fs::write(&endpoints, "endpoints: [{name: a, namespace: default, addresses: [192.0.2.1]}]").unwrap();
+        let read = |files: &mut Files| {
+            let said = &mut Said::default();
+            (files.read_policies(said).len(), files.read_endpoints(said).endpoints.len(), files.is_sure())
+        };
+        assert_eq!(read(&mut first), (1, 1, Ok(())));
+        unreadable_at(&policy);
+        unreadable_at(&endpoints);
+        assert_eq!(read(&mut first), (1, 1, Ok(())), "the last good forms hold");
+        assert_eq!(read(&mut files(folder.path())).0, 1, "also for the next agent, from its copies");
+
+        // Not even the copies can be read: then nobody knows what should hold.
+        unreadable_at(&folder.path().join("state/accepted/a.yaml"));
+        let (_, _, is_sure) = read(&mut files(folder.path()));
+        assert!(is_sure.unwrap_err().contains("a.yaml"));
+        fs::remove_file(&policy).unwrap();
+        unreadable_at(&folder.path().join("state/accepted/endpoints"));
+        let (_, _, is_sure) = read(&mut files(folder.path()));
+        assert!(is_sure.unwrap_err().contains("endpoints"));
+        assert_eq!(read(&mut first), (0, 1, Ok(())), "a file that is gone takes its rules along");
+
+        fs::remove_dir(folder.path().join("policies")).unwrap();
+        let mut next = files(folder.path());
+        fs::remove_dir(folder.path().join("policies")).unwrap();
+        unreadable_at(&folder.path().join("policies"));
+        assert!(read(&mut next).2.unwrap_err().contains("policies"), "a folder that cannot be listed is not empty");
     }
 }

@@ -1,7 +1,7 @@
 //! The one thread that owns the engine and the kernel's maps: requests come in, writes go out, in order, without a lock.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -46,8 +46,12 @@ pub(crate) struct Gate {
     audit: bool,
     /// Changes of rules or endpoints so far.
     changes: Arc<AtomicU64>,
-    /// Interfaces whose programs could not be attached.
-    failed: BTreeSet<u32>,
+    /// Interfaces whose programs could not be attached, and why.
+    failed: BTreeMap<u32, String>,
+    /// Interfaces that should carry programs.
+    wanted: BTreeSet<u32>,
+    /// Programs and pins that were put back after another tool took them away.
+    healed: u64,
     pub(super) room: Room,
     refusals: Arc<Refusals>,
 }
@@ -84,7 +88,9 @@ impl Gate {
             problems,
             audit,
             changes: Arc::default(),
-            failed: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            healed: 0,
             room: Room::default(),
             refusals: Arc::default(),
         })
@@ -109,14 +115,39 @@ impl Gate {
         &mut self.datapath
     }
 
-    /// Interfaces whose programs could not be attached.
-    pub(crate) fn failed(&self) -> &BTreeSet<u32> {
+    /// Interfaces whose programs could not be attached, and why.
+    pub(crate) fn failed(&self) -> &BTreeMap<u32, String> {
         &self.failed
     }
 
-    /// Interfaces whose packets are judged.
-    pub(crate) fn guarded(&self) -> HashSet<u32> {
-        self.datapath.attached().into_iter().filter(|interface| !self.failed.contains(interface)).collect()
+    /// Interfaces whose packets are judged: programs are attached, and the row of an endpoint is there. An error is that
+    /// this cannot be said for now.
+    pub(crate) fn guarded(&self) -> Result<HashSet<u32>, LoadError> {
+        let is_whole = |interface: &u32| !self.failed.contains_key(interface) && self.engine.has_interface(*interface);
+        Ok(self.datapath.attached()?.into_iter().filter(is_whole).collect())
+    }
+
+    /// Which interfaces the kernel's rows give to which endpoint, by `namespace/name`.
+    pub(crate) fn known_interfaces(&self) -> HashMap<String, Vec<u32>> {
+        let mut known: HashMap<String, Vec<u32>> = HashMap::new();
+        for (interface, key) in self.engine.interfaces() {
+            if interface != NODE_INTERFACE
+                && let Some(key) = key
+            {
+                known.entry(key.to_string()).or_default().push(interface);
+            }
+        }
+        known
+    }
+
+    /// Programs and pins that were put back after another tool took them away.
+    pub(crate) fn healed(&self) -> u64 {
+        self.healed
+    }
+
+    /// Interfaces and the directions in which they should be judged.
+    pub(crate) fn attachments(&self) -> (BTreeSet<u32>, Directions) {
+        (self.wanted.clone(), self.directions)
     }
 
     /// What was refused to single endpoints.
@@ -124,25 +155,19 @@ impl Gate {
         &self.refusals
     }
 
-    /// Makes the kernel agree with new rules or endpoints: rows first, then programs on new interfaces, so that no
-    /// packet passes between.
+    /// Makes the kernel agree with new rules or endpoints: programs go from interfaces that are not enforced any more, then
+    /// rows are written, then programs come to new interfaces. So no packet of a new one passes between, and none of one
+    /// that leaves is dropped: an interface with programs and without a row is closed.
     pub(crate) fn change(&mut self, change: Change) -> Vec<String> {
-        let wanted = change.topology.as_ref().map(|topology| {
-            topology.endpoints.iter().filter_map(|endpoint| endpoint.interface).collect::<BTreeSet<u32>>()
-        });
-        let gone: Vec<u32> = wanted.iter().flat_map(|wanted| self.gone(wanted)).collect();
-        if let Some(wanted) = &wanted {
-            // An interface may go while programs are attached to it: then nobody misses them.
-            self.failed.retain(|interface| *interface == NODE_INTERFACE || wanted.contains(interface));
+        let has_moved = change.topology.is_some();
+        if let Some(topology) = &change.topology {
+            let first = topology.endpoints.iter().filter_map(|endpoint| endpoint.interface);
+            self.wanted = first.chain(topology.more_interfaces.values().flatten().copied()).collect();
+            self.leave();
         }
         let ops = self.engine.update(change, boot_ns());
         self.write(&ops);
-        for interface in gone {
-            if let Err(error) = self.datapath.detach(interface) {
-                tracing::debug!(interface, %error, "detaching");
-            }
-        }
-        for interface in wanted.into_iter().flatten() {
+        for interface in self.wanted.clone().into_iter().filter(|_| has_moved) {
             self.attach(interface);
         }
         self.guard_node();
@@ -151,6 +176,60 @@ impl Gate {
         self.keep();
         self.report_shortages();
         self.room.unenforced()
+    }
+
+    /// Takes programs off interfaces that are not wanted any more.
+    fn leave(&mut self) {
+        const SUBJECT: &str = "links";
+        // An interface may go while programs are attached to it: then nobody misses them.
+        let wanted = &self.wanted;
+        self.failed.retain(|interface, _| *interface == NODE_INTERFACE || wanted.contains(interface));
+        let attached = match self.datapath.attached() {
+            Ok(attached) => attached,
+            Err(error) => {
+                // Who leaves is let go with the next change: until then it stays enforced.
+                return self.problems.raise(ProblemKind::Lookup, SUBJECT, Chain(&error).to_string());
+            }
+        };
+        self.problems.clear(ProblemKind::Lookup, SUBJECT);
+        for interface in attached.into_iter().filter(|interface| !self.wanted.contains(interface)) {
+            if let Err(error) = self.datapath.detach(interface) {
+                let message = format!("interface {interface} is enforced though no endpoint has it: {}", Chain(&error));
+                self.problems.raise(ProblemKind::Lookup, SUBJECT, message);
+            }
+        }
+    }
+
+    /// Puts programs back where another tool took them away, and says what is attached then.
+    pub(crate) fn heal(&mut self, interfaces: &[u32], node: bool, maps: bool) {
+        for interface in interfaces.iter().copied() {
+            if !self.wanted.contains(&interface) {
+                continue;
+            }
+            self.attach(interface);
+            self.healed += u64::from(!self.failed.contains_key(&interface));
+        }
+        if node {
+            self.guard_node();
+            self.healed += u64::from(!self.failed.contains_key(&NODE_INTERFACE));
+        }
+        if maps {
+            match self.datapath.pin_maps_again() {
+                Ok(pinned) => self.healed += pinned.len() as u64,
+                Err(error) => tracing::error!(error = %Chain(&error), "maps are not pinned"),
+            }
+        }
+    }
+
+    /// Tries once more what could not be attached.
+    pub(crate) fn attach_again(&mut self) {
+        for interface in self.failed.keys().copied().collect::<Vec<u32>>() {
+            if interface == NODE_INTERFACE {
+                self.guard_node();
+            } else {
+                self.attach(interface);
+            }
+        }
     }
 
     /// Sends what rules limit to these proxies from now on.
@@ -164,20 +243,20 @@ impl Gate {
         self.audit
     }
 
-    /// Attached interfaces that are not wanted any more.
-    fn gone(&self, wanted: &BTreeSet<u32>) -> Vec<u32> {
-        self.datapath.attached().into_iter().filter(|interface| !wanted.contains(interface)).collect()
-    }
-
     fn attach(&mut self, interface: u32) {
+        if self.audit && !self.engine.has_interface(interface) {
+            // Without its row the programs would close what is only to be recorded.
+            self.failed.insert(interface, "its row found no room, and an audit closes nothing".to_owned());
+            return;
+        }
         match self.datapath.attach(interface, self.directions) {
             Ok(()) => drop(self.failed.remove(&interface)),
             Err(error) => {
-                let is_new = self.failed.insert(interface);
+                let former = self.failed.insert(interface, Chain(&error).to_string());
                 // The endpoint ends: what says so is on its way.
-                if matches!(error, LoadError::NoInterface { .. }) {
+                if error.is_gone() {
                     tracing::debug!(interface, "gone before programs were attached");
-                } else if is_new {
+                } else if former.is_none() {
                     tracing::error!(interface, error = %Chain(&error), "programs could not be attached");
                 }
             }
@@ -191,7 +270,7 @@ impl Gate {
         match guarded {
             Ok(()) => drop(self.failed.remove(&NODE_INTERFACE)),
             Err(error) => {
-                if self.failed.insert(NODE_INTERFACE) {
+                if self.failed.insert(NODE_INTERFACE, Chain(&error).to_string()).is_none() {
                     tracing::error!(error = %Chain(&error), wanted, "the node's own sockets");
                 }
             }

@@ -130,7 +130,7 @@ impl Keeper {
             addresses: view.addresses.clone(),
             interface: None,
             interface_index: None,
-            state: match view.is_closed || known.failed.contains(&view.interface) {
+            state: match view.is_closed || known.failed.contains_key(&view.interface) {
                 true => EndpointState::Failed,
                 false => EndpointState::Guarded,
             },
@@ -172,6 +172,7 @@ impl Keeper {
             mismatches: self.flows.mismatches(),
             denials: self.flows.denials(DENIALS_SHOWN),
             flows: self.flows.tallies(),
+            attachments_healed: figures.healed,
             flows_lost: figures.flows_lost,
             kubernetes: self.kubernetes.as_ref().map(Kubernetes::status),
             diagnostics: page.diagnostics(),

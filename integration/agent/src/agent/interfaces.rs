@@ -1,35 +1,214 @@
 //! From the endpoints file to who is where: interfaces that the file names become indices, where they are there.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+};
 
 use namegate_config::{
     endpoints::{Attachment, Endpoint, EndpointsFile, Namespace},
     labels::{Labels, RESERVED},
 };
 use namegate_engine::{Topology, TopologyEndpoint, TopologyNode};
-use namegate_loader::links;
+use namegate_loader::links::{self, Links};
 
 use super::sources::{Facts, UNKNOWN};
 
-/// Indices of the host-side interfaces by `namespace/name`; an endpoint whose interface is not there yet is left out.
-pub(crate) type Interfaces = HashMap<String, u32>;
+/// Indices of the host-side interfaces by `namespace/name`, the first one first; an endpoint without one is left out.
+pub(crate) type Interfaces = HashMap<String, Vec<u32>>;
 
-/// Looks for every interface that the file names.
-pub(crate) fn resolve(file: &EndpointsFile) -> Interfaces {
-    let mut found = Interfaces::new();
-    for endpoint in &file.endpoints {
-        let index = match &endpoint.attachment {
-            None => continue,
-            Some(Attachment::Interface(name)) => links::index_of(name),
-            Some(Attachment::Netns(path)) => links::peer_of_netns(path),
-        };
-        match index {
-            Ok(Some(index)) => drop(found.insert(key(endpoint), index)),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(endpoint = key(endpoint), %error, "looking for the interface"),
-        }
+/// Interfaces of a pod that nothing has registered, as the namespaces of the machine show them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Adopted {
+    /// Uids of the pod.
+    pub(crate) uids: Vec<String>,
+    /// Indices of its interfaces, or why that could not be found out.
+    pub(crate) interfaces: Result<Vec<u32>, String>,
+}
+
+/// What a search for interfaces brought.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found {
+    /// Those that are to be enforced.
+    pub(crate) interfaces: Interfaces,
+    /// Endpoints whose look-up failed, and why. What was enforced for them stays so.
+    pub(crate) failed: BTreeMap<String, String>,
+    /// Endpoints with an interface that is not where it should be, and stays enforced.
+    pub(crate) displaced: BTreeMap<String, String>,
+}
+
+/// By what an endpoint's interface is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Claim {
+    Listed(Attachment),
+    Adopted(Vec<String>),
+    /// It was in the kernel's rows when the agent started.
+    Kernel,
+}
+
+/// The kernel's answer about one interface.
+type LookUp<T> = std::io::Result<Option<T>>;
+
+/// How interfaces are asked for; tests have their own.
+pub(crate) trait Kernel {
+    /// Index of an interface by its name.
+    fn by_name(&mut self, name: &str) -> LookUp<u32>;
+    /// Name of an interface by its index.
+    fn by_index(&mut self, index: u32) -> LookUp<String>;
+    /// Interfaces that lead to a network namespace.
+    fn leading_to(&mut self, netns: &Path) -> LookUp<Vec<u32>>;
+}
+
+/// The machine itself. All links are read once for a search, where namespaces are asked for.
+#[derive(Default)]
+pub(crate) struct Machine(Option<Links>);
+
+impl Kernel for Machine {
+    fn by_name(&mut self, name: &str) -> LookUp<u32> {
+        links::index_of(name)
     }
-    found
+
+    fn by_index(&mut self, index: u32) -> LookUp<String> {
+        Ok(links::by_index(index)?.map(|link| link.name))
+    }
+
+    fn leading_to(&mut self, netns: &Path) -> LookUp<Vec<u32>> {
+        let links = match self.0.take() {
+            Some(links) => links,
+            None => Links::read()?,
+        };
+        self.0.insert(links).leading_to(netns)
+    }
+}
+
+/// Finds interfaces and remembers them: the last one of an endpoint stays its own as long as it lives, whatever happens to
+/// its name, and to what is on its other side.
+#[derive(Debug, Default)]
+pub(crate) struct Finder {
+    last: HashMap<String, (Claim, Vec<u32>)>,
+}
+
+impl Finder {
+    /// What the kernel's rows say of each endpoint's interfaces at the start.
+    pub(crate) fn begin(&mut self, known: Interfaces) {
+        self.last = known.into_iter().map(|(key, interfaces)| (key, (Claim::Kernel, interfaces))).collect();
+    }
+
+    /// Looks for the interfaces of every endpoint of the file.
+    pub(crate) fn find(
+        &mut self,
+        kernel: &mut impl Kernel,
+        file: &EndpointsFile,
+        adopted: &BTreeMap<String, Adopted>,
+    ) -> Found {
+        let mut found = Found::default();
+        let mut answers: Vec<(String, Claim, Vec<u32>)> = Vec::new();
+        for endpoint in &file.endpoints {
+            let key = key(endpoint);
+            let claim = match (adopted.get(&key), &endpoint.attachment) {
+                (Some(adopted), _) => Claim::Adopted(adopted.uids.clone()),
+                (None, Some(attachment)) => Claim::Listed(attachment.clone()),
+                (None, None) => continue,
+            };
+            let indices = look_up(kernel, &claim, adopted.get(&key)).unwrap_or_else(|error| {
+                found.failed.insert(key.clone(), error);
+                Vec::new()
+            });
+            answers.push((key, claim, indices));
+        }
+        let mut taken: HashSet<u32> = answers.iter().flat_map(|(_, _, indices)| indices).copied().collect();
+        let mut last = HashMap::with_capacity(answers.len());
+        for (key, claim, indices) in answers {
+            let kept = self.kept(kernel, &key, &claim, &indices, &taken, &mut found);
+            taken.extend(&kept);
+            // One that was first stays first: its row is replaced and not moved.
+            let former = self.last.get(&key).and_then(|(_, former)| former.first()).copied();
+            let mut interfaces: Vec<u32> = indices.into_iter().chain(kept).collect();
+            interfaces.sort_unstable_by_key(|index| (Some(*index) != former, *index));
+            if !interfaces.is_empty() {
+                // After a failure it is not known yet whether the file means another interface.
+                let former = self.last.get(&key).map(|(former, _)| former.clone());
+                let claim = former.filter(|_| found.failed.contains_key(&key)).unwrap_or(claim);
+                found.interfaces.insert(key.clone(), interfaces.clone());
+                last.insert(key, (claim, interfaces));
+            }
+        }
+        self.last = last;
+        found
+    }
+
+    /// Interfaces of the last search that this one does not name, and that live.
+    fn kept(
+        &self,
+        kernel: &mut impl Kernel,
+        key: &str,
+        claim: &Claim,
+        indices: &[u32],
+        taken: &HashSet<u32>,
+        found: &mut Found,
+    ) -> Vec<u32> {
+        let Some((former, last)) = self.last.get(key) else { return Vec::new() };
+        let has_failed = found.failed.contains_key(key);
+        let is_same = former == claim || (*former == Claim::Kernel && indices.is_empty());
+        if !is_same && !has_failed {
+            return Vec::new(); // The file names another one: that is meant so.
+        }
+        let mut kept = Vec::new();
+        for index in last.iter().copied().filter(|index| !taken.contains(index)) {
+            match kernel.by_index(index) {
+                Ok(None) => {}
+                Ok(Some(name)) => {
+                    kept.push(index);
+                    if !has_failed {
+                        let message = displaced(claim, &name, index);
+                        found.displaced.insert(key.to_owned(), message);
+                    }
+                }
+                Err(error) => {
+                    kept.push(index);
+                    found
+                        .failed
+                        .insert(key.to_owned(), format!("looking for the interface with index {index}: {error}"));
+                }
+            }
+        }
+        kept
+    }
+}
+
+fn look_up(kernel: &mut impl Kernel, claim: &Claim, adopted: Option<&Adopted>) -> Result<Vec<u32>, String> {
+    match (claim, adopted) {
+        (Claim::Listed(Attachment::Interface(name)), _) => kernel
+            .by_name(name)
+            .map(|index| index.into_iter().collect())
+            .map_err(|error| format!("looking for the interface {name}: {error}")),
+        (Claim::Listed(Attachment::Netns(path)), _) => kernel
+            .leading_to(path)
+            .map(Option::unwrap_or_default)
+            .map_err(|error| format!("looking for the interfaces that lead to {}: {error}", path.display())),
+        (_, Some(adopted)) => adopted.interfaces.clone(),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn displaced(claim: &Claim, name: &str, index: u32) -> String {
+    match claim {
+        Claim::Listed(Attachment::Interface(wanted)) => format!(
+            "its interface {wanted} is called {name} (index {index}) by now and stays enforced; give it its name back, or \
+             name {name} in the endpoints file"
+        ),
+        Claim::Listed(Attachment::Netns(path)) => format!(
+            "its interface {name} (index {index}) does not lead to {} any more and stays enforced; move its other side \
+             back, or delete it",
+            path.display()
+        ),
+        _ => format!(
+            "its interface {name} (index {index}) does not lead to a namespace of the pod any more and stays enforced; \
+             delete the pod if it should go"
+        ),
+    }
 }
 
 /// `namespace/name`.
@@ -62,7 +241,7 @@ impl Told {
         for endpoint in &file.endpoints {
             let place = Arc::as_ptr(endpoint).addr();
             let former = self.endpoints.remove(&place).map(|(_, former)| former);
-            let former = former.filter(|former| former.interface == interfaces.get(&*former.key).copied());
+            let former = former.filter(|former| former.interface == first(interfaces, &former.key));
             let one = former.unwrap_or_else(|| Arc::new(one(file, endpoint, facts, interfaces)));
             told.push(Arc::clone(&one));
             now.insert(place, (Arc::clone(endpoint), one));
@@ -72,6 +251,10 @@ impl Told {
     }
 }
 
+fn first(interfaces: &Interfaces, key: &str) -> Option<u32> {
+    interfaces.get(key).and_then(|indices| indices.first()).copied()
+}
+
 fn one(file: &EndpointsFile, endpoint: &Endpoint, facts: &Facts, interfaces: &Interfaces) -> TopologyEndpoint {
     let key = key(endpoint);
     let labels = if facts.unknown.contains(&key) { Labels::reserved(UNKNOWN) } else { file.labels(endpoint) };
@@ -79,7 +262,7 @@ fn one(file: &EndpointsFile, endpoint: &Endpoint, facts: &Facts, interfaces: &In
         labels: Arc::new(labels),
         addresses: endpoint.addresses.clone(),
         named_ports: endpoint.named_ports.clone(),
-        interface: interfaces.get(&key).copied(),
+        interface: first(interfaces, &key),
         key: key.into(),
     }
 }
@@ -103,6 +286,11 @@ pub(crate) fn topology(file: &EndpointsFile, facts: &Facts, interfaces: &Interfa
         nodes: std::iter::once(host).chain(others).collect(),
         resolver_services: facts.resolver_services.clone(),
         services: file.services.clone(),
+        more_interfaces: interfaces
+            .iter()
+            .filter(|(_, indices)| indices.len() > 1)
+            .map(|(key, indices)| (key.as_str().into(), indices[1..].to_vec()))
+            .collect(),
     };
     mark_api_servers(&mut topology, &facts.api_servers);
     topology
@@ -128,5 +316,148 @@ fn mark_api_servers(topology: &mut Topology, addresses: &[IpAddr]) {
             named_ports: Vec::new(),
             interface: None,
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use nix::errno::Errno;
+
+    use super::*;
+
+    /// Names by index, what leads to namespaces, and an error in place of every answer.
+    #[derive(Default)]
+    struct Fake {
+        names: BTreeMap<u32, &'static str>,
+        leading: BTreeMap<&'static str, Vec<u32>>,
+        error: Option<i32>,
+    }
+
+    impl Fake {
+        fn answer<T>(&self, answer: Option<T>) -> LookUp<T> {
+            self.error.map_or(Ok(answer), |error| Err(io::Error::from_raw_os_error(error)))
+        }
+    }
+
+    impl Kernel for Fake {
+        fn by_name(&mut self, name: &str) -> LookUp<u32> {
+            self.answer(self.names.iter().find(|(_, known)| **known == name).map(|(index, _)| *index))
+        }
+
+        fn by_index(&mut self, index: u32) -> LookUp<String> {
+            self.answer(self.names.get(&index).map(|name| (*name).to_owned()))
+        }
+
+        fn leading_to(&mut self, netns: &Path) -> LookUp<Vec<u32>> {
+            self.answer(netns.to_str().and_then(|path| self.leading.get(path)).cloned())
+        }
+    }
+
+    fn file(interface_of_a: &str) -> EndpointsFile {
+        let text = format!(
+            "endpoints:\n- {{name: a, namespace: default, interface: {interface_of_a}, addresses: [192.0.2.1]}}\n\
+             - {{name: b, namespace: default, netns: /run/netns/b, addresses: [192.0.2.2]}}\n"
+        );
+        namegate_config::endpoints::parse("endpoints.yaml", &text).unwrap()
+    }
+
+    /// The same where a test calls its own file `file`.
+    fn other_file(interface_of_a: &str) -> EndpointsFile {
+        file(interface_of_a)
+    }
+
+    fn find(finder: &mut Finder, fake: &mut Fake, file: &EndpointsFile) -> (Vec<u32>, Vec<u32>, Found) {
+        let found = finder.find(fake, file, &BTreeMap::new());
+        let of = |key: &str| found.interfaces.get(key).cloned().unwrap_or_default();
+        (of("default/a"), of("default/b"), found)
+    }
+
+    fn fake() -> Fake {
+        let names = BTreeMap::from([(7, "veth-a"), (8, "veth-b"), (9, "veth-c")]);
+        Fake { names, leading: BTreeMap::from([("/run/netns/b", vec![8, 9])]), error: None }
+    }
+
+    #[test]
+    fn a_look_up_that_fails_leaves_what_was_found() {
+        let (mut finder, mut fake, file) = (Finder::default(), fake(), file("veth-a"));
+        assert!(matches!(find(&mut finder, &mut fake, &file), (a, b, _) if a == [7] && b == [8, 9]));
+        for error in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EACCES, Errno::EINTR, Errno::ENOBUFS]
+            .map(|it| it as i32)
+        {
+            fake.error = Some(error);
+            let (a, b, found) = find(&mut finder, &mut fake, &file);
+            assert_eq!((a, b, found.failed.len()), (vec![7], vec![8, 9], 2), "{error}");
+            // Also where the file names another interface meanwhile.
+            let other = other_file("veth-other");
+            let (a, _, found) = find(&mut finder, &mut fake, &other);
+            assert_eq!((a, found.failed.len()), (vec![7], 2), "{error}");
+            fake.error = None;
+            assert!(matches!(find(&mut finder, &mut fake, &file), (a, b, found)
+                if a == [7] && b == [8, 9] && found.failed.is_empty()));
+        }
+        fake.names.clear();
+        fake.leading.clear();
+        assert!(matches!(find(&mut finder, &mut fake, &file), (a, b, _) if a.is_empty() && b.is_empty()));
+    }
+
+    #[test]
+    fn an_interface_stays_its_endpoints_as_long_as_it_lives() {
+        let (mut finder, mut fake, file) = (Finder::default(), fake(), file("veth-a"));
+        find(&mut finder, &mut fake, &file);
+        fake.names.insert(7, "renamed");
+        fake.leading.insert("/run/netns/b", vec![9]);
+        let (a, b, found) = find(&mut finder, &mut fake, &file);
+        assert_eq!((a, b), (vec![7], vec![8, 9]));
+        assert_eq!(found.displaced.keys().collect::<Vec<_>>(), ["default/a", "default/b"]);
+        // One of the same name is another, and is enforced beside it; the old one goes when it goes.
+        fake.names.insert(70, "veth-a");
+        assert_eq!(find(&mut finder, &mut fake, &file).0, [7, 70]);
+        fake.names.remove(&7);
+        fake.names.remove(&8);
+        let (a, b, found) = find(&mut finder, &mut fake, &file);
+        assert_eq!((a, b, found.displaced.len()), (vec![70], vec![9], 0));
+        // What another endpoint has by now is no longer this one's.
+        fake.names.insert(9, "veth-b");
+        fake.leading.clear();
+        let other = other_file("veth-b");
+        let (a, b, _) = find(&mut finder, &mut fake, &other);
+        assert_eq!((a, b), (vec![9], vec![]));
+    }
+
+    #[test]
+    fn what_the_file_names_anew_lets_the_old_one_go() {
+        let (mut finder, mut fake) = (Finder::default(), fake());
+        find(&mut finder, &mut fake, &file("veth-a"));
+        fake.leading.clear();
+        assert_eq!(find(&mut finder, &mut fake, &file("veth-c")).0, [9]);
+        assert_eq!(find(&mut finder, &mut fake, &file("no-such")).0, [0; 0]);
+    }
+
+    #[test]
+    fn a_start_knows_what_the_kernel_holds() {
+        let (mut finder, mut fake) = (Finder::default(), fake());
+        finder.begin(Interfaces::from([("default/a".to_owned(), vec![9]), ("default/b".to_owned(), vec![5])]));
+        fake.leading.clear();
+        let (a, b, found) = find(&mut finder, &mut fake, &file("no-such"));
+        assert_eq!((a, b), (vec![9], vec![]), "one lives, and the other does not");
+        assert_eq!(found.displaced.len(), 1);
+        let mut finder = Finder::default();
+        finder.begin(Interfaces::from([("default/a".to_owned(), vec![9])]));
+        assert_eq!(find(&mut finder, &mut fake, &file("veth-a")).0, [7], "the file names one that is there");
+    }
+
+    #[test]
+    fn a_pod_that_nothing_registered_keeps_its_interface() {
+        let (mut finder, mut fake, file) = (Finder::default(), fake(), file("veth-a"));
+        let adopted = |uid: &str, interfaces: Result<Vec<u32>, String>| {
+            BTreeMap::from([("default/b".to_owned(), Adopted { uids: vec![uid.to_owned()], interfaces })])
+        };
+        let mut find = |adopted| finder.find(&mut fake, &file, &adopted).interfaces.get("default/b").cloned();
+        assert_eq!(find(adopted("1", Ok(vec![8]))), Some(vec![8]));
+        assert_eq!(find(adopted("1", Ok(vec![]))), Some(vec![8]), "its address is gone, it is not");
+        assert_eq!(find(adopted("2", Err("EMFILE".to_owned()))), Some(vec![8]));
+        assert_eq!(find(adopted("3", Ok(vec![]))), None, "another pod of the same name");
     }
 }

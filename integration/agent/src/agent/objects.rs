@@ -16,7 +16,7 @@ use namegate_config::policy::{self, Document, Features, Parsed};
 use namegate_kubernetes::PolicyObject;
 use serde_json::Value;
 
-use super::files::{line, refused, shown};
+use super::files::{is_absent, line, refused, shown};
 
 /// The objects and their last good forms.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Objects {
     /// By origin.
     known: BTreeMap<Arc<str>, Known>,
     features: Features,
+    /// Objects whose former form may be there and could not be read, and why.
+    unsure: BTreeMap<Arc<str>, String>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Objects {
     pub(crate) fn new(state: &Path, features: Features) -> anyhow::Result<Self> {
         let accepted = state.join("accepted-objects");
         fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self { accepted, known: BTreeMap::new(), features })
+        Ok(Self { accepted, known: BTreeMap::new(), features, unsure: BTreeMap::new() })
     }
 
     /// Reads objects that have changed; returns all documents in force.
@@ -61,6 +63,15 @@ impl Objects {
             documents.extend(known.good.iter().cloned());
         }
         documents
+    }
+
+    /// Whether the last reading knows what should hold. What could not be read is asked for again by the next one.
+    pub(crate) fn is_sure(&mut self) -> Result<(), String> {
+        let unsure = std::mem::take(&mut self.unsure);
+        for origin in unsure.keys() {
+            self.known.remove(origin);
+        }
+        unsure.into_values().next().map_or(Ok(()), Err)
     }
 
     fn forget(&mut self, objects: &[PolicyObject]) {
@@ -90,7 +101,7 @@ impl Objects {
         &self.known[&object.origin]
     }
 
-    fn parse(&self, object: &PolicyObject, former: Option<Known>) -> Known {
+    fn parse(&mut self, object: &PolicyObject, former: Option<Known>) -> Known {
         let text = object.document.to_string();
         let Parsed { documents, diagnostics } = policy::parse_with(&object.origin, &text, &self.features);
         let is_good = !diagnostics.iter().any(namegate_config::diagnostic::Diagnostic::is_error);
@@ -106,8 +117,18 @@ impl Objects {
     }
 
     /// The last good form from the state directory.
-    fn accepted(&self, origin: &str) -> Vec<Arc<Document>> {
-        let text = fs::read_to_string(self.copy(origin)).ok();
+    fn accepted(&mut self, origin: &Arc<str>) -> Vec<Arc<Document>> {
+        let path = self.copy(origin);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                if !is_absent(&error) {
+                    let problem = format!("reading the kept copy {}: {error}", path.display());
+                    self.unsure.insert(Arc::clone(origin), problem);
+                }
+                None
+            }
+        };
         text.map(|text| shared(policy::parse_with(origin, &text, &self.features).documents)).unwrap_or_default()
     }
 

@@ -23,8 +23,10 @@ use notify::{
 };
 
 use super::{
+    attachments::Attachments,
     book::Book,
     cluster::Cluster,
+    files::UNREADABLE,
     gate::{Door, Gate},
     interfaces::{self, Interfaces},
     problems::{ProblemKind, Problems},
@@ -37,6 +39,8 @@ const QUIET: Duration = Duration::from_millis(3);
 const QUIET_MAX: Duration = Duration::from_millis(20);
 /// Files are read again after this time, even if no change was told of.
 const PERIOD: Duration = Duration::from_mins(1);
+/// The same, where something could not be read or looked up.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the thread wakes.
 enum Wake {
@@ -68,6 +72,10 @@ struct Work {
     refused: Vec<String>,
     /// Endpoints that are closed, and why.
     closed: BTreeMap<String, String>,
+    /// Where programs should be, and whether they are.
+    attachments: Attachments,
+    /// When everything is read again without a reason.
+    next: Instant,
 }
 
 impl Reloader {
@@ -80,8 +88,15 @@ impl Reloader {
         problems: Arc<Problems>,
         cluster: Option<Cluster>,
     ) -> anyhow::Result<Self> {
+        let asked = |error| anyhow::anyhow!("asking what the kernel holds: {error}");
+        let known = door.ask_blocking(|gate| (gate.known_interfaces(), gate.datapath().inspector())).map_err(asked)?;
+        let (interfaces, inspector) = known;
+        let mut sources = Sources::new(settings, features, cluster)?;
+        sources.begin(interfaces);
         let mut work = Work {
-            sources: Sources::new(settings, features, cluster)?,
+            sources,
+            attachments: Attachments::new(inspector, door.clone(), Arc::clone(&problems), Arc::clone(&book)),
+            next: Instant::now(),
             door,
             book,
             problems,
@@ -96,6 +111,7 @@ impl Reloader {
         // Watched before the first reading: no change falls between.
         let watcher = watch(work.sources.paths(), wake.clone())?;
         work.reload();
+        work.attachments.inspect(work.sources.found());
         let thread = std::thread::Builder::new().name("files".to_owned()).spawn(move || serve(work, &woken))?;
         Ok(Self { wake, thread, _watcher: watcher })
     }
@@ -132,41 +148,113 @@ fn serve(mut work: Work, woken: &Receiver<Wake>) {
                     }
                 }
             }
+            Err(RecvTimeoutError::Timeout) if !work.is_due() => {
+                work.inspect();
+                continue;
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
         work.reload();
+        work.inspect();
     }
 }
 
 impl Work {
-    /// How long until things should be looked at without a reason.
-    fn sleep(&mut self) -> Duration {
+    /// When everything should be read without a reason.
+    fn next(&mut self) -> Instant {
         let again = self.sources.cluster().and_then(|cluster| cluster.again());
-        again.map_or(PERIOD, |again| again.saturating_duration_since(Instant::now()).min(PERIOD))
+        again.map_or(self.next, |again| again.min(self.next))
+    }
+
+    fn is_due(&mut self) -> bool {
+        self.next() <= Instant::now()
+    }
+
+    /// How long until something is to be done without a reason.
+    fn sleep(&mut self) -> Duration {
+        self.next().min(self.attachments.next()).saturating_duration_since(Instant::now())
     }
 
     fn reload(&mut self) {
         let start = Instant::now();
-        let Some(reading) = self.sources.read().map(Arc::new) else { return };
-        let interfaces = interfaces::resolve(&reading.endpoints);
+        let is_whole = self.read_and_carry_out(start);
+        self.next = Instant::now() + if is_whole { PERIOD } else { RETRY };
+    }
+
+    /// Says whether everything could be read and looked up.
+    fn read_and_carry_out(&mut self, start: Instant) -> bool {
+        const READING: &str = "reading";
+        let reading = match self.sources.read() {
+            Ok(Some(reading)) => Arc::new(reading),
+            Ok(None) => return true,
+            Err(error) => {
+                self.problems.raise(ProblemKind::Lookup, READING, format!("all stays as it is: {error}"));
+                return false;
+            }
+        };
+        self.problems.clear(ProblemKind::Lookup, READING);
+        let interfaces = self.sources.found().interfaces.clone();
         let read = start.elapsed();
         if self.last.as_ref().is_none_or(|(last, seen)| *last != reading || *seen != interfaces) {
             self.carry_out(&reading, &interfaces);
         } else {
             self.look_again();
         }
+        let is_whole = self.say_what_failed();
+        let found = self.sources.found().clone();
         if let Some(cluster) = self.sources.cluster() {
-            cluster.tell(&reading.facts, &interfaces, &self.guarded, &self.closed);
+            cluster.tell(&reading.facts, &found, &self.guarded, &self.closed);
         }
         self.sources.report(&reading, self.refused.is_empty());
         tracing::debug!(?read, whole = ?start.elapsed(), "read again");
         self.last = Some((reading, interfaces));
+        is_whole
+    }
+
+    /// Looks after the programs; what could not be attached before may be by now.
+    fn inspect(&mut self) {
+        self.attachments.inspect_if_due(self.sources.found());
+        if !self.is_guarded()
+            && let Ok(Ok(guarded)) = self.door.ask_blocking(|gate| gate.guarded())
+            && guarded != self.guarded
+        {
+            self.guarded = guarded;
+            self.reload();
+        }
+    }
+
+    /// Raises what could not be looked up; says whether that is nothing.
+    fn say_what_failed(&self) -> bool {
+        let found = self.sources.found();
+        let of_endpoints = |messages: &BTreeMap<String, String>| -> Vec<(String, String)> {
+            messages.iter().map(|(key, message)| (format!("endpoint {key}"), message.clone())).collect()
+        };
+        let of_sources = self.sources.failed().iter();
+        let of_sources = of_sources.map(|(subject, message)| (format!("machine {subject}"), message.clone()));
+        let unreadable = self.book.page().said.diagnostics.clone();
+        let is_file = |found: &&Diagnostic| found.code == UNREADABLE;
+        let files =
+            unreadable.iter().filter(is_file).map(|found| (format!("file {}", found.file), found.message.clone()));
+        let files: Vec<(String, String)> = files.collect();
+        let is_whole = found.failed.is_empty() && self.sources.failed().is_empty() && files.is_empty();
+        self.problems.replace(ProblemKind::Lookup, "endpoint ", of_endpoints(&found.failed));
+        self.problems.replace(ProblemKind::Lookup, "machine ", of_sources);
+        self.problems.replace(ProblemKind::Lookup, "file ", files);
+        self.problems.replace(ProblemKind::Interference, "endpoint ", of_endpoints(&found.displaced));
+        is_whole
+    }
+
+    /// Whether the last change was carried out as a whole.
+    fn is_guarded(&self) -> bool {
+        let mut interfaces = self.last.iter().flat_map(|(_, interfaces)| interfaces.values()).flatten();
+        self.refused.is_empty() && interfaces.all(|index| self.guarded.contains(index))
     }
 
     /// What differs from the last reading; everything where not all of that was carried out.
     fn change(&mut self, reading: &Reading, interfaces: &Interfaces) -> Change {
-        let is_guarded = || self.refused.is_empty() && interfaces.values().all(|index| self.guarded.contains(index));
+        let is_guarded =
+            || self.refused.is_empty() && interfaces.values().flatten().all(|index| self.guarded.contains(index));
         let (rules, topology) = match &self.last {
             Some((last, seen)) if is_guarded() => {
                 let same = last.endpoints == reading.endpoints && last.facts == reading.facts && seen == interfaces;
@@ -178,7 +266,7 @@ impl Work {
         Change { rules: rules.then(|| reading.rules.to_vec()), topology: topology.then(whole) }
     }
 
-    fn note(&mut self, found: Found) {
+    fn note(&mut self, found: Outcome) {
         self.guarded = found.guarded;
         self.refused = found.refused;
         self.closed = found.closed;
@@ -190,7 +278,7 @@ impl Work {
         let refused = self.refused.clone();
         let found = self.door.ask_blocking(move |gate| {
             let now = gate.room.unenforced();
-            (now != refused).then(|| Found::of(gate, now))
+            (now != refused).then(|| Outcome::of(gate, now))
         });
         // Without an answer the agent ends.
         if let Ok(Some(found)) = found {
@@ -207,7 +295,7 @@ impl Work {
         let change = self.change(reading, interfaces);
         let changed = self.door.ask_blocking(move |gate| {
             let refused = gate.change(change);
-            Found::of(gate, refused)
+            Outcome::of(gate, refused)
         });
         match changed {
             Ok(found) => {
@@ -224,17 +312,17 @@ impl Work {
 }
 
 /// How far the kernel is.
-struct Found {
+struct Outcome {
     refused: Vec<String>,
     closed: BTreeMap<String, String>,
     guarded: HashSet<u32>,
     divided: Vec<DividedPort>,
 }
 
-impl Found {
+impl Outcome {
     fn of(gate: &Gate, refused: Vec<String>) -> Self {
         let divided = gate.engine().divided();
-        Self { refused, closed: gate.room.closed().clone(), guarded: gate.guarded(), divided }
+        Self { refused, closed: gate.room.closed().clone(), guarded: gate.guarded().unwrap_or_default(), divided }
     }
 }
 
@@ -284,10 +372,25 @@ fn is_change(event: &Event, policies: Option<&Path>, endpoints: Option<&Path>) -
     !is_read && event.paths.iter().any(|path| is_ours(path) || is_link(path))
 }
 
-/// Calls `nudge` whenever an interface comes or goes.
-pub(crate) async fn follow_links(nudge: impl Fn()) -> anyhow::Result<()> {
+/// Calls `nudge` whenever an interface or an address comes or goes. Where that cannot be followed it is tried again, and
+/// things are looked at again each time.
+pub(crate) async fn follow_links(nudge: impl Fn(), problems: Arc<Problems>) {
+    const SUBJECT: &str = "machine interfaces (netlink)";
+    loop {
+        if let Err(error) = follow_links_once(&nudge, &problems, SUBJECT).await {
+            let message = format!("changes of interfaces are seen late: {error:#}");
+            problems.raise(ProblemKind::Interference, SUBJECT, message);
+        }
+        tokio::time::sleep(RETRY).await;
+        nudge();
+    }
+}
+
+async fn follow_links_once(nudge: &impl Fn(), problems: &Problems, subject: &str) -> anyhow::Result<()> {
     let watch = LinkWatch::new().context("watching interfaces")?;
     let mut watch = watch.into_async()?;
+    problems.clear(ProblemKind::Interference, subject);
+    nudge();
     loop {
         let mut ready = watch.readable_mut().await?;
         let mut seen = false;

@@ -1,7 +1,7 @@
 //! From what the gate's thread knows to what the API shows.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -25,7 +25,7 @@ use super::{
 /// What the gate's thread knows of endpoints.
 pub(super) struct Known {
     pub(super) views: HashMap<Arc<str>, EndpointView>,
-    pub(super) failed: BTreeSet<u32>,
+    pub(super) failed: BTreeMap<u32, String>,
     /// Learned names that live.
     pub(super) names: HashMap<EndpointId, usize>,
 }
@@ -73,6 +73,7 @@ pub(super) struct Figures {
     pub(super) counters: Vec<Counter>,
     pub(super) maps: Vec<Fill>,
     pub(super) refused: Vec<Refused>,
+    pub(super) healed: u64,
     pub(super) flows_lost: u64,
     pub(super) openings_lost: u64,
 }
@@ -95,6 +96,7 @@ impl Figures {
             counters: counters.into_iter().filter(|(_, _, count)| count.packets > 0).map(shown_counter).collect(),
             maps: fills(gate),
             refused,
+            healed: gate.healed(),
             flows_lost: gate.datapath().events_lost().unwrap_or(0),
             openings_lost: gate.datapath().openings_lost().unwrap_or(0),
         }

@@ -12,8 +12,9 @@ use namegate_kubernetes::{PolicyObject, Report, Snapshot, Who};
 use super::{
     cluster::Cluster,
     files::Files,
-    interfaces::{self, Interfaces},
+    interfaces::{Adopted, Finder, Found, Interfaces, Machine},
     objects::Objects,
+    own,
 };
 use namegate_api::view;
 use namegate_config::{
@@ -23,6 +24,7 @@ use namegate_config::{
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
     settings::Settings,
 };
+use namegate_loader::netns::{self, Own};
 
 /// Label of an endpoint whose own labels are not known, as in Cilium: `reserved:init`.
 pub(crate) const UNKNOWN: &str = "init";
@@ -37,6 +39,13 @@ pub(crate) struct Sources {
     joined: Option<Joined>,
     translated: Option<Translated>,
     reported: Option<Reported>,
+    finder: Finder,
+    /// What the last search for interfaces brought.
+    found: Found,
+    /// The machine's addresses when they were read last.
+    own: Option<Own>,
+    /// Look-ups of the last reading that failed, and why: what they brought before holds.
+    failed: BTreeMap<String, String>,
 }
 
 /// What was reported last: said of which policies, and whether the kernel held the rules.
@@ -48,6 +57,7 @@ struct Joined {
     listed: EndpointsFile,
     endpoints: Arc<EndpointsFile>,
     facts: Arc<Facts>,
+    own: Own,
     interfaces: Interfaces,
 }
 
@@ -91,6 +101,8 @@ pub(crate) struct Facts {
     pub(crate) local: BTreeSet<String>,
     /// Registered networks whose pod is not known.
     pub(crate) unknown: BTreeSet<String>,
+    /// Interfaces of pods of this node that nothing has registered.
+    pub(crate) adopted: BTreeMap<String, Adopted>,
     /// Endpoint of each registered container.
     pub(crate) containers: BTreeMap<String, String>,
     /// Addresses of services in front of trusted resolvers.
@@ -111,7 +123,26 @@ impl Sources {
             joined: None,
             translated: None,
             reported: None,
+            finder: Finder::default(),
+            found: Found::default(),
+            own: None,
+            failed: BTreeMap::new(),
         })
+    }
+
+    /// Takes over which interfaces the kernel's rows give to which endpoint.
+    pub(crate) fn begin(&mut self, known: Interfaces) {
+        self.finder.begin(known);
+    }
+
+    /// Interfaces of the endpoints of the last reading.
+    pub(crate) fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// Look-ups of the last reading that failed.
+    pub(crate) fn failed(&self) -> &BTreeMap<String, String> {
+        &self.failed
     }
 
     /// Files that are followed.
@@ -138,27 +169,36 @@ impl Sources {
     }
 
     /// Reads everything anew; `None` while Kubernetes is a source of which nothing is known yet: with some of the facts
-    /// more would be open than with none.
-    pub(crate) fn read(&mut self) -> Option<Reading> {
+    /// more would be open than with none. An error is that something could not be read, and what it held is not known: then
+    /// all stays as it is.
+    pub(crate) fn read(&mut self) -> Result<Option<Reading>, String> {
+        self.failed.clear();
         let snapshot = match &self.cluster {
-            Some(cluster) => Some(cluster.snapshot()?),
+            Some(cluster) => match cluster.snapshot() {
+                Some(snapshot) => Some(snapshot),
+                None => return Ok(None),
+            },
             None => None,
         };
+        let own = self.own_addresses()?;
         let mut reading = Reading::default();
         let mut said = Said::default();
         let documents = self.files.read_policies(&mut said);
-        let listed = self.files.read_endpoints(&mut said);
+        let mut listed = self.files.read_endpoints(&mut said);
+        self.files.is_sure()?;
         let mut policies: Arc<[PolicyObject]> = Arc::default();
-        if let (Some(snapshot), Some(cluster)) = (snapshot, &mut self.cluster) {
-            let joined = self.joined.take().filter(|last| last.holds(&snapshot.who, &listed, cluster));
-            let joined = joined.unwrap_or_else(|| Joined::new(&snapshot.who, listed, cluster));
+        if let (Some(snapshot), true) = (snapshot, self.cluster.is_some()) {
+            let joined = self.join(&snapshot.who, listed, own);
             reading.endpoints = Arc::clone(&joined.endpoints);
             reading.facts = Arc::clone(&joined.facts);
             self.joined = Some(joined);
             policies = Arc::clone(&snapshot.policies);
             self.read = Some(snapshot);
         } else {
+            let taken = own::listed(&listed);
+            own::add(&mut listed, &own, &taken);
             reading.endpoints = Arc::new(listed);
+            self.found = self.finder.find(&mut Machine::default(), &reading.endpoints, &reading.facts.adopted);
         }
         let (catalog, is_closed) = (reading.endpoints.catalog(), !reading.facts.unknown.is_empty());
         // Documents of files are read anew each time.
@@ -169,10 +209,42 @@ impl Sources {
         };
         let translated = self.translated.take().filter(is_same);
         let translated = translated.unwrap_or_else(|| self.translate(documents, policies, said, catalog, is_closed));
+        self.objects.is_sure()?;
         reading.rules = Arc::clone(&translated.rules);
         reading.said = Arc::clone(&translated.said);
         self.translated = Some(translated);
-        Some(reading)
+        Ok(Some(reading))
+    }
+
+    /// The machine's addresses; those of the last reading where they cannot be read.
+    fn own_addresses(&mut self) -> Result<Own, String> {
+        match netns::own() {
+            Ok(own) => self.own = Some(own),
+            Err(error) => {
+                self.failed.insert("addresses".to_owned(), format!("reading the addresses of this machine: {error}"));
+            }
+        }
+        self.own.clone().ok_or_else(|| self.failed["addresses"].clone())
+    }
+
+    /// Everybody, found anew where something may have changed.
+    fn join(&mut self, who: &Arc<Who>, listed: EndpointsFile, own: Own) -> Joined {
+        let Some(cluster) = &mut self.cluster else { return Joined::of_files(who, listed, own) };
+        let machine = &mut Machine::default();
+        if let Some(last) = self.joined.take().filter(|last| last.may_hold(who, &listed, &own, cluster)) {
+            self.found = self.finder.find(machine, &last.endpoints, &last.facts.adopted);
+            if self.found.interfaces == last.interfaces {
+                return last;
+            }
+        }
+        let mut endpoints = listed.clone();
+        let facts = Arc::new(cluster.join(who, &mut endpoints, &own));
+        if let Some(error) = cluster.failure() {
+            self.failed.insert("namespaces".to_owned(), format!("looking for the interfaces of pods: {error}"));
+        }
+        self.found = self.finder.find(machine, &endpoints, &facts.adopted);
+        let interfaces = self.found.interfaces.clone();
+        Joined { who: Arc::clone(who), listed, endpoints: Arc::new(endpoints), facts, own, interfaces }
     }
 
     fn translate(
@@ -199,19 +271,14 @@ impl Sources {
 }
 
 impl Joined {
-    fn new(who: &Arc<Who>, listed: EndpointsFile, cluster: &mut Cluster) -> Self {
-        let mut endpoints = listed.clone();
-        let facts = Arc::new(cluster.join(who, &mut endpoints));
-        let interfaces = interfaces::resolve(&endpoints);
-        Self { who: Arc::clone(who), listed, endpoints: Arc::new(endpoints), facts, interfaces }
+    fn of_files(who: &Arc<Who>, listed: EndpointsFile, own: Own) -> Self {
+        let endpoints = Arc::new(listed.clone());
+        Self { who: Arc::clone(who), listed, endpoints, facts: Arc::default(), own, interfaces: Interfaces::new() }
     }
 
-    /// Whether it would come out the same.
-    fn holds(&self, who: &Arc<Who>, listed: &EndpointsFile, cluster: &Cluster) -> bool {
-        Arc::ptr_eq(&self.who, who)
-            && self.listed == *listed
-            && cluster.is_settled()
-            && self.interfaces == interfaces::resolve(&self.endpoints)
+    /// Whether it would come out the same where interfaces are the same.
+    fn may_hold(&self, who: &Arc<Who>, listed: &EndpointsFile, own: &Own, cluster: &Cluster) -> bool {
+        Arc::ptr_eq(&self.who, who) && self.listed == *listed && self.own == *own && cluster.is_settled()
     }
 }
 

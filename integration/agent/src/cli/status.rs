@@ -250,6 +250,7 @@ mod tests {
             denials: vec![],
             flows: vec![],
             flows_lost: 4,
+            attachments_healed: 0,
             kubernetes: Some(kubernetes()),
             diagnostics: vec![mistake()],
         };

@@ -166,8 +166,10 @@ fn keep_fragments() -> Result<()> {
 /// The agent's settings: bounds that the attack can reach, and the policies of all tenants.
 pub(crate) fn options() -> Options {
     let settings = json!({
-        "limits": {"cidrs": 8192, "policyRows": 16384, "addresses": 16384, "flows": 32768},
-        "dns": {"addressesPerNameMax": 64, "namesPerEndpointMax": 1000},
+        "limits": {
+            "cidrs": 8192, "policyRows": 16384, "addresses": 16384, "flows": 32768, "l7ConnectionsPerEndpoint": 2048,
+        },
+        "dns": {"addressesPerNameMax": 64, "namesPerEndpointMax": 1000, "pendingPerEndpointMax": 512},
     });
     Options::default().policies(POLICIES).with(settings)
 }

@@ -1,0 +1,235 @@
+//! Whether programs are where they should be: looked at again and again, put back where another tool took them away, and
+//! said in health for each endpoint until it is so.
+//!
+//! Looking is done on the thread that reads files, and only putting back on the thread that owns the kernel's maps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use namegate_abi::NODE_INTERFACE;
+use namegate_config::endpoints::{Attachment, Endpoint};
+use namegate_loader::{Directions, Fault, Inspector};
+
+use super::{
+    book::Book,
+    gate::{Chain, Door},
+    interfaces::{self, Found},
+    problems::{ProblemKind, Problems},
+};
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_secs(1);
+/// The same after something was put back.
+const SOON: Duration = Duration::from_millis(200);
+/// A look takes this part of the time at most.
+const SHARE: u32 = 50;
+/// How long an endpoint may wait for its interface before it is a problem.
+const GRACE: Duration = Duration::from_secs(10);
+/// Begin the subjects of what this file raises.
+const ENDPOINT: &str = "endpoint ";
+const PROGRAMS: &str = "programs of ";
+const MAPS: &str = "pinned maps";
+
+/// Where programs should be, and whether they are.
+pub(crate) struct Attachments {
+    inspector: Inspector,
+    door: Door,
+    problems: Arc<Problems>,
+    book: Arc<Book>,
+    next: Instant,
+    /// Since when each endpoint waits.
+    waiting: HashMap<String, Instant>,
+}
+
+/// What the thread of the maps says.
+struct Wanted {
+    interfaces: BTreeSet<u32>,
+    directions: Directions,
+    /// A rule selects the node.
+    node: bool,
+    failed: BTreeMap<u32, String>,
+    /// Interfaces without the row of an endpoint.
+    closed: BTreeSet<u32>,
+}
+
+/// What a look found.
+struct Seen {
+    /// What is wrong, by interface.
+    faults: BTreeMap<u32, String>,
+    /// Where looking failed, and why.
+    unseen: BTreeMap<u32, String>,
+    /// Maps that are not pinned.
+    unpinned: Result<Vec<&'static str>, String>,
+}
+
+impl Attachments {
+    /// Nothing looked at yet.
+    pub(crate) fn new(inspector: Inspector, door: Door, problems: Arc<Problems>, book: Arc<Book>) -> Self {
+        Self { inspector, door, problems, book, next: Instant::now(), waiting: HashMap::new() }
+    }
+
+    /// When the next look is due.
+    pub(crate) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// Looks, where it is time.
+    pub(crate) fn inspect_if_due(&mut self, found: &Found) {
+        if self.next <= Instant::now() {
+            self.inspect(found);
+        }
+    }
+
+    /// Looks at every interface, puts back what is gone, and says what is wrong.
+    pub(crate) fn inspect(&mut self, found: &Found) {
+        let start = Instant::now();
+        let Ok(wanted) = self.wanted() else {
+            self.next = start + PERIOD; // The agent ends.
+            return;
+        };
+        let seen = self.look(&wanted);
+        let is_whole = seen.faults.is_empty() && seen.unpinned.as_ref().is_ok_and(Vec::is_empty);
+        self.say(&wanted, &seen, found);
+        if !is_whole {
+            self.put_back(&seen);
+        }
+        let pause = if is_whole { PERIOD } else { SOON };
+        self.next = Instant::now() + pause.max(start.elapsed() * SHARE);
+    }
+
+    /// Tries once more what failed, and asks what should be attached.
+    fn wanted(&self) -> Result<Wanted, namegate_api::Refusal> {
+        self.door.ask_blocking(|gate| {
+            gate.attach_again();
+            let (interfaces, directions) = gate.attachments();
+            let closed = interfaces.iter().copied().filter(|interface| !gate.engine().has_interface(*interface));
+            Wanted {
+                closed: closed.collect(),
+                node: gate.engine().node_id().is_some(),
+                failed: gate.failed().clone(),
+                interfaces,
+                directions,
+            }
+        })
+    }
+
+    fn look(&self, wanted: &Wanted) -> Seen {
+        let unpinned = self.inspector.maps().map_err(|error| Chain(&error).to_string());
+        let mut seen = Seen { unpinned, faults: BTreeMap::new(), unseen: BTreeMap::new() };
+        let node = wanted.node.then_some(NODE_INTERFACE);
+        for interface in wanted.interfaces.iter().copied().chain(node) {
+            if wanted.failed.contains_key(&interface) {
+                continue;
+            }
+            let faults = match interface {
+                NODE_INTERFACE => self.inspector.node(wanted.directions),
+                interface => self.inspector.interface(interface, wanted.directions),
+            };
+            match faults {
+                Ok(faults) if faults.is_empty() => {}
+                Ok(faults) => drop(seen.faults.insert(interface, text(&faults))),
+                Err(error) => drop(seen.unseen.insert(interface, Chain(&error).to_string())),
+            }
+        }
+        seen
+    }
+
+    fn put_back(&self, seen: &Seen) {
+        let interfaces: Vec<u32> = seen.faults.keys().copied().filter(|index| *index != NODE_INTERFACE).collect();
+        let node = seen.faults.contains_key(&NODE_INTERFACE);
+        let maps = seen.unpinned.as_ref().is_ok_and(|gone| !gone.is_empty());
+        // The agent may be about to end.
+        let _ = self.door.ask_blocking(move |gate| gate.heal(&interfaces, node, maps));
+    }
+
+    /// Raises what is wrong and clears what is right again.
+    fn say(&mut self, wanted: &Wanted, seen: &Seen, found: &Found) {
+        let names: HashMap<u32, &String> =
+            found.interfaces.iter().flat_map(|(key, indices)| indices.iter().map(move |index| (*index, key))).collect();
+        let subject = |interface: &u32| match (names.get(interface), *interface) {
+            (_, NODE_INTERFACE) => format!("{PROGRAMS}the node"),
+            (Some(key), interface) => format!("{PROGRAMS}{key} (interface {interface})"),
+            (None, interface) => format!("{PROGRAMS}interface {interface}"),
+        };
+        let faults = seen.faults.iter().map(|(interface, faults)| {
+            (subject(interface), format!("{faults} by another tool; it is put back: look which tool does that"))
+        });
+        self.problems.replace(ProblemKind::Interference, PROGRAMS, faults);
+        let unseen = seen.unseen.iter().map(|(interface, error)| (subject(interface), error.clone()));
+        self.problems.replace(ProblemKind::Lookup, PROGRAMS, unseen);
+        let gone = seen.unpinned.as_ref().ok().filter(|gone| !gone.is_empty());
+        let gone = gone.map(|gone| (MAPS.to_owned(), format!("{} were removed and are pinned again", gone.join(", "))));
+        self.problems.replace(ProblemKind::Interference, MAPS, gone);
+        let unseen = seen.unpinned.as_ref().err().map(|error| (MAPS.to_owned(), error.clone()));
+        self.problems.replace(ProblemKind::Lookup, MAPS, unseen);
+        let unenforced = self.unenforced(wanted, found);
+        self.problems.replace(ProblemKind::Attachment, ENDPOINT, unenforced);
+    }
+
+    /// Endpoints that are not enforced as they should be, and why.
+    fn unenforced(&mut self, wanted: &Wanted, found: &Found) -> Vec<(String, String)> {
+        let now = Instant::now();
+        let mut waiting = HashMap::new();
+        let mut unenforced = Vec::new();
+        if let Some(error) = wanted.failed.get(&NODE_INTERFACE) {
+            unenforced.push((format!("{ENDPOINT}host"), format!("the node's own sockets are not enforced: {error}")));
+        }
+        for endpoint in &self.book.page().ours {
+            let key = interfaces::key(endpoint);
+            let problem = match found.interfaces.get(&key) {
+                Some(indices) => unattached(wanted, indices),
+                // A pod without an address has not begun yet.
+                None if found.failed.contains_key(&key) || endpoint.addresses.is_empty() => None,
+                None => {
+                    let since = self.waiting.get(&key).copied().unwrap_or(now);
+                    waiting.insert(key.clone(), since);
+                    (now.duration_since(since) > GRACE).then(|| missing(endpoint))
+                }
+            };
+            unenforced.extend(problem.map(|problem| (format!("{ENDPOINT}{key}"), problem)));
+        }
+        self.waiting = waiting;
+        unenforced
+    }
+}
+
+/// What is wrong with one of these interfaces.
+fn unattached(wanted: &Wanted, indices: &[u32]) -> Option<String> {
+    let of = |index: &u32| {
+        if let Some(error) = wanted.failed.get(index) {
+            return Some(format!("programs could not be attached to its interface {index}: {error}"));
+        }
+        wanted.closed.contains(index).then(|| {
+            format!(
+                "its interface {index} is closed: its row or its policy found no room; raise `limits.endpoints` or the \
+                 limit that `namegate status` shows as full"
+            )
+        })
+    };
+    indices.iter().find_map(of)
+}
+
+/// An endpoint without an interface.
+fn missing(endpoint: &Endpoint) -> String {
+    match &endpoint.attachment {
+        Some(Attachment::Interface(name)) => format!(
+            "it is not enforced: the interface {name} is not there; start the endpoint, or correct `interface` (`ip link` \
+             lists the interfaces)"
+        ),
+        Some(Attachment::Netns(path)) => format!(
+            "it is not enforced: no interface of this machine leads to the network namespace {}; start the endpoint, or \
+             correct `netns`",
+            path.display()
+        ),
+        None => {
+            "it is not enforced: no interface of this machine leads to a network namespace with its address".to_owned()
+        }
+    }
+}
+
+fn text(faults: &[Fault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

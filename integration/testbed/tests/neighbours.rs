@@ -1,0 +1,523 @@
+//! Two pods on one bridge: what one may claim there, what it can hand to the other past their policies, and that honest
+//! address resolution works.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+#[expect(dead_code, reason = "each program of this folder uses its own part")]
+mod common;
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::process::Command;
+
+use common::{SILENT, TEST_NETS, TIE, WITHIN, XWING, document, echo, egress, ip, opens, text, world};
+use namegate_testbed::{Agent, Failure, Link, Netns, Options, Pod, World, client};
+use serde_json::Value;
+
+/// The attacker and its victim.
+const ATTACKER: &str = XWING;
+const VICTIM: &str = TIE;
+const OWN: [&str; 2] = ["10.244.1.11", "fd00:10:244:1::11"];
+const VICTIMS: [&str; 2] = ["10.244.1.10", "fd00:10:244:1::10"];
+/// The node on the bridge.
+const NODES: [&str; 2] = ["10.244.1.1", "fd00:10:244:1::1"];
+const GATEWAY: &str = "fe80::1";
+const BRIDGE: &str = "ng-bridge";
+/// Inside of what the policy opens, and outside.
+const ALLOWED: [&str; 2] = ["198.51.100.9", "2001:db8:1::9"];
+const DENIED_V6: &str = "2001:db8:2::9";
+const EVERYBODY: [u8; 6] = [0xff; 6];
+const NO_LINK: [u8; 6] = [0; 6];
+/// Data that one pod would hand to another.
+const SECRET: &[u8] = b"secret";
+
+const NETS: &str = "  - toCIDR: [198.51.100.0/24, '2001:db8:1::/48']\n";
+
+fn closed() -> Options {
+    Options::default().policies(&document("closed", "  endpointSelector: {}\n  ingress: [{}]\n  egress: [{}]\n"))
+}
+
+fn run_ip(netns: &Netns, lines: &[String]) {
+    for line in lines {
+        let mut command = Command::new("ip");
+        command.args(line.split(' '));
+        let output = netns.call(move || command.output()).unwrap();
+        assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Attacker and victim as ports of one bridge of the node, which asks and answers for all.
+fn bridged() -> World {
+    let world = world(&[ATTACKER, VICTIM]);
+    let mut lines: Vec<String> = [
+        format!("link add {BRIDGE} type bridge mcast_snooping 0"),
+        format!("link set {BRIDGE} up"),
+        format!("addr add {}/24 dev {BRIDGE}", NODES[0]),
+        format!("addr add {}/64 dev {BRIDGE} nodad", NODES[1]),
+        format!("addr add {GATEWAY}/64 dev {BRIDGE} nodad"),
+    ]
+    .into();
+    for pod in [ATTACKER, VICTIM].map(|key| world.pod(key)) {
+        lines.extend([
+            format!("route del {}/32 dev {}", pod.ipv4(), pod.interface),
+            format!("-6 route del {}/128 dev {}", pod.ipv6(), pod.interface),
+            format!("addr flush dev {}", pod.interface),
+            format!("link set {} master {BRIDGE}", pod.interface),
+        ]);
+    }
+    run_ip(world.node(), &lines);
+    for pod in [ATTACKER, VICTIM].map(|key| world.pod(key)) {
+        let lines = [
+            "route flush dev eth0".to_owned(),
+            format!("addr del {}/32 dev eth0", pod.ipv4()),
+            format!("addr add {}/24 dev eth0", pod.ipv4()),
+            format!("route add default via {} dev eth0", NODES[0]),
+        ];
+        run_ip(&pod.netns, &lines);
+        give_v6(pod, "nodad");
+    }
+    world
+}
+
+/// The pod's IPv6 address with the whole prefix on its link, and the way out.
+fn give_v6(pod: &Pod, option: &str) {
+    let own = pod.ipv6();
+    let _ = pod.exec("ip", &["addr", "del", &format!("{own}/128"), "dev", "eth0"]).unwrap(); // It may be gone.
+    let option = if option.is_empty() { String::new() } else { format!(" {option}") };
+    let lines =
+        [format!("addr replace {own}/64 dev eth0{option}"), format!("-6 route replace default via {GATEWAY} dev eth0")];
+    run_ip(&pod.netns, &lines);
+}
+
+fn bytes(address: &str) -> Vec<u8> {
+    match ip(address) {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
+    }
+}
+
+fn sum(octets: &[u8]) -> u32 {
+    octets.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
+}
+
+fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+    let mut all: u32 = parts.iter().map(|part| sum(part)).sum();
+    while all > 0xffff {
+        all = (all & 0xffff) + (all >> 16);
+    }
+    u16::try_from(all ^ 0xffff).unwrap().to_be_bytes()
+}
+
+fn arp(to: [u8; 6], from: [u8; 6], operation: u8, sender: &str, target: (&str, [u8; 6])) -> Vec<u8> {
+    let mut frame = [to, from].concat();
+    frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, operation]);
+    frame.extend(from);
+    frame.extend(bytes(sender));
+    frame.extend(target.1);
+    frame.extend(bytes(target.0));
+    frame
+}
+
+/// A frame of ICMPv6 behind `extension`, whose first byte names the header that follows it.
+fn icmp6(to: [u8; 6], from: [u8; 6], between: [&str; 2], hops: u8, extension: (u8, &[u8]), message: &[u8]) -> Vec<u8> {
+    let [source, destination] = between.map(bytes);
+    let length = u8::try_from(extension.1.len() + message.len()).unwrap();
+    let mut message = message.to_vec();
+    let octets = u8::try_from(message.len()).unwrap();
+    let sum = checksum(&[&source, &destination, &[0, octets, 0, 58], &message]);
+    message[2..4].copy_from_slice(&sum);
+    let mut frame = [to, from].concat();
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, length, extension.0, hops]);
+    frame.extend([source, destination].concat());
+    frame.extend(extension.1);
+    frame.extend(message);
+    frame
+}
+
+const PLAIN: (u8, &[u8]) = (58, &[]);
+const ALERT: (u8, &[u8]) = (0, &[58, 0, 5, 2, 0, 0, 1, 0]);
+
+/// A message of neighbour discovery about an address, with options behind it.
+fn about(kind: u8, flags: u8, target: &str, options: &[u8]) -> Vec<u8> {
+    [&[kind, 0, 0, 0, flags, 0, 0, 0][..], &bytes(target), options].concat()
+}
+
+fn option(kind: u8, link: &[u8]) -> Vec<u8> {
+    [&[kind, 1], link].concat()
+}
+
+/// The link address of an IPv6 group.
+fn group(address: &str) -> [u8; 6] {
+    let octets = bytes(address);
+    [0x33, 0x33, octets[12], octets[13], octets[14], octets[15]]
+}
+
+/// The group that listens for solicitations of an address.
+fn solicited(address: &str) -> String {
+    let octets = bytes(address);
+    Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, octets[13], octets[14], octets[15]]).to_string()
+}
+
+/// The link-local address of a link address.
+fn local(link: [u8; 6]) -> String {
+    let [a, b, c, d, e, f] = link;
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]).to_string()
+}
+
+/// The links of both pods.
+struct Links {
+    attacker: Link,
+    victim: Link,
+}
+
+impl Links {
+    fn open(world: &World) -> Self {
+        let open = |key: &str| Link::open(&world.pod(key).netns, "eth0").unwrap();
+        Self { attacker: open(ATTACKER), victim: open(VICTIM) }
+    }
+
+    /// Sends frames from the attacker, an honest one last; those of them that reached the victim before that.
+    fn arrived<'f>(&self, frames: &'f [(&str, Vec<u8>)]) -> Vec<&'f str> {
+        for (what, frame) in frames {
+            self.attacker.send(frame).unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+        let last = arp(EVERYBODY, self.attacker.address(), 1, OWN[0], (VICTIMS[0], NO_LINK));
+        self.attacker.send(&last).unwrap();
+        let seen = RefCell::new(Vec::new());
+        let honest = self.victim.receive(WITHIN, |frame| {
+            seen.borrow_mut().push(frame.to_vec());
+            frame == last
+        });
+        assert!(honest.unwrap().is_some(), "an honest question for the victim arrives");
+        let seen = seen.into_inner();
+        frames.iter().filter(|(_, frame)| seen.contains(frame)).map(|(what, _)| *what).collect()
+    }
+}
+
+/// Packets counted under a reason, in both directions.
+fn counted(agent: &Agent<'_>, reason: &str) -> u64 {
+    let status = agent.json("/v1/status").unwrap();
+    let counters = status["counters"].as_array().unwrap();
+    let of_reason = counters.iter().filter(|counter| counter["reason"] == reason);
+    of_reason.map(|counter| counter["packets"].as_u64().unwrap()).sum()
+}
+
+/// What the pod knows of a neighbour.
+fn neighbour(pod: &Pod, address: &str) -> String {
+    let output = pod.exec("ip", &["neigh", "show", address, "dev", "eth0"]).unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn mac(link: [u8; 6]) -> String {
+    link.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+fn works(pod: &Pod) {
+    for to in ALLOWED {
+        assert!(opens(pod, echo(to)), "{} to {to}", pod.spec.key());
+    }
+}
+
+/// The victim's gateway, its own addresses, the role of a router: none is the attacker's to claim.
+#[test]
+fn a_pod_takes_nothing_from_its_neighbour_on_a_bridge() {
+    let world = bridged();
+    let agent = Agent::start(&world, &Options::default().policies(&egress(NETS))).unwrap();
+    let victim = world.pod(VICTIM);
+    works(victim);
+    let links = Links::open(&world);
+    let (own, its) = (links.attacker.address(), links.victim.address());
+    let own_local = local(own);
+    let (source, target) = (option(1, &own), option(2, &own));
+    let advertisement = [&[134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..], &source].concat();
+    let redirect = [about(137, 0, &own_local, &[]), bytes(ALLOWED[1]), target.clone()].concat();
+    let nd = |to: [u8; 6], between: [&str; 2], message: &[u8]| icmp6(to, own, between, 255, PLAIN, message);
+    let all = group("ff02::1");
+    let frames = [
+        ("ARP: the gateway asks", arp(EVERYBODY, own, 1, NODES[0], (VICTIMS[0], NO_LINK))),
+        ("ARP: the gateway announces itself", arp(EVERYBODY, own, 1, NODES[0], (NODES[0], NO_LINK))),
+        ("ARP: the gateway answers", arp(its, own, 2, NODES[0], (VICTIMS[0], its))),
+        ("ARP: the victim announces itself", arp(EVERYBODY, own, 1, VICTIMS[0], (VICTIMS[0], NO_LINK))),
+        ("ARP: the victim answers", arp(its, own, 2, VICTIMS[0], (VICTIMS[0], its))),
+        ("NA: the gateway", nd(all, [OWN[1], "ff02::1"], &about(136, 0xa0, GATEWAY, &target))),
+        ("NA: the gateway, of itself", nd(its, [GATEWAY, VICTIMS[1]], &about(136, 0xe0, GATEWAY, &target))),
+        ("NA: the node", nd(its, [OWN[1], VICTIMS[1]], &about(136, 0xe0, NODES[1], &target))),
+        ("NA: the victim", nd(all, [OWN[1], "ff02::1"], &about(136, 0x20, VICTIMS[1], &target))),
+        ("NS: of the gateway", nd(its, [GATEWAY, VICTIMS[1]], &about(135, 0, VICTIMS[1], &source))),
+        ("NS: of the node", nd(its, [NODES[1], VICTIMS[1]], &about(135, 0, VICTIMS[1], &source))),
+        ("NS: is the victim's address free", nd(its, ["::", &solicited(VICTIMS[1])], &about(135, 0, VICTIMS[1], &[]))),
+        ("RA", nd(all, [&own_local, "ff02::1"], &advertisement)),
+        ("RA to the victim", nd(its, [&own_local, VICTIMS[1]], &advertisement)),
+        ("redirect", nd(its, [&own_local, VICTIMS[1]], &redirect)),
+        ("redirect of the gateway", nd(its, [GATEWAY, VICTIMS[1]], &redirect)),
+        ("MLD query", icmp6(all, own, [&own_local, "ff02::1"], 1, ALERT, &about(130, 0, "::", &[]))),
+        ("an allowed packet, handed to the victim", icmp6(its, own, [OWN[1], ALLOWED[1]], 64, PLAIN, &echo_request())),
+    ];
+    assert_eq!(links.arrived(&frames), Vec::<&str>::new());
+    for address in [NODES[0], GATEWAY, NODES[1]] {
+        let known = neighbour(victim, address);
+        assert!(!known.contains(&mac(own)), "the victim's way to {address}: {known}");
+    }
+    works(victim);
+    let told = agent.wait_for("the record of a denial", |agent| {
+        let flows = agent.flows("endpoint=empire%2Fxwing&denied=true")?;
+        Ok(flows.into_iter().find(|flow| flow["reason"] == "forged-neighbour"))
+    });
+    let told = told.unwrap();
+    assert_eq!((&told["source"], &told["verdict"]), (&Value::from(NODES[0]), &Value::from("denied")), "{told}");
+    assert_eq!(counted(&agent, "foreign-destination"), 1);
+}
+
+fn echo_request() -> Vec<u8> {
+    [&[128, 0, 0, 0, 0, 7, 0, 1][..], SECRET].concat()
+}
+
+/// Both pods may send nothing and receive nothing. What address resolution they need carries no data of theirs.
+#[test]
+fn closed_pods_on_a_bridge_exchange_nothing() {
+    let world = bridged();
+    let agent = Agent::start(&world, &closed()).unwrap();
+    let links = Links::open(&world);
+    let (own, its) = (links.attacker.address(), links.victim.address());
+    let own_local = local(own);
+    let secret: [u8; 6] = SECRET.try_into().unwrap();
+    let hidden = [2, secret[1], secret[2], secret[3], secret[4], secret[5]];
+    let ask = arp(EVERYBODY, own, 1, OWN[0], (VICTIMS[0], NO_LINK));
+    let longer = |frame: &[u8], length: usize| {
+        let mut frame = [frame, SECRET].concat();
+        frame.resize(length, 0);
+        frame
+    };
+    let mut kind = ask.clone();
+    kind[15] = 6;
+    let nd = |to: [u8; 6], between: [&str; 2], message: &[u8]| icmp6(to, own, between, 255, PLAIN, message);
+    let asks = |options: &[u8]| {
+        nd(group(&solicited(VICTIMS[1])), [OWN[1], &solicited(VICTIMS[1])], &about(135, 0, VICTIMS[1], options))
+    };
+    let source = option(1, &own);
+    let data = "2001:db8:7365:6372:6574::1";
+    let mut labelled = asks(&source);
+    labelled[17] = SECRET[0];
+    let record = [&[143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0xff, 0x0e][..], &bytes(data)[..14]].concat();
+    let frames = [
+        ("ARP: behind it", longer(&ask, 60)),
+        ("ARP: a long frame", longer(&ask, 1_400)),
+        ("ARP: the target's link address", arp(EVERYBODY, own, 1, OWN[0], (VICTIMS[0], secret))),
+        ("ARP: the target", arp(EVERYBODY, own, 1, OWN[0], ("115.101.99.114", NO_LINK))),
+        ("ARP: the target of a probe", arp(EVERYBODY, own, 1, "0.0.0.0", ("115.101.99.114", NO_LINK))),
+        ("ARP: the sender", arp(EVERYBODY, own, 1, "115.101.99.114", (VICTIMS[0], NO_LINK))),
+        ("ARP: the target of an answer", arp(its, own, 2, OWN[0], ("115.101.99.114", its))),
+        ("ARP: an operation", arp(EVERYBODY, own, SECRET[0], OWN[0], (VICTIMS[0], NO_LINK))),
+        ("ARP: another hardware", kind),
+        ("ARP: a flooded link address", arp(hidden, own, 1, OWN[0], (VICTIMS[0], NO_LINK))),
+        ("NS: two options", asks(&[&source[..], &option(14, SECRET)].concat())),
+        ("NS: an unknown option", asks(&option(200, SECRET))),
+        ("NS: a nonce", asks(&option(14, SECRET))),
+        ("NS: the link option", asks(&option(1, SECRET))),
+        ("NS: behind it", [asks(&source), SECRET.to_vec()].concat()),
+        ("NS: the flow label", labelled),
+        ("NS: the target", nd(group(&solicited(data)), [OWN[1], &solicited(data)], &about(135, 0, data, &source))),
+        (
+            "NS: a local target",
+            nd(
+                group("ff02::1:ff73:6563"),
+                [OWN[1], "ff02::1:ff73:6563"],
+                &about(135, 0, "fe80::7365:6372:6573:6563", &source),
+            ),
+        ),
+        (
+            "NS: a nonce of its own",
+            nd(group(&solicited(OWN[1])), ["::", &solicited(OWN[1])], &about(135, 0, OWN[1], &option(14, SECRET))),
+        ),
+        ("NA: an unknown option", nd(its, [OWN[1], VICTIMS[1]], &about(136, 0x60, OWN[1], &option(200, SECRET)))),
+        ("NA: the link option", nd(its, [OWN[1], VICTIMS[1]], &about(136, 0x60, OWN[1], &option(2, SECRET)))),
+        ("NA: a long one", nd(its, [OWN[1], VICTIMS[1]], &about(136, 0x60, OWN[1], &[0x73; 88]))),
+        ("NA: the target", nd(its, [OWN[1], VICTIMS[1]], &about(136, 0x60, data, &[]))),
+        (
+            "NS: behind a header",
+            icmp6(
+                its,
+                own,
+                [OWN[1], VICTIMS[1]],
+                255,
+                (60, &[58, 0, 1, 4, 0x73, 0x65, 0x63, 0x72]),
+                &about(135, 0, VICTIMS[1], &[]),
+            ),
+        ),
+        (
+            "RS: an option",
+            nd(
+                group("ff02::2"),
+                [&own_local, "ff02::2"],
+                &[&[133, 0, 0, 0, 0, 0, 0, 0][..], &option(200, SECRET)].concat(),
+            ),
+        ),
+        ("MLD: the group", icmp6(group("ff02::16"), own, [&own_local, "ff02::16"], 1, ALERT, &record)),
+        ("MLD: to the victim", icmp6(its, own, [OWN[1], VICTIMS[1]], 1, PLAIN, &record)),
+        ("a ping", icmp6(its, own, [OWN[1], VICTIMS[1]], 64, PLAIN, &echo_request())),
+    ];
+    assert_eq!(links.arrived(&frames), Vec::<&str>::new());
+    assert!(counted(&agent, "neighbour-form") >= 10);
+    // A link address is six bytes of its own choice: an endpoint has a few of them, not one for each message.
+    let many: Vec<Vec<u8>> = (0..=u8::MAX)
+        .map(|at| [2, secret[0], secret[1], secret[2], secret[3], at])
+        .map(|link| arp(EVERYBODY, link, 1, OWN[0], (VICTIMS[0], NO_LINK)))
+        .collect();
+    let named: Vec<(&str, Vec<u8>)> = many.into_iter().map(|frame| ("a link address", frame)).collect();
+    for (_, frame) in &named {
+        links.attacker.send(frame).unwrap();
+    }
+    let ping = world.pod(VICTIM).ping(ip(OWN[0]), 8, SILENT);
+    assert_eq!(ping, Err(Failure::Timeout), "it is closed");
+    assert!(counted(&agent, "forged-neighbour") >= 250);
+}
+
+/// A closed pod sends every type of discovery to an address outside, and the outside sends them back.
+#[test]
+fn no_discovery_goes_beyond_the_link() {
+    let world = world(&[VICTIM]);
+    let ingress = document("ingress", "  endpointSelector: {}\n  ingress: [{}]\n");
+    let policies = format!("{}---\n{ingress}", egress(TEST_NETS));
+    let _agent = Agent::start(&world, &Options::default().policies(&policies)).unwrap();
+    let pod = world.pod(VICTIM);
+    let inside = Link::open(&pod.netns, "eth0").unwrap();
+    let (node, outside) =
+        (Link::open(world.node(), &pod.interface).unwrap(), Link::open(world.outside(), "eth0").unwrap());
+    let uplink = Link::open(world.node(), world.uplink()).unwrap();
+    let kinds = || (130..=137_u8).chain([143]);
+    let message = |kind: u8, target: &str| about(kind, 0x60, target, SECRET);
+    let carries = |frame: &[u8]| frame.windows(SECRET.len()).any(|part| part == SECRET);
+    let is_echo = |frame: &[u8]| frame.windows(11).any(|part| part == b"an honest o");
+    let exchange = |act: &dyn Fn(), link: &Link| {
+        act();
+        let to = echo("198.51.100.9");
+        let honest = pod.netns.run(async move { client::echo(to, b"an honest one", WITHIN).await });
+        honest.unwrap();
+        let first = link.receive(WITHIN, |frame| carries(frame) || is_echo(frame)).unwrap();
+        let first = first.expect("the honest datagram");
+        assert!(is_echo(&first), "type {} with hop limit {} passed", first[54], first[21]);
+    };
+    let out = || {
+        for (kind, source) in kinds().flat_map(|kind| [VICTIMS[1], "fd00:10:244:1::99", DENIED_V6].map(|it| (kind, it)))
+        {
+            for hops in [255, 64, 2, 1] {
+                for (extension, target) in [(PLAIN, DENIED_V6), (PLAIN, source), (ALERT, DENIED_V6)] {
+                    let frame = icmp6(
+                        node.address(),
+                        inside.address(),
+                        [source, DENIED_V6],
+                        hops,
+                        extension,
+                        &message(kind, target),
+                    );
+                    inside.send(&frame).unwrap();
+                }
+            }
+        }
+        // Exact messages too.
+        for (kind, target) in [(135, DENIED_V6), (136, VICTIMS[1])] {
+            let frame = about(kind, 0x60, target, &option(kind - 134, &inside.address()));
+            let frame = icmp6(node.address(), inside.address(), [VICTIMS[1], DENIED_V6], 255, PLAIN, &frame);
+            inside.send(&frame).unwrap();
+        }
+    };
+    exchange(&out, &outside);
+    let back = || {
+        for (kind, hops) in kinds().flat_map(|kind| [255, 64, 3, 2].map(|hops| (kind, hops))) {
+            for extension in [PLAIN, ALERT] {
+                let frame = icmp6(
+                    uplink.address(),
+                    outside.address(),
+                    [DENIED_V6, VICTIMS[1]],
+                    hops,
+                    extension,
+                    &message(kind, VICTIMS[1]),
+                );
+                outside.send(&frame).unwrap();
+            }
+        }
+    };
+    exchange(&back, &inside);
+}
+
+/// Everything that address resolution is for, with nothing denied.
+#[test]
+fn honest_neighbours_find_each_other() {
+    let world = bridged();
+    let among = "  - toEndpoints: [{}]\n";
+    let agent = Agent::start(&world, &Options::default().policies(&egress(&format!("{NETS}{among}")))).unwrap();
+    let pods = [ATTACKER, VICTIM].map(|key| world.pod(key));
+    let setting = |pod: &Pod, name: &'static str, value: &'static str| {
+        pod.netns.call(move || std::fs::write(format!("/proc/sys/net/ipv6/conf/eth0/{name}"), value)).unwrap();
+    };
+    for pod in pods {
+        setting(pod, "accept_dad", "1");
+        setting(pod, "accept_ra", "1");
+        setting(pod, "router_solicitations", "2");
+        setting(pod, "router_solicitation_delay", "0");
+        run_ip(&pod.netns, &["link set eth0 down".to_owned(), "link set eth0 up".to_owned()]);
+        run_ip(&pod.netns, &[format!("route replace default via {} dev eth0", NODES[0])]);
+        give_v6(pod, "");
+        let free = agent.wait_for("duplicate detection", |_| {
+            let shown = pod.exec("ip", &["-6", "addr", "show", "dev", "eth0"])?;
+            let shown = String::from_utf8(shown.stdout)?;
+            assert!(!shown.contains("dadfailed"), "{shown}");
+            Ok((!shown.contains("tentative") && shown.contains("fe80")).then_some(()))
+        });
+        free.unwrap();
+        let asked = agent.wait_for("a router solicitation", |_| {
+            let counters = pod.netns.call(|| std::fs::read_to_string("/proc/thread-self/net/snmp6"))?;
+            let sent = counters.lines().find(|line| line.starts_with("Icmp6OutRouterSolicits")).map(str::to_owned);
+            Ok(sent.filter(|line| !line.ends_with(" 0") && !line.ends_with("\t0")))
+        });
+        asked.unwrap();
+    }
+    for round in 0..2 {
+        let others = [(pods[0], VICTIMS), (pods[1], OWN)];
+        for (pod, others) in others {
+            for to in others.into_iter().chain(ALLOWED) {
+                pod.ping(ip(to), 56, WITHIN).unwrap_or_else(|error| panic!("{} to {to}: {error}", pod.spec.key()));
+            }
+            works(pod);
+            // The node asks for the pod, which it has forgotten.
+            run_ip(world.node(), &[format!("neigh flush dev {BRIDGE}")]);
+            for own in [pod.ipv4(), pod.ipv6()] {
+                ping(world.node(), own);
+            }
+            if round == 0 {
+                for address in others.into_iter().chain([NODES[0], GATEWAY]) {
+                    probe(&agent, pod, address);
+                }
+            }
+            run_ip(&pod.netns, &["neigh flush dev eth0".to_owned()]);
+        }
+    }
+    for reason in ["forged-neighbour", "neighbour-form", "foreign-destination", "spoofed-source", "default-deny"] {
+        assert_eq!(counted(&agent, reason), 0, "{reason}: {:#?}", agent.flows("denied=true").unwrap());
+    }
+}
+
+fn ping(netns: &Netns, to: IpAddr) {
+    let mut command = Command::new("ip");
+    command.args(["route", "get", &to.to_string()]);
+    assert!(netns.call(move || command.output()).unwrap().status.success());
+    let to = SocketAddr::new(to, 9);
+    let refused = netns.run(async move { client::connect(to, WITHIN).await.map(drop) });
+    assert_eq!(refused, Err(Failure::Refused), "the node to {to}");
+}
+
+/// Has the pod's kernel ask a neighbour alone whether it is still there, and waits for the answer.
+fn probe(agent: &Agent<'_>, pod: &Pod, address: &str) {
+    let known = neighbour(pod, address);
+    let link = known
+        .split_whitespace()
+        .skip_while(|word| *word != "lladdr")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{address}: {known}"));
+    run_ip(&pod.netns, &[format!("neigh replace {address} lladdr {link} dev eth0 nud probe")]);
+    let reachable = agent.wait_for("the neighbour's answer", |_| {
+        let known = neighbour(pod, address);
+        anyhow::ensure!(!known.contains("FAILED"), "{known}");
+        Ok(known.contains("REACHABLE").then_some(()))
+    });
+    reachable.unwrap_or_else(|error| panic!("{} asks {address}: {error:#}", text(&Value::from(pod.spec.key()))));
+}
