@@ -7,7 +7,7 @@ mod common;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use common::{ALLOWED_TEST, TIE, XWING, document, echo, egress, endpoint, ip, opens, world};
+use common::{ALLOWED_TEST, DNS, TIE, XWING, document, echo, egress, endpoint, ip, opens, world};
 use namegate_testbed::dns::{ClientReply, Question, Transport, ask};
 use namegate_testbed::proto::op::{Message, ResponseCode};
 use namegate_testbed::proto::rr::RecordType;
@@ -144,6 +144,28 @@ fn a_pod_without_a_row_is_not_the_world() {
     agent.write_endpoints(&without()).unwrap();
     well(&agent);
     assert!(opens(tiefighter, echo(ALLOWED)));
+}
+
+#[test]
+fn an_endpoint_beyond_the_limit_is_closed() {
+    let world = world(&[TIE, XWING]);
+    let others = |unknown: &[&str]| {
+        let unknown = unknown.iter().map(|pod| (*pod).to_owned()).collect();
+        Options { unknown, unguarded: vec![DNS.to_owned()], ..Options::default() }
+    };
+    let without = others(&[XWING]).with(json!({"limits": {"endpoints": 1}}));
+    let agent = Agent::start(&world, &without).unwrap();
+    let (tiefighter, xwing) = (world.pod(TIE), world.pod(XWING));
+    assert!(opens(tiefighter, echo(ALLOWED)) && opens(xwing, echo(ALLOWED)), "no rule selects them");
+
+    agent.write_endpoints(&others(&[])).unwrap();
+    unwell(&agent, &["ENDPOINTS", "limits.endpoints", XWING]);
+    assert!(opens(tiefighter, echo(ALLOWED)) && !opens(xwing, echo(ALLOWED)));
+    assert_eq!(endpoint(&agent, XWING)["state"], "failed");
+
+    agent.write_endpoints(&others(&[TIE])).unwrap();
+    well(&agent);
+    assert!(opens(xwing, echo(ALLOWED)));
 }
 
 #[test]
