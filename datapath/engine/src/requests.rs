@@ -11,7 +11,7 @@ use namegate_config::{
     services::Target,
 };
 
-use crate::{Engine, compile::Policy, topology::Who};
+use crate::{Engine, compile::Policy, engine::Local, topology::Who};
 
 /// The limits that hold whoever of them is reached. A rule counts where it is one of everybody's.
 pub(crate) fn together(targets: &[Target], limits: impl Fn(&Target) -> Limits) -> Limits {
@@ -115,7 +115,7 @@ impl Engine {
     /// Whether the endpoint with the address `own` is denied everything, since its policy can not be in force.
     fn is_shut(&self, own: IpAddr) -> bool {
         let local = self.endpoint_by_address(own).and_then(|id| self.local.get(&id));
-        local.is_some_and(|local| local.is_shut())
+        local.is_some_and(Local::is_shut)
     }
 
     /// The endpoint with the address `own`, and its policy where that holds in this direction.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::{Change, Engine, Gate, GateError, Key, MapOp, Row, diff::diff, place::moves_peers};
+use crate::{Change, Engine, Gate, GateError, Key, MapOp, Row, diff::diff, engine::Local, place::moves_peers};
 
 /// The first pause before rows that found no room are tried again; it doubles.
 const PAUSE_NS: u64 = 1_000_000_000;
@@ -144,7 +144,7 @@ impl Engine {
             || !self.unprefixed.is_empty()
             || !self.uninstalled.is_empty()
             || !self.unresolved.is_empty()
-            || self.local.values().any(|local| local.is_shut())
+            || self.local.values().any(Local::is_shut)
     }
 
     /// Sets the timer for what is missing.

@@ -56,9 +56,10 @@ impl Engine {
                 continue;
             };
             // Those that are there stay.
-            let (held, new): (Vec<&(u32, CidrKey)>, Vec<&(u32, CidrKey)>) =
-                keys.iter().partition(|key| self.cidrs.contains_key(*key));
-            let mut ordered = held.into_iter().chain(new);
+            let is_held = |key: &&(u32, CidrKey)| self.cidrs.contains_key(*key);
+            let held = keys.iter().filter(is_held);
+            let new = keys.iter().filter(|key| !is_held(key));
+            let mut ordered = held.chain(new);
             granted.extend(ordered.by_ref().take(share));
             above.extend(ordered.map(|key| (*key, namespace.into())));
         }

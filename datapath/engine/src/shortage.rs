@@ -74,11 +74,10 @@ impl Engine {
         let unwritten: usize = self.local.values().map(|local| local.unwritten.len()).sum();
         add(map_names::ENDPOINTS, unwritten, "endpoints, which are closed", "limits.endpoints");
         if let Some(doubt) = &self.doubt {
-            let message = match doubt.is_blind {
-                true => {
-                    "the kernel's rows can't be read; every endpoint with a policy is closed until they can".to_owned()
-                }
-                false => format!("the kernel refused {} writes; they are tried again", doubt.failing.len().max(1)),
+            let message = if doubt.is_blind {
+                "the kernel's rows can't be read; every endpoint with a policy is closed until they can".to_owned()
+            } else {
+                format!("the kernel refused {} writes; they are tried again", doubt.failing.len().max(1))
             };
             found.push(Shortage { kind: ShortageKind::Rows, subject: "kernel".to_owned(), message, setting: "" });
         }

@@ -230,7 +230,7 @@ impl Engine {
         let mut wanted: BTreeSet<IpAddr> = all.map(|address| address.to_canonical()).collect();
         wanted.extend(self.in_front_of(&wanted));
         let old = std::mem::replace(&mut self.resolvers, wanted.iter().copied().collect());
-        self.unresolved = wanted.clone();
+        self.unresolved.clone_from(&wanted);
         self.trust_again(ops);
         for address in old.into_iter().filter(|address| !wanted.contains(address)) {
             self.mirror.delete(Key::Resolver(address.into()), ops);

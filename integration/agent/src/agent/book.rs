@@ -75,10 +75,11 @@ impl Book {
     pub(crate) fn enforced(&self, is_whole: bool, divided: &[DividedPort]) {
         let mut page = self.0.write().unwrap_or_else(PoisonError::into_inner);
         page.divided = divided.iter().map(shut).collect();
-        page.revision.enforced = match is_whole {
-            true => page.revision.wanted,
+        page.revision.enforced = if is_whole {
+            page.revision.wanted
+        } else {
             // Not any more, where it was.
-            false => page.revision.enforced.min(page.revision.wanted.saturating_sub(1)),
+            page.revision.enforced.min(page.revision.wanted.saturating_sub(1))
         };
     }
 }

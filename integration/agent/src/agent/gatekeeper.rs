@@ -130,9 +130,10 @@ impl Keeper {
             addresses: view.addresses.clone(),
             interface: None,
             interface_index: None,
-            state: match view.is_closed || known.failed.contains_key(&view.interface) {
-                true => EndpointState::Failed,
-                false => EndpointState::Guarded,
+            state: if view.is_closed || known.failed.contains_key(&view.interface) {
+                EndpointState::Failed
+            } else {
+                EndpointState::Guarded
             },
             ingress: self.enforcement(rule::Direction::Ingress, view.enforced_ingress),
             egress: self.enforcement(rule::Direction::Egress, view.enforced_egress),
