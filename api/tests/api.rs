@@ -259,12 +259,32 @@ async fn the_socket_file_is_for_owner_and_group_and_replaces_a_stale_one() {
     let server = Server::bind(&path).unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
-    assert!(matches!(Server::bind(&path), Err(SocketError::InUse(taken)) if taken == path));
+    let own = format!(" (process {})", std::process::id());
+    assert!(
+        matches!(Server::bind(&path), Err(SocketError::InUse { path: taken, holder }) if taken == path && holder == own)
+    );
     drop(server);
     assert!(!path.exists());
     std::fs::write(&path, "mine").unwrap();
     assert!(matches!(Server::bind(&path), Err(SocketError::NotASocket(_))));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+}
+
+#[tokio::test]
+async fn sockets_of_others_are_neither_replaced_nor_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let datagrams = folder.path().join("datagrams.sock");
+    let _other = std::os::unix::net::UnixDatagram::bind(&datagrams).unwrap();
+    assert!(matches!(Server::bind(&datagrams), Err(SocketError::Make { .. })), "one of another type is in use");
+    assert!(datagrams.exists());
+    let path = folder.path().join("namegate.sock");
+    let first = Server::bind(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let second = Server::bind(&path).unwrap();
+    drop(first);
+    assert!(path.exists(), "the second one's socket");
+    drop(second);
+    assert!(!path.exists());
 }
 
 #[tokio::test]

@@ -66,8 +66,10 @@ pub struct Limits {
     pub policy_rows: u32,
     /// Prefixes.
     pub cidrs: u32,
-    /// Flows remembered; the oldest gives way.
+    /// Flows remembered.
     pub flows: u32,
+    /// Of them, those of one endpoint at most; fewer where all endpoints could not have as many.
+    pub flows_per_endpoint: u32,
     /// Enforced endpoints.
     pub endpoints: u32,
     /// Connections of the layer 7 proxy at a time: no rows.
@@ -90,7 +92,8 @@ impl Default for Limits {
             addresses: 262_144,
             policy_rows: 262_144,
             cidrs: 65_536,
-            flows: 131_072,
+            flows: 524_288,
+            flows_per_endpoint: 8_192,
             endpoints: 4_096,
             l7_connections: 16_384,
             l7_connections_per_endpoint: 4_096,
@@ -261,8 +264,17 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
     const CONNECTIONS_MAX: u32 = 1 << 20;
     const SHARES: [&str; 4] =
         ["addressesReserved", "addressesPerEndpoint", "cidrsPerNamespace", "policyRowsPerNamespace"];
-    let keys = ["addresses", "policyRows", "cidrs", "flows", "endpoints", "l7Connections", "l7ConnectionsPerEndpoint"];
-    let object = reader.object(value, &[&keys[..], &SHARES].concat())?;
+    const KEYS: [&str; 8] = [
+        "addresses",
+        "policyRows",
+        "cidrs",
+        "flows",
+        "flowsPerEndpoint",
+        "endpoints",
+        "l7Connections",
+        "l7ConnectionsPerEndpoint",
+    ];
+    let object = reader.object(value, &[&KEYS[..], &SHARES].concat())?;
     let mut limits = Limits::default();
     numbers(
         reader,
@@ -272,6 +284,7 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
             ("policyRows", &mut limits.policy_rows, 1..=ROWS_MAX),
             ("cidrs", &mut limits.cidrs, 1..=ROWS_MAX),
             ("flows", &mut limits.flows, 1..=ROWS_MAX),
+            ("flowsPerEndpoint", &mut limits.flows_per_endpoint, 1..=ROWS_MAX),
             ("endpoints", &mut limits.endpoints, 1..=65_536),
             ("l7Connections", &mut limits.l7_connections, 1..=CONNECTIONS_MAX),
             ("l7ConnectionsPerEndpoint", &mut limits.l7_connections_per_endpoint, 1..=CONNECTIONS_MAX),
@@ -427,6 +440,7 @@ limits:
                 policy_rows: 2,
                 cidrs: 3,
                 flows: 4,
+                flows_per_endpoint: 8,
                 endpoints: 5,
                 l7_connections: 6,
                 l7_connections_per_endpoint: 7,

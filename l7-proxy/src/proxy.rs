@@ -153,7 +153,10 @@ impl Proxy {
         let Some(Running { stop, cut, threads }) = self.running.take() else { return };
         // Told by a value, so that `closed` says when the last connection has gone.
         let _ = stop.send(());
-        if let Ok(runtime) = Builder::new_current_thread().enable_time().build() {
+        // Within a task of a runtime, as after a start that failed, nothing may wait: connections are cut at once.
+        if tokio::runtime::Handle::try_current().is_err()
+            && let Ok(runtime) = Builder::new_current_thread().enable_time().build()
+        {
             // What is not done by then is cut.
             let _ = runtime.block_on(async { timeout(FAREWELL_MAX, stop.closed()).await });
         }

@@ -1154,9 +1154,13 @@ mod tests {
         world.node(POD_V6, 256, ENDPOINT);
         let open = EndpointValue { flags: 0, ..ENDPOINT_ROW };
         let node = EndpointValue { flags: endpoint_flags::NODE, ..ENDPOINT_ROW };
-        for (protocol, kind) in
-            [(protocol::ICMP, 5), (protocol::ICMP, 9), (protocol::ICMPV6, 134), (protocol::ICMPV6, 137)]
-        {
+        for (protocol, kind) in [
+            (protocol::ICMP, 5),
+            (protocol::ICMP, 9),
+            (protocol::ICMPV6, 130),
+            (protocol::ICMPV6, 134),
+            (protocol::ICMPV6, 137),
+        ] {
             let packet = icmp_out(protocol, kind, 0);
             let reason = world.judge(&open, &packet, Direction::Egress).reason;
             assert_eq!(reason, Reason::ForgedNeighbour, "{protocol} {kind}");

@@ -1,6 +1,6 @@
 //! What flows and fragments are remembered by: keys made from a packet, as one endpoint sees it.
 
-use crate::{Direction, FlowKey, FragmentKey, Packet, icmp, icmp_way, protocol};
+use crate::{Direction, FlowKey, FlowSlot, FragmentKey, Packet, icmp, icmp_way, limits, protocol};
 
 impl FlowKey {
     /// The key of the flow of a packet that `endpoint` sent (egress) or received (ingress): the same for both directions.
@@ -60,5 +60,14 @@ impl FragmentKey {
             direction: direction as u8,
             spare: [0; 2],
         }
+    }
+
+    /// The place of the packet among those of its endpoint: the next packet with the same takes it.
+    #[inline(always)]
+    pub const fn slot(&self) -> FlowSlot {
+        const HALF: u32 = limits::FRAGMENTS_PER_ENDPOINT / 2;
+        // Peers count identifications up. The ends of both addresses keep peers that count alike apart.
+        let mixed = self.id ^ (self.source.0[15] ^ self.destination.0[15] ^ self.protocol) as u32;
+        FlowSlot { endpoint: self.endpoint, slot: mixed % HALF + (self.direction & 1) as u32 * HALF }
     }
 }

@@ -27,15 +27,16 @@ mod neighbour;
 mod opening;
 mod packet;
 mod reason;
+mod share;
 mod standing;
 
 pub use address::{Address, NameRow, STEPS_MAX, Step};
 pub use decide::{Decision, FlowWrite, Peer, Tables, decide, judge, judge_quoting, judge_related, peer};
 pub use event::{EventRecord, Verdict};
 pub use maps::{
-    AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot, endpoint_flags,
-    flow_flags, identity, limits, map_names, policy_flags, policy_verdict,
+    AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowLosses, FlowSlot, FlowValue,
+    FragmentKey, FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot,
+    endpoint_flags, flow_flags, identity, limits, map_names, policy_flags, policy_verdict,
 };
 pub use neighbour::{
     Claim, DiscoveryHead, LinkAddress, LinkFrame, LinkOwner, Mac, arp, arp_addresses, discovery, discovery_of_node,
@@ -47,4 +48,5 @@ pub use opening::{
 };
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use reason::{Direction, Reason};
+pub use share::{PROBES, flow_share, probe, worth};
 pub use standing::{is_related, stands};

@@ -20,6 +20,12 @@ pub mod map_names {
     pub const RESOLVERS: &str = "RESOLVERS";
     /// [`super::FlowKey`] -> [`super::FlowValue`].
     pub const FLOWS: &str = "FLOWS";
+    /// [`super::FlowSlot`] -> [`super::FlowKey`]: which flows take up the share of an endpoint.
+    pub const FLOW_SLOTS: &str = "FLOW_SLOTS";
+    /// Endpoint -> [`super::FlowLosses`].
+    pub const FLOW_LOSSES: &str = "FLOW_LOSSES";
+    /// [`super::FlowSlot`] -> [`super::FragmentKey`]: which fragmented packets take up the share of an endpoint.
+    pub const FRAGMENT_SLOTS: &str = "FRAGMENT_SLOTS";
     /// [`super::FragmentKey`] -> [`super::FragmentValue`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// 0 -> [`super::Settings`].
@@ -44,10 +50,12 @@ pub mod limits {
     pub const POLICY_MAX: u32 = 262_144;
     /// Resolvers.
     pub const RESOLVERS_MAX: u32 = 1_024;
-    /// Flows; the least recently used give way.
-    pub const FLOWS_MAX: u32 = 131_072;
-    /// Fragmented packets under way; the least recently used give way.
-    pub const FRAGMENTS_MAX: u32 = 4_096;
+    /// Flows of all endpoints.
+    pub const FLOWS_MAX: u32 = 524_288;
+    /// Flows of one endpoint, where there is room for as many of each.
+    pub const FLOWS_PER_ENDPOINT: u32 = 8_192;
+    /// Fragmented packets under way of one endpoint, half of them in each direction.
+    pub const FRAGMENTS_PER_ENDPOINT: u32 = 64;
     /// Octets of the event ring.
     pub const EVENTS_OCTETS: u32 = 4 * 1024 * 1024;
     /// Octets of the ring of openings.
@@ -351,6 +359,28 @@ impl FragmentValue {
     }
 }
 
+/// Key of `FLOW_SLOTS` and `FRAGMENT_SLOTS`: one of the places that each endpoint has for flows, and for fragmented packets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowSlot {
+    /// The endpoint.
+    pub endpoint: u32,
+    /// Below [`Settings::flow_share`] or [`limits::FRAGMENTS_PER_ENDPOINT`].
+    pub slot: u32,
+}
+const _: () = assert!(size_of::<FlowSlot>() == 8);
+
+/// Value of `FLOW_LOSSES`: what an endpoint's share of flows cost it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowLosses {
+    /// Flows that were alive and gave way to a new one of the same endpoint.
+    pub evicted: u64,
+    /// New flows that found no room.
+    pub refused: u64,
+}
+const _: () = assert!(size_of::<FlowLosses>() == 16);
+
 /// Value of `SETTINGS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -366,8 +396,10 @@ pub struct Settings {
     /// UDP port on 127.0.0.1 and `::1` that is open as long as somebody looks at the names of held datagrams, host order;
     /// 0 is nobody.
     pub names_port: u16,
+    /// Flows that each endpoint has room for. The loader sets it, whatever is given to it.
+    pub flow_share: u32,
 }
-const _: () = assert!(size_of::<Settings>() == 16);
+const _: () = assert!(size_of::<Settings>() == 20);
 
 /// Value of `COUNTERS`.
 #[repr(C)]

@@ -126,13 +126,14 @@ impl Packet {
             && icmp::request_of(self.protocol, (self.icmp >> 8) as u8) != icmp::NO_REQUEST
     }
 
-    /// Whether only a router sends such a packet: redirects and router advertisements (RFC 792, RFC 1256, RFC 4861).
+    /// Whether only a router sends such a packet: redirects, router advertisements and listener queries (RFC 792, RFC 1256,
+    /// RFC 4861, RFC 2710).
     #[inline(always)]
     pub const fn is_of_router(&self) -> bool {
         let kind = (self.icmp >> 8) as u8;
         match self.protocol {
             protocol::ICMP => matches!(kind, 5 | 9),
-            protocol::ICMPV6 => matches!(kind, 134 | 137),
+            protocol::ICMPV6 => matches!(kind, 130 | 134 | 137),
             _ => false,
         }
     }

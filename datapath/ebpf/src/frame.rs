@@ -62,6 +62,13 @@ impl Frame {
         unsafe { (*self.0).gso_size as u16 }
     }
 
+    /// Whether the frame has a VLAN tag, which is not among its bytes.
+    #[inline(always)]
+    pub(crate) fn is_tagged(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
     /// Index of the interface.
     #[inline(always)]
     pub(crate) fn interface(&self) -> u32 {

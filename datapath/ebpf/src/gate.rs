@@ -5,14 +5,15 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use namegate_abi::{
-    AddressKey, Claim, Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, FragmentKey, FragmentValue, Packet,
-    Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, is_related, judge_related, parse, parse_inner,
-    protocol,
+    AddressKey, Claim, Class, Decision, Direction, EndpointValue, FlowKey, FlowValue, FlowWrite, FragmentKey,
+    FragmentValue, Packet, Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, is_related,
+    judge_related, parse, parse_inner, protocol,
 };
 
 use crate::{
+    flows,
     frame::{Frame, LINK_OCTETS},
-    maps::{ENDPOINTS, FLOWS, FRAGMENTS, Kernel, RESOLVERS, SCRATCH, SETTINGS, Scratch},
+    maps::{ENDPOINTS, Kernel, RESOLVERS, SCRATCH, SETTINGS, Scratch},
     neighbour,
     opening::{self, Held},
     redirect, report,
@@ -164,13 +165,7 @@ fn read_quoted(frame: Frame, packet: &Packet, quoted: &mut Packet) -> bool {
 
 /// Address resolution, which its claim decides on.
 #[inline(never)]
-fn resolve(
-    frame: Frame,
-    endpoint: &EndpointValue,
-    packet: &Packet,
-    direction: Direction,
-    claim: u32,
-) -> i32 {
+fn resolve(frame: Frame, endpoint: &EndpointValue, packet: &Packet, direction: Direction, claim: u32) -> i32 {
     let reason = match claim {
         PASSES => Reason::Neighbour,
         FORM => Reason::NeighbourForm,
@@ -232,15 +227,24 @@ pub(crate) fn decide(
 }
 
 /// Writes what later packets are judged by. A row that cannot be written now is written for the next packet.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn remember(endpoint: &EndpointValue, packet: &Packet, direction: Direction, outcome: &Decision) {
     if !matches!(outcome.write, FlowWrite::None) {
-        let _ = FLOWS.insert(FlowKey::of(endpoint.endpoint, packet, direction), outcome.flow, 0);
+        remember_flow(endpoint, packet, direction, &outcome.flow);
     }
     if packet.fragmented && !matches!(packet.class, Class::Fragment) {
-        let row = FragmentValue::allowed_at(Kernel::now().now_ns());
-        let _ = FRAGMENTS.insert(FragmentKey::of(endpoint.endpoint, packet, direction), row, 0);
+        remember_fragments(endpoint, packet, direction);
     }
+}
+
+#[inline(never)]
+fn remember_flow(endpoint: &EndpointValue, packet: &Packet, direction: Direction, flow: &FlowValue) {
+    flows::store(&FlowKey::of(endpoint.endpoint, packet, direction), flow);
+}
+
+#[inline(never)]
+fn remember_fragments(endpoint: &EndpointValue, packet: &Packet, direction: Direction) {
+    flows::store_fragments(&FragmentKey::of(endpoint.endpoint, packet, direction));
 }
 
 /// What becomes of a denied packet.

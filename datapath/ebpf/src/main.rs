@@ -7,6 +7,7 @@
 #![no_std]
 #![no_main]
 
+mod flows;
 mod frame;
 mod gate;
 mod maps;

@@ -4,11 +4,12 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     helpers::bpf_ktime_get_boot_ns,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
 };
 use namegate_abi::{
-    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, LinkAddress, LinkFrame, Packet, PolicyKey, PolicyValue, Settings, Tables, counter_slot, limits,
+    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowLosses,
+    FlowSlot, FlowValue, FragmentKey, FragmentValue, LinkAddress, LinkFrame, Packet, PolicyKey, PolicyValue, Settings,
+    Tables, counter_slot, limits,
 };
 
 use crate::opening::{Copy, CopyRate};
@@ -25,9 +26,18 @@ pub(crate) static POLICY: LpmTrie<PolicyKey, PolicyValue> = LpmTrie::pinned(limi
 #[map]
 pub(crate) static RESOLVERS: HashMap<Address, u8> = HashMap::pinned(limits::RESOLVERS_MAX, 0);
 #[map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::pinned(limits::FLOWS_MAX, 0);
+pub(crate) static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::pinned(limits::FLOWS_MAX, BPF_F_NO_PREALLOC);
 #[map]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::pinned(limits::FRAGMENTS_MAX, 0);
+pub(crate) static FLOW_SLOTS: HashMap<FlowSlot, FlowKey> = HashMap::pinned(limits::FLOWS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static FLOW_LOSSES: PerCpuHashMap<u32, FlowLosses> =
+    PerCpuHashMap::pinned(limits::ENDPOINTS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static FRAGMENT_SLOTS: HashMap<FlowSlot, FragmentKey> =
+    HashMap::pinned(limits::ENDPOINTS_MAX * limits::FRAGMENTS_PER_ENDPOINT, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static FRAGMENTS: HashMap<FragmentKey, FragmentValue> =
+    HashMap::pinned(limits::ENDPOINTS_MAX * limits::FRAGMENTS_PER_ENDPOINT, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
@@ -40,8 +50,7 @@ pub(crate) static OPENINGS: RingBuf = RingBuf::pinned(limits::OPENINGS_OCTETS, 0
 
 /// Endpoint -> the link address that it resolves addresses with.
 #[map]
-pub(crate) static LINK_ADDRESSES: LruHashMap<u32, LinkAddress> =
-    LruHashMap::with_max_entries(limits::ENDPOINTS_MAX, 0);
+pub(crate) static LINK_ADDRESSES: LruHashMap<u32, LinkAddress> = LruHashMap::with_max_entries(limits::ENDPOINTS_MAX, 0);
 
 /// Where a copy is put together.
 #[map]

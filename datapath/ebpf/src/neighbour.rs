@@ -1,13 +1,14 @@
 //! ARP, neighbour discovery and listener discovery on the link of an endpoint: see `namegate_abi::neighbour`.
 
 use namegate_abi::{
-    Claim, Direction, DiscoveryHead, EndpointValue, FlowKey, FlowValue, LinkFrame, LinkOwner, Packet, Reader, Tables, arp,
-    arp_addresses, discovery, icmp_way, solicitation,
+    Claim, Direction, DiscoveryHead, EndpointValue, FlowKey, FlowValue, LinkFrame, LinkOwner, Packet, Reader, Tables,
+    arp, arp_addresses, discovery, icmp_way, solicitation,
 };
 
 use crate::{
+    flows,
     frame::{Frame, LINK_OCTETS},
-    maps::{ENDPOINTS, FLOWS, Kernel, LINK_ADDRESSES},
+    maps::{ENDPOINTS, Kernel, LINK_ADDRESSES},
 };
 
 /// Judges an ARP message in the frame that `link` describes; gives the octet of its [`Claim`].
@@ -54,7 +55,8 @@ pub(crate) fn read_link(frame: Frame, endpoint: &EndpointValue, direction: Direc
     link.known = unsafe { LINK_ADDRESSES.get(endpoint.endpoint) }.map_or([0; 6], |row| row.link);
     link.owner = LinkOwner::Node;
     link.sender = 0;
-    link.octets = frame.octets() as usize;
+    // A tag is free to be chosen: no message has this size.
+    link.octets = if frame.is_tagged() { 0 } else { frame.octets() as usize };
     let from = frame.came_from();
     if matches!(direction, Direction::Ingress) && from != 0 {
         link.owner = LinkOwner::Unknown;
@@ -108,5 +110,5 @@ pub(crate) fn expect_reply(frame: Frame, endpoint: &EndpointValue, packet: &Pack
         flags: 0,
         proxy_port: 0,
     };
-    let _ = FLOWS.insert(key, row, 0); // Without a row, the reply is judged by rules.
+    flows::store(&key, &row); // Without a row, the reply is judged by rules.
 }

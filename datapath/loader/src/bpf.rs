@@ -21,7 +21,7 @@ const FIRST: u32 = 1 << 3;
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const CLASSIFIER: u32 = 3;
 /// Programs on one side of an interface that are asked for; the kernel takes no more (`BPF_MPROG_MAX`).
-const PROGRAMS_MAX: usize = 64;
+const PROGRAMS_MAX: u32 = 64;
 
 /// `BPF_LINK_TYPE_CGROUP` and `BPF_LINK_TYPE_TCX`.
 pub(crate) const CGROUP_LINK: u32 = 3;
@@ -112,16 +112,16 @@ pub(crate) fn object_number(object: BorrowedFd<'_>) -> io::Result<u32> {
 
 /// Numbers of the programs on one side of an interface, in the order in which they run.
 pub(crate) fn chain(interface: u32, hook: Hook) -> io::Result<Vec<u32>> {
-    let mut programs = [0_u32; PROGRAMS_MAX];
+    let mut programs = [0_u32; PROGRAMS_MAX as usize];
     let [low, high] = halves(programs.as_mut_ptr());
-    let mut attributes = [interface, hook as u32, 0, 0, low, high, PROGRAMS_MAX as u32, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut attributes = [interface, hook as u32, 0, 0, low, high, PROGRAMS_MAX, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     match call(PROG_QUERY, &mut attributes) {
         Ok(_) => {}
         // No program was ever there.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     }
-    let count = usize::try_from(attributes[6]).unwrap_or_default().min(PROGRAMS_MAX);
+    let count = usize::try_from(attributes[6].min(PROGRAMS_MAX)).unwrap_or_default();
     Ok(programs[..count].to_vec())
 }
 

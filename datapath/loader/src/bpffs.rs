@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::utsname::uname;
 
@@ -33,6 +35,9 @@ fn version(release: &str) -> Option<(u32, u32)> {
 /// Makes the folder for pins; mounts the file system at its customary place where it is missing there.
 pub(crate) fn make_folder(path: &Path) -> Result<(), LoadError> {
     if path.starts_with(CUSTOMARY) && !is_bpffs(Path::new(CUSTOMARY)) {
+        if !sees_first_process() {
+            return Err(LoadError::PrivateBpfFs { path: path.to_owned() });
+        }
         mount_customary()
             .map_err(|error| refused("mounting the BPF file system at", CUSTOMARY.as_ref(), error.into()))?;
     }
@@ -41,6 +46,31 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), LoadError> {
         return Err(LoadError::NotBpfFs { path: path.to_owned() });
     }
     fs::create_dir_all(path).map_err(|error| refused("making the folder", path, error))
+}
+
+/// Whether process 1 is the machine's first, and no container's.
+fn sees_first_process() -> bool {
+    /// Inode of the first namespace of processes (`PROC_PID_INIT_INO`).
+    const FIRST: &str = "pid:[4026531836]";
+    // Where that cannot be read, nothing speaks against it.
+    fs::read_link("/proc/self/ns/pid").map_or(true, |namespace| namespace == Path::new(FIRST))
+}
+
+/// Refuses a BPF file system that is mounted where process 1 does not see it: it goes with the last process that does.
+pub(crate) fn check_lasting(path: &Path) -> Result<(), LoadError> {
+    let device = fs::metadata(path).map_err(|error| refused("reading", path, error))?.dev();
+    // Without the right to read them there is nothing to compare with.
+    let Ok(mounts) = fs::read_to_string("/proc/1/mountinfo") else { return Ok(()) };
+    if holds(&mounts, (major(device), minor(device))) {
+        return Ok(());
+    }
+    Err(LoadError::PrivateBpfFs { path: path.to_owned() })
+}
+
+/// Whether a file system is among mounts (`proc_pid_mountinfo(5)`).
+fn holds(mounts: &str, (major, minor): (u64, u64)) -> bool {
+    let device = format!("{major}:{minor}");
+    mounts.lines().any(|line| line.split(' ').nth(2) == Some(&device))
 }
 
 /// Mounts it, unless another process was faster: a second mount would hide the first.
@@ -81,6 +111,15 @@ mod tests {
         ] {
             assert_eq!(version(release), want, "{release:?}");
         }
+    }
+
+    #[test]
+    fn mounts_are_told_apart_by_their_device() {
+        let mounts = "22 27 0:21 / /proc rw,relatime - proc proc rw\n36 23 0:31 / /sys/fs/bpf rw - bpf bpf rw\ncut";
+        for (device, want) in [((0, 31), true), ((0, 3), false), ((0, 32), false), ((0, 21), true)] {
+            assert_eq!(holds(mounts, device), want, "{device:?}");
+        }
+        assert!(sees_first_process() || fs::read_link("/proc/self/ns/pid").is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use aya::maps::RingBuf;
 use aya::programs::SchedClassifier;
-use namegate_abi::{Counter, Direction, NODE_INTERFACE, Reason, Settings, counter_slot, map_names};
+use namegate_abi::{Counter, Direction, FlowLosses, NODE_INTERFACE, Reason, Settings, counter_slot, map_names};
 use namegate_engine::{Gate, GateError, MapOp, Row};
 
 use crate::bpf::Hook;
@@ -194,6 +194,11 @@ impl Datapath {
     /// Flows remembered. Counted row by row, about 0.3 us each: for a metric, not for every packet.
     pub fn flow_rows(&self) -> u64 {
         self.tables.flow_rows()
+    }
+
+    /// What its share of flows cost each endpoint, since it is here.
+    pub fn flow_losses(&self) -> Result<Vec<(u32, FlowLosses)>, GateError> {
+        self.tables.flow_losses()
     }
 
     /// Forgets every flow: packets that follow are judged anew.

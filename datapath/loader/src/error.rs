@@ -36,6 +36,25 @@ pub enum LoadError {
         /// The folder for pins.
         path: PathBuf,
     },
+    /// The BPF file system is this process's own: all that is pinned there goes with it.
+    #[error(
+        "{} is on a BPF file system that only this process sees: what is enforced would end with it. Mount one on the \
+         node before the agent starts (`mount -t bpf bpf /sys/fs/bpf`); give a container that folder (`hostPath`), and a \
+         unit no `PrivateMounts=`",
+        path.display()
+    )]
+    PrivateBpfFs {
+        /// The folder for pins.
+        path: PathBuf,
+    },
+    /// Another agent writes the maps of this folder.
+    #[error("another agent{holder} uses the pins {}; stop it, or set other `pins`, `state` and `socket`", pins.display())]
+    InUse {
+        /// The folder for pins.
+        pins: PathBuf,
+        /// Process and socket of the other one in brackets, where they are known.
+        holder: String,
+    },
     /// A folder or file could not be used.
     #[error("{action} {}", path.display())]
     File {

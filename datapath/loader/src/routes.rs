@@ -3,6 +3,7 @@
 //!
 //! They stay when the agent ends: so does enforcement, and a packet is marked only where the proxy's socket was found.
 
+use std::net::IpAddr;
 use std::{fs, io};
 
 use namegate_abi::Settings;
@@ -73,7 +74,7 @@ pub fn remove(settings: &Settings) -> Result<(), RouteError> {
 }
 
 /// Whether the kernel looks for the socket of a packet before it routes it.
-const EARLY_DEMUX: &str = "/proc/sys/net/ipv4/tcp_early_demux";
+pub(crate) const EARLY_DEMUX: &str = "/proc/sys/net/ipv4/tcp_early_demux";
 
 /// Lets packets of a connection between others, whose socket a proxy of this node has, be forwarded as far as the program
 /// that sends them back: the kernel drops them on the way where it has found the socket before (`ip_forward`).
@@ -87,12 +88,51 @@ pub fn forward_proxied() -> io::Result<()> {
 /// Lets a packet that was about to leave by an interface come in by it again: strict checking of sources (`rp_filter` 1,
 /// RFC 3704) becomes loose there. A machine where that is not to be set keeps it, and such packets are dropped.
 pub(crate) fn accept_returned(interface: &str) {
-    let file = |interface: &str| format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
-    let value = |interface: &str| fs::read_to_string(file(interface)).unwrap_or_default();
-    if [interface, "all"].map(value).iter().any(|value| value.trim() == "1")
-        && let Err(error) = fs::write(file(interface), "2")
+    if is_strict(interface)
+        && let Err(error) = loosen(interface)
     {
         tracing::warn!(%error, interface, "strict checking of sources stays: limits on requests to it drop them");
+    }
+}
+
+/// Whether sources are checked strictly on an interface: the higher value of its own and that of all counts.
+pub(crate) fn is_strict(interface: &str) -> bool {
+    let value = |interface: &str| fs::read_to_string(source_check(interface)).unwrap_or_default();
+    let values = [interface, "all"].map(value);
+    values.iter().any(|value| value.trim() == "1") && values.iter().all(|value| value.trim() != "2")
+}
+
+/// Makes the checking of sources on an interface loose.
+pub(crate) fn loosen(interface: &str) -> io::Result<()> {
+    fs::write(source_check(interface), "2")
+}
+
+fn source_check(interface: &str) -> String {
+    format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter")
+}
+
+/// Whether a redirected packet to an address of any other machine is delivered to this node. True where the kernel lacks
+/// the family.
+pub(crate) fn is_delivered(settings: &Settings, to: IpAddr) -> io::Result<bool> {
+    let (family, bits) = if to.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
+    let mut question = RouteMessage::default();
+    question.header = RouteHeader { address_family: family, destination_prefix_length: bits, ..RouteHeader::default() };
+    question.attributes = vec![RouteAttribute::Destination(to.into()), RouteAttribute::Mark(settings.redirect_mark)];
+    match ask(RouteNetlinkMessage::GetRoute(question), NLM_F_ACK) {
+        Ok(answers) => Ok(answers.iter().any(
+            |answer| matches!(answer, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local),
+        )),
+        Err(error) if lacks_family(&error) => Ok(true),
+        // No route at all.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL)
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -4,8 +4,8 @@ use std::mem::size_of;
 
 use aya::maps::MapType;
 use namegate_abi::{
-    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, PolicyKey, PolicyValue, Settings, counter_slot, limits, map_names,
+    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowLosses, FlowSlot,
+    FlowValue, FragmentKey, FragmentValue, PolicyKey, PolicyValue, Settings, counter_slot, limits, map_names,
 };
 
 /// Rows that each map holds at most.
@@ -17,8 +17,10 @@ pub struct MapLimits {
     pub policy_rows: u32,
     /// Prefixes.
     pub cidrs: u32,
-    /// Flows; the least recently used give way.
+    /// Flows of all endpoints.
     pub flows: u32,
+    /// Flows of one endpoint, where there is room for as many of each.
+    pub flows_per_endpoint: u32,
     /// Interfaces with an endpoint.
     pub endpoints: u32,
 }
@@ -30,6 +32,7 @@ impl Default for MapLimits {
             policy_rows: limits::POLICY_MAX,
             cidrs: limits::CIDRS_MAX,
             flows: limits::FLOWS_MAX,
+            flows_per_endpoint: limits::FLOWS_PER_ENDPOINT,
             endpoints: limits::ENDPOINTS_MAX,
         }
     }
@@ -59,7 +62,7 @@ impl MapSpec {
 struct Prefixed<K>(u32, K);
 
 /// Every pinned map.
-pub(crate) fn maps(limits: &MapLimits) -> [MapSpec; 11] {
+pub(crate) fn maps(limits: &MapLimits) -> [MapSpec; 14] {
     let own = "none: its size is fixed";
     [
         MapSpec::new::<u32, EndpointValue>(
@@ -92,8 +95,26 @@ pub(crate) fn maps(limits: &MapLimits) -> [MapSpec; 11] {
             limits::RESOLVERS_MAX,
             setting_of(map_names::RESOLVERS),
         ),
-        MapSpec::new::<FlowKey, FlowValue>(map_names::FLOWS, MapType::LruHash, limits.flows, "limits.flows"),
-        MapSpec::new::<FragmentKey, FragmentValue>(map_names::FRAGMENTS, MapType::LruHash, limits::FRAGMENTS_MAX, own),
+        MapSpec::new::<FlowKey, FlowValue>(map_names::FLOWS, MapType::Hash, limits.flows, "limits.flows"),
+        MapSpec::new::<FlowSlot, FlowKey>(map_names::FLOW_SLOTS, MapType::Hash, limits.flows, "limits.flows"),
+        MapSpec::new::<u32, FlowLosses>(
+            map_names::FLOW_LOSSES,
+            MapType::PerCpuHash,
+            limits.endpoints,
+            setting_of(map_names::ENDPOINTS),
+        ),
+        MapSpec::new::<FlowSlot, FragmentKey>(
+            map_names::FRAGMENT_SLOTS,
+            MapType::Hash,
+            limits.endpoints.saturating_mul(limits::FRAGMENTS_PER_ENDPOINT),
+            setting_of(map_names::ENDPOINTS),
+        ),
+        MapSpec::new::<FragmentKey, FragmentValue>(
+            map_names::FRAGMENTS,
+            MapType::Hash,
+            limits.endpoints.saturating_mul(limits::FRAGMENTS_PER_ENDPOINT),
+            setting_of(map_names::ENDPOINTS),
+        ),
         MapSpec::new::<u32, Settings>(map_names::SETTINGS, MapType::Array, 1, own),
         MapSpec::new::<u32, Counter>(map_names::COUNTERS, MapType::PerCpuArray, counter_slot::MAX, own),
         MapSpec::new::<(), ()>(map_names::EVENTS, MapType::RingBuf, limits::EVENTS_OCTETS, own),

@@ -7,11 +7,12 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use namegate_abi::{
-    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Direction, EndpointValue, FlowKey, FlowValue,
-    PolicyKey, PolicyValue, Reason, Settings, counter_slot, map_names,
+    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Direction, EndpointValue, FlowKey, FlowLosses,
+    FlowSlot, FlowValue, FragmentKey, FragmentValue, PolicyKey, PolicyValue, Reason, Settings, counter_slot, map_names,
 };
 use namegate_engine::{Gate, GateError, Key, MapOp, Row};
 
+use crate::flows::{FlowTables, Flows};
 use crate::spec::{MapLimits, setting_of};
 
 /// A key or value as the kernel has it.
@@ -28,14 +29,13 @@ macro_rules! pod {
     };
 }
 pod!(Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue);
-pod!(PolicyKey, PolicyValue, Settings);
+pod!(FlowLosses, FlowSlot, FragmentKey, FragmentValue, PolicyKey, PolicyValue, Settings);
 
 type Endpoints = HashMap<MapData, u32, Raw<EndpointValue>>;
 type Addresses = HashMap<MapData, Raw<AddressKey>, Raw<AddressValue>>;
 type Cidrs = LpmTrie<MapData, Raw<CidrKey>, Raw<CidrValue>>;
 type Policy = LpmTrie<MapData, Raw<PolicyKey>, Raw<PolicyValue>>;
 type Resolvers = HashMap<MapData, Raw<Address>, u8>;
-type Flows = HashMap<MapData, Raw<FlowKey>, Raw<FlowValue>>;
 
 /// The maps of the gate.
 pub(crate) struct Tables {
@@ -44,8 +44,10 @@ pub(crate) struct Tables {
     cidrs: Cidrs,
     policy: Policy,
     resolvers: Resolvers,
-    flows: Flows,
+    flows: FlowTables,
     settings: Array<MapData, Raw<Settings>>,
+    /// What was written there last.
+    current: Option<Settings>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
     limits: MapLimits,
 }
@@ -61,42 +63,62 @@ where
 
 impl Tables {
     pub(crate) fn open(pins: &Path, limits: MapLimits) -> Result<Self, GateError> {
-        Ok(Self {
+        let mut tables = Self {
             endpoints: pinned(pins, map_names::ENDPOINTS)?,
             addresses: pinned(pins, map_names::ADDRESSES)?,
             cidrs: pinned(pins, map_names::CIDRS)?,
             policy: pinned(pins, map_names::POLICY)?,
             resolvers: pinned(pins, map_names::RESOLVERS)?,
-            flows: pinned(pins, map_names::FLOWS)?,
+            flows: FlowTables::open(pins, limits)?,
             settings: pinned(pins, map_names::SETTINGS)?,
+            current: None,
             counters: pinned(pins, map_names::COUNTERS)?,
             limits,
-        })
+        };
+        for row in &tables.endpoints {
+            let (interface, value) = row.map_err(|error| access(map_names::ENDPOINTS, error))?;
+            tables.flows.arrive(interface, &value.0);
+        }
+        Ok(tables)
     }
 
     /// Writes what a map held before it was replaced.
     pub(crate) fn restore(&mut self, saved: &Saved) -> Result<(), GateError> {
-        saved.rows.iter().try_for_each(|row| self.put(row))?;
-        saved.flows.iter().try_for_each(|(key, value)| {
-            self.flows.insert(Raw(*key), Raw(*value), 0).map_err(|error| access(map_names::FLOWS, error))
-        })
+        for row in &saved.rows {
+            self.put(row)?;
+            if let Row::Endpoint(interface, value) = row {
+                self.flows.arrive(*interface, value);
+            }
+        }
+        self.flows.restore(&saved.flows)
     }
 
     /// Removes every flow.
     pub(crate) fn forget_flows(&mut self) -> Result<(), GateError> {
-        let keys: Vec<Raw<FlowKey>> = self.flows.keys().filter_map(Result::ok).collect();
-        for key in keys {
-            match self.flows.remove(&key) {
-                // It gave way to another meanwhile.
-                Err(error) if !is_absent(&error) => return Err(access(map_names::FLOWS, error)),
-                _ => {}
-            }
-        }
-        Ok(())
+        self.flows.forget()
     }
 
+    /// Writes the settings, with the share of flows that is right for the endpoints that are here.
     pub(crate) fn set(&mut self, settings: &Settings) -> Result<(), GateError> {
-        self.settings.set(0, Raw(*settings), 0).map_err(|error| access(map_names::SETTINGS, error))
+        let old = self.current.map(|current| current.flow_share);
+        let settings = Settings { flow_share: self.flows.share(), ..*settings };
+        self.settings.set(0, Raw(settings), 0).map_err(|error| access(map_names::SETTINGS, error))?;
+        self.current = Some(settings);
+        // The first time, what an earlier agent left is put in order.
+        if old.is_none_or(|old| old > settings.flow_share) { self.flows.prune() } else { Ok(()) }
+    }
+
+    /// Brings the share of flows up to date after endpoints came or went.
+    fn share(&mut self) -> Result<(), GateError> {
+        match self.current {
+            Some(current) if current.flow_share != self.flows.share() => self.set(&current),
+            _ => Ok(()),
+        }
+    }
+
+    /// What its share of flows cost each endpoint, since it is here.
+    pub(crate) fn flow_losses(&self) -> Result<Vec<(u32, FlowLosses)>, GateError> {
+        self.flows.losses()
     }
 
     /// The sum over all CPUs of each counter, reasons without packets left out.
@@ -125,8 +147,7 @@ impl Tables {
 
     /// Rows of the flow table, counted: about 0.3 us a row.
     pub(crate) fn flow_rows(&self) -> u64 {
-        // The walk starts anew where its row vanishes: bounded by the size of the table.
-        self.flows.keys().take(self.limits.flows as usize).flatten().count() as u64
+        self.flows.rows()
     }
 
     fn put(&mut self, row: &Row) -> Result<(), GateError> {
@@ -174,7 +195,17 @@ impl Tables {
 impl Gate for Tables {
     fn write(&mut self, op: &MapOp) -> Result<(), GateError> {
         match op {
+            MapOp::Put(row @ Row::Endpoint(interface, value)) => {
+                self.put(row)?;
+                self.flows.arrive(*interface, value);
+                self.share()
+            }
             MapOp::Put(row) => self.put(row),
+            MapOp::Delete(key @ Key::Endpoint(interface)) => {
+                self.delete(key)?;
+                self.flows.leave(*interface)?;
+                self.share()
+            }
             MapOp::Delete(key) => self.delete(key),
         }
     }
@@ -210,7 +241,7 @@ impl Saved {
             map_names::POLICY => policy_rows(&typed(name, Map::LpmTrie(data))?, rows)?,
             map_names::RESOLVERS => resolver_rows(&typed(name, Map::HashMap(data))?, rows)?,
             map_names::FLOWS => {
-                let flows: Flows = typed(name, Map::LruHashMap(data))?;
+                let flows: Flows = typed(name, Map::HashMap(data))?;
                 // A flow that goes while it is read is no loss: it gave way to another.
                 saved.flows = flows.iter().filter_map(Result::ok).map(|(key, value)| (key.0, value.0)).collect();
             }
@@ -270,7 +301,7 @@ fn os_error(error: &MapError) -> Option<i32> {
     }
 }
 
-fn is_absent(error: &MapError) -> bool {
+pub(crate) fn is_absent(error: &MapError) -> bool {
     matches!(error, MapError::KeyNotFound | MapError::ElementNotFound) || os_error(error) == Some(libc::ENOENT)
 }
 

@@ -24,6 +24,7 @@ const NEW_TABLE: u16 = SUBSYSTEM << 8;
 const DELETE_TABLE: u16 = NEW_TABLE | 2;
 const NEW_CHAIN: u16 = NEW_TABLE | 3;
 const NEW_RULE: u16 = NEW_TABLE | 6;
+const GET_RULE: u16 = NEW_TABLE | 7;
 const UNSPECIFIED: u8 = 0;
 const INET: u8 = 1;
 /// Set on attributes that hold attributes (`NLA_F_NESTED`).
@@ -38,6 +39,8 @@ const ACKNOWLEDGE: u16 = 4;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const DUMP: u16 = 0x300;
 const HEADER_OCTETS: usize = 16;
 
 /// Puts the rule in place, in one transaction.
@@ -54,6 +57,29 @@ pub fn set_up(settings: &Settings) -> io::Result<()> {
 /// Takes the rule away; one that is not there is no error.
 pub fn remove() -> io::Result<()> {
     transact(&[(NEW_TABLE, CREATE, table()), (DELETE_TABLE, 0, table())])
+}
+
+/// Whether the rule is in its place.
+pub fn is_there() -> io::Result<bool> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let wanted = [text(1, TABLE), text(2, CHAIN)].concat();
+    socket.send(&message(GET_RULE, DUMP, 1, INET, 0, &wanted), 0)?;
+    let mut found = false;
+    loop {
+        let (answers, _) = socket.recv_from_full()?;
+        for (kind, code) in kinds(&answers) {
+            match kind {
+                NEW_RULE => found = true,
+                // No such table.
+                ERROR if -code == libc::ENOENT => return Ok(false),
+                ERROR if code != 0 => return Err(io::Error::from_raw_os_error(-code)),
+                DONE => return Ok(found),
+                _ => {}
+            }
+        }
+    }
 }
 
 fn table() -> Vec<u8> {
@@ -143,19 +169,36 @@ fn message(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16, body
 }
 
 /// Sequence number and code of each acknowledgement.
-fn codes(mut octets: &[u8]) -> Vec<(u32, i32)> {
+fn codes(octets: &[u8]) -> Vec<(u32, i32)> {
+    let all = messages(octets).filter(|one| one.kind == ERROR);
+    all.filter_map(|one| Some((one.sequence, one.code?))).collect()
+}
+
+/// Type of each message, and what stands where an acknowledgement has its code.
+fn kinds(octets: &[u8]) -> Vec<(u16, i32)> {
+    messages(octets).map(|one| (one.kind, one.code.unwrap_or(0))).collect()
+}
+
+/// The head of a message.
+struct Head {
+    kind: u16,
+    sequence: u32,
+    /// The first word after it.
+    code: Option<i32>,
+}
+
+fn messages(mut octets: &[u8]) -> impl Iterator<Item = Head> + '_ {
     let word = |octets: &[u8], at: usize| octets.get(at..at + 4).and_then(|word| <[u8; 4]>::try_from(word).ok());
-    let mut codes = Vec::new();
-    while let (Some(length), Some(kind), Some(sequence)) = (word(octets, 0), word(octets, 4), word(octets, 8)) {
-        let kind = u16::from_ne_bytes([kind[0], kind[1]]);
-        if let (ERROR, Some(code)) = (kind, word(octets, HEADER_OCTETS)) {
-            codes.push((u32::from_ne_bytes(sequence), i32::from_ne_bytes(code)));
-        }
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(word(octets, 0)?);
+        let kind = word(octets, 4)?;
+        let sequence = u32::from_ne_bytes(word(octets, 8)?);
+        let code = word(octets, HEADER_OCTETS).map(i32::from_ne_bytes);
         // One of no length would not end.
-        let length = (u32::from_ne_bytes(length) as usize).next_multiple_of(4).max(HEADER_OCTETS);
+        let length = (length as usize).next_multiple_of(4).max(HEADER_OCTETS);
         octets = octets.get(length..).unwrap_or_default();
-    }
-    codes
+        Some(Head { kind: u16::from_ne_bytes([kind[0], kind[1]]), sequence, code })
+    })
 }
 
 #[cfg(test)]

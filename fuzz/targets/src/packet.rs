@@ -30,8 +30,8 @@ pub fn packet(data: &[u8]) {
     let reader = Octets(octets);
     let read = parse(&reader, ethertype, at);
     let want = match ethertype {
-        IPV4 => v4(octets, at),
-        IPV6 => v6(octets, at),
+        IPV4 => v4(octets, at, false),
+        IPV6 => v6(octets, at, false),
         ARP => Err(Reason::Neighbour),
         _ => Err(Reason::NotIp),
     };
@@ -39,7 +39,7 @@ pub fn packet(data: &[u8]) {
     let Ok(outer) = read else { return };
     if outer.class == Class::Error {
         let quoted = outer.transport_at + 8;
-        let want = if outer.protocol == 1 { v4(octets, quoted) } else { v6(octets, quoted) };
+        let want = if outer.protocol == 1 { v4(octets, quoted, true) } else { v6(octets, quoted, true) };
         assert_eq!(parse_inner(&reader, &outer), want);
     }
 }
@@ -65,7 +65,7 @@ fn number(octets: &[u8]) -> u16 {
 }
 
 /// RFC 791 §3.1.
-fn v4(octets: &[u8], at: usize) -> Result<Packet, Reason> {
+fn v4(octets: &[u8], at: usize, is_quoted: bool) -> Result<Packet, Reason> {
     let header = octets.get(at..).filter(|rest| rest.len() >= 20).ok_or(Reason::Malformed)?;
     let (version, words) = (header[0] >> 4, usize::from(header[0] & 15));
     if version != 4 || words < 5 {
@@ -81,11 +81,11 @@ fn v4(octets: &[u8], at: usize) -> Result<Packet, Reason> {
         packet.class = Class::Fragment;
         return Ok(packet);
     }
-    transport(octets, packet)
+    transport(octets, packet, is_quoted)
 }
 
 /// RFC 8200 §3 and §4.
-fn v6(octets: &[u8], at: usize) -> Result<Packet, Reason> {
+fn v6(octets: &[u8], at: usize, is_quoted: bool) -> Result<Packet, Reason> {
     let header = octets.get(at..).filter(|rest| rest.len() >= 40 && rest[0] >> 4 == 6).ok_or(Reason::Malformed)?;
     let address = |at: usize| {
         let mut address = [0; 16];
@@ -126,7 +126,7 @@ fn v6(octets: &[u8], at: usize) -> Result<Packet, Reason> {
             return Err(Reason::Malformed);
         }
     }
-    let mut packet = transport(octets, packet)?;
+    let mut packet = transport(octets, packet, is_quoted)?;
     let kind = packet.icmp / 256;
     let is_discovery = packet.protocol == 58 && ((130..=137).contains(&kind) || kind == 143);
     if is_discovery && [1, 255].contains(&header[7]) {
@@ -135,9 +135,11 @@ fn v6(octets: &[u8], at: usize) -> Result<Packet, Reason> {
     Ok(packet)
 }
 
-fn transport(octets: &[u8], mut packet: Packet) -> Result<Packet, Reason> {
+/// An error quotes eight bytes of the transport header at least (RFC 792), so flags of TCP may be missing there.
+fn transport(octets: &[u8], mut packet: Packet, is_quoted: bool) -> Result<Packet, Reason> {
     let body = octets.get(packet.transport_at..).unwrap_or_default();
     let least = match packet.protocol {
+        6 if is_quoted => 8,
         6 => 14,
         17 | 132 => 4,
         1 | 58 => 8,
@@ -148,7 +150,7 @@ fn transport(octets: &[u8], mut packet: Packet) -> Result<Packet, Reason> {
     }
     if !matches!(packet.protocol, 1 | 58) {
         (packet.source_port, packet.destination_port) = (number(body), number(&body[2..]));
-        packet.tcp_flags = if packet.protocol == 6 { body[13] } else { 0 };
+        packet.tcp_flags = if packet.protocol == 6 && !is_quoted { body[13] } else { 0 };
         return Ok(packet);
     }
     packet.icmp = number(body);

@@ -70,6 +70,7 @@ fn written(settings: &Settings) -> Value {
             "policyRows": limits.policy_rows,
             "cidrs": limits.cidrs,
             "flows": limits.flows,
+            "flowsPerEndpoint": limits.flows_per_endpoint,
             "endpoints": limits.endpoints,
             "l7Connections": limits.l7_connections,
             "l7ConnectionsPerEndpoint": limits.l7_connections_per_endpoint,

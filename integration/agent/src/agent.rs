@@ -1,6 +1,8 @@
 //! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
 
+mod absent;
 mod adopt;
+mod attach;
 mod attachments;
 mod audience;
 mod book;
@@ -12,6 +14,7 @@ mod desk;
 mod door;
 mod fair_cache;
 mod fair_queue;
+mod file_watch;
 mod files;
 mod flows;
 mod front;
@@ -22,6 +25,7 @@ mod inbox;
 mod interfaces;
 mod journal;
 mod kubernetes;
+mod log;
 mod objects;
 mod openings;
 mod own;
@@ -32,6 +36,9 @@ mod requests;
 mod room;
 mod shown;
 mod sources;
+mod start;
+mod state;
+mod upkeep;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -47,7 +54,7 @@ use namegate_config::{
 use namegate_dns_proxy::{Config as DnsConfig, Proxy};
 use namegate_engine::{Engine, Proxies};
 use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
-use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, routes, untracked};
+use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, PinsLock, routes, untracked};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Outcome;
@@ -92,12 +99,16 @@ pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
         Ok(settings) => beside(config, settings),
         Err(mistakes) => {
             for mistake in mistakes {
-                anstream::eprintln!("{:?}", miette::Report::new(mistake));
+                anstream::eprintln!("{:?}", miette::Report::new(mistake.printable()));
             }
             return Ok(Outcome::Failed);
         }
     };
-    log();
+    let checked = start::check(&settings)?;
+    if checked != Outcome::Good {
+        return Ok(checked);
+    }
+    log::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(serve(settings))?;
     Ok(Outcome::Good)
@@ -115,16 +126,6 @@ fn beside(config: &Path, mut settings: Settings) -> Settings {
     settings
 }
 
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NAMEGATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
-}
-
 /// What of the policy language is enforced with these directions: a proxy gets its servers' answers from the programs of
 /// both.
 fn features(directions: &[Direction], nodes: bool) -> Features {
@@ -139,8 +140,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
     let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
     let problems = Arc::new(Problems::default());
-    let (gate, (events, openings), features) = open(&settings, &clients, &instruments, &problems)?;
+    let Parts { gate, events, openings, features, looked } = open(&settings, &clients, &instruments, &problems)?;
     let door = gate.door();
+    let looking = tokio::spawn(upkeep::follow(looked, door.clone(), Arc::clone(&problems)));
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
     let checks = Arc::new(Checks::default());
     let watching =
@@ -190,20 +192,31 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     front.serve(keeper, end()).await;
     let tasks = [&following, &watching].map(tokio::task::JoinHandle::abort_handle);
-    let others = [&telling, &refusing, &links].map(tokio::task::JoinHandle::abort_handle);
+    let others = [&telling, &refusing, &links, &looking].map(tokio::task::JoinHandle::abort_handle);
     for task in tasks.into_iter().chain(others) {
         task.abort();
     }
     stop(reloader, gate, proxy, l7).await
 }
 
-/// Loads or adopts what is in the kernel, and starts the thread that owns it; says what can be enforced.
+/// What the kernel's side was opened with.
+struct Parts {
+    gate: Running,
+    events: Events,
+    openings: Openings,
+    /// What can be enforced.
+    features: Features,
+    looked: upkeep::Looked,
+}
+
+/// Loads or adopts what is in the kernel, and starts the thread that owns it. A second agent ends here, before it touches
+/// what the first one has pinned.
 fn open(
     settings: &Settings,
     clients: &Arc<ArcSwap<Clients>>,
     instruments: &Instruments,
     problems: &Arc<Problems>,
-) -> anyhow::Result<(Running, (Events, Openings), Features)> {
+) -> anyhow::Result<Parts> {
     let limits = settings.limits;
     let options = Options {
         pins: settings.pins.clone(),
@@ -212,11 +225,13 @@ fn open(
             policy_rows: limits.policy_rows,
             cidrs: limits.cidrs,
             flows: limits.flows,
+            flows_per_endpoint: limits.flows_per_endpoint,
             // One more: the node's own row has a place of its own.
             endpoints: limits.endpoints.saturating_add(1),
         },
         settings: kernel_settings(0, 0),
     };
+    let lock = PinsLock::take(&settings.pins, &settings.socket)?;
     let mut datapath = Datapath::open(&options).map_err(gate::load_error)?;
     routes::set_up(&options.settings).context("setting up the route to the proxy")?;
     let refusal = datapath.node_refusal();
@@ -229,28 +244,35 @@ fn open(
     {
         tracing::error!(%error, "net.ipv4.tcp_early_demux stays: limits on requests to endpoints drop them; set it to 0");
     }
-    if features.http
-        && let Err(error) = untracked::set_up(&options.settings)
-    {
-        tracing::warn!(%error, "no rule of nftables: connections to a service are dropped where limits on requests apply");
-    }
+    let nftables = features.http
+        && untracked::set_up(&options.settings).inspect_err(|error| tracing::warn!(%error, "{NO_NFTABLES}")).is_ok();
+    let looked = upkeep::Looked { settings: options.settings, limits: features.http, nftables, lock };
     let events = datapath.take_events().context("the ring of events was taken already")?;
     let openings = datapath.take_openings().context("the ring of openings was taken already")?;
     let gate = Gate::new(
         Engine::new(settings),
         datapath,
-        Journal::open(&settings.state)?,
+        Journal::open(&settings.state),
         gate::directions(&settings.directions),
         Arc::clone(clients),
         instruments.clone(),
         Arc::clone(problems),
         settings.audit,
     )?;
-    Ok((gate.start()?, (events, openings), features))
+    Ok(Parts { gate: gate.start()?, events, openings, features, looked })
 }
 
+const NO_NFTABLES: &str = "no rule of nftables: connections to a service are dropped where limits on requests apply";
+
 fn kernel_settings(dns_port: u16, names_port: u16) -> KernelSettings {
-    KernelSettings { redirect_mark: REDIRECT_MARK, proxy_mark: PROXY_MARK, mark_mask: MARK_MASK, dns_port, names_port }
+    KernelSettings {
+        redirect_mark: REDIRECT_MARK,
+        proxy_mark: PROXY_MARK,
+        mark_mask: MARK_MASK,
+        dns_port,
+        names_port,
+        flow_share: 0,
+    }
 }
 
 fn dns_config(settings: &Settings, shared: &Shared) -> DnsConfig {

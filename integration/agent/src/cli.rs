@@ -17,6 +17,8 @@ mod validate;
 
 use std::{io, process::ExitCode};
 
+use namegate_config::printable::printable_lines;
+
 pub(crate) use args::Cli;
 use args::{CacheVerb, FqdnVerb, PolicyVerb, Verb};
 
@@ -40,7 +42,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         // The reader of a pipe has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("{}error:{} {error:#}", style::ERROR, style::RESET);
+            let text = format!("{error:#}");
+            anstream::eprintln!("{}error:{} {}", style::ERROR, style::RESET, printable_lines(&text));
             ExitCode::from(2)
         }
     }

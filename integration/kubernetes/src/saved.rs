@@ -1,7 +1,9 @@
 //! The last objects in a file: what an agent starts with while the API server does not answer.
 
 use std::{
-    fs, io,
+    fs::{self, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -43,8 +45,20 @@ pub(crate) fn write(path: &Path, octets: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(&beside, octets)?;
-    fs::rename(&beside, path)
+    let written = write_private(&beside, octets).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // The room it takes is what is missing.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+/// For its owner alone: the objects say who may reach whom.
+fn write_private(path: &Path, octets: &[u8]) -> io::Result<()> {
+    const MODE: u32 = 0o600;
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    file.write_all(octets)
 }
 
 /// What the file holds; nothing where there is none or it cannot be read.

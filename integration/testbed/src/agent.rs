@@ -218,6 +218,11 @@ impl<'a> Agent<'a> {
         self.world.node().call(move || command.output().context("running `namegate`"))
     }
 
+    /// The binary that runs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The agent's socket.
     pub fn socket(&self) -> PathBuf {
         self.path("namegate.sock")

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{
-    ALLOWED_TEST, TEST_NETS, TIE, WITHIN, XWING, echo, edit_endpoints, egress, endpoint, entry, ip, opens, world,
+    ALLOWED_TEST, TEST_NETS, TIE, XWING, echo, edit_endpoints, egress, endpoint, entry, flow, ip, opens, world,
 };
 use namegate_testbed::proto::rr::RecordType;
 use namegate_testbed::{Agent, ECHO_PORT, Options, World};
@@ -353,8 +353,10 @@ fn an_endpoint_beyond_the_limit_is_closed_and_said() {
     agent.kill().unwrap();
 }
 
-/// An address of the node that no file names.
+/// An address of the node that no file names, one that comes later, and the broadcast address of its network.
 const OF_NODE: &str = "192.168.20.77";
+const LATE: &str = "192.168.20.99";
+const OF_NETWORK: &str = "192.168.20.79";
 
 #[test]
 fn a_name_never_opens_an_address_of_the_node() {
@@ -362,7 +364,8 @@ fn a_name_never_opens_an_address_of_the_node() {
     on_node(&world, &format!("addr add {OF_NODE}/28 dev {}", world.uplink()));
     world.serve_node(|host| host.echo_tcp(ECHO_PORT)).unwrap();
     world.zone().set_addresses("node.allowed.test", 600, &[ip(OF_NODE)]);
-    world.zone().set_addresses("late.allowed.test", 600, &[ip("192.168.20.99")]);
+    world.zone().set_addresses("late.allowed.test", 600, &[ip(LATE)]);
+    world.zone().set_addresses("all.allowed.test", 600, &[ip(OF_NETWORK)]);
     let agent = Agent::start(&world, &Options::default().policies(&egress(ALLOWED_TEST))).unwrap();
     let before = agent.policy().unwrap()["revision"]["enforced"].as_u64().unwrap();
     edit_endpoints(&agent, |file| drop(file.as_object_mut().unwrap().remove("host")));
@@ -370,17 +373,15 @@ fn a_name_never_opens_an_address_of_the_node() {
     let pod = world.pod(TIE);
     pod.lookup("node.allowed.test", RecordType::A).unwrap();
     assert!(!opens(pod, echo(OF_NODE)), "a name opens the node");
+    // Nor do names open an address that stands for every machine of its network.
+    pod.lookup("all.allowed.test", RecordType::A).unwrap();
+    assert!(!opens(pod, echo(OF_NETWORK)));
+    flow(&agent, pod, ip(OF_NETWORK), "denied");
+
     // An address that comes later is the node's as soon as it is there.
     pod.lookup("late.allowed.test", RecordType::A).unwrap();
-    on_node(&world, &format!("addr add 192.168.20.99/32 dev {}", world.uplink()));
-    agent
-        .wait_for("the address to be known", |agent| {
-            let why = agent.json("/v1/status")?["names"].clone();
-            drop(why);
-            Ok((!opens(pod, echo("192.168.20.99"))).then_some(()))
-        })
-        .unwrap();
+    on_node(&world, &format!("addr add {LATE}/32 dev {}", world.uplink()));
+    agent.wait_for("the address to be known", |_| Ok((!opens(pod, echo(LATE))).then_some(()))).unwrap();
     pod.lookup("late.allowed.test", RecordType::A).unwrap();
-    assert!(!opens(pod, echo("192.168.20.99")), "a name opens the node");
-    let _ = WITHIN;
+    assert!(!opens(pod, echo(LATE)), "a name opens the node");
 }

@@ -357,6 +357,13 @@ fn closed_pods_on_a_bridge_exchange_nothing() {
     ];
     assert_eq!(links.arrived(&frames), Vec::<&str>::new());
     assert!(counted(&agent, "neighbour-form") >= 10);
+    // A tag carries twelve bits, and the frame looks as any other without it.
+    let before = counted(&agent, "neighbour-form");
+    let mut tagged = ask.clone();
+    tagged.splice(12..12, [0x81, 0x00, 0x01, 0x23]);
+    links.attacker.send(&tagged).unwrap();
+    let denied = |agent: &Agent<'_>| Ok((counted(agent, "neighbour-form") > before).then_some(()));
+    agent.wait_for("the denial of a tagged frame", denied).unwrap();
     // A link address is six bytes of its own choice: an endpoint has a few of them, not one for each message.
     let many: Vec<Vec<u8>> = (0..=u8::MAX)
         .map(|at| [2, secret[0], secret[1], secret[2], secret[3], at])

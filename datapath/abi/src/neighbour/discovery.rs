@@ -65,14 +65,15 @@ impl DiscoveryHead {
             headers == 40
         };
         // Priority and flow label are free to be chosen: those in use are 0, CS6 and CS7, without a label.
+        // Programs that ask for routers leave the label to the kernel; no endpoint receives what they ask.
         let is_labelled = [head[1] & 0x0f, head[2], head[3]] != [0; 3];
-        let is_usual = matches!(head[0] << 4 | head[1] >> 4, 0 | 0xc0 | 0xe0);
+        let is_usual = matches!(head[0] << 4 | head[1] >> 4, 0 | 0xc0 | 0xe0) && !is_labelled;
         let end = at + 40 + usize::from(u16::from_be_bytes([head[4], head[5]]));
         Self {
             octets: end.saturating_sub(packet.transport_at),
             hops: head[7],
             kind,
-            is_plain: follows && code == 0 && !is_labelled && is_usual && end == frame_octets,
+            is_plain: follows && code == 0 && (is_usual || kind == kind::ROUTER_SOLICITATION) && end == frame_octets,
         }
     }
 }

@@ -356,6 +356,9 @@ fn a_message_has_no_room_for_data() {
             assert_eq!(leaves(&labelled), Claim::Form, "{what}: byte {at} of the frame, bit {bit:#x}");
         }
     }
+    let mut asks_router = sent(OWN_LOCAL, "ff02::2", &[&[133, 0, 0, 0, 0, 0, 0, 0][..], &source].concat());
+    asks_router[16] = 7;
+    assert_eq!(leaves(&asks_router), Claim::Passes, "a label that no endpoint reads");
     let option = |octets: &[u8]| sent(OWN, &group_for(OTHERS), &about(135, 0, OTHERS, octets));
     for (what, frame) in [
         ("two options", option(&[&source[..], &source].concat())),

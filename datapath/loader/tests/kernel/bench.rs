@@ -38,11 +38,11 @@ pub(crate) const UDP: u8 = 17;
 
 /// Marks as the agent sets them.
 pub(crate) const SETTINGS: Settings =
-    Settings { redirect_mark: 0x200, proxy_mark: 0x100, mark_mask: 0xf00, dns_port: 0, names_port: 0 };
+    Settings { redirect_mark: 0x200, proxy_mark: 0x100, mark_mask: 0xf00, dns_port: 0, names_port: 0, flow_share: 0 };
 
 /// Small maps: they are made anew for each test.
 pub(crate) const LIMITS: MapLimits =
-    MapLimits { addresses: 64, policy_rows: 64, cidrs: 64, flows: 1_024, endpoints: 8 };
+    MapLimits { addresses: 64, policy_rows: 64, cidrs: 64, flows: 1_024, flows_per_endpoint: 1_024, endpoints: 8 };
 
 pub(crate) struct Bench {
     pub(crate) datapath: RefCell<Datapath>,

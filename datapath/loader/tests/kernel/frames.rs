@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 /// Octets of an Ethernet header.
 const LINK: usize = 14;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -57,4 +58,31 @@ pub(crate) fn udp(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Frame {
 pub(crate) fn error_about(source: IpAddr, destination: IpAddr, about: &Frame) -> Frame {
     let (protocol, kind, code) = if source.is_ipv4() { (ICMP, 3, 3) } else { (ICMPV6, 1, 4) };
     packet(source, destination, protocol, &[&[kind, code, 0, 0, 0, 0, 0, 0], &about.0[LINK..]].concat())
+}
+
+/// A TCP segment without payload.
+pub(crate) fn tcp(source: (IpAddr, u16), destination: (IpAddr, u16), flags: u8) -> Frame {
+    let mut header = [source.1.to_be_bytes(), destination.1.to_be_bytes()].concat();
+    header.extend([0; 8]);
+    header.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
+    packet(source.0, destination.0, TCP, &header)
+}
+
+/// A fragment of a datagram: the first, or a later one.
+pub(crate) fn fragment(source: (IpAddr, u16), destination: (IpAddr, u16), id: u16, first: bool) -> Frame {
+    let ports = [source.1.to_be_bytes(), destination.1.to_be_bytes(), 16_u16.to_be_bytes(), [0; 2]].concat();
+    let payload = [ports, vec![0; 8]].concat();
+    if source.0.is_ipv4() {
+        let mut frame = packet(source.0, destination.0, UDP, &payload);
+        frame.0[LINK + 4..LINK + 6].copy_from_slice(&id.to_be_bytes());
+        let offset: u16 = if first { 0x2000 } else { 2 };
+        frame.0[LINK + 6..LINK + 8].copy_from_slice(&offset.to_be_bytes());
+        return frame;
+    }
+    const FRAGMENT: u8 = 44;
+    let offset: u16 = if first { 1 } else { 16 };
+    let mut header = vec![UDP, 0];
+    header.extend(offset.to_be_bytes());
+    header.extend(u32::from(id).to_be_bytes());
+    packet(source.0, destination.0, FRAGMENT, &[header, payload].concat())
 }

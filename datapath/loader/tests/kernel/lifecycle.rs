@@ -145,7 +145,14 @@ fn a_map_of_another_size_is_replaced_with_its_rows() {
         open_two(&bench);
         assert!(bench.echoes("198.51.100.7:7", 10, ANSWERED));
         let before = rows(&bench.datapath.borrow());
-        let limits = MapLimits { addresses: 100, policy_rows: 100, cidrs: 100, flows: 2_048, endpoints: 16 };
+        let limits = MapLimits {
+            addresses: 100,
+            policy_rows: 100,
+            cidrs: 100,
+            flows: 2_048,
+            flows_per_endpoint: 2_048,
+            endpoints: 16,
+        };
         let again = reopen(&Options { limits, ..bench.options.clone() });
         assert_eq!(rows(&again), before);
         assert_eq!(again.flow_rows(), 1, "flows came along");
@@ -156,7 +163,7 @@ fn a_map_of_another_size_is_replaced_with_its_rows() {
         bench.learn("198.51.100.8", 300, 0);
         assert!(bench.echoes("198.51.100.8:7", 10, ANSWERED));
         let left: Vec<_> = fs::read_dir(&bench.options.pins).unwrap().map(|file| file.unwrap().file_name()).collect();
-        assert_eq!(left.len(), 13, "eleven maps, the links and the programs: {left:?}");
+        assert_eq!(left.len(), 16, "fourteen maps, the links and the programs: {left:?}");
     });
 }
 

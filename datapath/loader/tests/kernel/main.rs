@@ -10,4 +10,5 @@ mod icmp_errors;
 mod lifecycle;
 mod node;
 mod redirect;
+mod shares;
 mod verdicts;

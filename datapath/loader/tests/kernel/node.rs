@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use namegate_loader::links::{self, LinkChange, LinkWatch};
-use namegate_loader::{Directions, netns, routes, untracked};
+use namegate_loader::upkeep::Upkeep;
+use namegate_loader::{Directions, PinsLock, netns, routes, untracked};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::bench::{ANSWERED, SETTINGS, run};
@@ -180,5 +181,65 @@ fn a_route_that_cannot_be_made_says_what_to_do() {
         let error = routes::set_up(&SETTINGS).unwrap_err();
         let text = crate::bench::chain(&error);
         assert!(text.contains("`ip -6 route add local default dev lo table 2004`"), "{text}");
+    });
+}
+
+#[test]
+fn what_other_tools_change_is_noticed_and_set_again() {
+    run(|bench| {
+        let upkeep = || {
+            let interfaces = [bench.interface];
+            let all = Upkeep { settings: &SETTINGS, limits: true, nftables: true, interfaces: &interfaces };
+            all.look().into_iter().map(|fault| fault.subject).collect::<Vec<_>>()
+        };
+        let sysctl = |name: &str, value: &str| std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
+        routes::set_up(&SETTINGS).unwrap();
+        routes::forward_proxied().unwrap();
+        untracked::set_up(&SETTINGS).unwrap();
+        assert_eq!(upkeep(), [""; 0]);
+
+        routes::remove(&SETTINGS).unwrap();
+        assert_eq!(upkeep(), ["route to the proxies"]);
+        assert_eq!(upkeep(), [""; 0], "the route is set again");
+        untracked::remove().unwrap();
+        assert_eq!(upkeep(), ["nftables"]);
+        assert_eq!(upkeep(), [""; 0], "the rule is set again");
+        sysctl("tcp_early_demux", "1");
+        assert_eq!(upkeep(), ["net.ipv4.tcp_early_demux"]);
+        assert_eq!(upkeep(), [""; 0], "the sysctl is set again");
+        let interface = &bench.pod().interface;
+        sysctl(&format!("conf/{interface}/rp_filter"), "1");
+        sysctl("conf/all/rp_filter", "1");
+        assert_eq!(upkeep(), [format!("net.ipv4.conf.{interface}.rp_filter")]);
+        assert_eq!(upkeep(), [""; 0], "the check is loose again");
+        sysctl("conf/all/src_valid_mark", "1");
+        assert_eq!(upkeep(), ["net.ipv4.conf.all.src_valid_mark"]);
+        assert_eq!(upkeep(), ["net.ipv4.conf.all.src_valid_mark"], "what others set stays, and is said");
+    });
+}
+
+#[test]
+fn one_agent_holds_the_pins() {
+    run(|bench| {
+        let pins = &bench.options.pins;
+        let mut lock = PinsLock::take(pins, Path::new("/run/one.sock")).unwrap();
+        let refused = |what: &str| {
+            let error = PinsLock::take(pins, Path::new("/run/two.sock")).unwrap_err().to_string();
+            let holder = format!("another agent (process {}, socket /run/one.sock) uses the pins", std::process::id());
+            assert!(error.starts_with(&holder), "{what}: {error}");
+        };
+        refused("while it runs");
+        // Made anew by another tool: the lock follows.
+        let aside = pins.with_file_name(format!("{}-aside", bench.world.id()));
+        std::fs::rename(pins, &aside).unwrap();
+        std::fs::create_dir(pins).unwrap();
+        lock.renew().unwrap();
+        refused("after the folder was made anew");
+        std::fs::remove_file(pins.join("agent")).unwrap();
+        std::fs::remove_dir(pins).unwrap();
+        std::fs::rename(&aside, pins).unwrap();
+        lock.renew().unwrap();
+        drop(lock);
+        PinsLock::take(pins, Path::new("/run/two.sock")).unwrap();
     });
 }

@@ -276,7 +276,7 @@ fn icmp_of_one_type_opens_no_other() {
             };
             send(echo);
             let replies = || bench.packets(Direction::Ingress, Reason::Reply);
-            let before = if to.is_ipv4() { 0 } else { 1 };
+            let before = u64::from(!to.is_ipv4());
             eventually("the reply", || replies() > before);
             assert_eq!(bench.told_of(Reason::Rule).len(), 1, "{ip}");
             for kind in [reply, 13, 40, 200] {

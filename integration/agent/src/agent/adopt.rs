@@ -58,7 +58,7 @@ impl Adopter {
 
     /// Interfaces on this side that lead to a pod, in the order of their index; an error where that cannot be said.
     pub(crate) fn interfaces(&mut self, uids: &[String], addresses: &[IpAddr]) -> Result<Vec<u32>, String> {
-        let found = of_pod(&self.namespaces, uids, addresses);
+        let found = living(of_pod(&self.namespaces, uids, addresses));
         if !found.is_empty() && self.failure.is_none() {
             return Ok(found);
         }
@@ -85,7 +85,7 @@ impl Adopter {
     }
 
     /// The name of the first interface, as it is shown.
-    pub(crate) fn shown(&self, interfaces: &Result<Vec<u32>, String>) -> Option<String> {
+    pub(crate) fn shown(interfaces: &Result<Vec<u32>, String>) -> Option<String> {
         let first = interfaces.as_ref().ok()?.first()?;
         links::by_index(*first).ok()?.map(|link| link.name)
     }
@@ -99,6 +99,12 @@ impl Adopter {
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
+}
+
+/// Those that the kernel does not call gone.
+fn living(mut interfaces: Vec<u32>) -> Vec<u32> {
+    interfaces.retain(|index| !matches!(links::by_index(*index), Ok(None)));
+    interfaces
 }
 
 /// Interfaces that lead to a pod's namespaces.

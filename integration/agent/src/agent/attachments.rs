@@ -11,9 +11,10 @@ use std::{
 
 use namegate_abi::NODE_INTERFACE;
 use namegate_config::endpoints::{Attachment, Endpoint};
-use namegate_loader::{Directions, Fault, Inspector};
+use namegate_loader::{Directions, Fault, Inspector, links};
 
 use super::{
+    absent::interfaces_like,
     book::Book,
     gate::{Chain, Door},
     interfaces::{self, Found},
@@ -129,7 +130,7 @@ impl Attachments {
                 interface => self.inspector.interface(interface, wanted.directions),
             };
             match faults {
-                Ok(faults) if faults.is_empty() => {}
+                Ok(faults) if faults.is_empty() || is_gone(interface) => {}
                 Ok(faults) => drop(seen.faults.insert(interface, text(&faults))),
                 Err(error) => drop(seen.unseen.insert(interface, Chain(&error).to_string())),
             }
@@ -216,8 +217,8 @@ fn unattached(wanted: &Wanted, indices: &[u32]) -> Option<String> {
 fn missing(endpoint: &Endpoint) -> String {
     match &endpoint.attachment {
         Some(Attachment::Interface(name)) => format!(
-            "it is not enforced: the interface {name} is not there; start the endpoint, or correct `interface` (`ip link` \
-             lists the interfaces)"
+            "it is not enforced: the interface {name} is not there; start the endpoint, or correct `interface`: {}",
+            interfaces_like(name)
         ),
         Some(Attachment::Netns(path)) => format!(
             "it is not enforced: no interface of this machine leads to the network namespace {}; start the endpoint, or \
@@ -228,6 +229,11 @@ fn missing(endpoint: &Endpoint) -> String {
             "it is not enforced: no interface of this machine leads to a network namespace with its address".to_owned()
         }
     }
+}
+
+/// Whether the kernel says that there is no such interface: then nothing was taken away from it.
+fn is_gone(interface: u32) -> bool {
+    interface != NODE_INTERFACE && matches!(links::by_index(interface), Ok(None))
 }
 
 fn text(faults: &[Fault]) -> String {

@@ -122,10 +122,13 @@ impl Cluster {
         endpoints.host.addresses.extend(&snapshot.topology.host.addresses);
         endpoints.host.addresses.retain(|address| !of_services.contains(address));
         endpoints.host.addresses.sort_unstable();
-        own::add(endpoints, own, &of_services);
+        let shared = own::add(endpoints, own, &of_services);
         endpoints.host.labels.extend(snapshot.topology.host.labels.clone());
         endpoints.nodes.extend(snapshot.topology.nodes.iter().cloned());
         endpoints.namespaces.extend(snapshot.topology.namespaces.iter().cloned());
+        let of_nodes: HashSet<IpAddr> =
+            endpoints.nodes.iter().flat_map(|node| &node.addresses).map(IpAddr::to_canonical).collect();
+        facts.shared = shared.into_iter().filter(|address| !of_nodes.contains(address)).collect();
         facts
     }
 
@@ -164,7 +167,7 @@ impl Cluster {
             }
         } else if !endpoint.addresses.is_empty() {
             let interfaces = self.adopter.interfaces(&pod.uids, &endpoint.addresses);
-            endpoint.attachment = self.adopter.shown(&interfaces).map(Attachment::Interface);
+            endpoint.attachment = Adopter::shown(&interfaces).map(Attachment::Interface);
             facts.adopted.insert(key, Adopted { uids: pod.uids.clone(), interfaces });
         }
         Arc::new(endpoint)

@@ -17,6 +17,8 @@ use namegate_api::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout_at};
 
+use super::state;
+
 /// How long a plugin waits for its pod to be known and its network to be guarded.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -57,10 +59,14 @@ impl Registry {
     /// Reads what is registered already; a file that is no registration is left out with a warning.
     pub(crate) fn open(state: &Path, entries_max: u32) -> anyhow::Result<Self> {
         let folder = state.join("cni");
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        // Where that fails, registering says so to each plugin that asks.
+        let made = state::make_folder(&folder);
         let mut entries = Entries::default();
-        for file in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
-            let path = file?.path();
+        let files = made.and_then(|()| fs::read_dir(&folder)).inspect_err(|error| {
+            tracing::error!(%error, folder = %folder.display(), "registered networks cannot be kept: make room for `state`");
+        });
+        for file in files.into_iter().flatten() {
+            let path = file.with_context(|| format!("reading {}", folder.display()))?.path();
             let Some(container) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")) else {
                 continue;
             };
@@ -167,10 +173,8 @@ impl Registry {
     }
 
     fn write(&self, container: &str, entry: &Entry) -> io::Result<()> {
-        let path = self.file(container);
-        let beside = path.with_extension("new");
-        fs::write(&beside, serde_json::to_vec(entry)?)?;
-        fs::rename(&beside, path)
+        state::make_folder(&self.folder)?;
+        state::replace(&self.file(container), &serde_json::to_vec(entry)?).map(drop)
     }
 
     fn file(&self, container: &str) -> PathBuf {

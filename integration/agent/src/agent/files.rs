@@ -1,15 +1,16 @@
 //! Policies and endpoints as files: read, kept in their last good form, and told apart from what is refused.
 //!
 //! A file is one unit: with a mistake in it the whole file is refused and its last good form stays in force, also over a
-//! restart (a copy lies in the state directory). A file that goes away takes its rules along.
+//! restart (a copy lies in the state directory). A file that goes away takes its rules and its copy along, also while there is
+//! no agent: one of the same name that comes later begins anew.
 
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use anyhow::Context;
 use namegate_api::view::{self, DocumentState};
 use namegate_config::{
     diagnostic::Diagnostic,
@@ -17,10 +18,14 @@ use namegate_config::{
     policy::{self, Document, Features},
 };
 
-use super::sources::Said;
+use super::{problems::Problems, sources::Said, state::Copies};
 
 /// Endings of policy files.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+/// Folder of copies in the state directory.
+const ACCEPTED: &str = "accepted";
+/// The copy of the endpoints file.
+const ENDPOINTS: &str = "endpoints";
 
 /// Code of the diagnostic that a file or folder cannot be read, which is no mistake in it.
 pub(crate) const UNREADABLE: &str = "namegate::unreadable";
@@ -31,7 +36,7 @@ pub(crate) struct Files {
     policies: Option<PathBuf>,
     endpoints: Option<PathBuf>,
     /// Copies of accepted files.
-    accepted: PathBuf,
+    accepted: Copies,
     /// Last good form by file name.
     good: BTreeMap<String, Vec<Document>>,
     good_endpoints: Option<EndpointsFile>,
@@ -49,10 +54,10 @@ impl Files {
         endpoints: Option<PathBuf>,
         state: &Path,
         features: Features,
-    ) -> anyhow::Result<Self> {
-        let accepted = state.join("accepted");
-        fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self {
+        problems: Arc<Problems>,
+    ) -> Self {
+        let accepted = Copies::open(state.join(ACCEPTED), problems);
+        Self {
             policies,
             endpoints,
             accepted,
@@ -61,7 +66,12 @@ impl Files {
             features,
             unsure: None,
             is_listed: false,
-        })
+        }
+    }
+
+    /// Whether copies wait to be written or removed.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.accepted.is_behind()
     }
 
     /// Folder of policies and the endpoints file.
@@ -76,12 +86,10 @@ impl Files {
 
     /// The last good form of a file from the state folder.
     fn copy(&mut self, name: &str) -> Option<String> {
-        let path = self.accepted.join(name);
-        match fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(error) if is_absent(&error) => None,
+        match self.accepted.read(name) {
+            Ok(text) => text,
             Err(error) => {
-                self.unsure = Some(format!("reading the kept copy {}: {error}", path.display()));
+                self.unsure = Some(format!("reading the kept copy of {name}: {error}"));
                 None
             }
         }
@@ -89,6 +97,7 @@ impl Files {
 
     /// Reads the folder anew; returns the documents in force.
     pub(crate) fn read_policies(&mut self, said: &mut Said) -> Vec<Document> {
+        self.accepted.retry();
         if let Some(folder) = self.policies.clone() {
             self.read_folder(&folder, said);
         }
@@ -111,8 +120,14 @@ impl Files {
                 return;
             }
         };
+        let known = if self.is_listed { Vec::new() } else { self.accepted.names() };
         self.is_listed = true;
-        self.good.retain(|name, _| files.contains_key(name));
+        let former = known.into_iter().filter(|name| name != ENDPOINTS);
+        let gone = former.chain(self.good.keys().cloned()).filter(|name| !files.contains_key(name));
+        for name in gone.collect::<Vec<_>>() {
+            self.good.remove(&name);
+            self.accepted.remove(&name);
+        }
         for (name, path) in files {
             self.read_policy(&name, &path, said);
         }
@@ -136,7 +151,7 @@ impl Files {
         }
         said.documents.extend(parsed.documents.iter().map(|one| line(&shown_name, one, DocumentState::Accepted)));
         self.good.insert(name.to_owned(), parsed.documents);
-        self.save(name, &text);
+        self.accepted.save(name, &text);
     }
 
     fn keep_former(&mut self, name: &str, shown_name: &str, said: &mut Said) {
@@ -155,14 +170,13 @@ impl Files {
 
     /// Reads the endpoints file anew; returns the endpoints in force.
     pub(crate) fn read_endpoints(&mut self, said: &mut Said) -> EndpointsFile {
-        const COPY: &str = "endpoints";
         let Some(path) = self.endpoints.clone() else { return EndpointsFile::default() };
         let shown_name = path.display().to_string();
         let mut failure = None;
         let found = match fs::read_to_string(&path) {
             Ok(text) => match endpoints::parse(&shown_name, &text) {
                 Ok(file) => {
-                    self.save(COPY, &text);
+                    self.accepted.save(ENDPOINTS, &text);
                     self.good_endpoints = Some(file);
                     Vec::new()
                 }
@@ -175,7 +189,7 @@ impl Files {
             }
         };
         if self.good_endpoints.is_none() {
-            let former = self.copy(COPY);
+            let former = self.copy(ENDPOINTS);
             self.good_endpoints = former.and_then(|text| endpoints::parse(&shown_name, &text).ok());
         }
         if let (Some(error), None) = (failure, &self.good_endpoints) {
@@ -184,17 +198,12 @@ impl Files {
         said.diagnostics.extend(found);
         self.good_endpoints.clone().unwrap_or_default()
     }
+}
 
-    fn save(&self, name: &str, text: &str) {
-        let path = self.accepted.join(name);
-        if fs::read_to_string(&path).is_ok_and(|former| former == text) {
-            return;
-        }
-        let beside = self.accepted.join(format!(".{name}.new"));
-        if let Err(error) = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &path)) {
-            tracing::warn!(%error, file = %path.display(), "the last good form of a file could not be kept");
-        }
-    }
+/// Whether a last good form of the endpoints file is kept.
+pub(crate) fn has_former_endpoints(state: &Path) -> bool {
+    let text = fs::read_to_string(state.join(ACCEPTED).join(ENDPOINTS));
+    text.is_ok_and(|text| endpoints::parse(ENDPOINTS, &text).is_ok())
 }
 
 /// Policy files of the folder by name; hidden ones are left out.
@@ -320,10 +329,12 @@ mod tests {
         assert!(is_sure.unwrap_err().contains("endpoints"));
         assert_eq!(read(&mut first), (0, 1, Ok(())), "a file that is gone takes its rules along");
 
-        fs::remove_dir(folder.path().join("policies")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("endpoints.yaml"), "endpoints: []").unwrap();
         let mut next = files(folder.path());
         fs::remove_dir(folder.path().join("policies")).unwrap();
         unreadable_at(&folder.path().join("policies"));
-        assert!(read(&mut next).2.unwrap_err().contains("policies"), "a folder that cannot be listed is not empty");
+        let problem = read(&mut next).2.unwrap_err();
+        assert!(problem.contains("policies"), "a folder that cannot be listed is not empty: {problem}");
     }
 }

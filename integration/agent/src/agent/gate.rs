@@ -1,7 +1,7 @@
 //! The one thread that owns the engine and the kernel's maps: requests come in, writes go out, in order, without a lock.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +11,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use namegate_abi::NODE_INTERFACE;
 use namegate_api::Instruments;
 use namegate_config::rule;
 use namegate_engine::{Change, Engine, Forgotten, Gate as _, GateError, Lookup, Proxies};
@@ -22,7 +21,7 @@ use super::{
     desk::Clients,
     door::{Learn, Served},
     inbox::Next,
-    journal::Journal,
+    journal::{Journal, Opened},
     problems::{ProblemKind, Problems},
     refusals::Refusals,
     room::Room,
@@ -38,7 +37,7 @@ pub(crate) struct Gate {
     pub(super) engine: Engine,
     pub(super) datapath: Datapath,
     journal: Journal,
-    directions: Directions,
+    pub(super) directions: Directions,
     clients: Arc<ArcSwap<Clients>>,
     instruments: Instruments,
     pub(super) problems: Arc<Problems>,
@@ -47,11 +46,11 @@ pub(crate) struct Gate {
     /// Changes of rules or endpoints so far.
     changes: Arc<AtomicU64>,
     /// Interfaces whose programs could not be attached, and why.
-    failed: BTreeMap<u32, String>,
+    pub(super) failed: BTreeMap<u32, String>,
     /// Interfaces that should carry programs.
-    wanted: BTreeSet<u32>,
+    pub(super) wanted: BTreeSet<u32>,
     /// Programs and pins that were put back after another tool took them away.
-    healed: u64,
+    pub(super) healed: u64,
     pub(super) room: Room,
     refusals: Arc<Refusals>,
 }
@@ -68,15 +67,18 @@ impl Gate {
     pub(crate) fn new(
         mut engine: Engine,
         datapath: Datapath,
-        journal: (Journal, Vec<namegate_engine::LedgerEntry>),
+        journal: (Journal, Opened),
         directions: Directions,
         clients: Arc<ArcSwap<Clients>>,
         instruments: Instruments,
         problems: Arc<Problems>,
         audit: bool,
     ) -> Result<Self, GateError> {
-        let (journal, entries) = journal;
-        engine.restore(entries);
+        let (journal, opened) = journal;
+        engine.restore(opened.entries);
+        if let Some(error) = opened.refused {
+            problems.raise(ProblemKind::State, JOURNAL, unkept(&error));
+        }
         engine.adopt(datapath.rows()?);
         Ok(Self {
             engine,
@@ -115,41 +117,6 @@ impl Gate {
         &mut self.datapath
     }
 
-    /// Interfaces whose programs could not be attached, and why.
-    pub(crate) fn failed(&self) -> &BTreeMap<u32, String> {
-        &self.failed
-    }
-
-    /// Interfaces whose packets are judged: programs are attached, and the row of an endpoint is there. An error is that
-    /// this cannot be said for now.
-    pub(crate) fn guarded(&self) -> Result<HashSet<u32>, LoadError> {
-        let is_whole = |interface: &u32| !self.failed.contains_key(interface) && self.engine.has_interface(*interface);
-        Ok(self.datapath.attached()?.into_iter().filter(is_whole).collect())
-    }
-
-    /// Which interfaces the kernel's rows give to which endpoint, by `namespace/name`.
-    pub(crate) fn known_interfaces(&self) -> HashMap<String, Vec<u32>> {
-        let mut known: HashMap<String, Vec<u32>> = HashMap::new();
-        for (interface, key) in self.engine.interfaces() {
-            if interface != NODE_INTERFACE
-                && let Some(key) = key
-            {
-                known.entry(key.to_string()).or_default().push(interface);
-            }
-        }
-        known
-    }
-
-    /// Programs and pins that were put back after another tool took them away.
-    pub(crate) fn healed(&self) -> u64 {
-        self.healed
-    }
-
-    /// Interfaces and the directions in which they should be judged.
-    pub(crate) fn attachments(&self) -> (BTreeSet<u32>, Directions) {
-        (self.wanted.clone(), self.directions)
-    }
-
     /// What was refused to single endpoints.
     pub(crate) fn refusals(&self) -> &Refusals {
         &self.refusals
@@ -178,60 +145,6 @@ impl Gate {
         self.room.unenforced()
     }
 
-    /// Takes programs off interfaces that are not wanted any more.
-    fn leave(&mut self) {
-        const SUBJECT: &str = "links";
-        // An interface may go while programs are attached to it: then nobody misses them.
-        let wanted = &self.wanted;
-        self.failed.retain(|interface, _| *interface == NODE_INTERFACE || wanted.contains(interface));
-        let attached = match self.datapath.attached() {
-            Ok(attached) => attached,
-            Err(error) => {
-                // Who leaves is let go with the next change: until then it stays enforced.
-                return self.problems.raise(ProblemKind::Lookup, SUBJECT, Chain(&error).to_string());
-            }
-        };
-        self.problems.clear(ProblemKind::Lookup, SUBJECT);
-        for interface in attached.into_iter().filter(|interface| !self.wanted.contains(interface)) {
-            if let Err(error) = self.datapath.detach(interface) {
-                let message = format!("interface {interface} is enforced though no endpoint has it: {}", Chain(&error));
-                self.problems.raise(ProblemKind::Lookup, SUBJECT, message);
-            }
-        }
-    }
-
-    /// Puts programs back where another tool took them away, and says what is attached then.
-    pub(crate) fn heal(&mut self, interfaces: &[u32], node: bool, maps: bool) {
-        for interface in interfaces.iter().copied() {
-            if !self.wanted.contains(&interface) {
-                continue;
-            }
-            self.attach(interface);
-            self.healed += u64::from(!self.failed.contains_key(&interface));
-        }
-        if node {
-            self.guard_node();
-            self.healed += u64::from(!self.failed.contains_key(&NODE_INTERFACE));
-        }
-        if maps {
-            match self.datapath.pin_maps_again() {
-                Ok(pinned) => self.healed += pinned.len() as u64,
-                Err(error) => tracing::error!(error = %Chain(&error), "maps are not pinned"),
-            }
-        }
-    }
-
-    /// Tries once more what could not be attached.
-    pub(crate) fn attach_again(&mut self) {
-        for interface in self.failed.keys().copied().collect::<Vec<u32>>() {
-            if interface == NODE_INTERFACE {
-                self.guard_node();
-            } else {
-                self.attach(interface);
-            }
-        }
-    }
-
     /// Sends what rules limit to these proxies from now on.
     pub(crate) fn set_proxies(&mut self, proxies: Proxies) -> Vec<GateError> {
         let ops = self.engine.set_proxies(proxies);
@@ -241,40 +154,6 @@ impl Gate {
     /// Whether denials are recorded only.
     pub(crate) fn audits(&self) -> bool {
         self.audit
-    }
-
-    fn attach(&mut self, interface: u32) {
-        if self.audit && !self.engine.has_interface(interface) {
-            // Without its row the programs would close what is only to be recorded.
-            self.failed.insert(interface, "its row found no room, and an audit closes nothing".to_owned());
-            return;
-        }
-        match self.datapath.attach(interface, self.directions) {
-            Ok(()) => drop(self.failed.remove(&interface)),
-            Err(error) => {
-                let former = self.failed.insert(interface, Chain(&error).to_string());
-                // The endpoint ends: what says so is on its way.
-                if error.is_gone() {
-                    tracing::debug!(interface, "gone before programs were attached");
-                } else if former.is_none() {
-                    tracing::error!(interface, error = %Chain(&error), "programs could not be attached");
-                }
-            }
-        }
-    }
-
-    /// Attaches to the node's sockets where a rule selects the node, and only there.
-    fn guard_node(&mut self) {
-        let wanted = self.engine.node_id().is_some();
-        let guarded = if wanted { self.datapath.guard_node(self.directions) } else { self.datapath.release_node() };
-        match guarded {
-            Ok(()) => drop(self.failed.remove(&NODE_INTERFACE)),
-            Err(error) => {
-                if self.failed.insert(NODE_INTERFACE, Chain(&error).to_string()).is_none() {
-                    tracing::error!(error = %Chain(&error), wanted, "the node's own sockets");
-                }
-            }
-        }
     }
 
     /// Forgets names and closes their addresses.
@@ -293,6 +172,7 @@ impl Gate {
             if sleep.is_zero() {
                 self.tick();
             }
+            let sleep = self.journal.retries_in().map_or(sleep, |retry| retry.min(sleep));
             match served.next(sleep.min(self.room.unreported_for().unwrap_or(IDLE))) {
                 Next::Answers(Learn { answers, since, done }) => {
                     let results = self.learn(&answers);
@@ -313,22 +193,33 @@ impl Gate {
     /// Brings the journal up to date.
     pub(super) fn keep(&mut self) {
         let entries = self.engine.take_ledger();
-        if entries.is_empty() {
-            return;
-        }
-        let kept = match self.journal.append(&entries) {
-            Ok(()) if self.journal.wants_snapshot() => self.journal.replace(&self.engine.snapshot()),
-            other => other,
-        };
-        const SUBJECT: &str = "journal";
-        match kept {
-            Ok(()) => self.problems.clear(ProblemKind::State, SUBJECT),
-            Err(error) => {
-                let message = format!("the journal can't be written, a restart would forget names: {error}");
-                self.problems.raise(ProblemKind::State, SUBJECT, message);
+        let kept = if !self.journal.is_whole() {
+            if !self.journal.may_retry() {
+                return;
             }
+            self.journal.replace(&self.engine.snapshot())
+        } else if entries.is_empty() {
+            return;
+        } else {
+            match self.journal.append(&entries) {
+                Ok(()) if self.journal.wants_snapshot() => self.journal.replace(&self.engine.snapshot()),
+                other => other,
+            }
+        };
+        match kept {
+            Ok(()) => self.problems.clear(ProblemKind::State, JOURNAL),
+            Err(error) => self.problems.raise(ProblemKind::State, JOURNAL, unkept(&error)),
         }
     }
+}
+
+/// The journal among problems.
+const JOURNAL: &str = "journal";
+
+fn unkept(error: &std::io::Error) -> String {
+    format!(
+        "it can't be written, a restart would forget names: {error}. Make room in the folder `state`, or set another"
+    )
 }
 
 impl Running {

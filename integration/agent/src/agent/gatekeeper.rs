@@ -1,11 +1,14 @@
 //! Answers the API's questions from the gate, the book and the flows.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use namegate_api::{
-    CacheFilter, FlowFeed, Gatekeeper, Instruments, Refusal, Reply,
+    CacheFilter, FlowFeed, Gatekeeper, Instruments, Refusal, Reply, rfc3339,
     view::{
-        CniEndpoint, CniRegistration, Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Forgotten,
+        self, CniEndpoint, CniRegistration, Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Forgotten,
         FqdnLookup, FqdnNames, Health, LookupSource, Policy, Status, Tally,
     },
 };
@@ -21,7 +24,7 @@ use super::{
     interfaces,
     kubernetes::Kubernetes,
     openings::Checks,
-    problems::Problems,
+    problems::{ProblemKind, Problems},
     requests::RequestDesk,
     shown::{Figures, Known, interface, selectors, shown_lookup, waiting},
 };
@@ -146,12 +149,13 @@ impl Keeper {
         let figures = self.door.ask(Figures::of).await?;
         let endpoints = self.list().await?;
         let count = |state| endpoints.iter().filter(|endpoint| endpoint.state == state).count();
+        let problems = self.wrong().await;
         let page = self.book.page();
         let dns = self.proxy.tallies();
         let mut requests = self.l7.tallies();
         requests.push(("records_lost", self.requests.lost()));
         Ok(Status {
-            problems: self.problems.list(),
+            problems,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started.clone(),
             audit: self.settings.audit,
@@ -180,22 +184,43 @@ impl Keeper {
         })
     }
 
-    /// What is not well; empty where all is.
-    async fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        match tokio::time::timeout(HEALTH_TIMEOUT, self.door.ask(|gate| gate.failed().len())).await {
+    /// What is not well; empty where all is. Health and status say the same.
+    async fn wrong(&self) -> Vec<view::Problem> {
+        let mut found = Vec::new();
+        let failed = self.door.ask(|gate| gate.failed().len());
+        match tokio::time::timeout(HEALTH_TIMEOUT, failed).await {
             Ok(Ok(0)) => {}
-            Ok(Ok(failed)) => problems.push(format!("{failed} endpoints could not be guarded: see `namegate status`")),
-            Ok(Err(error)) => problems.push(error.to_string()),
-            Err(_) => problems.push(format!("the gate does not answer within {} s", HEALTH_TIMEOUT.as_secs())),
+            Ok(Ok(failed)) => found.push((ProblemKind::Attachment, "", format!("{failed} endpoints are not enforced"))),
+            Ok(Err(error)) => found.push((ProblemKind::Lookup, "agent", error.to_string())),
+            Err(_) => {
+                let message = format!("the kernel's side does not answer within {} s", HEALTH_TIMEOUT.as_secs());
+                found.push((ProblemKind::Lookup, "agent", message));
+            }
         }
         let page = self.book.page();
         if page.revision.enforced == 0 {
-            problems.push("no policy has reached the kernel yet".to_owned());
+            found.push((ProblemKind::Source, "policies", "no policy has reached the kernel yet".to_owned()));
         }
-        let listed = self.problems.list().into_iter();
-        problems.extend(listed.map(|problem| format!("{} {}: {}", problem.kind, problem.subject, problem.message)));
+        drop(page);
+        let now = rfc3339(SystemTime::now());
+        let shown = |(kind, subject, message): (ProblemKind, &str, String)| view::Problem {
+            kind: kind.text().to_owned(),
+            subject: subject.to_owned(),
+            message,
+            since: now.clone(),
+        };
+        let mut problems = self.problems.list();
+        problems.extend(found.into_iter().map(shown));
         problems
+    }
+
+    /// The same in one line each.
+    async fn problems(&self) -> Vec<String> {
+        let line = |view::Problem { kind, subject, message, .. }: view::Problem| {
+            let subject = if subject.is_empty() { subject } else { format!(" {subject}") };
+            format!("{kind}{subject}: {message}")
+        };
+        self.wrong().await.into_iter().map(line).collect()
     }
 }
 

@@ -281,9 +281,16 @@ pub(crate) fn topology(file: &EndpointsFile, facts: &Facts, interfaces: &Interfa
         addresses: node.addresses.clone(),
         local: false,
     });
+    // An address that many machines have is a known one, and nobody's: no name opens it, and no packet from it is the node's.
+    let shared = (!facts.shared.is_empty()).then(|| TopologyNode {
+        name: "host-networks".to_owned(),
+        labels: Labels::reserved("shared"),
+        addresses: facts.shared.clone(),
+        local: false,
+    });
     let mut topology = Topology {
         endpoints: told.endpoints(file, facts, interfaces),
-        nodes: std::iter::once(host).chain(others).collect(),
+        nodes: std::iter::once(host).chain(others).chain(shared).collect(),
         resolver_services: facts.resolver_services.clone(),
         services: file.services.clone(),
         more_interfaces: interfaces

@@ -1,28 +1,34 @@
 //! Policy objects of the Kubernetes API: each is one unit, read once, and kept in its last good form.
 //!
 //! An object with a mistake is refused alone; the form that was accepted last stays in force, also over a restart (a copy
-//! lies in the state directory). An object that is deleted takes its rules along.
+//! lies in the state directory). An object that is deleted takes its rules and its copy along, also while there is no agent:
+//! another object of the same name, which has another uid, begins anew.
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, HashSet},
+    path::Path,
     sync::Arc,
 };
 
-use anyhow::Context;
 use namegate_api::view::{self, DocumentState};
 use namegate_config::policy::{self, Document, Features, Parsed};
 use namegate_kubernetes::PolicyObject;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::files::{is_absent, line, refused, shown};
+use super::{
+    files::{line, refused, shown},
+    problems::Problems,
+    state::Copies,
+};
 
 /// The objects and their last good forms.
 #[derive(Debug)]
 pub(crate) struct Objects {
     /// Copies of accepted objects.
-    accepted: PathBuf,
+    accepted: Copies,
+    /// Copies of objects that were gone when the agent started are gone too.
+    swept: bool,
     /// By origin.
     known: BTreeMap<Arc<str>, Known>,
     features: Features,
@@ -32,6 +38,8 @@ pub(crate) struct Objects {
 
 #[derive(Debug)]
 struct Known {
+    /// Another object of the same name has another.
+    uid: String,
     /// What was read last.
     read: Arc<Value>,
     diagnostics: Vec<view::Diagnostic>,
@@ -40,17 +48,39 @@ struct Known {
     is_good: bool,
 }
 
+/// The copy of an object.
+#[derive(Serialize, Deserialize)]
+struct Copy {
+    uid: String,
+    object: Value,
+}
+
 impl Objects {
     /// Nothing read yet.
-    pub(crate) fn new(state: &Path, features: Features) -> anyhow::Result<Self> {
-        let accepted = state.join("accepted-objects");
-        fs::create_dir_all(&accepted).with_context(|| format!("making {}", accepted.display()))?;
-        Ok(Self { accepted, known: BTreeMap::new(), features, unsure: BTreeMap::new() })
+    pub(crate) fn new(state: &Path, features: Features, problems: Arc<Problems>) -> Self {
+        let accepted = Copies::open(state.join("accepted-objects"), problems);
+        Self { accepted, swept: false, known: BTreeMap::new(), features, unsure: BTreeMap::new() }
     }
 
-    /// Reads objects that have changed; returns all documents in force.
-    pub(crate) fn read(&mut self, objects: &[PolicyObject], said: &mut super::sources::Said) -> Vec<Arc<Document>> {
-        self.forget(objects);
+    /// Whether copies wait to be written or removed.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.accepted.is_behind()
+    }
+
+    /// Carries out what could not be before.
+    pub(crate) fn retry(&mut self) {
+        self.accepted.retry();
+    }
+
+    /// Reads objects that have changed; returns all documents in force. `is_saved` is whether the objects are those of an
+    /// earlier run: what the API server has since may be missing among them.
+    pub(crate) fn read(
+        &mut self,
+        objects: &[PolicyObject],
+        is_saved: bool,
+        said: &mut super::sources::Said,
+    ) -> Vec<Arc<Document>> {
+        self.forget(objects, is_saved);
         let mut documents = Vec::new();
         for object in objects {
             let known = self.read_one(object);
@@ -74,27 +104,30 @@ impl Objects {
         unsure.into_values().next().map_or(Ok(()), Err)
     }
 
-    fn forget(&mut self, objects: &[PolicyObject]) {
-        let listed: std::collections::HashSet<&str> = objects.iter().map(|object| &*object.origin).collect();
+    fn forget(&mut self, objects: &[PolicyObject], is_saved: bool) {
+        let listed: HashSet<&str> = objects.iter().map(|object| &*object.origin).collect();
         let gone: Vec<Arc<str>> = self.known.keys().filter(|origin| !listed.contains(&***origin)).cloned().collect();
         for origin in gone {
             self.known.remove(&origin);
-            match fs::remove_file(self.copy(&origin)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(%error, %origin, "the copy of a deleted object could not be removed");
-                }
-                _ => {}
-            }
+            self.accepted.remove(&copy_name(&origin));
+        }
+        if self.swept || is_saved {
+            return;
+        }
+        self.swept = true;
+        let names: HashSet<String> = listed.into_iter().map(copy_name).collect();
+        for former in self.accepted.names().into_iter().filter(|name| !names.contains(name)) {
+            self.accepted.remove(&former);
         }
     }
 
     fn read_one(&mut self, object: &PolicyObject) -> &Known {
-        let is_read = self
-            .known
-            .get(&object.origin)
-            .is_some_and(|known| Arc::ptr_eq(&known.read, &object.document) || known.read == object.document);
-        if !is_read {
-            let former = self.known.remove(&object.origin);
+        let is_read = |known: &Known| {
+            known.uid == object.version.0
+                && (Arc::ptr_eq(&known.read, &object.document) || known.read == object.document)
+        };
+        if !self.known.get(&object.origin).is_some_and(is_read) {
+            let former = self.known.remove(&object.origin).filter(|former| former.uid == object.version.0);
             let known = self.parse(object, former);
             self.known.insert(Arc::clone(&object.origin), known);
         }
@@ -106,49 +139,115 @@ impl Objects {
         let Parsed { documents, diagnostics } = policy::parse_with(&object.origin, &text, &self.features);
         let is_good = !diagnostics.iter().any(namegate_config::diagnostic::Diagnostic::is_error);
         let good = if is_good {
-            self.save(&object.origin, &text);
+            self.save(object);
             shared(documents)
         } else {
-            former.map_or_else(|| self.accepted(&object.origin), |former| former.good)
+            former.map_or_else(|| self.accepted(object), |former| former.good)
         };
         // Lines mean nothing to whoever wrote the object in another form.
         let told = diagnostics.iter().map(|found| view::Diagnostic { line: 0, column: 0, ..shown(found) });
-        Known { read: Arc::clone(&object.document), diagnostics: told.collect(), good, is_good }
+        let read = Arc::clone(&object.document);
+        Known { uid: object.version.0.clone(), read, diagnostics: told.collect(), good, is_good }
     }
 
-    /// The last good form from the state directory.
-    fn accepted(&mut self, origin: &Arc<str>) -> Vec<Arc<Document>> {
-        let path = self.copy(origin);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(error) => {
-                if !is_absent(&error) {
-                    let problem = format!("reading the kept copy {}: {error}", path.display());
-                    self.unsure.insert(Arc::clone(origin), problem);
-                }
-                None
-            }
-        };
-        text.map(|text| shared(policy::parse_with(origin, &text, &self.features).documents)).unwrap_or_default()
+    /// The last good form from the state directory: of this object, and of no other that had its name.
+    fn accepted(&mut self, object: &PolicyObject) -> Vec<Arc<Document>> {
+        let text = self.accepted.read(&copy_name(&object.origin)).unwrap_or_else(|error| {
+            let problem = format!("reading the kept copy of {}: {error}", object.origin);
+            self.unsure.insert(Arc::clone(&object.origin), problem);
+            None
+        });
+        let copy = text.and_then(|text| serde_json::from_str::<Copy>(&text).ok());
+        let copy = copy.filter(|copy| copy.uid == object.version.0);
+        let parsed = copy.map(|copy| policy::parse_with(&object.origin, &copy.object.to_string(), &self.features));
+        parsed.map(|parsed| shared(parsed.documents)).unwrap_or_default()
     }
 
-    fn save(&self, origin: &str, text: &str) {
-        let path = self.copy(origin);
-        if fs::read_to_string(&path).is_ok_and(|former| former == text) {
-            return;
-        }
-        let beside = path.with_extension("new");
-        if let Err(error) = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &path)) {
-            tracing::warn!(%error, origin, "the last good form of an object could not be kept");
+    fn save(&mut self, object: &PolicyObject) {
+        let copy = Copy { uid: object.version.0.clone(), object: Value::clone(&object.document) };
+        // A document of the API is one of JSON.
+        if let Ok(text) = serde_json::to_string(&copy) {
+            self.accepted.save(&copy_name(&object.origin), &text);
         }
     }
+}
 
-    /// Names of objects hold neither commas nor slashes.
-    fn copy(&self, origin: &str) -> PathBuf {
-        self.accepted.join(format!("{},json", origin.replace('/', ",")))
-    }
+/// Names of objects hold neither commas nor slashes.
+fn copy_name(origin: &str) -> String {
+    format!("{},json", origin.replace('/', ","))
 }
 
 fn shared(documents: Vec<Document>) -> Vec<Arc<Document>> {
     documents.into_iter().map(Arc::new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::sources::Said;
+
+    fn object(uid: &str, selector: &str) -> PolicyObject {
+        let document = serde_json::json!({
+            "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {selector: {}, "egress": [{"toEntities": ["world"]}]},
+        });
+        PolicyObject {
+            origin: "CiliumNetworkPolicy shop/web".into(),
+            document: Arc::new(document),
+            version: (uid.to_owned(), 1),
+        }
+    }
+
+    const GOOD: &str = "endpointSelector";
+    const BAD: &str = "endpointSelektor";
+
+    fn objects(folder: &Path) -> Objects {
+        Objects::new(folder, crate::agent::FEATURES, Arc::default())
+    }
+
+    /// How many documents are in force.
+    fn count(objects: &mut Objects, listed: &[PolicyObject], is_saved: bool) -> usize {
+        objects.read(listed, is_saved, &mut Said::default()).len()
+    }
+
+    #[test]
+    fn a_mistake_keeps_the_last_good_form_also_over_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = objects(folder.path());
+        assert_eq!(count(&mut first, &[object("1", GOOD)], false), 1);
+        assert_eq!(count(&mut first, &[object("1", BAD)], false), 1);
+        assert_eq!(count(&mut objects(folder.path()), &[object("1", BAD)], false), 1);
+    }
+
+    #[test]
+    fn a_deleted_object_stays_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = objects(folder.path());
+        assert_eq!(count(&mut first, &[object("1", GOOD)], false), 1);
+        assert_eq!(count(&mut first, &[], false), 0);
+        assert_eq!(count(&mut first, &[object("2", BAD)], false), 0, "one of the same name");
+        assert_eq!(count(&mut objects(folder.path()), &[object("2", BAD)], false), 0, "after a restart");
+    }
+
+    #[test]
+    fn one_that_was_deleted_between_two_looks_stays_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = objects(folder.path());
+        assert_eq!(count(&mut first, &[object("1", GOOD)], false), 1);
+        assert_eq!(count(&mut first, &[object("2", BAD)], false), 0);
+        assert_eq!(count(&mut first, &[object("1", GOOD)], false), 1);
+        assert_eq!(count(&mut objects(folder.path()), &[object("2", BAD)], false), 0, "while there was no agent");
+    }
+
+    #[test]
+    fn one_that_was_deleted_while_there_was_no_agent_stays_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(count(&mut objects(folder.path()), &[object("1", GOOD)], false), 1);
+        let mut saved = objects(folder.path());
+        assert_eq!(count(&mut saved, &[], true), 0, "what an earlier run saved says nothing of copies");
+        assert_eq!(count(&mut saved, &[object("1", BAD)], false), 1);
+        assert_eq!(count(&mut objects(folder.path()), &[], false), 0);
+        assert_eq!(count(&mut objects(folder.path()), &[object("1", BAD)], false), 0);
+    }
 }

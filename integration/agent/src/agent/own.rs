@@ -1,22 +1,23 @@
-//! The machine's own addresses: names never open them, and rules for the node mean them.
+//! The machine's own addresses: names never open them, and rules for the node mean them. Broadcast and anycast addresses of
+//! its networks open by no name either, and nothing that comes from one counts as the node's.
 
 use std::{collections::HashSet, net::IpAddr};
 
 use namegate_config::endpoints::EndpointsFile;
 use namegate_loader::netns::Own;
 
-/// Adds the machine's addresses to those of the host, but for `taken` ones: those of services. Broadcast and anycast
-/// addresses that the file gives to another stay that one's.
-pub(crate) fn add(endpoints: &mut EndpointsFile, own: &Own, taken: &HashSet<IpAddr>) {
-    let of_endpoints = endpoints.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-    let of_nodes = endpoints.nodes.iter().flat_map(|node| &node.addresses);
-    let listed: HashSet<IpAddr> = of_endpoints.chain(of_nodes).map(IpAddr::to_canonical).collect();
-    let shared = own.shared.iter().filter(|address| !listed.contains(address));
-    let added = own.addresses.iter().chain(shared).filter(|address| !taken.contains(address));
+/// Adds the machine's addresses to those of the host, but for `taken` ones. Gives its broadcast and anycast addresses, but
+/// for those that the file gives to another.
+pub(crate) fn add(endpoints: &mut EndpointsFile, own: &Own, taken: &HashSet<IpAddr>) -> Vec<IpAddr> {
+    let added = own.addresses.iter().filter(|address| !taken.contains(address));
     let mut addresses: Vec<IpAddr> = endpoints.host.addresses.iter().chain(added).copied().collect();
     let mut seen = HashSet::new();
     addresses.retain(|address| seen.insert(address.to_canonical()));
     endpoints.host.addresses = addresses;
+    let of_endpoints = endpoints.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    let of_nodes = endpoints.nodes.iter().flat_map(|node| &node.addresses);
+    seen.extend(of_endpoints.chain(of_nodes).map(IpAddr::to_canonical));
+    own.shared.iter().filter(|address| !seen.contains(address) && !taken.contains(address)).copied().collect()
 }
 
 /// Addresses that the file itself gives to somebody: endpoints and services.
@@ -40,8 +41,9 @@ mod tests {
             shared: set(&["192.0.2.15", "192.0.2.31", "2001:db8::"]),
         };
         let taken = listed(&file);
-        add(&mut file, &own, &taken);
-        let have: Vec<String> = file.host.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(have, ["192.0.2.1", "192.0.2.2", "2001:db8::1", "192.0.2.31", "2001:db8::"]);
+        let shared = add(&mut file, &own, &taken);
+        let shown = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(&file.host.addresses), ["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
+        assert_eq!(shown(&shared), ["192.0.2.31", "2001:db8::"]);
     }
 }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -17,15 +16,12 @@ use namegate_api::view::Diagnostic;
 use namegate_config::{policy::Features, rule::Direction, settings::Settings};
 use namegate_engine::{Change, DividedPort};
 use namegate_loader::links::LinkWatch;
-use notify::{
-    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode},
-};
 
 use super::{
     attachments::Attachments,
     book::Book,
     cluster::Cluster,
+    file_watch::FileWatch,
     files::UNREADABLE,
     gate::{Door, Gate},
     interfaces::{self, Interfaces},
@@ -43,23 +39,23 @@ const PERIOD: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the thread wakes.
-enum Wake {
+pub(crate) enum Wake {
     /// A file, an interface or something in Kubernetes has changed.
     Changed,
     /// The agent ends.
     Stop,
 }
 
-/// The running thread; the watcher lives as long.
+/// The running thread.
 pub(crate) struct Reloader {
     wake: Sender<Wake>,
     thread: JoinHandle<()>,
-    _watcher: RecommendedWatcher,
 }
 
 /// What the thread works with.
 struct Work {
     sources: Sources,
+    watch: FileWatch,
     door: Door,
     book: Arc<Book>,
     problems: Arc<Problems>,
@@ -91,10 +87,14 @@ impl Reloader {
         let asked = |error| anyhow::anyhow!("asking what the kernel holds: {error}");
         let known = door.ask_blocking(|gate| (gate.known_interfaces(), gate.datapath().inspector())).map_err(asked)?;
         let (interfaces, inspector) = known;
-        let mut sources = Sources::new(settings, features, cluster)?;
+        let mut sources = Sources::new(settings, features, cluster, &problems);
         sources.begin(interfaces);
+        let (wake, woken) = channel();
+        // Watched before each reading: no change falls between.
+        let watch = FileWatch::new(sources.paths(), wake.clone())?;
         let mut work = Work {
             sources,
+            watch,
             attachments: Attachments::new(inspector, door.clone(), Arc::clone(&problems), Arc::clone(&book)),
             next: Instant::now(),
             door,
@@ -107,13 +107,10 @@ impl Reloader {
             refused: Vec::new(),
             closed: BTreeMap::new(),
         };
-        let (wake, woken) = channel();
-        // Watched before the first reading: no change falls between.
-        let watcher = watch(work.sources.paths(), wake.clone())?;
         work.reload();
         work.attachments.inspect(work.sources.found());
         let thread = std::thread::Builder::new().name("files".to_owned()).spawn(move || serve(work, &woken))?;
-        Ok(Self { wake, thread, _watcher: watcher })
+        Ok(Self { wake, thread })
     }
 
     /// A function that makes the thread look again.
@@ -178,7 +175,8 @@ impl Work {
 
     fn reload(&mut self) {
         let start = Instant::now();
-        let is_whole = self.read_and_carry_out(start);
+        self.watch.refresh();
+        let is_whole = self.read_and_carry_out(start) && self.watch.is_whole() && !self.sources.is_behind();
         self.next = Instant::now() + if is_whole { PERIOD } else { RETRY };
     }
 
@@ -194,6 +192,7 @@ impl Work {
             }
         };
         self.problems.clear(ProblemKind::Lookup, READING);
+        self.sources.raise(&reading, &self.problems);
         let interfaces = self.sources.found().interfaces.clone();
         let read = start.elapsed();
         if self.last.as_ref().is_none_or(|(last, seen)| *last != reading || *seen != interfaces) {
@@ -332,44 +331,6 @@ fn tell(diagnostics: &[Diagnostic]) {
         let Diagnostic { file, line, column, field, message, .. } = found;
         tracing::warn!(file, line, column, field, "{message}");
     }
-}
-
-/// Watches the folder of policies and that of the endpoints file.
-fn watch(
-    (policies, endpoints): (Option<&Path>, Option<&Path>),
-    wake: Sender<Wake>,
-) -> anyhow::Result<RecommendedWatcher> {
-    let inside = policies.map(absolute).transpose()?;
-    let file = endpoints.map(absolute).transpose()?;
-    let folders: Vec<PathBuf> =
-        inside.iter().cloned().chain(file.as_deref().and_then(Path::parent).map(Path::to_owned)).collect();
-    let told = move |event: notify::Result<Event>| {
-        let matters = event.as_ref().map_or(true, |event| is_change(event, inside.as_deref(), file.as_deref()));
-        if matters {
-            // The thread may have ended.
-            let _ = wake.send(Wake::Changed);
-        }
-    };
-    let mut watcher = notify::recommended_watcher(told).context("watching files")?;
-    for folder in folders {
-        watcher
-            .watch(&folder, RecursiveMode::NonRecursive)
-            .with_context(|| format!("watching {}; make the folder, or set another", folder.display()))?;
-    }
-    Ok(watcher)
-}
-
-fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("reading the path {}", path.display()))
-}
-
-/// Reading a file is an event too, and no change.
-fn is_change(event: &Event, policies: Option<&Path>, endpoints: Option<&Path>) -> bool {
-    let is_read = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
-    // A mounted configuration is replaced by moving a link whose name starts with two dots.
-    let is_link = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".."));
-    let is_ours = |path: &Path| policies.is_some_and(|folder| path.parent() == Some(folder)) || endpoints == Some(path);
-    !is_read && event.paths.iter().any(|path| is_ours(path) || is_link(path))
 }
 
 /// Calls `nudge` whenever an interface or an address comes or goes. Where that cannot be followed it is tried again, and

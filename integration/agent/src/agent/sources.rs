@@ -11,10 +11,11 @@ use namegate_kubernetes::{PolicyObject, Report, Snapshot, Who};
 
 use super::{
     cluster::Cluster,
-    files::Files,
+    files::{self, Files, UNREADABLE},
     interfaces::{Adopted, Finder, Found, Interfaces, Machine},
     objects::Objects,
     own,
+    problems::{ProblemKind, Problems},
 };
 use namegate_api::view;
 use namegate_config::{
@@ -64,6 +65,8 @@ struct Joined {
 /// What the policies of one reading came to, for the next where none has changed.
 struct Translated {
     policies: Arc<[PolicyObject]>,
+    /// Whether they are those of an earlier run.
+    is_saved: bool,
     /// What was said of the files.
     of_files: Said,
     catalog: Catalog,
@@ -94,7 +97,7 @@ pub(crate) struct Said {
     pub(crate) diagnostics: Vec<view::Diagnostic>,
 }
 
-/// What Kubernetes knows of the endpoints.
+/// What Kubernetes and the machine know of the endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// `namespace/name` of the pods of this node, guarded or not yet.
@@ -109,15 +112,22 @@ pub(crate) struct Facts {
     pub(crate) resolver_services: Vec<IpAddr>,
     /// Addresses of the API server.
     pub(crate) api_servers: Vec<IpAddr>,
+    /// Broadcast and anycast addresses of this machine's networks.
+    pub(crate) shared: Vec<IpAddr>,
 }
 
 impl Sources {
     /// Nothing read yet.
-    pub(crate) fn new(settings: &Settings, features: Features, cluster: Option<Cluster>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        settings: &Settings,
+        features: Features,
+        cluster: Option<Cluster>,
+        problems: &Arc<Problems>,
+    ) -> Self {
         let (policies, endpoints) = (settings.policies.clone(), settings.endpoints.clone());
-        Ok(Self {
-            files: Files::new(policies, endpoints, &settings.state, features)?,
-            objects: Objects::new(&settings.state, features)?,
+        Self {
+            files: Files::new(policies, endpoints, &settings.state, features, Arc::clone(problems)),
+            objects: Objects::new(&settings.state, features, Arc::clone(problems)),
             cluster,
             read: None,
             joined: None,
@@ -127,7 +137,28 @@ impl Sources {
             found: Found::default(),
             own: None,
             failed: BTreeMap::new(),
-        })
+        }
+    }
+
+    /// Whether copies of what is in force wait to be written or removed.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.files.is_behind() || self.objects.is_behind()
+    }
+
+    /// Raises mistakes in the endpoints file: its last good form is in force, and not what it says.
+    pub(crate) fn raise(&self, reading: &Reading, problems: &Problems) {
+        const SUBJECT: &str = "file ";
+        let endpoints = self.files.paths().1.map(|path| path.display().to_string());
+        let is_wrong = |one: &&view::Diagnostic| {
+            let of_endpoints = one.severity == view::Severity::Error && endpoints.as_deref() == Some(&*one.file);
+            of_endpoints && one.code != UNREADABLE
+        };
+        let wrong = reading.said.diagnostics.iter().filter(is_wrong).map(|one| {
+            let place = if one.line == 0 { String::new() } else { format!("line {}: ", one.line) };
+            let message = format!("{place}{}; the last good form stays in force", one.message);
+            (format!("{SUBJECT}{}", one.file), message)
+        });
+        problems.replace(ProblemKind::Source, SUBJECT, wrong);
     }
 
     /// Takes over which interfaces the kernel's rows give to which endpoint.
@@ -180,6 +211,8 @@ impl Sources {
             },
             None => None,
         };
+        let is_saved = snapshot.as_ref().is_some_and(|snapshot| snapshot.saved);
+        self.objects.retry();
         let own = self.own_addresses()?;
         let mut reading = Reading::default();
         let mut said = Said::default();
@@ -196,7 +229,8 @@ impl Sources {
             self.read = Some(snapshot);
         } else {
             let taken = own::listed(&listed);
-            own::add(&mut listed, &own, &taken);
+            let shared = own::add(&mut listed, &own, &taken);
+            reading.facts = Arc::new(Facts { shared, ..Facts::default() });
             reading.endpoints = Arc::new(listed);
             self.found = self.finder.find(&mut Machine::default(), &reading.endpoints, &reading.facts.adopted);
         }
@@ -205,10 +239,12 @@ impl Sources {
         let is_same = |last: &Translated| {
             documents.is_empty()
                 && Arc::ptr_eq(&last.policies, &policies)
+                && last.is_saved == is_saved
                 && (&last.of_files, &last.catalog, last.is_closed) == (&said, &catalog, is_closed)
         };
         let translated = self.translated.take().filter(is_same);
-        let translated = translated.unwrap_or_else(|| self.translate(documents, policies, said, catalog, is_closed));
+        let translated =
+            translated.unwrap_or_else(|| self.translate(documents, (policies, is_saved), said, catalog, is_closed));
         self.objects.is_sure()?;
         reading.rules = Arc::clone(&translated.rules);
         reading.said = Arc::clone(&translated.said);
@@ -250,7 +286,7 @@ impl Sources {
     fn translate(
         &mut self,
         of_folder: Vec<Document>,
-        policies: Arc<[PolicyObject]>,
+        (policies, is_saved): (Arc<[PolicyObject]>, bool),
         of_files: Said,
         catalog: Catalog,
         is_closed: bool,
@@ -258,15 +294,15 @@ impl Sources {
         let mut said = of_files.clone();
         let mut documents: Vec<Arc<Document>> = of_folder.into_iter().map(Arc::new).collect();
         if self.cluster.is_some() {
-            documents.extend(self.objects.read(&policies, &mut said));
+            documents.extend(self.objects.read(&policies, is_saved, &mut said));
         }
         let policy::Translated { mut rules, diagnostics } = policy::translate(&documents, &catalog);
-        said.diagnostics.extend(diagnostics.iter().map(super::files::shown));
+        said.diagnostics.extend(diagnostics.iter().map(files::shown));
         count_rules(&mut said, &rules);
         if is_closed {
             rules.extend(CLOSED.iter().cloned());
         }
-        Translated { policies, of_files, catalog, is_closed, rules: rules.into(), said: Arc::new(said) }
+        Translated { policies, is_saved, of_files, catalog, is_closed, rules: rules.into(), said: Arc::new(said) }
     }
 }
 

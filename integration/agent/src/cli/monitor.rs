@@ -19,7 +19,7 @@ pub(crate) async fn run(client: &Client, args: &MonitorArgs) -> anyhow::Result<O
     let mut lines = client.lines(&path("/v1/flows", &parameters)).await?;
     while let Some(line) = lines.next().await? {
         match args.form.output {
-            Output::Json => output::text(&(line + "\n"))?,
+            Output::Json => output::text(&(output::escaped_json(&line) + "\n"))?,
             Output::Table => output::text(&read(&line)?)?,
         }
     }
@@ -33,7 +33,7 @@ fn read(line: &str) -> anyhow::Result<String> {
     if let Ok(Lost { lost }) = serde_json::from_str(line) {
         return Ok(format!("{}{lost} flows came too fast to be told{}\n", style::NOTE, style::RESET));
     }
-    Ok(flow_line(&serde_json::from_str(line)?) + "\n")
+    Ok(flow_line(&output::shown(&serde_json::from_str::<Flow>(line)?)?) + "\n")
 }
 
 /// A flow in one line: time, verdict, who, whom, port, rule and reason.
@@ -183,6 +183,35 @@ mod tests {
         ] {
             assert_eq!(plain(&flow), want);
         }
+    }
+
+    #[test]
+    fn a_flow_steers_no_terminal() {
+        let http = HttpRequest {
+            method: "GET".into(),
+            path: "/\x1b]0;title\x07\u{9b}2J".into(),
+            host: "a\u{202e}.io".into(),
+            code: 403,
+            latency_ms: 0.5,
+        };
+        let peer = FlowPeer { fqdns: vec!["\x1b[8m.example".into()], ..flow().peer };
+        let flow = Flow { http: Some(http), peer, rule: Some("x\r\ny".into()), ..flow() };
+        let line = read(&serde_json::to_string(&flow).unwrap()).unwrap();
+        let line = line.strip_suffix('\n').unwrap();
+        // Its own colours are of the form `ESC [ digits m`.
+        let end = "GET a\\u{202e}.io/\\u{1b}]0;title\\u{7}\\u{9b}2J 403: no rule allows it (x\\r\\ny)";
+        assert!(line.ends_with(end), "{line:?}");
+        assert!(line.contains("\\u{1b}[8m.example"), "{line:?}");
+        assert_eq!(line.matches('\x1b').count(), anstream_codes(line), "{line:?}");
+    }
+
+    /// How many sequences that colour text there are.
+    fn anstream_codes(line: &str) -> usize {
+        [style::ERROR.to_string(), style::RESET.to_string()]
+            .iter()
+            .map(|code| code.matches('\x1b').count())
+            .sum::<usize>()
+            * usize::from(line.contains('\x1b'))
     }
 
     #[test]

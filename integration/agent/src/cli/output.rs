@@ -3,15 +3,49 @@
 use std::io::Write;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
-use namegate_config::diagnostic::Diagnostic;
-use serde::Serialize;
+use namegate_config::{
+    diagnostic::Diagnostic,
+    printable::{is_control, printable},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 /// Prints the value as indented JSON.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
+    let mut text = escaped_json(&serde_json::to_string_pretty(value)?);
     text.push('\n');
     anstream::stdout().write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// JSON in which control characters that JSON lets stand are escapes: they can be nowhere but in its texts.
+pub(crate) fn escaped_json(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_control(character) && character != '\n' {
+            // All are below 65,536 (RFC 8259 section 7).
+            escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+/// The same value with texts that steer no terminal.
+pub(crate) fn shown<T: Serialize + DeserializeOwned>(value: &T) -> anyhow::Result<T> {
+    Ok(serde_json::from_value(printable_texts(serde_json::to_value(value)?))?)
+}
+
+fn printable_texts(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(printable(&text).into_owned()),
+        Value::Array(items) => items.into_iter().map(printable_texts).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(key, value)| (printable(&key).into_owned(), printable_texts(value))).collect()
+        }
+        other => other,
+    }
 }
 
 /// Prints text, its colours only on a terminal.
@@ -29,7 +63,7 @@ pub(crate) fn drawn<'d>(diagnostics: impl IntoIterator<Item = &'d Diagnostic>) -
     let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
     let mut text = String::new();
     for diagnostic in diagnostics {
-        handler.render_report(&mut text, diagnostic)?;
+        handler.render_report(&mut text, &diagnostic.printable())?;
         text.push('\n');
     }
     Ok(text)
@@ -52,6 +86,16 @@ pub(crate) fn table<const N: usize>(headings: &[&str; N], rows: impl IntoIterato
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_steer_no_terminal() {
+        let value = serde_json::json!({"path": "/\x1b[2J\u{9b}31m", "names": ["\u{202e}a\nb"], "count": 2});
+        let want = serde_json::json!({"path": "/\\u{1b}[2J\\u{9b}31m", "names": ["\\u{202e}a\\nb"], "count": 2});
+        assert_eq!(shown(&value).unwrap(), want);
+        let json = escaped_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(!json.chars().any(|character| is_control(character) && character != '\n'), "{json:?}");
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), value);
+    }
 
     #[test]
     fn columns_stand_below_their_headings() {

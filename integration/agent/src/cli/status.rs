@@ -15,7 +15,7 @@ pub(crate) async fn run(client: &Client, form: Output) -> anyhow::Result<Outcome
     let status: Status = client.get("/v1/status").await?;
     match form {
         Output::Json => output::json(&status)?,
-        Output::Table => output::text(&page(&status)?)?,
+        Output::Table => output::text(&page(&output::shown(&status)?)?)?,
     }
     Ok(Outcome::Good)
 }

@@ -25,8 +25,14 @@ const PINS: &str = "/sys/fs/bpf";
 /// Its name, with the number of the process.
 const FOLDER: &str = "namegate-trial-";
 /// Sizes of the maps.
-const LIMITS: MapLimits =
-    MapLimits { addresses: 8_192, policy_rows: 65_536, cidrs: 4_096, flows: 65_536, endpoints: 1_024 };
+const LIMITS: MapLimits = MapLimits {
+    addresses: 8_192,
+    policy_rows: 65_536,
+    cidrs: 4_096,
+    flows: 65_536,
+    flows_per_endpoint: 8_192,
+    endpoints: 1_024,
+};
 /// Rows with a TTL are written anew where the machine's clock has gone on for longer than this.
 const DRIFT_NS: u64 = 50_000_000;
 

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use namegate_testbed::dns::DnsFailure;
+use namegate_testbed::proto::op::ResponseCode;
 use namegate_testbed::proto::rr::RecordType;
-use namegate_testbed::{Client, ECHO_PORT, Task, World, client};
+use namegate_testbed::{Client, ECHO_PORT, Failure, Task, World, client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -18,7 +19,7 @@ use crate::ground::{ALPHA, API_NAME, BETA, TLS_NAME, WEB_NAME};
 const PAUSE: Duration = Duration::from_millis(100);
 /// Waiting time for each step: several retransmissions of TCP.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A resolver is asked again after this, once: `resolv.conf(5)` has the same.
+/// A resolver is asked again after this, or after a failure of its, once: `resolv.conf(5)` has two attempts.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
 /// Longer than a frame, so that it comes in fragments.
 const LONG_BYTES: usize = 3_000;
@@ -45,6 +46,8 @@ pub(crate) struct Tally {
     pub(crate) requests: Count,
     pub(crate) denials: Count,
     pub(crate) restarts: Count,
+    /// Look-ups that were asked a second time.
+    pub(crate) again: u64,
     /// Look-ups, microseconds.
     pub(crate) latency: Histogram<u64>,
     /// What failed, word for word.
@@ -61,6 +64,7 @@ impl Tally {
             requests: none,
             denials: none,
             restarts: none,
+            again: 0,
             latency: Histogram::new_with_max(LATENCY_MAX, 3)?,
             words: Vec::new(),
         })
@@ -182,7 +186,8 @@ impl Actor {
     async fn look_up(&self, record_type: RecordType) -> Option<IpAddr> {
         let began = Instant::now();
         let mut found = self.client.lookup_type(API_NAME, record_type).await;
-        if found.as_ref().is_err_and(|failure| *failure == DnsFailure::Timeout) {
+        if found.as_ref().is_err_and(is_passing) {
+            lock(&self.tally).again += 1;
             found = self.client.lookup_type(API_NAME, record_type).await;
         }
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(LATENCY_MAX);
@@ -232,7 +237,11 @@ impl Actor {
     }
 
     async fn request(&self, url: &str, want: u16) {
-        let visit = self.client.get(url).await;
+        let mut visit = self.client.get(url).await;
+        if matches!(&visit.outcome, Err(Failure::Dns(failure)) if is_passing(failure)) {
+            lock(&self.tally).again += 1;
+            visit = self.client.get(url).await;
+        }
         let outcome = match visit.outcome {
             Ok(page) if page.status == want => Ok(()),
             Ok(page) => Err(format!("{url}: {} for {want}", page.status)),
@@ -241,6 +250,11 @@ impl Actor {
         let is_denial = want == 403;
         self.note("request", |tally| if is_denial { &mut tally.denials } else { &mut tally.requests }, outcome);
     }
+}
+
+/// A failure after which a stub resolver asks again.
+fn is_passing(failure: &DnsFailure) -> bool {
+    matches!(failure, DnsFailure::Timeout | DnsFailure::Code(ResponseCode::ServFail))
 }
 
 async fn speak(stream: &mut TcpStream) -> Result<(), String> {

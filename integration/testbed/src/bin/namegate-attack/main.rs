@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
+use namegate_testbed::proto::rr::RecordType;
 use namegate_testbed::{Agent, World};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -85,6 +86,9 @@ fn run(report: &mut Report, length: Duration) -> Result<()> {
     let mut agent = Agent::start(&world, &ground::options())?;
     let before = Honest::once(&world)?;
     ensure!(before.words.is_empty(), "before the attack: {}", before.words.join("; "));
+    // QUIC to the address of a bound name is held until the name in it is known; without this look-up it is only denied.
+    let bound = world.pod(ground::ENDPOINT).lookup(ground::BOUND_NAME, RecordType::A);
+    bound.with_context(|| format!("looking up {}", ground::BOUND_NAME))?;
     let seen = attack(report, &world, &agent, length)?;
     rows::judge(report, &seen);
     recover(report, &world, &mut agent)

@@ -20,6 +20,27 @@ const REFUSALS: &[Refusal] = &[
     Refusal { what: "packets that no rule allows", any: &[&["packets_total", "default-deny"]] },
     Refusal { what: "packets from others' addresses", any: &[&["packets_total", "spoofed-source"]] },
     Refusal { what: "fragments without a first one", any: &[&["packets_total", "fragment-alone"]] },
+    Refusal {
+        what: "forged ARP and neighbour discovery",
+        any: &[&["packets_total", "forged-neighbour"], &["packets_total", "neighbour-form"]],
+    },
+    Refusal { what: "idle connections of the layer 7 proxy", any: &[&["refused_total", "limits.l7Connections"]] },
+    Refusal { what: "idle DNS clients over TCP", any: &[&["refused_total", "dns clients over TCP"]] },
+    Refusal {
+        what: "unfinished first packets of QUIC",
+        any: &[
+            &["refused_total", "held datagrams"],
+            &["refused_total", "copies of handshakes"],
+            &["refused_total", "handshakes"],
+            &["name_checks_total", "refused"],
+            &["name_checks_total", "unread"],
+        ],
+    },
+    Refusal { what: "names beyond the bound of an endpoint", any: &[&["refused_total", "dns.namesPerEndpointMax"]] },
+    Refusal { what: "prefixes beyond the map", any: &[&["refused_total", "limits.cidrs"]] },
+    Refusal { what: "answers with addresses of pods and nodes", any: &[&["refused_total", "addresses of pods"]] },
+    Refusal { what: "answers with special addresses", any: &[&["dns_messages_total", "special_address"]] },
+    Refusal { what: "answers that are broken", any: &[&["dns_messages_total", "malformed_answer"]] },
 ];
 
 /// How many acts failed.
@@ -72,6 +93,7 @@ fn honest(report: &mut Report, tally: &Tally) {
     }
     let at = |quantile| format_ms(tally.latency.value_at_quantile(quantile));
     let most = format_ms(tally.latency.max());
+    report.value("honest look-ups that were asked a second time", &tally.again.to_string());
     report.value("latency of honest look-ups", &format!("p50 {}, p99 {}, max {most}", at(0.5), at(0.99)));
 }
 
@@ -84,7 +106,7 @@ fn refusals(report: &mut Report, seen: &Seen) {
     for refusal in REFUSALS {
         let grown: Vec<_> = refusal.any.iter().flat_map(|texts| seen.grown.with(texts)).collect();
         let sum: f64 = grown.iter().map(|(_, by)| by).sum();
-        report.row(&format!("counted: {}", refusal.what), "some", &format!("{sum}"), sum > 0.0);
+        report.row(&format!("counted: {}", refusal.what), "some", &format!("{}", sum.max(0.0)), sum > 0.0);
     }
 }
 

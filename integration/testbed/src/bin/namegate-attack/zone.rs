@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 
 use crate::far::NODE_PORT;
 use crate::flood::End;
-use crate::ground::{ALPHA, BETA, BOUND_NAME, ENDPOINT};
+use crate::ground::{ALPHA, BETA, ENDPOINT};
 use crate::tag::{denied, passing};
 
 /// The domain that this zone answers for; a rule of the hostile endpoint selects it.
@@ -133,8 +133,6 @@ fn special() -> Vec<IpAddr> {
 async fn ask(client: &client::Client, zone: &Zone, end: &End) {
     // Addresses whose TTL was nothing, with the moment of their answer.
     let mut brief: Vec<(Instant, IpAddr)> = Vec::new();
-    // QUIC to its address is held until its name is known; without the name it would be denied by address.
-    let _ = client.lookup_type(BOUND_NAME, RecordType::A).await;
     for number in 0_u64.. {
         if end.is_set() {
             return;
