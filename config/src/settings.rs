@@ -390,6 +390,7 @@ limits:
   policyRows: 2
   cidrs: 3
   flows: 4
+  flowsPerEndpoint: 8
   endpoints: 5
   l7Connections: 6
   l7ConnectionsPerEndpoint: 7
