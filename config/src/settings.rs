@@ -56,6 +56,8 @@ pub struct Kubernetes {
 }
 
 /// Rows of the kernel's maps. A full map refuses new rows.
+///
+/// The shares and the reserve are `None` where they follow from the size of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Addresses of pods, nodes and learned names.
@@ -74,6 +76,14 @@ pub struct Limits {
     pub l7_connections: u32,
     /// Of them, those of one endpoint.
     pub l7_connections_per_endpoint: u32,
+    /// Rows of `addresses` that learned addresses leave to endpoints, nodes and services.
+    pub addresses_reserved: Option<u32>,
+    /// Learned addresses that one endpoint may have.
+    pub addresses_per_endpoint: Option<u32>,
+    /// Prefixes that the policies of one namespace may have.
+    pub cidrs_per_namespace: Option<u32>,
+    /// Rows for compiled rules that the endpoints of one namespace may have.
+    pub policy_rows_per_namespace: Option<u32>,
 }
 
 impl Default for Limits {
@@ -87,8 +97,41 @@ impl Default for Limits {
             endpoints: 4_096,
             l7_connections: 16_384,
             l7_connections_per_endpoint: 4_096,
+            addresses_reserved: None,
+            addresses_per_endpoint: None,
+            cidrs_per_namespace: None,
+            policy_rows_per_namespace: None,
         }
     }
+}
+
+impl Limits {
+    /// Rows that learned addresses leave free: a quarter where nothing else is set.
+    pub fn reserved_addresses(&self) -> u32 {
+        self.addresses_reserved.unwrap_or(self.addresses / 4)
+    }
+
+    /// Learned addresses of one endpoint: an eighth of what is not reserved where nothing else is set.
+    pub fn endpoint_addresses(&self) -> u32 {
+        let learned = self.addresses.saturating_sub(self.reserved_addresses());
+        self.addresses_per_endpoint.unwrap_or_else(|| share(learned, 8))
+    }
+
+    /// Prefixes of one namespace: a quarter where nothing else is set.
+    pub fn namespace_cidrs(&self) -> u32 {
+        self.cidrs_per_namespace.unwrap_or_else(|| share(self.cidrs, 4))
+    }
+
+    /// Policy rows of one namespace: a quarter where nothing else is set.
+    pub fn namespace_policy_rows(&self) -> u32 {
+        self.policy_rows_per_namespace.unwrap_or_else(|| share(self.policy_rows, 4))
+    }
+}
+
+/// A part of a map, not less than what an ordinary tenant needs as far as the map has it.
+fn share(rows: u32, part: u32) -> u32 {
+    const SHARE_MIN: u32 = 1_024;
+    (rows / part).max(SHARE_MIN.min(rows))
 }
 
 /// Reads the settings file; `file_name` stands in the diagnostics.
@@ -219,6 +262,8 @@ fn word<T: Copy>(reader: &mut Reader<'_>, object: &Object<'_>, key: &str, chosen
 fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
     const ROWS_MAX: u32 = 1 << 24;
     const CONNECTIONS_MAX: u32 = 1 << 20;
+    const SHARES: [&str; 4] =
+        ["addressesReserved", "addressesPerEndpoint", "cidrsPerNamespace", "policyRowsPerNamespace"];
     const KEYS: [&str; 8] = [
         "addresses",
         "policyRows",
@@ -229,7 +274,7 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
         "l7Connections",
         "l7ConnectionsPerEndpoint",
     ];
-    let object = reader.object(value, &KEYS)?;
+    let object = reader.object(value, &[&KEYS[..], &SHARES].concat())?;
     let mut limits = Limits::default();
     numbers(
         reader,
@@ -245,6 +290,14 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
             ("l7ConnectionsPerEndpoint", &mut limits.l7_connections_per_endpoint, 1..=CONNECTIONS_MAX),
         ],
     );
+    let mut shares = SHARES.map(|key| {
+        let least = u32::from(key != "addressesReserved");
+        object.get(key).and_then(|value| reader.integer(&value, least..=ROWS_MAX))
+    });
+    limits.addresses_reserved = shares[0].take();
+    limits.addresses_per_endpoint = shares[1].take();
+    limits.cidrs_per_namespace = shares[2].take();
+    limits.policy_rows_per_namespace = shares[3].take();
     Some(limits)
 }
 
@@ -332,7 +385,19 @@ dns:
   pendingMax: 60
   pendingPerEndpointMax: 50
   workers: 2
-limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, flowsPerEndpoint: 8, endpoints: 5, l7Connections: 6, l7ConnectionsPerEndpoint: 7}
+limits:
+  addresses: 1
+  policyRows: 2
+  cidrs: 3
+  flows: 4
+  flowsPerEndpoint: 8
+  endpoints: 5
+  l7Connections: 6
+  l7ConnectionsPerEndpoint: 7
+  addressesReserved: 8
+  addressesPerEndpoint: 9
+  cidrsPerNamespace: 10
+  policyRowsPerNamespace: 11
 ";
 
     #[test]
@@ -380,6 +445,10 @@ limits: {addresses: 1, policyRows: 2, cidrs: 3, flows: 4, flowsPerEndpoint: 8, e
                 endpoints: 5,
                 l7_connections: 6,
                 l7_connections_per_endpoint: 7,
+                addresses_reserved: Some(8),
+                addresses_per_endpoint: Some(9),
+                cidrs_per_namespace: Some(10),
+                policy_rows_per_namespace: Some(11),
             },
         };
         assert_eq!(settings, want);

@@ -93,9 +93,15 @@ pub struct Suspicion {
 /// Why the gate does not hold an answer. The client gets SERVFAIL with these words as extended error (RFC 8914).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotInstalled {
-    /// A map or another bound is full.
+    /// A map or another bound is full, or the endpoint is closed since its policy found no room.
     #[error("the gate has no room for the addresses of this answer")]
     Full,
+    /// The answer has more addresses than one name may have.
+    #[error("this answer has more addresses than `dns.addressesPerNameMax` allows")]
+    TooMany,
+    /// The endpoint that asked is gone.
+    #[error("the gate does not know the endpoint any more")]
+    Unknown,
     /// The kernel refused a row.
     #[error("the gate could not write the addresses of this answer")]
     Write,

@@ -59,7 +59,8 @@ pub enum EndpointState {
     Guarded,
     /// Its interface is not there yet.
     Waiting,
-    /// The programs could not be attached; the log says why.
+    /// The programs could not be attached, or its policy is not in force and it is denied everything; the problems of the
+    /// status say why.
     Failed,
 }
 

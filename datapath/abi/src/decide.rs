@@ -373,7 +373,8 @@ pub(crate) fn verdict(
         policy_verdict::REDIRECT if row.proxy_port != 0 => Reason::Rule,
         policy_verdict::REDIRECT => Reason::ProxyAbsent,
         _ if row.rule != 0 => Reason::DenyRule,
-        _ if from_host => Reason::LocalHost,
+        // An endpoint whose policy can not be in force is closed to the node too: a rule might say so.
+        _ if from_host && endpoint.policy != 0 => Reason::LocalHost,
         _ if who.ended != 0 => Reason::NameExpired,
         _ => Reason::DefaultDeny,
     };

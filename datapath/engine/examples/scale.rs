@@ -138,12 +138,12 @@ fn learn(engine: &mut Engine) -> Duration {
     let answers: Vec<Answer> = (0..).take(ANSWERS).filter_map(answer).collect();
     let mut ops = Vec::new();
     for answer in &answers {
-        engine.learn(answer, SECOND_NS, &mut ops);
+        engine.learn(answer, SECOND_NS, &mut ops).expect("there is room");
     }
     let (spent, ()) = timed(|| {
         for round in 0..ROUNDS {
             for answer in &answers {
-                engine.learn(answer, SECOND_NS * u64::from(round + 2), &mut ops);
+                engine.learn(answer, SECOND_NS * u64::from(round + 2), &mut ops).expect("there is room");
             }
             ops.clear();
             engine.take_ledger();

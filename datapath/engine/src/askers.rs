@@ -69,7 +69,7 @@ impl Engine {
     pub fn askers(&self) -> Askers {
         let mut askers = Askers::default();
         for (id, _, who) in self.peers.local() {
-            let policy = self.local.get(&id).and_then(|local| self.policies.get(&local.value.policy));
+            let policy = self.local.get(&id).and_then(|local| self.policies.get(&local.policy));
             let rules: Vec<Arc<Rule>> =
                 policy.into_iter().flat_map(Policy::rules).map(|numbered| Arc::clone(&numbered.rule)).collect();
             if !rules.iter().any(|rule| matches!(rule.l7.as_deref(), Some(L7::Dns(_)))) {

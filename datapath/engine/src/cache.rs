@@ -3,6 +3,8 @@
 //! A time to live ends exactly: an answer heard later can move an end back, never forward. Ended names are kept for a
 //! while, to explain denials and to judge long connections again.
 
+mod opened;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
@@ -11,7 +13,7 @@ use std::{
 };
 
 use lru::LruCache;
-use namegate_abi::{Address, AddressKey, AddressValue, STEPS_MAX};
+use namegate_abi::{Address, AddressKey, AddressValue};
 use namegate_config::name::Fqdn;
 
 use crate::{
@@ -21,14 +23,18 @@ use crate::{
 
 /// How long a name is remembered after its end, in nanoseconds.
 pub(crate) const ENDED_KEPT_NS: u64 = 3_600_000_000_000;
-/// Names kept for one address of one scope; the one that ends first gives way.
+/// Names that one endpoint keeps for one address: see [`Opened::victim`].
 pub(crate) const NAMES_PER_ADDRESS_MAX: usize = 256;
+/// How often the names of an endpoint at its bound are searched for ended ones.
+const SEARCH_NS: u64 = 1_000_000_000;
 
 /// Every learned name.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     pub(crate) endpoints: HashMap<EndpointId, Known>,
     pub(crate) rows: HashMap<AddressKey, Opened>,
+    /// Rows that each endpoint accounts for.
+    charges: HashMap<EndpointId, usize>,
     due: BinaryHeap<Reverse<(u64, AddressKey)>>,
 }
 
@@ -38,6 +44,38 @@ pub(crate) struct Known {
     /// `namespace/name`.
     pub(crate) key: Arc<str>,
     pub(crate) names: LruCache<Fqdn, Name>,
+    /// Those of them that no selector matches, in the same order.
+    plain: LruCache<Fqdn, ()>,
+    /// When ended names were searched for.
+    searched_ns: u64,
+}
+
+impl Known {
+    fn remove(&mut self, name: &Fqdn) -> Option<Name> {
+        self.plain.pop(name);
+        self.names.pop(name)
+    }
+
+    /// Removes what is worth least: a name that no selector matches before one that a selector matches, and of these the
+    /// one that was heard longest ago.
+    fn remove_least(&mut self) -> Option<(Fqdn, Name)> {
+        match self.plain.pop_lru() {
+            Some((name, ())) => self.names.pop(&name).map(|entry| (name, entry)),
+            None => self.names.pop_lru(),
+        }
+    }
+
+    /// Removes the names whose last address has ended. At most once in a while: it takes time for each name.
+    fn remove_ended(&mut self, now: u64) -> Vec<(Fqdn, Name)> {
+        if now.saturating_sub(self.searched_ns) < SEARCH_NS {
+            return Vec::new();
+        }
+        self.searched_ns = now;
+        let is_over = |entry: &Name| entry.addresses.iter().all(|learned| learned.expires_ns <= now);
+        let ended: Vec<Fqdn> =
+            self.names.iter().filter(|(_, entry)| is_over(entry)).map(|(name, _)| name.clone()).collect();
+        ended.into_iter().filter_map(|name| self.remove(&name).map(|entry| (name, entry))).collect()
+    }
 }
 
 /// What one endpoint learned for a name.
@@ -65,6 +103,8 @@ pub(crate) struct Opened {
     pub(crate) openings: Vec<Opening>,
     /// The row, where there is one.
     pub(crate) value: Option<AddressValue>,
+    /// The endpoint that accounts for the row.
+    charged: Option<EndpointId>,
     /// When the row is looked at again.
     due_ns: Option<u64>,
 }
@@ -86,6 +126,8 @@ pub(crate) struct Heard<'a> {
     pub(crate) address: LearnedAddress,
     pub(crate) ttl_s: u32,
     pub(crate) learned_ns: u64,
+    /// Addresses of the same answer: none of them gives way to another.
+    pub(crate) beside: &'a [IpAddr],
 }
 
 /// The selectors in force until a moment.
@@ -94,11 +136,17 @@ pub(crate) type Steps = Vec<(u64, Vec<TermId>)>;
 impl Cache {
     /// Begins to remember an endpoint.
     pub(crate) fn open(&mut self, endpoint: EndpointId, key: &Arc<str>) {
-        let known = || Known { key: Arc::clone(key), names: LruCache::unbounded() };
+        let known = || Known {
+            key: Arc::clone(key),
+            names: LruCache::unbounded(),
+            plain: LruCache::unbounded(),
+            searched_ns: 0,
+        };
         self.endpoints.entry(endpoint).or_insert_with(known);
     }
 
-    /// Notes an address of a name in `row`. Rows that lost a name to a bound are added to `touched`.
+    /// Notes an address of a name in `row`; true where a bound was reached. Rows that lost a name to a bound are added to
+    /// `touched`.
     pub(crate) fn hear(
         &mut self,
         row: AddressKey,
@@ -118,13 +166,17 @@ impl Cache {
         name.learned_ns = heard.learned_ns;
         let expires_ns = heard.address.expires_ns;
         let terms = Arc::clone(&name.terms);
+        if terms.is_empty() {
+            known.plain.put(heard.name.clone(), ());
+        }
         let mut evicted = None;
         if let Some(known) = name.addresses.iter_mut().find(|known| known.address == heard.address.address) {
             known.expires_ns = known.expires_ns.max(expires_ns);
         } else {
             if name.addresses.len() >= addresses_max {
-                let first = name.addresses.iter().enumerate().min_by_key(|(_, one)| one.expires_ns);
-                evicted = first.map(|(at, _)| at).map(|at| name.addresses.swap_remove(at));
+                let others = name.addresses.iter().enumerate().filter(|(_, one)| !heard.beside.contains(&one.address));
+                let Some((first, _)) = others.min_by_key(|(_, one)| one.expires_ns) else { return true };
+                evicted = Some(name.addresses.swap_remove(first));
             }
             name.addresses.push(heard.address);
         }
@@ -145,38 +197,43 @@ impl Cache {
             opening.expires_ns = opening.expires_ns.max(heard.address.expires_ns);
             return false;
         }
-        let mut evicted = None;
-        if opened.openings.len() >= NAMES_PER_ADDRESS_MAX {
-            let first = opened.openings.iter().enumerate().min_by_key(|(_, one)| one.expires_ns);
-            evicted = first.map(|(at, _)| at).map(|at| opened.openings.swap_remove(at));
+        let opening =
+            Opening { endpoint: heard.endpoint, name: heard.name.clone(), terms, expires_ns: heard.address.expires_ns };
+        let own = opened.openings.iter().filter(|opening| opening.endpoint == heard.endpoint).count();
+        if own < NAMES_PER_ADDRESS_MAX {
+            opened.openings.push(opening);
+            return false;
         }
-        opened.openings.push(Opening {
-            endpoint: heard.endpoint,
-            name: heard.name.clone(),
-            terms,
-            expires_ns: heard.address.expires_ns,
-        });
-        if let Some(opening) = &evicted {
-            self.drop_address(row.address, opening);
-        }
-        evicted.is_some()
+        let gone = match opened.victim(&opening, heard.learned_ns) {
+            Some(at) => std::mem::replace(&mut opened.openings[at], opening),
+            // Nothing gives way that would close what is open.
+            None => opening,
+        };
+        self.drop_address(row.address, &gone);
+        true
     }
 
-    /// Removes the names that were heard longest ago, down to `names_max`; gives their number.
+    /// Removes names, down to `names_max`: ended ones first, then those that no selector matches, then those that were
+    /// heard longest ago.
     pub(crate) fn trim(
         &mut self,
         endpoint: EndpointId,
         names_max: usize,
-        scope: u32,
+        (scope, now): (u32, u64),
         touched: &mut Vec<AddressKey>,
     ) -> Vec<Fqdn> {
         let mut gone = Vec::new();
-        while let Some(known) = self.endpoints.get_mut(&endpoint).filter(|known| known.names.len() > names_max) {
-            let Some((name, entry)) = known.names.pop_lru() else { break };
-            self.close_all(scope, endpoint, &name, &entry, touched);
-            gone.push(name);
+        let Some(known) = self.endpoints.get_mut(&endpoint) else { return Vec::new() };
+        if known.names.len() > names_max {
+            gone = known.remove_ended(now);
         }
-        gone
+        while known.names.len() > names_max {
+            gone.extend(known.remove_least());
+        }
+        for (name, entry) in &gone {
+            self.close_all(scope, endpoint, name, entry, touched);
+        }
+        gone.into_iter().map(|(name, _)| name).collect()
     }
 
     /// Removes a name; gives the number of its addresses.
@@ -187,7 +244,7 @@ impl Cache {
         scope: u32,
         touched: &mut Vec<AddressKey>,
     ) -> usize {
-        let entry = self.endpoints.get_mut(&endpoint).and_then(|known| known.names.pop(name));
+        let entry = self.endpoints.get_mut(&endpoint).and_then(|known| known.remove(name));
         let Some(entry) = entry else { return 0 };
         self.close_all(scope, endpoint, name, &entry, touched);
         entry.addresses.len()
@@ -231,7 +288,7 @@ impl Cache {
         let ip = address.to_ip();
         name.addresses.retain(|learned| learned.address != ip);
         if name.addresses.is_empty() {
-            known.names.pop(&opening.name);
+            known.remove(&opening.name);
         }
     }
 
@@ -241,6 +298,10 @@ impl Cache {
         for known in self.endpoints.values_mut() {
             for (name, entry) in &mut known.names {
                 entry.terms = Arc::clone(seen.entry(name.clone()).or_insert_with(|| terms(name)));
+            }
+            known.plain.clear();
+            for (name, _) in known.names.iter().rev().filter(|(_, entry)| entry.terms.is_empty()) {
+                known.plain.put(name.clone(), ());
             }
         }
         for opening in self.rows.values_mut().flat_map(|opened| &mut opened.openings) {
@@ -282,35 +343,5 @@ impl Cache {
     /// When [`Cache::pop_due`] will have something, at the earliest.
     pub(crate) fn next_due(&self) -> Option<u64> {
         self.due.peek().map(|Reverse((due, _))| *due)
-    }
-}
-
-impl Opened {
-    /// What the row should say from `now` on; nothing where no selector matches a name of it.
-    ///
-    /// More than [`STEPS_MAX`] ends: the first ones are exact, the last step has what outlives all. Nothing is open longer
-    /// than its TTL, and the row is written anew when its first step has ended.
-    pub(crate) fn steps(&self, base: &[TermId], now: u64) -> Steps {
-        let named = || self.openings.iter().filter(|opening| !opening.terms.is_empty());
-        let mut ends: Vec<u64> = named().map(|opening| opening.expires_ns).filter(|ends| *ends > now).collect();
-        if ends.is_empty() {
-            ends.extend(named().map(|opening| opening.expires_ns).max());
-        }
-        ends.sort_unstable();
-        ends.dedup();
-        let mut steps: Steps = Vec::with_capacity(ends.len());
-        for end in ends {
-            let alive = named().filter(|opening| opening.expires_ns >= end);
-            let terms = alive.flat_map(|opening| opening.terms.iter()).chain(base).copied().collect();
-            let set = crate::selectors::set(terms);
-            match steps.last_mut() {
-                Some((last, same)) if *same == set => *last = end,
-                _ => steps.push((end, set)),
-            }
-        }
-        if steps.len() > STEPS_MAX {
-            steps.drain(STEPS_MAX - 1..steps.len() - 1);
-        }
-        steps
     }
 }

@@ -154,6 +154,11 @@ impl Policy {
         all.flat_map(|(identity, template)| template.divided.iter().map(|port| (*identity, *port)))
     }
 
+    /// Whether an identity has rows of its own.
+    pub(crate) fn has(&self, identity: u32) -> bool {
+        self.sides.iter().any(|side| side.identities.contains_key(&identity))
+    }
+
     /// Compiles the rows of an identity, where it has any.
     pub(crate) fn admit(&mut self, identity: u32, set: &[TermId], terms: &Terms) {
         for side in &mut self.sides {
@@ -169,6 +174,14 @@ impl Policy {
         for side in &mut self.sides {
             side.identities.remove(&identity);
         }
+    }
+
+    /// Whether a flow that passes with a peer of the old selectors might not pass with one of the new.
+    pub(crate) fn is_narrowed(&mut self, old: &[TermId], new: &[TermId], terms: &Terms) -> bool {
+        self.sides.iter_mut().any(|side| {
+            let [old, new] = [old, new].map(|set| side.template(set, terms).unwrap_or_else(|| Arc::clone(&side.rest)));
+            old.function.is_narrowed_by(&new.function)
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     hash::BuildHasher,
 };
 
-use namegate_abi::{limits, map_names};
+use namegate_abi::{NODE_INTERFACE, limits, map_names};
 use namegate_config::settings::Limits;
 
 use crate::{Key, MapOp, Row};
@@ -16,11 +16,21 @@ pub(crate) struct Mirror {
     rows: HashMap<Key, Row>,
     counts: [usize; MAPS],
     sizes: [usize; MAPS],
+    /// Rows of `ADDRESSES` that learned addresses leave to endpoints, nodes and services.
+    reserve: usize,
+    /// Rows of `ADDRESSES` that hold learned addresses.
+    learned: usize,
+    /// Rows of each policy.
+    of_policies: HashMap<u32, usize>,
     /// Rows that found no room, by map.
     refused: [u64; MAPS],
+    /// What is refused was refused and counted before.
+    pub(crate) is_retry: bool,
 }
 
 const MAPS: usize = 5;
+/// Place of `POLICY` among the maps.
+const POLICY: usize = 3;
 
 /// Names of the maps in the order of [`map_of`].
 const NAMES: [&str; MAPS] =
@@ -35,7 +45,7 @@ const fn map_of(key: &Key) -> usize {
         Key::Endpoint(_) => 0,
         Key::Address(_) => 1,
         Key::Cidr(..) => 2,
-        Key::Policy(..) => 3,
+        Key::Policy(..) => POLICY,
         Key::Resolver(_) => 4,
     }
 }
@@ -44,16 +54,64 @@ impl Mirror {
     pub(crate) fn new(limits: &Limits) -> Self {
         let sizes = [limits.endpoints, limits.addresses, limits.cidrs, limits.policy_rows, limits::RESOLVERS_MAX];
         let sizes = sizes.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
-        Self { rows: HashMap::new(), counts: [0; MAPS], sizes, refused: [0; MAPS] }
+        Self {
+            rows: HashMap::new(),
+            counts: [0; MAPS],
+            sizes,
+            reserve: usize::try_from(limits.reserved_addresses()).unwrap_or(usize::MAX),
+            learned: 0,
+            of_policies: HashMap::new(),
+            refused: [0; MAPS],
+            is_retry: false,
+        }
     }
 
     /// Takes what the gate holds for true.
     pub(crate) fn replace(&mut self, rows: impl IntoIterator<Item = Row>) {
         self.rows = rows.into_iter().map(|row| (row.key(), row)).collect();
         self.counts = [0; MAPS];
-        for key in self.rows.keys() {
-            self.counts[map_of(key)] += 1;
+        self.learned = 0;
+        self.of_policies.clear();
+        let keys: Vec<Key> = self.rows.keys().copied().collect();
+        for key in keys {
+            self.count(&key, true);
         }
+    }
+
+    /// Notes that a row came or went.
+    fn count(&mut self, key: &Key, came: bool) {
+        let step = |count: &mut usize| if came { *count += 1 } else { *count = count.saturating_sub(1) };
+        // The node's own row has a place of its own beside those of `limits.endpoints`.
+        if *key != Key::Endpoint(NODE_INTERFACE) {
+            step(&mut self.counts[map_of(key)]);
+        }
+        match key {
+            Key::Address(address) if address.scope != 0 => step(&mut self.learned),
+            Key::Policy(_, policy) => step(self.of_policies.entry(policy.policy).or_default()),
+            _ => {}
+        }
+        if let Key::Policy(_, policy) = key
+            && self.of_policies.get(&policy.policy) == Some(&0)
+        {
+            self.of_policies.remove(&policy.policy);
+        }
+    }
+
+    /// Whether there is room for a row that is not there yet.
+    fn fits(&self, key: &Key) -> bool {
+        let map = map_of(key);
+        match key {
+            Key::Endpoint(NODE_INTERFACE) => true,
+            Key::Address(address) if address.scope != 0 => {
+                self.counts[map] < self.sizes[map] && self.learned + self.reserve < self.sizes[map]
+            }
+            _ => self.counts[map] < self.sizes[map],
+        }
+    }
+
+    /// Rows of a policy.
+    pub(crate) fn rows_of_policy(&self, policy: u32) -> usize {
+        self.of_policies.get(&policy).copied().unwrap_or(0)
     }
 
     pub(crate) const fn rows(&self) -> &HashMap<Key, Row> {
@@ -67,12 +125,11 @@ impl Mirror {
             Some(held) if *held == row => return true,
             Some(held) => *held = row,
             None => {
-                let map = map_of(&key);
-                if self.counts[map] >= self.sizes[map] {
-                    self.refused[map] += 1;
+                if !self.fits(&key) {
+                    self.refused[map_of(&key)] += u64::from(!self.is_retry);
                     return false;
                 }
-                self.counts[map] += 1;
+                self.count(&key, true);
                 self.rows.insert(key, row);
             }
         }
@@ -83,31 +140,36 @@ impl Mirror {
     /// Removes the row where the gate holds one.
     pub(crate) fn delete(&mut self, key: Key, ops: &mut Vec<MapOp>) {
         if self.rows.remove(&key).is_some() {
-            self.counts[map_of(&key)] -= 1;
+            self.count(&key, false);
             ops.push(MapOp::Delete(key));
         }
     }
 
-    /// Whether the map has room for the rows that it does not hold yet; counts them as refused where not.
+    /// Whether `POLICY` has room for the rows that it does not hold yet; counts them as refused where not.
     pub(crate) fn has_room(&mut self, rows: &[Row]) -> bool {
-        let Some(map) = rows.first().map(|row| map_of(&row.key())) else { return true };
-        let new = rows.iter().filter(|row| !self.rows.contains_key(&row.key())).count();
-        let fits = self.counts[map] + new <= self.sizes[map];
-        if !fits {
-            self.refused[map] += new as u64;
+        let new = self.new_rows(rows);
+        let fits = self.counts[POLICY] + new <= self.sizes[POLICY];
+        if !fits && !self.is_retry {
+            self.refused[POLICY] += new as u64;
         }
         fits
     }
 
-    /// Writes what differs from `wanted`, and removes the rest.
-    pub(crate) fn reconcile(&mut self, wanted: &HashMap<Key, Row>, ops: &mut Vec<MapOp>) {
-        let writes = diff(&self.rows, wanted);
-        for op in writes {
+    /// How many of the rows are not there yet.
+    pub(crate) fn new_rows(&self, rows: &[Row]) -> usize {
+        rows.iter().filter(|row| !self.rows.contains_key(&row.key())).count()
+    }
+
+    /// Writes what differs from `wanted`, and removes the rest; false where a row found no room.
+    pub(crate) fn reconcile(&mut self, wanted: &HashMap<Key, Row>, ops: &mut Vec<MapOp>) -> bool {
+        let mut whole = true;
+        for op in diff(&self.rows, wanted) {
             match op {
-                MapOp::Put(row) => _ = self.put(row, ops),
+                MapOp::Put(row) => whole &= self.put(row, ops),
                 MapOp::Delete(key) => self.delete(key, ops),
             }
         }
+        whole
     }
 
     /// Rows per map: name, rows held, rows at most.
@@ -118,6 +180,13 @@ impl Mirror {
     /// Rows that found no room: setting and count.
     pub(crate) fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         (0..MAPS).map(|map| (SETTINGS[map], self.refused[map]))
+    }
+
+    /// Rows of `ADDRESSES` that are free for learned addresses.
+    pub(crate) const fn free_for_learned(&self) -> usize {
+        let of_map = self.sizes[1].saturating_sub(self.counts[1]);
+        let of_part = self.sizes[1].saturating_sub(self.reserve).saturating_sub(self.learned);
+        if of_map < of_part { of_map } else { of_part }
     }
 
     /// Rows of learned and other addresses, and the most there can be.

@@ -1,39 +1,41 @@
 //! The engine: rules, topology and answers in, ordered writes out. It owns all state and no clock.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use namegate_abi::{AddressValue, CidrKey, EndpointValue, identity};
+use namegate_abi::{AddressKey, AddressValue, CidrKey, EndpointValue, identity};
 use namegate_config::{
     name::Fqdn,
-    rule::{Direction, Origin, Rule},
+    rule::{Origin, Rule},
     settings::{Scope, Settings},
 };
 
 use crate::{
-    EndpointId, LedgerEntry, MapOp, Row,
+    EndpointId, LedgerEntry, Row,
     cache::{Cache, Heard, LearnedAddress},
     compile::Policy,
     diff::Mirror,
-    identities::{Gone, Identities},
+    identities::Identities,
     ledger::{InUse, Ledger},
-    plan::Subjects,
+    plan::{Plan, Subjects},
+    retry::{Doubt, Retry},
     selectors::{Set, TermId, Terms},
+    shortage::Shut,
     topology::{Peers, Topology},
 };
 
 /// Scope of learned addresses under `dns.scope: node`.
-const NODE_SCOPE: u32 = u32::MAX;
+pub(crate) const NODE_SCOPE: u32 = u32::MAX;
 /// Origins of rules no longer in force that are kept for records of old flows.
 const OLD_ORIGINS_MAX: usize = 65_536;
 
 /// Knows what the kernel should hold.
 ///
-/// Whoever calls a verb carries out the writes in their order, tells [`Engine::resync`] after an error, and keeps the
-/// entries of [`Engine::take_ledger`].
+/// Whoever calls a verb carries out the writes in their order, stops at the first that the kernel refuses and calls
+/// [`Engine::refused_write`] ([`crate::carry_out`] does all of it), and keeps the entries of [`Engine::take_ledger`].
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) settings: Settings,
@@ -52,9 +54,28 @@ pub struct Engine {
     pub(crate) peers: Peers,
     /// Rows of scope 0, with what matches each address.
     pub(crate) placed: HashMap<namegate_abi::Address, (AddressValue, Set)>,
-    /// Addresses whose row found no room.
-    pub(crate) unplaced: HashSet<namegate_abi::Address>,
+    /// Addresses of the cluster whose row is not as it should be, with what matches them.
+    pub(crate) unplaced: HashMap<namegate_abi::Address, Set>,
     pub(crate) cidrs: HashMap<(u32, CidrKey), u32>,
+    /// Every prefix that should have a row, with what matches its addresses.
+    pub(crate) nets: BTreeMap<(u32, CidrKey), Set>,
+    /// Those of them whose row is not as it should be.
+    pub(crate) unprefixed: BTreeSet<(u32, CidrKey)>,
+    /// Learned addresses whose row is not as it should be.
+    pub(crate) unopened: BTreeSet<AddressKey>,
+    /// Addresses whose learned rows are taken away: the row of the cluster that should stand above them is not there.
+    pub(crate) hidden: HashSet<namegate_abi::Address>,
+    /// Policies that found no room, and the setting that makes more.
+    pub(crate) uninstalled: BTreeMap<u32, &'static str>,
+    /// Policies all of whose endpoints are of one namespace.
+    pub(crate) tenants: HashMap<u32, Arc<str>>,
+    /// Prefixes above the share of the namespace whose policies ask for them.
+    pub(crate) above_share: BTreeMap<(u32, CidrKey), Arc<str>>,
+    /// Trusted resolvers that found no room.
+    pub(crate) unresolved: BTreeSet<IpAddr>,
+    /// Which policy should judge whom.
+    pub(crate) plan: Plan,
+    pub(crate) retry: Retry,
     pub(crate) cache: Cache,
     pub(crate) local: BTreeMap<EndpointId, Local>,
     pub(crate) resolvers: Vec<IpAddr>,
@@ -64,7 +85,13 @@ pub struct Engine {
     pub(crate) ready: bool,
     /// The gate may hold something else than this engine wrote.
     pub(crate) unsure: bool,
+    /// The kernel refused a write, and what it holds differs from what it should hold.
+    pub(crate) doubt: Option<Doubt>,
     pub(crate) refused: BTreeMap<&'static str, u64>,
+    /// The same by endpoint, where one of them reached its bound.
+    pub(crate) refused_of: BTreeMap<(EndpointId, &'static str), u64>,
+    /// The same by namespace.
+    pub(crate) refused_in: BTreeMap<(Arc<str>, &'static str), u64>,
 }
 
 /// Ports on which proxies of this node listen, host order.
@@ -83,12 +110,23 @@ pub(crate) struct Local {
     /// Further interfaces, with the same row.
     pub(crate) more: Vec<u32>,
     pub(crate) value: EndpointValue,
+    /// The policy that should judge it; 0 where no rule selects it.
+    pub(crate) policy: u32,
+    /// Why it is closed in place of that.
+    pub(crate) closed: Option<Shut>,
+    /// Interfaces without their row: they are denied everything.
+    pub(crate) unwritten: Vec<u32>,
 }
 
 impl Local {
-    /// Every interface with its row.
+    /// Every interface.
     pub(crate) fn interfaces(&self) -> impl Iterator<Item = u32> + '_ {
         std::iter::once(self.interface).chain(self.more.iter().copied())
+    }
+
+    /// Those whose row is written.
+    pub(crate) fn written(&self) -> impl Iterator<Item = u32> + '_ {
+        self.interfaces().filter(|interface| !self.unwritten.contains(interface))
     }
 }
 
@@ -117,8 +155,18 @@ impl Engine {
             port_users: HashMap::new(),
             peers: Peers::default(),
             placed: HashMap::new(),
-            unplaced: HashSet::new(),
+            unplaced: HashMap::new(),
             cidrs: HashMap::new(),
+            nets: BTreeMap::new(),
+            unprefixed: BTreeSet::new(),
+            unopened: BTreeSet::new(),
+            hidden: HashSet::new(),
+            uninstalled: BTreeMap::new(),
+            tenants: HashMap::new(),
+            above_share: BTreeMap::new(),
+            unresolved: BTreeSet::new(),
+            plan: Plan::default(),
+            retry: Retry::default(),
             cache: Cache::default(),
             local: BTreeMap::new(),
             resolvers: Vec::new(),
@@ -126,7 +174,10 @@ impl Engine {
             mirror: Mirror::new(&settings.limits),
             ready: false,
             unsure: false,
+            doubt: None,
             refused: BTreeMap::new(),
+            refused_of: BTreeMap::new(),
+            refused_in: BTreeMap::new(),
         }
     }
 
@@ -160,10 +211,11 @@ impl Engine {
         for &(address, ttl_s, expires_ns) in all {
             for name in names.iter().filter_map(|name| name.parse::<Fqdn>().ok()) {
                 let address = LearnedAddress { address: address.to_canonical(), expires_ns };
-                self.note(Heard { endpoint, name: &name, address, ttl_s, learned_ns }, &mut Vec::new());
+                let heard = Heard { endpoint, name: &name, address, ttl_s, learned_ns, beside: &[] };
+                self.note(heard, &mut Vec::new());
             }
         }
-        self.trim(endpoint, &mut Vec::new());
+        self.trim(endpoint, 0, &mut Vec::new());
     }
 
     /// What the kernel holds: the next call brings it to what it should hold. Call it before the first
@@ -198,12 +250,6 @@ impl Engine {
         }
     }
 
-    /// After a write error: what the kernel really holds. The next call of [`Engine::update`], [`Engine::learn`] or
-    /// [`Engine::tick`] brings the difference.
-    pub fn resync(&mut self, rows: impl IntoIterator<Item = Row>) {
-        self.adopt(rows);
-    }
-
     /// Entries since the last call.
     pub fn take_ledger(&mut self) -> Vec<LedgerEntry> {
         self.ledger.take()
@@ -236,7 +282,28 @@ impl Engine {
     }
 
     pub(crate) fn refuse(&mut self, what: &'static str) {
+        if self.mirror.is_retry {
+            return;
+        }
         *self.refused.entry(what).or_default() += 1;
+    }
+
+    /// Counts a refusal of one endpoint too.
+    pub(crate) fn refuse_of(&mut self, what: &'static str, endpoint: EndpointId) {
+        if self.mirror.is_retry {
+            return;
+        }
+        self.refuse(what);
+        *self.refused_of.entry((endpoint, what)).or_default() += 1;
+    }
+
+    /// Counts a refusal of one namespace too.
+    pub(crate) fn refuse_in(&mut self, what: &'static str, namespace: &Arc<str>) {
+        if self.mirror.is_retry {
+            return;
+        }
+        self.refuse(what);
+        *self.refused_in.entry((Arc::clone(namespace), what)).or_default() += 1;
     }
 
     /// Forgets numbers of what is no longer in force.
@@ -253,73 +320,6 @@ impl Engine {
         });
         if self.origins.len() > rules.len() + OLD_ORIGINS_MAX {
             self.origins.retain(|cookie, _| in_force(cookie));
-        }
-    }
-
-    /// Uses the identity of a set once more. New ones get their rows in every policy first; `None` where these find no
-    /// room.
-    pub(crate) fn acquire(&mut self, set: &[TermId], ops: &mut Vec<MapOp>) -> Option<u32> {
-        if let Some(id) = self.identities.reuse(set) {
-            return Some(id);
-        }
-        let set: Set = set.into();
-        let id = self.ledger.identity(&set);
-        let users = self.users_of(&set);
-        let mut rows = Vec::new();
-        for policy in &users {
-            if let Some(compiled) = self.policies.get_mut(policy) {
-                compiled.admit(id, &set, &self.terms);
-                rows.extend(compiled.rows_of(id).map(|(direction, row)| row.of(*policy, id, direction)));
-            }
-        }
-        if !self.mirror.has_room(&rows) {
-            for policy in &users {
-                if let Some(compiled) = self.policies.get_mut(policy) {
-                    compiled.dismiss(id);
-                }
-            }
-            return None;
-        }
-        for row in rows {
-            self.mirror.put(row, ops);
-        }
-        self.identities.begin(id, &set);
-        for policy in users {
-            self.identities.hold(id, policy);
-        }
-        Some(id)
-    }
-
-    /// Policies with rules that look at one of the selectors; all that judge egress, where one stands for a front.
-    pub(crate) fn users_of(&self, set: &[TermId]) -> Vec<u32> {
-        let mut users = Vec::new();
-        if self.terms.fronts.of(set).is_some() {
-            // Who is behind a port is another's matter, and at another port.
-            let judging = self.policies.iter().filter(|(_, policy)| policy.enforces(Direction::Egress));
-            users.extend(judging.map(|(id, _)| *id));
-        }
-        for term in set {
-            users.extend(self.users.get(term).into_iter().flatten());
-            if let Some(port) = self.terms.port(*term) {
-                users.extend(self.port_users.get(&port.name).into_iter().flatten());
-            }
-        }
-        users.sort_unstable();
-        users.dedup();
-        users
-    }
-
-    /// Removes the rows of identities that nothing names any more.
-    pub(crate) fn sweep(&mut self, ops: &mut Vec<MapOp>) {
-        for Gone { id, set, holders } in self.identities.sweep() {
-            for policy in holders {
-                let Some(compiled) = self.policies.get_mut(&policy) else { continue };
-                for (direction, row) in compiled.rows_of(id) {
-                    self.mirror.delete(row.of(policy, id, direction).key(), ops);
-                }
-                compiled.dismiss(id);
-            }
-            self.ledger.identities.forget(&set);
         }
     }
 }

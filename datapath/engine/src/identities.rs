@@ -99,22 +99,26 @@ impl Identities {
     pub(crate) fn sweep(&mut self) -> Vec<Gone> {
         let mut gone = Vec::new();
         for id in std::mem::take(&mut self.idle) {
-            if self.live.get(&id).is_none_or(|live| live.uses > 0) {
-                continue;
+            if self.live.get(&id).is_some_and(|live| live.uses == 0) {
+                gone.extend(self.forget(id));
             }
-            let Some(live) = self.live.remove(&id) else { continue };
-            self.by_set.remove(&live.set);
-            for term in live.set.iter() {
-                if let Some(ids) = self.by_term.get_mut(term) {
-                    ids.remove(&id);
-                    if ids.is_empty() {
-                        self.by_term.remove(term);
-                    }
-                }
-            }
-            gone.push(Gone { id, set: live.set, holders: live.holders });
         }
         gone
+    }
+
+    /// Forgets an identity at once.
+    pub(crate) fn forget(&mut self, id: u32) -> Option<Gone> {
+        let live = self.live.remove(&id)?;
+        self.by_set.remove(&live.set);
+        for term in live.set.iter() {
+            if let Some(ids) = self.by_term.get_mut(term) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.by_term.remove(term);
+                }
+            }
+        }
+        Some(Gone { id, set: live.set, holders: live.holders })
     }
 
     /// The set of an identity in use.

@@ -105,11 +105,16 @@ impl<K: Hash + Eq> Numbers<K> {
         let mut new = false;
         let number = *self.known.entry(key).or_insert_with(|| {
             let number = *next;
-            *next += 1;
+            *next = next.saturating_add(1);
             new = true;
             number
         });
         (number, new)
+    }
+
+    /// Whether the thing has no number and none is left.
+    fn is_used_up(&self, key: &K) -> bool {
+        self.next == u32::MAX && !self.known.contains_key(key)
     }
 
     fn note(&mut self, key: K, number: u32) {
@@ -185,12 +190,16 @@ impl Ledger {
         id
     }
 
-    pub(crate) fn identity(&mut self, selectors: &Arc<[u32]>) -> u32 {
+    /// The identity of a set of selectors; `None` where no number is left.
+    pub(crate) fn identity(&mut self, selectors: &Arc<[u32]>) -> Option<u32> {
+        if self.identities.is_used_up(selectors) {
+            return None;
+        }
         let (id, new) = self.identities.number(Arc::clone(selectors));
         if new {
             self.push(LedgerEntry::Identity { id, selectors: selectors.to_vec() });
         }
-        id
+        Some(id)
     }
 
     pub(crate) fn rule(&mut self, text: String) -> u32 {

@@ -9,6 +9,7 @@
 //! assert_eq!(engine.update(change, 0), [], "nobody is here: nothing to write");
 //! ```
 
+mod acquire;
 mod answer;
 mod askers;
 mod cache;
@@ -24,7 +25,11 @@ mod place;
 mod plan;
 mod ports;
 mod requests;
+mod retry;
 mod selectors;
+mod shares;
+mod shortage;
+mod sound;
 mod switch;
 mod topology;
 mod update;
@@ -35,7 +40,9 @@ pub use askers::Askers;
 pub use cache::LearnedAddress;
 pub use engine::{Change, Engine, Proxies};
 pub use gate::{Gate, GateError, Key, MapOp, Row};
-pub use learn::{Forgotten, Lookup};
+pub use learn::{Forgotten, Lookup, NotOpen};
 pub use ledger::LedgerEntry;
+pub use retry::{carry_out, tick_out};
+pub use shortage::{Shortage, ShortageKind};
 pub use topology::{Topology, TopologyEndpoint, TopologyNode};
 pub use views::{DividedPort, EndpointView, KnownName, RowCount};

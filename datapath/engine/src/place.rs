@@ -2,7 +2,7 @@
 
 use std::{
     cell::OnceCell,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -53,7 +53,10 @@ impl Engine {
 
     /// What matches an address, where its row is as it should be and nobody was behind a port of it.
     fn row_stands(&self, address: Address) -> Option<&Set> {
-        let is_sure = !self.unsure && !self.unplaced.contains(&address) && !self.peers.fronts.contains_key(&address);
+        let is_sure = !self.unsure
+            && self.doubt.is_none()
+            && !self.unplaced.contains_key(&address)
+            && !self.peers.fronts.contains_key(&address);
         self.placed.get(&address).filter(|_| is_sure).map(|(_, set)| set)
     }
 
@@ -96,8 +99,8 @@ impl Engine {
 
     /// Gives an address of the cluster its row, where there is room.
     fn place(&mut self, address: Address, who: Option<&Who>, set: &Set, ops: &mut Vec<MapOp>) {
-        self.unplaced.insert(address);
-        let Some(identity) = self.acquire(set, ops) else { return };
+        self.unplaced.insert(address, Arc::clone(set));
+        let Some(identity) = self.acquire(set, 0, ops) else { return };
         let is_here = who.is_some_and(|who| who.local_host);
         let mut value = AddressValue {
             endpoint: who.and_then(|who| who.id).map_or(0, |id| id.0),
@@ -124,7 +127,7 @@ impl Engine {
         self.place_all(addresses, &peers, ops);
         let is_gone = |address: &&Address| !peers.owners.contains_key(*address) && !peers.fronts.contains_key(*address);
         let gone: Vec<Address> = self.placed.keys().filter(is_gone).copied().collect();
-        self.unplaced.retain(|address| peers.owners.contains_key(address) || peers.fronts.contains_key(address));
+        self.unplaced.retain(|address, _| peers.owners.contains_key(address) || peers.fronts.contains_key(address));
         for address in gone {
             self.mirror.delete(Key::Address(node_key(address)), ops);
             if let Some((value, _)) = self.placed.remove(&address) {
@@ -132,6 +135,31 @@ impl Engine {
             }
         }
         self.peers = peers;
+    }
+
+    /// Gives the addresses whose row found no room their rows.
+    pub(crate) fn place_missing(&mut self, ops: &mut Vec<MapOp>) {
+        let missing: BTreeMap<Address, Set> =
+            self.unplaced.iter().map(|(address, set)| (*address, Arc::clone(set))).collect();
+        let peers = std::mem::take(&mut self.peers);
+        for (address, set) in missing {
+            self.place(address, peers.owner(address), &set, ops);
+        }
+        self.peers = peers;
+    }
+
+    /// Takes learned rows away where the row of the cluster that should stand above them is missing, and gives them back
+    /// where it is there again.
+    pub(crate) fn hide_learned(&mut self, now: u64, ops: &mut Vec<MapOp>) {
+        let hidden: HashSet<Address> = self.unplaced.keys().copied().collect();
+        let changed: BTreeSet<Address> = self.hidden.symmetric_difference(&hidden).copied().collect();
+        self.hidden = hidden;
+        let scopes: BTreeSet<u32> = self.cache.endpoints.keys().map(|id| self.scope(*id)).collect();
+        for address in changed {
+            for scope in &scopes {
+                self.rewrite(AddressKey { scope: *scope, address }, now, ops);
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use namegate_config::{
 
 use crate::{
     EndpointId, Engine,
-    compile::{NumberedRule, Policy},
+    compile::NumberedRule,
     ledger::PolicyContent,
     ports::names,
     selectors::{LabelIndex, Term, TermId, set},
@@ -125,18 +125,6 @@ impl Engine {
             let id = known.unwrap_or_else(|| self.ledger.selector(term.to_string()));
             terms.insert(id, term);
         }
-    }
-
-    /// Selectors that the policies in use look at.
-    pub(crate) fn terms_in_use(&mut self) -> BTreeMap<TermId, Term> {
-        let used: BTreeSet<TermId> = self.policies.values().flat_map(Policy::terms).collect();
-        let names: BTreeSet<String> = self.policies.values().flat_map(Policy::port_names).map(str::to_owned).collect();
-        let all = self.terms.all();
-        let mut terms = used.iter().filter_map(|id| all.get(id).map(|term| (*id, term.clone()))).collect();
-        let peers = std::mem::take(&mut self.peers);
-        self.add_ports(&mut terms, &names, &peers);
-        self.peers = peers;
-        terms
     }
 }
 

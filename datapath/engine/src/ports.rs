@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use namegate_abi::{PolicyKey, PolicyValue};
+use namegate_abi::{PolicyKey, PolicyValue, policy_flags, policy_verdict};
 use namegate_config::{
     peer::NamedPort,
     reference::{ICMP, ICMPV6},
@@ -85,6 +85,18 @@ impl Function {
         }
         pieces.sort_unstable_by_key(|piece| piece.start);
         pieces.dedup_by(|next, kept| next.value == kept.value);
+    }
+
+    /// Whether a flow that this function lets pass would be denied, or sent another way, by `new`.
+    pub(crate) fn is_narrowed_by(&self, new: &Self) -> bool {
+        let passes = |value: PolicyValue| value.verdict != policy_verdict::DENY;
+        let way = |value: PolicyValue| (value.verdict, value.proxy_port, value.flags & policy_flags::HOLD_NAME);
+        let cut = |old: PolicyValue, new: PolicyValue| passes(old) && way(old) != way(new);
+        cut(self.default, new.default)
+            || self
+                .protocols_with(new)
+                .iter()
+                .any(|&protocol| self.beside(new, protocol).iter().any(|&(_, here, other)| cut(here, other)))
     }
 
     /// The fewest rows found that give this function where other keys fall through to `below`.

@@ -11,7 +11,7 @@ use namegate_config::{
     services::Target,
 };
 
-use crate::{Engine, compile::Policy, topology::Who};
+use crate::{Engine, compile::Policy, engine::Local, topology::Who};
 
 /// The limits that hold whoever of them is reached. A rule counts where it is one of everybody's.
 pub(crate) fn together(targets: &[Target], limits: impl Fn(&Target) -> Limits) -> Limits {
@@ -56,6 +56,9 @@ impl Engine {
     }
 
     fn limits_of(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: u64) -> Limits {
+        if self.is_shut(own) {
+            return Limits::Closed(None);
+        }
         let Some((who, policy)) = self.judged(own, direction) else { return Limits::Free };
         let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
         let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
@@ -76,6 +79,9 @@ impl Engine {
         binding: Binding,
         since: u64,
     ) -> Limits {
+        if self.is_shut(own) {
+            return Limits::Closed(None);
+        }
         let Some((who, policy)) = self.judged(own, Direction::Egress) else { return Limits::Free };
         let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
         let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
@@ -106,10 +112,16 @@ impl Engine {
         names.into_iter().filter(opens).collect()
     }
 
+    /// Whether the endpoint with the address `own` is denied everything, since its policy can not be in force.
+    fn is_shut(&self, own: IpAddr) -> bool {
+        let local = self.endpoint_by_address(own).and_then(|id| self.local.get(&id));
+        local.is_some_and(Local::is_shut)
+    }
+
     /// The endpoint with the address `own`, and its policy where that holds in this direction.
     fn judged(&self, own: IpAddr, direction: Direction) -> Option<(&Who, &Policy)> {
         let who = self.peers.owner(own.to_canonical().into())?;
-        let policy = self.local.get(&who.id?).and_then(|local| self.policies.get(&local.value.policy))?;
+        let policy = self.local.get(&who.id?).and_then(|local| self.policies.get(&local.policy))?;
         policy.enforces(direction).then_some((who, policy))
     }
 

@@ -13,29 +13,48 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use namegate_abi::{Address, AddressKey, CidrKey, CidrValue, identity};
 use namegate_config::{
     labels::Labels,
     peer::NamedPort,
     rule::{Origin, Rule},
+    settings::Scope,
 };
 
 use crate::{
     Change, EndpointId, Engine, Key, MapOp, Proxies, Row,
+    acquire::NoRoom,
     compile::{NumberedRule, Policy},
     engine::Local,
     fronts::Port,
     place::{moves_peers, node_key},
-    plan::{Plan, Subjects},
-    selectors::{Term, TermId, Terms, set},
+    plan::Subjects,
+    selectors::{Set, Term, TermId, Terms, set},
     topology::{Behind, Peers, Who},
 };
 
 impl Engine {
     /// Takes new rules and/or a new topology. After every single write a flow that was allowed before and is allowed
     /// after passes, and one denied before and after does not, where rules alone or peers alone change.
+    ///
+    /// Where a map has no room, endpoints whose rows would let more pass than their rules are closed.
     pub fn update(&mut self, change: Change, now: u64) -> Vec<MapOp> {
         let mut ops = Vec::new();
+        self.retry.begin_anew();
+        self.renew(change, now, &mut ops);
+        if self.is_short() {
+            // Both old and new rows stood in the maps: there may be room now.
+            self.mirror.is_retry = true;
+            self.renew(Change::default(), now, &mut ops);
+            self.mirror.is_retry = false;
+        }
+        self.plan_retry(now);
+        ops
+    }
+
+    /// The stages.
+    pub(crate) fn renew(&mut self, change: Change, now: u64, ops: &mut Vec<MapOp>) {
         if let Some(rules) = change.rules {
             self.number_rules(rules);
         }
@@ -43,31 +62,39 @@ impl Engine {
         let moved = change.topology.map(|topology| Peers::new(topology, |key| EndpointId(self.ledger.endpoint(key))));
         let current = std::mem::take(&mut self.peers);
         let next = moved.as_ref().unwrap_or(&current);
-        let plan = self.plan(next);
-        let mut terms = self.terms_wanted(&plan, next);
+        self.plan = self.plan(next);
+        let plan = std::mem::take(&mut self.plan);
+        let wanted = self.terms_wanted(&plan, next);
         self.peers = current;
-        terms.extend(self.terms.all().iter().map(|(id, term)| (*id, term.clone())));
-        self.reindex(terms, now, &mut ops);
+        self.plan = plan;
+        let mut both = wanted.clone();
+        both.extend(self.terms.all().iter().map(|(id, term)| (*id, term.clone())));
+        self.find_prefixes_above_share();
+        let missing = self.unplaced.len();
+        self.reindex(both, now, ops);
         let before = ops.len();
         if let Some(peers) = moved {
-            self.move_peers(peers, &mut ops);
+            self.move_peers(peers, ops);
         }
-        let is_moved = moves_peers(&ops[before..]);
+        let is_moved = moves_peers(&ops[before..]) || self.unplaced.len() < missing;
+        self.hide_learned(now, ops);
         if services.is_some() || !self.ready {
-            self.trust(services.unwrap_or_default(), &mut ops);
+            self.trust(services.unwrap_or_default(), ops);
         }
-        self.install(&plan, &mut ops);
-        self.switch(&plan, is_moved, now, &mut ops);
-        self.drop_policies(&mut ops);
-        let terms = self.terms_in_use();
-        self.reindex(terms, now, &mut ops);
-        self.sweep(&mut ops);
+        self.trust_again(ops);
+        self.find_tenants();
+        self.install(ops);
+        self.admit_learned(now, ops);
+        self.switch(is_moved, now, ops);
+        self.drop_policies(ops);
+        self.reindex(wanted, now, ops);
+        self.sweep(ops);
         let identities = &self.identities;
         self.terms.fronts.retain(|front| identities.matched_by(front).next().is_some());
         self.ready = true;
-        self.settle_doubts(0, &mut ops);
+        self.settle_doubts(0, ops);
+        self.reopen(now, ops);
         self.forget_numbers();
-        ops
     }
 
     /// Brings a gate that may hold something else to what it should hold. The writes from `since` on are part of it.
@@ -75,7 +102,9 @@ impl Engine {
         if self.unsure && self.ready {
             self.unsure = false;
             let wanted = self.wanted();
-            self.mirror.reconcile(&wanted, ops);
+            if !self.mirror.reconcile(&wanted, ops) {
+                self.doubt.get_or_insert_default();
+            }
             if moves_peers(&ops[since..]) {
                 self.look_again(ops);
             }
@@ -86,7 +115,7 @@ impl Engine {
     pub(crate) fn wanted(&self) -> HashMap<Key, Row> {
         let rows_of = |local: &Local| {
             let value = local.value;
-            local.interfaces().map(move |interface| Row::Endpoint(interface, value)).collect::<Vec<Row>>()
+            local.written().map(move |interface| Row::Endpoint(interface, value)).collect::<Vec<Row>>()
         };
         let endpoints = self.local.values().flat_map(rows_of);
         let placed = self.placed.iter().map(|(address, (value, _))| Row::Address(node_key(*address), *value));
@@ -123,6 +152,8 @@ impl Engine {
     /// Puts these selectors in force and gives every address and prefix its identity under them.
     fn reindex(&mut self, terms: BTreeMap<TermId, Term>, now: u64, ops: &mut Vec<MapOp>) {
         if self.ready && terms.keys().eq(self.terms.all().keys()) {
+            self.place_missing(ops);
+            self.write_prefixes(self.unprefixed.clone(), ops);
             return;
         }
         let old = self.terms.all();
@@ -144,32 +175,50 @@ impl Engine {
     }
 
     fn reindex_prefixes(&mut self, ops: &mut Vec<MapOp>) {
-        let mut wanted = BTreeMap::new();
+        let mut nets = BTreeMap::new();
         for (net, mut terms) in self.terms.prefixes() {
             terms.extend(self.identities.world().iter());
-            let bits = u32::from(net.prefix_len());
-            let prefix = if net.addr().is_ipv4() { bits + Address::V4_PREFIX_BITS } else { bits };
-            wanted.insert((prefix, CidrKey { address: net.network().into() }), set(terms));
+            nets.insert(prefix_of(net), set(terms).into());
         }
-        for (&(prefix, key), terms) in &wanted {
-            let Some(identity) = self.acquire(terms, ops) else { continue };
-            let old = self.cidrs.get(&(prefix, key)).copied();
-            if old == Some(identity) || !self.mirror.put(Row::Cidr(prefix, key, CidrValue { identity }), ops) {
-                self.identities.release(identity);
-                continue;
-            }
-            self.cidrs.insert((prefix, key), identity);
-            if let Some(old) = old {
-                self.identities.release(old);
-            }
-        }
-        let gone: Vec<(u32, CidrKey)> = self.cidrs.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
+        self.nets = nets;
+        self.write_prefixes(self.nets.keys().copied().collect(), ops);
+        self.unprefixed.retain(|key| self.nets.contains_key(key));
+        let gone: Vec<(u32, CidrKey)> =
+            self.cidrs.keys().filter(|key| !self.nets.contains_key(*key)).copied().collect();
         for key in gone {
             self.mirror.delete(Key::Cidr(key.0, key.1), ops);
             if let Some(old) = self.cidrs.remove(&key) {
                 self.identities.release(old);
             }
         }
+    }
+
+    /// Gives these prefixes their rows; those that find no room are noted.
+    fn write_prefixes(&mut self, keys: BTreeSet<(u32, CidrKey)>, ops: &mut Vec<MapOp>) {
+        for (prefix, key) in keys {
+            let Some(terms) = self.nets.get(&(prefix, key)).map(Arc::clone) else { continue };
+            if self.write_prefix(prefix, key, &terms, ops) {
+                self.unprefixed.remove(&(prefix, key));
+            } else {
+                self.unprefixed.insert((prefix, key));
+            }
+        }
+    }
+
+    fn write_prefix(&mut self, prefix: u32, key: CidrKey, terms: &[TermId], ops: &mut Vec<MapOp>) -> bool {
+        if let Some(namespace) = self.above_share.get(&(prefix, key)).map(Arc::clone) {
+            self.refuse_in("limits.cidrsPerNamespace", &namespace);
+            return false;
+        }
+        let Some(identity) = self.acquire(terms, 0, ops) else { return false };
+        if !self.mirror.put(Row::Cidr(prefix, key, CidrValue { identity }), ops) {
+            self.identities.release(identity);
+            return false;
+        }
+        if let Some(old) = self.cidrs.insert((prefix, key), identity) {
+            self.identities.release(old);
+        }
+        true
     }
 
     /// Trusts the resolvers of the settings, of the topology and at these addresses.
@@ -181,12 +230,17 @@ impl Engine {
         let mut wanted: BTreeSet<IpAddr> = all.map(|address| address.to_canonical()).collect();
         wanted.extend(self.in_front_of(&wanted));
         let old = std::mem::replace(&mut self.resolvers, wanted.iter().copied().collect());
-        for address in &wanted {
-            self.mirror.put(Row::Resolver((*address).into()), ops);
-        }
+        self.unresolved.clone_from(&wanted);
+        self.trust_again(ops);
         for address in old.into_iter().filter(|address| !wanted.contains(address)) {
             self.mirror.delete(Key::Resolver(address.into()), ops);
         }
+    }
+
+    /// Writes the rows of trusted resolvers that are missing.
+    fn trust_again(&mut self, ops: &mut Vec<MapOp>) {
+        let mirror = &mut self.mirror;
+        self.unresolved.retain(|address| !mirror.put(Row::Resolver((*address).into()), ops));
     }
 
     /// Addresses behind whose port of DNS are these resolvers, and nobody else.
@@ -204,18 +258,24 @@ impl Engine {
         found.map(|(address, _)| address.to_ip()).collect()
     }
 
-    /// Writes the rows of policies that are not in use yet. One that finds no room is left out.
-    fn install(&mut self, plan: &Plan, ops: &mut Vec<MapOp>) {
+    /// Writes the rows of policies that are not in use yet. One that finds no room is left out: its endpoints are closed.
+    fn install(&mut self, ops: &mut Vec<MapOp>) {
+        self.uninstalled.clear();
+        let plan = std::mem::take(&mut self.plan);
         for (content, (rules, ports)) in &plan.policies {
             let id = self.ledger.policy(content);
             if self.policies.contains_key(&id) {
                 continue;
             }
-            let policy = self.compile(rules, ports);
-            let rows: Vec<Row> = policy_rows(id, &policy).collect();
-            if !self.mirror.has_room(&rows) {
+            let policy = self.compile(rules, ports, false);
+            let rows = [(id, policy_rows(id, &policy).collect::<Vec<Row>>())];
+            if let Err(why) = self.has_room_for(&rows) {
+                let of_share = matches!(why, NoRoom::Share(_));
+                let setting = if of_share { "limits.policyRowsPerNamespace" } else { "limits.policyRows" };
+                self.uninstalled.insert(id, setting);
                 continue;
             }
+            let [(_, rows)] = rows;
             for row in rows {
                 self.mirror.put(row, ops);
             }
@@ -224,18 +284,22 @@ impl Engine {
             }
             self.policies.insert(id, policy);
         }
+        self.plan = plan;
         self.list_users();
     }
 
-    /// Compiles a policy for the identities in use.
-    fn compile(&self, rules: &[NumberedRule], ports: &[NamedPort]) -> Policy {
+    /// Compiles a policy for the identities in use; those of learned addresses with `all`, or where endpoints share them.
+    /// Else [`Engine::admit_learned`] follows.
+    fn compile(&self, rules: &[NumberedRule], ports: &[NamedPort], all: bool) -> Policy {
+        let shares = self.settings.dns.scope == Scope::Node;
         let mut policy = Policy::new(rules, ports, self.proxies, &self.terms);
         let named = policy.port_names().flat_map(|name| self.terms.ports_named(name));
         let terms: BTreeSet<TermId> = policy.terms().chain(named).chain(self.terms.fronts.ids()).collect();
         let matched = terms.iter().flat_map(|term| self.identities.matched_by(*term));
         let identities: BTreeSet<u32> = matched.chain(std::iter::once(identity::WORLD)).collect();
         for identity in identities {
-            if let Some(set) = self.identities.set_of(identity) {
+            let is_own = |set: &Set| all || shares || !set.iter().any(|term| self.terms.is_name(*term));
+            if let Some(set) = self.identities.set_of(identity).filter(|set| is_own(set)) {
                 policy.admit(identity, set, &self.terms);
             }
         }
@@ -253,7 +317,7 @@ impl Engine {
         let policies = std::mem::take(&mut self.policies);
         for (id, old) in policies {
             let rules: Vec<NumberedRule> = old.rules().cloned().collect();
-            let policy = self.compile(&rules, old.own_ports());
+            let policy = self.compile(&rules, old.own_ports(), true);
             for identity in policy.identities().collect::<BTreeSet<u32>>() {
                 self.identities.hold(identity, id);
             }
@@ -261,10 +325,15 @@ impl Engine {
         }
         self.unsure = true;
         self.settle_doubts(0, &mut ops);
+        if self.is_short() {
+            let leaks = self.leaks();
+            self.point(&leaks, false, false, &mut ops);
+            self.retry.come_at_once();
+        }
         ops
     }
 
-    fn list_users(&mut self) {
+    pub(crate) fn list_users(&mut self) {
         self.users.clear();
         self.port_users.clear();
         for (id, policy) in &self.policies {
@@ -279,7 +348,7 @@ impl Engine {
 
     /// Removes policies that no endpoint has.
     fn drop_policies(&mut self, ops: &mut Vec<MapOp>) {
-        let used: HashSet<u32> = self.local.values().map(|local| local.value.policy).collect();
+        let used: HashSet<u32> = self.local.values().map(|local| local.policy).collect();
         let unused: Vec<u32> = self.policies.keys().filter(|id| !used.contains(id)).copied().collect();
         for id in unused {
             let Some(policy) = self.policies.remove(&id) else { continue };
@@ -291,8 +360,15 @@ impl Engine {
     }
 }
 
+/// Key of the row of a prefix.
+pub(crate) fn prefix_of(net: IpNet) -> (u32, CidrKey) {
+    let bits = u32::from(net.prefix_len());
+    let prefix = if net.addr().is_ipv4() { bits + Address::V4_PREFIX_BITS } else { bits };
+    (prefix, CidrKey { address: net.network().into() })
+}
+
 /// Every row of a policy.
-fn policy_rows(id: u32, policy: &Policy) -> impl Iterator<Item = Row> {
+pub(crate) fn policy_rows(id: u32, policy: &Policy) -> impl Iterator<Item = Row> {
     let any = policy.rows_of_any().map(move |(direction, row)| row.of(id, identity::ANY, direction));
     let identities: BTreeSet<u32> = policy.identities().collect();
     let rest = identities.into_iter().flat_map(move |identity| {

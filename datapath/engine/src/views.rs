@@ -17,7 +17,6 @@ use namegate_config::{
 use crate::{
     EndpointId, Engine, Key, Lookup, Row,
     compile::Policy,
-    engine::Local,
     topology::{NODE_KEY, Who},
 };
 
@@ -36,8 +35,10 @@ pub struct EndpointView {
     pub named_ports: Vec<NamedPort>,
     /// Index of the host-side interface; [`NODE_INTERFACE`] for the node itself.
     pub interface: u32,
-    /// Its policy; 0 is none.
+    /// The policy that should judge it; 0 is none.
     pub policy: u32,
+    /// It is denied everything: its policy is not whole, or has no room.
+    pub is_closed: bool,
     /// Revision under which its flows are judged.
     pub revision: u32,
     /// Where the rules that judge it stand.
@@ -115,8 +116,10 @@ impl Engine {
     }
 
     fn view(&self, id: EndpointId, key: Arc<str>, who: &Who) -> Option<EndpointView> {
-        let &Local { interface, value, .. } = self.local.get(&id)?;
-        let policy = self.policies.get(&value.policy);
+        let local = self.local.get(&id)?;
+        let interface = local.interface;
+        let value = local.value;
+        let policy = self.policies.get(&local.policy);
         let mut rules: Vec<Arc<Origin>> =
             policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
         rules.sort_unstable();
@@ -128,7 +131,8 @@ impl Engine {
             addresses: who.addresses.clone(),
             named_ports: who.named_ports.clone(),
             interface,
-            policy: value.policy,
+            policy: local.policy,
+            is_closed: local.is_shut(),
             revision: value.revision,
             rules,
             enforced_ingress: value.flags & endpoint_flags::ENFORCE_INGRESS != 0,
@@ -196,7 +200,7 @@ impl Engine {
                 let addresses = self.placed.iter().filter(|(_, (value, _))| value.steps[0].identity == identity);
                 let behind = addresses.filter_map(|(address, _)| self.peers.behind(address.to_ip(), (protocol, port)));
                 for service in behind.map(|behind| Arc::clone(&behind.service)) {
-                    let judged = self.local.iter().filter(|(_, local)| local.value.policy == *id);
+                    let judged = self.local.iter().filter(|(_, local)| local.policy == *id);
                     let keys = judged.filter_map(|(id, _)| self.cache.endpoints.get(id));
                     found
                         .entry((service, protocol, port))
@@ -239,6 +243,17 @@ impl Engine {
         let own = [("addresses claimed twice", self.peers.conflicts), ("ledger entries", self.ledger.dropped())];
         let counted = self.refused.iter().map(|(what, count)| (*what, *count));
         counted.chain(rows).chain(own).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// What was refused at the shares of single endpoints, by `namespace/name`, and of namespaces: what, and how often.
+    pub fn refused_of_shares(&self) -> Vec<(Arc<str>, &'static str, u64)> {
+        let of_endpoint = |((endpoint, what), count): (&(EndpointId, &'static str), &u64)| {
+            Some((Arc::clone(&self.cache.endpoints.get(endpoint)?.key), *what, *count))
+        };
+        let of_endpoints = self.refused_of.iter().filter_map(of_endpoint);
+        let of_namespaces =
+            self.refused_in.iter().map(|((namespace, what), count)| (Arc::clone(namespace), *what, *count));
+        of_endpoints.chain(of_namespaces).collect()
     }
 
     /// The revision of the last change.

@@ -120,7 +120,7 @@ impl World {
         let endpoint = self.engine.endpoint_by_address(ip(OWN[0])).unwrap();
         let answer = Answer { endpoint, names: vec![name.parse().unwrap()], addresses: vec![(ip(address), ttl_s)] };
         let mut ops = Vec::new();
-        self.engine.learn(&answer, self.kernel.now, &mut ops);
+        self.engine.learn(&answer, self.kernel.now, &mut ops).unwrap();
         self.write(&ops);
     }
 

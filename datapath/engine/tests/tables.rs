@@ -17,7 +17,7 @@ use namegate_config::{
     rule::{Binding, Direction, Effect, Entity, Origin, PeerSelector, Peers, Ports, Rule, Subject, Tier},
     settings::{PrivateAnswers, Scope, Settings},
 };
-use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, Proxies, Row};
+use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, NotOpen, Proxies, Row};
 
 const WEB: Flow = Flow { protocol: 6, port: 443 };
 const OWN: &str = "10.0.0.1";
@@ -65,12 +65,13 @@ impl Setup {
         self.engine.endpoints()[at].id
     }
 
-    fn learn(&mut self, at: usize, name: &str, address: &str, ttl: u32) {
+    fn learn(&mut self, at: usize, name: &str, address: &str, ttl: u32) -> Result<(), NotOpen> {
         let (endpoint, names) = (self.endpoint(at), vec![name.parse().unwrap()]);
         let mut ops = Vec::new();
         let answer = Answer { endpoint, names, addresses: vec![(ip(address), ttl)] };
-        self.engine.learn(&answer, self.kernel.now, &mut ops);
+        let learned = self.engine.learn(&answer, self.kernel.now, &mut ops);
         apply(&self.engine, &mut self.kernel, &ops);
+        learned
     }
 
     fn tick(&mut self) {
@@ -101,7 +102,7 @@ impl Setup {
 fn a_name_opens_until_its_ttl_ends_even_if_nobody_ticks() {
     let mut setup = Setup::new(&settings(), vec![allow(vec![name("*.io")])]);
     assert_eq!(setup.reason(0, "192.0.2.1"), Reason::DefaultDeny);
-    setup.learn(0, "a.io", "192.0.2.1", 5);
+    setup.learn(0, "a.io", "192.0.2.1", 5).unwrap();
     for (after, want) in [(0, Reason::Rule), (4, Reason::Rule), (5, Reason::NameExpired), (9, Reason::NameExpired)] {
         let kernel = Kernel { now: setup.kernel.now + after * SECOND, ..setup.kernel.clone() };
         let got = kernel.judge(10, ip(OWN), ip("192.0.2.1"), Direction::Egress, WEB).reason;
@@ -113,7 +114,7 @@ fn a_name_opens_until_its_ttl_ends_even_if_nobody_ticks() {
 #[test]
 fn an_hour_after_its_end_a_name_is_forgotten() {
     let mut setup = Setup::new(&settings(), vec![allow(vec![name("a.io")])]);
-    setup.learn(0, "a.io", "192.0.2.1", 5);
+    setup.learn(0, "a.io", "192.0.2.1", 5).unwrap();
     let before = setup.engine.identity_count();
     setup.kernel.now += 6 * SECOND;
     setup.tick();
@@ -134,7 +135,7 @@ fn more_ends_than_steps_close_early_and_a_tick_is_exact() {
     let rules = selectors.iter().map(|selector| allow(vec![selector.clone()])).collect();
     let mut setup = Setup::new(&settings(), rules);
     for at in 0..6_u32 {
-        setup.learn(0, &format!("n{at}.io"), "192.0.2.1", 10 * (at + 1));
+        setup.learn(0, &format!("n{at}.io"), "192.0.2.1", 10 * (at + 1)).unwrap();
     }
     assert_eq!(setup.steps("192.0.2.1"), 4);
     let start = setup.kernel.now;
@@ -156,11 +157,11 @@ fn more_ends_than_steps_close_early_and_a_tick_is_exact() {
 #[test]
 fn a_later_answer_moves_an_end_back_and_never_forward() {
     let mut setup = Setup::new(&settings(), vec![allow(vec![name("a.io")])]);
-    setup.learn(0, "a.io", "192.0.2.1", 50);
-    setup.learn(0, "a.io", "192.0.2.1", 10);
+    setup.learn(0, "a.io", "192.0.2.1", 50).unwrap();
+    setup.learn(0, "a.io", "192.0.2.1", 10).unwrap();
     setup.kernel.now += 40 * SECOND;
     assert_eq!(setup.reason(0, "192.0.2.1"), Reason::Rule);
-    setup.learn(0, "a.io", "192.0.2.1", 50);
+    setup.learn(0, "a.io", "192.0.2.1", 50).unwrap();
     setup.kernel.now += 40 * SECOND;
     assert_eq!(setup.reason(0, "192.0.2.1"), Reason::Rule);
 }
@@ -170,8 +171,8 @@ fn ttls_are_kept_within_their_bounds() {
     let mut settings = settings();
     (settings.dns.min_ttl_s, settings.dns.max_ttl_s) = (10, 20);
     let mut setup = Setup::new(&settings, vec![allow(vec![name("*")])]);
-    setup.learn(0, "a.io", "192.0.2.1", 0);
-    setup.learn(0, "a.io", "192.0.2.2", 9_999);
+    setup.learn(0, "a.io", "192.0.2.1", 0).unwrap();
+    setup.learn(0, "a.io", "192.0.2.2", 9_999).unwrap();
     for (after, first, second) in [(9, true, true), (10, false, true), (20, false, false)] {
         let kernel = Kernel { now: setup.kernel.now + after * SECOND, ..setup.kernel.clone() };
         let open = |address| !kernel.judge(10, ip(OWN), ip(address), Direction::Egress, WEB).reason.denies();
@@ -184,10 +185,10 @@ fn the_oldest_name_gives_way_at_the_bound_and_closes() {
     let mut settings = settings();
     settings.dns.names_per_endpoint_max = 2;
     let mut setup = Setup::new(&settings, vec![allow(vec![name("*.io")])]);
-    setup.learn(0, "a.io", "192.0.2.1", 60);
-    setup.learn(0, "b.io", "192.0.2.2", 60);
-    setup.learn(0, "a.io", "192.0.2.1", 60);
-    setup.learn(0, "c.io", "192.0.2.3", 60);
+    setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
+    setup.learn(0, "b.io", "192.0.2.2", 60).unwrap();
+    setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
+    setup.learn(0, "c.io", "192.0.2.3", 60).unwrap();
     let reasons = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|address| setup.reason(0, address));
     assert_eq!(reasons, [Reason::Rule, Reason::DefaultDeny, Reason::Rule]);
     assert_eq!(setup.refused("dns.namesPerEndpointMax"), 1);
@@ -199,7 +200,7 @@ fn the_address_that_ends_first_gives_way_at_the_bound_and_closes() {
     settings.dns.addresses_per_name_max = 2;
     let mut setup = Setup::new(&settings, vec![allow(vec![name("*.io")])]);
     for (address, ttl) in [("192.0.2.1", 60), ("192.0.2.2", 30), ("192.0.2.3", 60)] {
-        setup.learn(0, "a.io", address, ttl);
+        setup.learn(0, "a.io", address, ttl).unwrap();
     }
     let reasons = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|address| setup.reason(0, address));
     assert_eq!(reasons, [Reason::Rule, Reason::DefaultDeny, Reason::Rule]);
@@ -210,7 +211,7 @@ fn the_address_that_ends_first_gives_way_at_the_bound_and_closes() {
 fn names_of_one_address_are_bounded() {
     let mut setup = Setup::new(&settings(), vec![allow(vec![name("*.io")])]);
     for at in 0..300 {
-        setup.learn(0, &format!("n{at}.io"), "192.0.2.1", 60);
+        setup.learn(0, &format!("n{at}.io"), "192.0.2.1", 60).unwrap();
     }
     assert_eq!(setup.engine.names_of(setup.endpoint(0), ip("192.0.2.1"), setup.kernel.now).len(), 256);
     assert_eq!(setup.engine.lookups(setup.kernel.now).count(), 256);
@@ -219,9 +220,9 @@ fn names_of_one_address_are_bounded() {
 #[test]
 fn forgotten_names_close_at_once() {
     let mut setup = Setup::new(&settings(), vec![allow(vec![name("*.io")])]);
-    setup.learn(0, "a.io", "192.0.2.1", 60);
-    setup.learn(0, "b.io", "192.0.2.2", 60);
-    setup.learn(1, "a.io", "192.0.2.1", 60);
+    setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
+    setup.learn(0, "b.io", "192.0.2.2", 60).unwrap();
+    setup.learn(1, "a.io", "192.0.2.1", 60).unwrap();
     let first = setup.endpoint(0);
     let wanted = |lookup: &namegate_engine::Lookup<'_>| lookup.endpoint == first && lookup.name.as_str() == "a.io";
     let (forgotten, ops) = setup.engine.forget(&wanted, setup.kernel.now);
@@ -238,10 +239,10 @@ fn private_answers_open_by_default_and_not_under_deny() {
         settings.dns.private_answers = setting;
         let mut setup = Setup::new(&settings, vec![allow(vec![name("*.io")])]);
         for address in ["10.9.9.9", "172.16.0.1", "100.64.0.1", "fd00::9"] {
-            setup.learn(0, "a.io", address, 60);
+            setup.learn(0, "a.io", address, 60).unwrap();
             assert_eq!(setup.reason(0, address), want, "{address} {setting:?}");
         }
-        setup.learn(0, "a.io", "192.0.2.1", 60);
+        setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
         assert_eq!(setup.reason(0, "192.0.2.1"), Reason::Rule);
         assert_eq!(setup.refused("dns.privateAnswers"), if setting == PrivateAnswers::Deny { 4 } else { 0 });
     }
@@ -251,7 +252,7 @@ fn private_answers_open_by_default_and_not_under_deny() {
 fn a_name_never_opens_a_pod_or_a_node() {
     let mut setup = Setup::new(&settings(), vec![allow(vec![name("*")])]);
     for address in ["10.0.0.2", "192.168.0.1", "192.168.0.2"] {
-        setup.learn(0, "a.io", address, 60);
+        setup.learn(0, "a.io", address, 60).unwrap();
         assert_eq!(setup.reason(0, address), Reason::DefaultDeny, "{address}");
     }
     assert_eq!(setup.refused("answers with addresses of pods and nodes"), 3);
@@ -262,14 +263,14 @@ fn scope_node_opens_for_every_endpoint() {
     let mut settings = settings();
     settings.dns.scope = Scope::Node;
     let mut setup = Setup::new(&settings, vec![allow(vec![name("*.io")])]);
-    setup.learn(0, "a.io", "192.0.2.1", 60);
+    setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
     assert_eq!((setup.reason(0, "192.0.2.1"), setup.reason(1, "192.0.2.1")), (Reason::Rule, Reason::Rule));
 }
 
 #[test]
 fn a_policy_that_comes_later_opens_what_is_still_alive() {
     let mut setup = Setup::new(&settings(), vec![allow(vec![])]);
-    setup.learn(0, "a.io", "192.0.2.1", 60);
+    setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
     assert_eq!(setup.reason(0, "192.0.2.1"), Reason::DefaultDeny);
     assert_eq!(setup.steps("192.0.2.1"), 0, "no selector matches: no row");
     let change = Change { rules: Some(vec![allow(vec![name("a.io")])]), topology: None };
@@ -282,11 +283,12 @@ fn a_policy_that_comes_later_opens_what_is_still_alive() {
 fn a_known_name_costs_one_write_whatever_the_number_of_rules() {
     let rules = (0..50).map(|_| allow(vec![name("*.io"), name("a.*")])).collect();
     let mut setup = Setup::new(&settings(), rules);
-    setup.learn(0, "a.io", "192.0.2.1", 60);
+    setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
     setup.kernel.now += SECOND;
     let (endpoint, names) = (setup.endpoint(1), vec!["a.io".parse().unwrap()]);
     let mut ops = Vec::new();
-    setup.engine.learn(&Answer { endpoint, names, addresses: vec![(ip("192.0.2.9"), 60)] }, setup.kernel.now, &mut ops);
+    let answer = Answer { endpoint, names, addresses: vec![(ip("192.0.2.9"), 60)] };
+    setup.engine.learn(&answer, setup.kernel.now, &mut ops).unwrap();
     assert!(matches!(ops[..], [MapOp::Put(Row::Address(..))]), "{ops:?}");
 }
 
@@ -311,34 +313,9 @@ fn flags_follow_rules_and_settings() {
 }
 
 #[test]
-fn a_full_policy_map_keeps_the_old_policy() {
-    let mut settings = settings();
-    settings.limits.policy_rows = 8;
-    let mut setup = Setup::new(&settings, vec![allow(vec![PeerSelector::Entity(Entity::World)])]);
-    assert_eq!((setup.reason(0, "192.0.2.1"), setup.reason(0, "10.0.0.2")), (Reason::Rule, Reason::DefaultDeny));
-    let ports = (0..9).map(|at| namegate_config::rule::PortMatch::Icmp { v6: false, kind: at * 2 }).collect();
-    let wide = Rule { ports: Ports::Of(ports), ..allow(vec![PeerSelector::Entity(Entity::Cluster)]) };
-    let ops = setup.engine.update(Change { rules: Some(vec![wide]), topology: None }, setup.kernel.now);
-    apply(&setup.engine, &mut setup.kernel, &ops);
-    assert_eq!((setup.reason(0, "192.0.2.1"), setup.reason(0, "10.0.0.2")), (Reason::Rule, Reason::DefaultDeny));
-    assert!(setup.refused("limits.policyRows") > 0);
-}
-
-#[test]
-fn a_full_address_map_opens_nothing_new() {
-    let mut settings = settings();
-    settings.limits.addresses = 5;
-    let mut setup = Setup::new(&settings, vec![allow(vec![name("*.io")])]);
-    setup.learn(0, "a.io", "192.0.2.1", 60);
-    setup.learn(0, "a.io", "192.0.2.2", 60);
-    assert_eq!((setup.reason(0, "192.0.2.1"), setup.reason(0, "192.0.2.2")), (Reason::Rule, Reason::DefaultDeny));
-    assert_eq!(setup.refused("limits.addresses"), 1);
-}
-
-#[test]
 fn an_endpoint_that_leaves_takes_its_names_and_its_number() {
     let mut setup = Setup::new(&settings(), vec![allow(vec![name("*.io")])]);
-    setup.learn(0, "a.io", "192.0.2.1", 60);
+    setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
     let before = setup.endpoint(0);
     for here in [[false, true], [true, true]] {
         let change = Change { rules: None, topology: Some(topology(&pods(here))) };
@@ -406,7 +383,7 @@ fn connections_to_a_bound_name_go_through_the_proxy_or_are_copied() {
         let mut setup = Setup::new(&settings(), rules.clone());
         let ops = setup.engine.set_proxies(Proxies { dns: 0, l7: 9 });
         apply(&setup.engine, &mut setup.kernel, &ops);
-        setup.learn(0, "a.io", "192.0.2.1", 600);
+        setup.learn(0, "a.io", "192.0.2.1", 600).unwrap();
         let judged = [6, 17, 132].map(|protocol| {
             let flow = Flow { protocol, ..WEB };
             let decision = setup.kernel.judge(10, ip(OWN), ip("192.0.2.1"), Direction::Egress, flow);
@@ -421,9 +398,9 @@ fn connections_to_a_bound_name_go_through_the_proxy_or_are_copied() {
 fn names_count_as_they_were_when_the_connection_began() {
     let rules = ["a.io", "b.io"].map(|one| Rule { binding: Some(Binding::Enforce), ..allow(vec![name(one)]) });
     let mut setup = Setup::new(&settings(), rules.into());
-    setup.learn(0, "a.io", "192.0.2.1", 600);
-    setup.learn(0, "b.io", "192.0.2.1", 5);
-    setup.learn(1, "c.io", "192.0.2.1", 600);
+    setup.learn(0, "a.io", "192.0.2.1", 600).unwrap();
+    setup.learn(0, "b.io", "192.0.2.1", 5).unwrap();
+    setup.learn(1, "c.io", "192.0.2.1", 600).unwrap();
     let began = setup.kernel.now;
     let (own, peer) = (ip(OWN), ip("192.0.2.1"));
     for (since, open) in [(began, &["a.io", "b.io"][..]), (began + 5 * SECOND, &["a.io"])] {

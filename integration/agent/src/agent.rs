@@ -33,6 +33,7 @@ mod problems;
 mod refusals;
 mod reload;
 mod requests;
+mod room;
 mod shown;
 mod sources;
 mod start;
@@ -164,6 +165,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book, problems, cluster))
             .await??
     };
+    let nudge = reloader.nudge();
+    door.ask(move |gate| gate.room.follow(nudge)).await?;
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge(), Arc::clone(&problems)));
     // Open as long as names are looked at.
@@ -221,7 +224,8 @@ fn open(
             cidrs: limits.cidrs,
             flows: limits.flows,
             flows_per_endpoint: limits.flows_per_endpoint,
-            endpoints: limits.endpoints,
+            // One more: the node's own row has a place of its own.
+            endpoints: limits.endpoints.saturating_add(1),
         },
         settings: kernel_settings(0, 0),
     };

@@ -176,7 +176,14 @@ fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
         endpoints,
         l7_connections,
         l7_connections_per_endpoint,
-    } = limits;
+        addresses_reserved: None,
+        addresses_per_endpoint: None,
+        cidrs_per_namespace: None,
+        policy_rows_per_namespace: None,
+    } = limits
+    else {
+        panic!("shares that follow from the size of the map")
+    };
     rows.extend([
         ("limits.addresses", addresses.to_string()),
         ("limits.policyRows", policy_rows.to_string()),
@@ -184,6 +191,10 @@ fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
         ("limits.flows", flows.to_string()),
         ("limits.flowsPerEndpoint", flows_per_endpoint.to_string()),
         ("limits.endpoints", endpoints.to_string()),
+        ("limits.addressesReserved", "quarter".to_owned()),
+        ("limits.addressesPerEndpoint", "eighth".to_owned()),
+        ("limits.cidrsPerNamespace", "quarter".to_owned()),
+        ("limits.policyRowsPerNamespace", "quarter".to_owned()),
         ("limits.l7Connections", l7_connections.to_string()),
         ("limits.l7ConnectionsPerEndpoint", l7_connections_per_endpoint.to_string()),
     ]);
@@ -266,7 +277,7 @@ fn the_page_of_settings_has_every_key_with_its_default() {
 fn the_defaults_of_the_page_are_what_the_file_takes() {
     for (key, default) in table(&page("docs/settings.md"), "namegate.yaml") {
         let line = match key.split_once('.') {
-            _ if ["required", "environment"].contains(&default.as_str()) => continue,
+            _ if ["required", "environment", "quarter", "eighth"].contains(&default.as_str()) => continue,
             Some((group, key)) => format!("{group}: {{{key}: {default}}}\n"),
             None => format!("{key}: {default}\n"),
         };

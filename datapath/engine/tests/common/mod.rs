@@ -1,6 +1,8 @@
 //! A gate of maps in memory, judged by the code that the kernel runs, and a small world to draw cases from.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod world;
+
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,

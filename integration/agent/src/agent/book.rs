@@ -40,8 +40,6 @@ pub(crate) struct Page {
     pub(crate) facts: Arc<Facts>,
     /// Their interfaces.
     pub(crate) interfaces: Interfaces,
-    /// Rows of the last change that the kernel refused.
-    pub(crate) refused: Vec<String>,
 }
 
 impl Page {
@@ -72,13 +70,17 @@ impl Book {
         page.interfaces.clone_from(interfaces);
     }
 
-    /// Notes that the kernel holds the last reading, less the rows that it refused; with the ports of services that are
-    /// shut to somebody because of some of their targets.
-    pub(crate) fn enforced(&self, refused: Vec<String>, divided: &[DividedPort]) {
+    /// Notes how far the kernel holds the last reading: all of it where `is_whole`; with the ports of services that are shut
+    /// to somebody because of some of their targets.
+    pub(crate) fn enforced(&self, is_whole: bool, divided: &[DividedPort]) {
         let mut page = self.0.write().unwrap_or_else(PoisonError::into_inner);
         page.divided = divided.iter().map(shut).collect();
-        page.revision.enforced = page.revision.wanted;
-        page.refused = refused;
+        page.revision.enforced = if is_whole {
+            page.revision.wanted
+        } else {
+            // Not any more, where it was.
+            page.revision.enforced.min(page.revision.wanted.saturating_sub(1))
+        };
     }
 }
 

@@ -174,7 +174,7 @@ impl Cluster {
     }
 
     /// Tells who waits how far the registrations are carried out; `guarded` are interfaces with programs.
-    pub(crate) fn tell(&self, facts: &Facts, found: &Found, guarded: &HashSet<u32>, refused: Option<&String>) {
+    pub(crate) fn tell(&self, facts: &Facts, found: &Found, guarded: &HashSet<u32>, closed: &BTreeMap<String, String>) {
         let state = |key: &String| match found.interfaces.get(key) {
             None if found.failed.contains_key(key) => (CniState::Waiting, found.failed.get(key).cloned()),
             None => (CniState::Waiting, Some("its interface is not there".to_owned())),
@@ -182,8 +182,8 @@ impl Cluster {
                 CniState::Waiting,
                 Some("programs could not be attached to its interface; the log says why".to_owned()),
             ),
-            Some(_) => match refused {
-                Some(refused) => (CniState::Waiting, Some(format!("the kernel refused a row: {refused}"))),
+            Some(_) => match closed.get(key) {
+                Some(why) => (CniState::Waiting, Some(why.clone())),
                 None if facts.unknown.contains(key) => (CniState::UnknownPod, None),
                 None => (CniState::Guarded, None),
             },

@@ -13,8 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use namegate_api::Instruments;
 use namegate_config::rule;
-use namegate_dns_proxy::NotInstalled;
-use namegate_engine::{Answer, Change, Engine, Forgotten, Gate as _, GateError, Lookup, MapOp, Proxies};
+use namegate_engine::{Change, Engine, Forgotten, Gate as _, GateError, Lookup, Proxies};
 use namegate_loader::{Datapath, Directions, LoadError};
 
 use super::{
@@ -25,6 +24,7 @@ use super::{
     journal::{Journal, Opened},
     problems::{ProblemKind, Problems},
     refusals::Refusals,
+    room::Room,
 };
 
 pub(crate) use super::door::Door;
@@ -51,8 +51,7 @@ pub(crate) struct Gate {
     pub(super) wanted: BTreeSet<u32>,
     /// Programs and pins that were put back after another tool took them away.
     pub(super) healed: u64,
-    /// Writes that the kernel refused, ever.
-    refused_writes: u64,
+    pub(super) room: Room,
     refusals: Arc<Refusals>,
 }
 
@@ -94,7 +93,7 @@ impl Gate {
             failed: BTreeMap::new(),
             wanted: BTreeSet::new(),
             healed: 0,
-            refused_writes: 0,
+            room: Room::default(),
             refusals: Arc::default(),
         })
     }
@@ -123,15 +122,10 @@ impl Gate {
         &self.refusals
     }
 
-    /// Writes that the kernel refused.
-    pub(crate) fn refused_writes(&self) -> u64 {
-        self.refused_writes
-    }
-
     /// Makes the kernel agree with new rules or endpoints: programs go from interfaces that are not enforced any more, then
     /// rows are written, then programs come to new interfaces. So no packet of a new one passes between, and none of one
     /// that leaves is dropped: an interface with programs and without a row is closed.
-    pub(crate) fn change(&mut self, change: Change) -> Vec<GateError> {
+    pub(crate) fn change(&mut self, change: Change) -> Vec<String> {
         let has_moved = change.topology.is_some();
         if let Some(topology) = &change.topology {
             let first = topology.endpoints.iter().filter_map(|endpoint| endpoint.interface);
@@ -139,7 +133,7 @@ impl Gate {
             self.leave();
         }
         let ops = self.engine.update(change, boot_ns());
-        let errors = self.write(&ops);
+        self.write(&ops);
         for interface in self.wanted.clone().into_iter().filter(|_| has_moved) {
             self.attach(interface);
         }
@@ -147,7 +141,8 @@ impl Gate {
         self.clients.store(Arc::new(Clients::of(&self.engine)));
         self.changes.fetch_add(1, Ordering::Release);
         self.keep();
-        errors
+        self.report_shortages();
+        self.room.unenforced()
     }
 
     /// Sends what rules limit to these proxies from now on.
@@ -166,6 +161,7 @@ impl Gate {
         let (gone, ops) = self.engine.forget(wanted, boot_ns());
         self.write(&ops);
         self.keep();
+        self.report_shortages();
         gone
     }
 
@@ -177,9 +173,11 @@ impl Gate {
                 self.tick();
             }
             let sleep = self.journal.retries_in().map_or(sleep, |retry| retry.min(sleep));
-            match served.next(sleep.min(IDLE)) {
+            match served.next(sleep.min(self.room.unreported_for().unwrap_or(IDLE))) {
                 Next::Answers(Learn { answers, since, done }) => {
                     let results = self.learn(&answers);
+                    self.keep();
+                    self.report_some_shortages();
                     self.instruments.answer_installed(since.elapsed());
                     // The asker may have timed out: the rows are true all the same.
                     let _ = done.send(results);
@@ -192,49 +190,8 @@ impl Gate {
         }
     }
 
-    fn tick(&mut self) {
-        let ops = self.engine.tick(boot_ns());
-        self.write(&ops);
-        self.keep();
-    }
-
-    fn learn(&mut self, answers: &[Answer]) -> Vec<Result<(), NotInstalled>> {
-        let now = boot_ns();
-        let mut ops = Vec::new();
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            ops.clear();
-            self.engine.learn(answer, now, &mut ops);
-            let errors = self.write(&ops);
-            results.push(errors.first().map_or(Ok(()), |error| Err(not_installed(error))));
-        }
-        self.keep();
-        results
-    }
-
-    /// Carries writes out. After a refusal the engine hears what is really there.
-    fn write(&mut self, ops: &[MapOp]) -> Vec<GateError> {
-        let mut errors = Vec::new();
-        for op in ops {
-            if let Err(error) = self.datapath.write(op) {
-                self.refused_writes += 1;
-                if errors.is_empty() {
-                    tracing::error!(error = %Chain(&error), "the kernel refused a row");
-                }
-                errors.push(error);
-            }
-        }
-        if !errors.is_empty() {
-            match self.datapath.rows() {
-                Ok(rows) => self.engine.resync(rows),
-                Err(error) => tracing::error!(error = %Chain(&error), "reading the kernel's rows"),
-            }
-        }
-        errors
-    }
-
     /// Brings the journal up to date.
-    fn keep(&mut self) {
+    pub(super) fn keep(&mut self) {
         let entries = self.engine.take_ledger();
         let kept = if !self.journal.is_whole() {
             if !self.journal.may_retry() {
@@ -297,13 +254,6 @@ impl std::fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
-    }
-}
-
-fn not_installed(error: &GateError) -> NotInstalled {
-    match error {
-        GateError::Full { .. } => NotInstalled::Full,
-        GateError::Access { .. } => NotInstalled::Write,
     }
 }
 

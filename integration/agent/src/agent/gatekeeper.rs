@@ -133,7 +133,7 @@ impl Keeper {
             addresses: view.addresses.clone(),
             interface: None,
             interface_index: None,
-            state: if known.failed.contains_key(&view.interface) {
+            state: if view.is_closed || known.failed.contains_key(&view.interface) {
                 EndpointState::Failed
             } else {
                 EndpointState::Guarded
@@ -201,8 +201,6 @@ impl Keeper {
         if page.revision.enforced == 0 {
             found.push((ProblemKind::Source, "policies", "no policy has reached the kernel yet".to_owned()));
         }
-        let refused = page.refused.iter().map(|refused| format!("the kernel refused a row: {refused}"));
-        found.extend(refused.map(|message| (ProblemKind::MapRow, "", message)));
         drop(page);
         let now = rfc3339(SystemTime::now());
         let shown = |(kind, subject, message): (ProblemKind, &str, String)| view::Problem {

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context;
 use namegate_api::view::Diagnostic;
 use namegate_config::{policy::Features, rule::Direction, settings::Settings};
-use namegate_engine::Change;
+use namegate_engine::{Change, DividedPort};
 use namegate_loader::links::LinkWatch;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     cluster::Cluster,
     file_watch::FileWatch,
     files::UNREADABLE,
-    gate::{Chain, Door},
+    gate::{Door, Gate},
     interfaces::{self, Interfaces},
     problems::{ProblemKind, Problems},
     sources::{Reading, Sources},
@@ -64,8 +64,10 @@ struct Work {
     told: interfaces::Told,
     /// Interfaces whose packets are judged, after the last change.
     guarded: HashSet<u32>,
-    /// A row of the last change that the kernel refused.
-    refused: Option<String>,
+    /// What keeps the last change from being enforced.
+    refused: Vec<String>,
+    /// Endpoints that are closed, and why.
+    closed: BTreeMap<String, String>,
     /// Where programs should be, and whether they are.
     attachments: Attachments,
     /// When everything is read again without a reason.
@@ -102,7 +104,8 @@ impl Reloader {
             last: None,
             told: interfaces::Told::default(),
             guarded: HashSet::new(),
-            refused: None,
+            refused: Vec::new(),
+            closed: BTreeMap::new(),
         };
         work.reload();
         work.attachments.inspect(work.sources.found());
@@ -194,13 +197,15 @@ impl Work {
         let read = start.elapsed();
         if self.last.as_ref().is_none_or(|(last, seen)| *last != reading || *seen != interfaces) {
             self.carry_out(&reading, &interfaces);
+        } else {
+            self.look_again();
         }
         let is_whole = self.say_what_failed();
         let found = self.sources.found().clone();
         if let Some(cluster) = self.sources.cluster() {
-            cluster.tell(&reading.facts, &found, &self.guarded, self.refused.as_ref());
+            cluster.tell(&reading.facts, &found, &self.guarded, &self.closed);
         }
-        self.sources.report(&reading, self.refused.is_none());
+        self.sources.report(&reading, self.refused.is_empty());
         tracing::debug!(?read, whole = ?start.elapsed(), "read again");
         self.last = Some((reading, interfaces));
         is_whole
@@ -242,13 +247,13 @@ impl Work {
     /// Whether the last change was carried out as a whole.
     fn is_guarded(&self) -> bool {
         let mut interfaces = self.last.iter().flat_map(|(_, interfaces)| interfaces.values()).flatten();
-        self.refused.is_none() && interfaces.all(|index| self.guarded.contains(index))
+        self.refused.is_empty() && interfaces.all(|index| self.guarded.contains(index))
     }
 
     /// What differs from the last reading; everything where not all of that was carried out.
     fn change(&mut self, reading: &Reading, interfaces: &Interfaces) -> Change {
         let is_guarded =
-            || self.refused.is_none() && interfaces.values().flatten().all(|index| self.guarded.contains(index));
+            || self.refused.is_empty() && interfaces.values().flatten().all(|index| self.guarded.contains(index));
         let (rules, topology) = match &self.last {
             Some((last, seen)) if is_guarded() => {
                 let same = last.endpoints == reading.endpoints && last.facts == reading.facts && seen == interfaces;
@@ -260,6 +265,26 @@ impl Work {
         Change { rules: rules.then(|| reading.rules.to_vec()), topology: topology.then(whole) }
     }
 
+    fn note(&mut self, found: Outcome) {
+        self.guarded = found.guarded;
+        self.refused = found.refused;
+        self.closed = found.closed;
+        self.book.enforced(self.refused.is_empty(), &found.divided);
+    }
+
+    /// Notes what has become of the last change meanwhile: rows may have found room, or been lost.
+    fn look_again(&mut self) {
+        let refused = self.refused.clone();
+        let found = self.door.ask_blocking(move |gate| {
+            let now = gate.room.unenforced();
+            (now != refused).then(|| Outcome::of(gate, now))
+        });
+        // Without an answer the agent ends.
+        if let Ok(Some(found)) = found {
+            self.note(found);
+        }
+    }
+
     fn carry_out(&mut self, reading: &Reading, interfaces: &Interfaces) {
         let last = self.last.as_ref().map(|(last, _)| &**last);
         if last.is_none_or(|last| last.said.diagnostics != reading.said.diagnostics) {
@@ -268,15 +293,13 @@ impl Work {
         self.book.want(reading, interfaces, &self.directions);
         let change = self.change(reading, interfaces);
         let changed = self.door.ask_blocking(move |gate| {
-            let refused = gate.change(change).iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>();
-            (refused, gate.guarded().unwrap_or_default(), gate.engine().divided())
+            let refused = gate.change(change);
+            Outcome::of(gate, refused)
         });
         match changed {
-            Ok((refused, guarded, divided)) => {
+            Ok(found) => {
                 self.problems.clear(ProblemKind::Source, "change");
-                self.guarded = guarded;
-                self.refused = refused.first().cloned();
-                self.book.enforced(refused, &divided);
+                self.note(found);
             }
             Err(error) => {
                 self.guarded.clear();
@@ -284,6 +307,21 @@ impl Work {
                 self.problems.raise(ProblemKind::Source, "change", message);
             }
         }
+    }
+}
+
+/// How far the kernel is.
+struct Outcome {
+    refused: Vec<String>,
+    closed: BTreeMap<String, String>,
+    guarded: HashSet<u32>,
+    divided: Vec<DividedPort>,
+}
+
+impl Outcome {
+    fn of(gate: &Gate, refused: Vec<String>) -> Self {
+        let divided = gate.engine().divided();
+        Self { refused, closed: gate.room.closed().clone(), guarded: gate.guarded().unwrap_or_default(), divided }
     }
 }
 

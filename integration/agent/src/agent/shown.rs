@@ -86,14 +86,7 @@ impl Figures {
             names.names += 1;
             names.addresses += lookup.addresses.len();
         }
-        let told = gate.engine().refused().into_iter().chain([("rows that the kernel refused", gate.refused_writes())]);
-        let refused = told.filter(|(_, count)| *count > 0).map(|(bound, count)| Refused {
-            bound: bound.to_owned(),
-            endpoint: String::new(),
-            count,
-            setting: refusals::setting_of(bound).to_owned(),
-        });
-        let refused = refused.chain(gate.refusals().shown(gate.engine())).collect();
+        let refused = refused(gate).into_iter().chain(gate.refusals().shown(gate.engine())).collect();
         let counters = gate.datapath().counters().unwrap_or_else(|error| {
             tracing::error!(%error, "reading counters");
             Vec::new()
@@ -108,6 +101,24 @@ impl Figures {
             openings_lost: gate.datapath().openings_lost().unwrap_or(0),
         }
     }
+}
+
+/// What was refused: by endpoint where one of them reached its share, else for the node.
+fn refused(gate: &Gate) -> Vec<Refused> {
+    let of_shares = gate.engine().refused_of_shares();
+    let writes = ("rows that the kernel refused", gate.room.writes());
+    let of_node = gate.engine().refused().into_iter().chain([writes]);
+    let shares = |bound: &str| of_shares.iter().filter(|(_, of, _)| *of == bound).map(|(.., count)| count).sum();
+    // What is counted for an endpoint is not counted for the node too.
+    let of_node = of_node.map(|(bound, count)| ("".into(), bound, count.saturating_sub(shares(bound))));
+    let all = of_node.chain(of_shares.iter().cloned()).filter(|(.., count)| *count > 0);
+    let shown = all.map(|(endpoint, bound, count)| Refused {
+        bound: bound.to_owned(),
+        endpoint: endpoint.to_string(),
+        count,
+        setting: refusals::setting_of(bound).to_owned(),
+    });
+    shown.collect()
 }
 
 fn shown_counter(
