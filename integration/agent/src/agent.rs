@@ -43,9 +43,8 @@ mod upkeep;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use namegate_abi::Settings as KernelSettings;
-use namegate_api::{Instruments, rfc3339};
+use namegate_api::rfc3339;
 use namegate_config::{
     policy::Features,
     rule::Direction,
@@ -55,7 +54,10 @@ use namegate_dns_proxy::{Config as DnsConfig, Proxy};
 use namegate_engine::{Engine, Proxies};
 use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
 use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, PinsLock, routes, untracked};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::AbortHandle,
+};
 
 use crate::cli::Outcome;
 
@@ -64,15 +66,14 @@ pub(crate) use files::shown as shown_diagnostic;
 
 use book::Book;
 use descriptors::{Shared, Wanted};
-use desk::{Clients, GateDesk};
+use desk::GateDesk;
 use flows::Flows;
 use front::Front;
-use gate::{Gate, Running};
+use gate::{Gate, Published, Running};
 use gatekeeper::Keeper;
 use journal::Journal;
 use kubernetes::Kubernetes;
 use openings::Checks;
-use problems::Problems;
 use reload::Reloader;
 use requests::RequestDesk;
 
@@ -137,16 +138,17 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let started = rfc3339(std::time::SystemTime::now());
     let limit = descriptors::raise();
     let front = Front::open(&settings)?;
-    let (flows, book, instruments) = (Arc::new(Flows::default()), Arc::new(Book::default()), Instruments::default());
-    let clients = Arc::new(ArcSwap::from_pointee(Clients::default()));
-    let problems = Arc::new(Problems::default());
-    let Parts { gate, events, openings, features, looked } = open(&settings, &clients, &instruments, &problems)?;
+    let flows = Arc::new(Flows::default());
+    let book = Arc::new(Book::default());
+    let published = Published::default();
+    let Published { clients, instruments, problems } = published.clone();
+    let Parts { gate, events, openings, features, looked } = open(&settings, published)?;
     let door = gate.door();
     let looking = tokio::spawn(upkeep::follow(looked, door.clone(), Arc::clone(&problems)));
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
     let checks = Arc::new(Checks::default());
-    let watching =
-        tokio::spawn(openings::follow(openings, door.clone(), Arc::clone(&flows), Arc::clone(&checks), PROXY_MARK));
+    let copies = openings::follow(openings, door.clone(), Arc::clone(&flows), Arc::clone(&checks), PROXY_MARK);
+    let watching = tokio::spawn(copies);
     let refusing = tokio::spawn(refusals::follow(Arc::clone(door.refusals()), Arc::clone(&problems), door.clone()));
     let shared = descriptors::share_out(limit, descriptors_wanted(&settings), &problems);
     let (requests, records) = RequestDesk::new(door.clone(), gate.changes(), Arc::clone(&clients));
@@ -166,16 +168,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             .await??
     };
     let nudge = reloader.nudge();
-    door.ask(move |gate| gate.room.follow(nudge)).await?;
+    door.ask(|gate| gate.room.follow(nudge)).await?;
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge(), Arc::clone(&problems)));
     // Open as long as names are looked at.
     let (names_port, _present) =
         held::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
-    let kernel = kernel_settings(proxy.port(), names_port);
-    door.ask(move |gate| gate.datapath().set(&kernel)).await??;
+    door.ask(move |gate| gate.datapath().set(&kernel_settings(proxies.dns, names_port))).await??;
     tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
-    let (dns, reads) = (Arc::clone(&proxy), Arc::clone(&l7));
     let keeper = Keeper {
         settings,
         door,
@@ -183,17 +183,17 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         problems,
         flows,
         checks,
-        proxy: dns,
-        l7: reads,
+        proxy: Arc::clone(&proxy),
+        l7: Arc::clone(&l7),
         requests,
         instruments,
         started,
         kubernetes,
     };
     front.serve(keeper, end()).await;
-    let tasks = [&following, &watching].map(tokio::task::JoinHandle::abort_handle);
-    let others = [&telling, &refusing, &links, &looking].map(tokio::task::JoinHandle::abort_handle);
-    tasks.into_iter().chain(others).for_each(|task| task.abort());
+    let tasks = [following.abort_handle(), watching.abort_handle(), telling.abort_handle()];
+    let others = [refusing.abort_handle(), links.abort_handle(), looking.abort_handle()];
+    tasks.iter().chain(&others).for_each(AbortHandle::abort);
     stop(reloader, gate, proxy, l7).await
 }
 
@@ -209,12 +209,7 @@ struct Parts {
 
 /// Loads or adopts what is in the kernel, and starts the thread that owns it. A second agent ends here, before it touches
 /// what the first one has pinned.
-fn open(
-    settings: &Settings,
-    clients: &Arc<ArcSwap<Clients>>,
-    instruments: &Instruments,
-    problems: &Arc<Problems>,
-) -> anyhow::Result<Parts> {
+fn open(settings: &Settings, published: Published) -> anyhow::Result<Parts> {
     let limits = settings.limits;
     let options = Options {
         pins: settings.pins.clone(),
@@ -252,9 +247,7 @@ fn open(
         datapath,
         Journal::open(&settings.state),
         gate::directions(&settings.directions),
-        Arc::clone(clients),
-        instruments.clone(),
-        Arc::clone(problems),
+        published,
         settings.audit,
     )?;
     Ok(Parts { gate: gate.start()?, events, openings, features, looked })

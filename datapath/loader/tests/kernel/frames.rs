@@ -50,6 +50,7 @@ pub(crate) fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload:
 
 /// A datagram of eight octets.
 pub(crate) fn udp(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Frame {
+    const FRAGMENT: u8 = 44;
     let ports = [source.1.to_be_bytes(), destination.1.to_be_bytes(), 16_u16.to_be_bytes(), [0; 2]].concat();
     packet(source.0, destination.0, UDP, &[ports, vec![0; 8]].concat())
 }
@@ -79,7 +80,6 @@ pub(crate) fn fragment(source: (IpAddr, u16), destination: (IpAddr, u16), id: u1
         frame.0[LINK + 6..LINK + 8].copy_from_slice(&offset.to_be_bytes());
         return frame;
     }
-    const FRAGMENT: u8 = 44;
     let offset: u16 = if first { 1 } else { 16 };
     let mut header = vec![UDP, 0];
     header.extend(offset.to_be_bytes());

@@ -55,6 +55,15 @@ pub(crate) struct Gate {
     refusals: Arc<Refusals>,
 }
 
+/// What the thread shares with the rest of the agent.
+#[derive(Clone, Default)]
+pub(crate) struct Published {
+    /// What the DNS proxy asks of endpoints and resolvers; replaced by each change.
+    pub(crate) clients: Arc<ArcSwap<Clients>>,
+    pub(crate) instruments: Instruments,
+    pub(crate) problems: Arc<Problems>,
+}
+
 /// The running thread.
 pub(crate) struct Running {
     door: Door,
@@ -69,11 +78,10 @@ impl Gate {
         datapath: Datapath,
         journal: (Journal, Opened),
         directions: Directions,
-        clients: Arc<ArcSwap<Clients>>,
-        instruments: Instruments,
-        problems: Arc<Problems>,
+        published: Published,
         audit: bool,
     ) -> Result<Self, GateError> {
+        let Published { clients, instruments, problems } = published;
         let (journal, opened) = journal;
         engine.restore(opened.entries);
         if let Some(error) = opened.refused {

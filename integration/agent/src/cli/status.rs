@@ -218,16 +218,23 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_page_tells_what_matters() {
-        let problem = Problem {
+    fn problem() -> Problem {
+        Problem {
             kind: "attachment".into(),
             subject: "shop/web".into(),
             message: "programs could not be attached".into(),
             since: "2026-07-01T12:00:00.000Z".into(),
-        };
+        }
+    }
+
+    fn refused_names() -> Refused {
+        Refused { bound: "names-per-endpoint".into(), endpoint: "shop/web".into(), count: 2, setting: "dns.n".into() }
+    }
+
+    #[test]
+    fn the_page_tells_what_matters() {
         let status = Status {
-            problems: vec![problem],
+            problems: vec![problem()],
             version: "0.1.0".into(),
             started: "2026-07-01T12:00:00.000Z".into(),
             audit: false,
@@ -237,12 +244,7 @@ mod tests {
             names: NameCounts { names: 3, addresses: 7 },
             counters: vec![denied()],
             maps: vec![Fill { map: "POLICY".into(), rows: 50, rows_max: 200, setting: "limits.policyRows".into() }],
-            refused: vec![Refused {
-                bound: "names-per-endpoint".into(),
-                endpoint: "shop/web".into(),
-                count: 2,
-                setting: "dns.n".into(),
-            }],
+            refused: vec![refused_names()],
             dns: vec![Tally { what: "answered".into(), count: 6 }],
             dns_answers_kept: 0,
             requests: vec![],
