@@ -50,7 +50,6 @@ pub(crate) fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload:
 
 /// A datagram of eight octets.
 pub(crate) fn udp(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Frame {
-    const FRAGMENT: u8 = 44;
     let ports = [source.1.to_be_bytes(), destination.1.to_be_bytes(), 16_u16.to_be_bytes(), [0; 2]].concat();
     packet(source.0, destination.0, UDP, &[ports, vec![0; 8]].concat())
 }
@@ -71,6 +70,7 @@ pub(crate) fn tcp(source: (IpAddr, u16), destination: (IpAddr, u16), flags: u8) 
 
 /// A fragment of a datagram: the first, or a later one.
 pub(crate) fn fragment(source: (IpAddr, u16), destination: (IpAddr, u16), id: u16, first: bool) -> Frame {
+    const FRAGMENT: u8 = 44;
     let ports = [source.1.to_be_bytes(), destination.1.to_be_bytes(), 16_u16.to_be_bytes(), [0; 2]].concat();
     let payload = [ports, vec![0; 8]].concat();
     if source.0.is_ipv4() {
