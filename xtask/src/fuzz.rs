@@ -16,7 +16,7 @@ use crate::shell::{self, Tool};
 
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// Everything that can be fuzzed; the same as in the package `namegate-fuzz-targets`.
-const TARGETS: [&str; 17] = [
+const TARGETS: [&str; 18] = [
     "policy_yaml",
     "cidr",
     "pattern",
@@ -29,6 +29,7 @@ const TARGETS: [&str; 17] = [
     "api",
     "cni_stdin",
     "http_head",
+    "journal",
     "kubernetes_json",
     "sniffer",
     "tls_hello",

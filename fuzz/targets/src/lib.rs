@@ -17,6 +17,7 @@ mod dns_wire;
 mod endpoints;
 mod http_head;
 mod icmp_errors;
+mod journal;
 mod kubernetes_json;
 mod link;
 mod neighbour;
@@ -36,6 +37,7 @@ pub use dns_wire::dns_wire;
 pub use endpoints::endpoints;
 pub use http_head::http_head;
 pub use icmp_errors::icmp_errors;
+pub use journal::journal;
 pub use kubernetes_json::kubernetes_json;
 pub use neighbour::neighbour;
 pub use packet::packet;
@@ -57,7 +59,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "api", check: api },
     Target { name: "cidr", check: cidr },
     Target { name: "cni_stdin", check: cni_stdin },
@@ -65,6 +67,7 @@ pub const TARGETS: [Target; 17] = [
     Target { name: "endpoints", check: endpoints },
     Target { name: "http_head", check: http_head },
     Target { name: "icmp_errors", check: icmp_errors },
+    Target { name: "journal", check: journal },
     Target { name: "kubernetes_json", check: kubernetes_json },
     Target { name: "neighbour", check: neighbour },
     Target { name: "packet", check: packet },

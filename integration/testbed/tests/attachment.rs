@@ -282,7 +282,9 @@ fn pinned(agent: &Agent<'_>, folder: &str) -> Vec<PathBuf> {
 fn remove_pins(agent: &Agent<'_>, gone: &[PathBuf]) {
     let healed = || agent.json("/v1/status").unwrap()["attachments-healed"].as_u64().unwrap_or(0);
     let before = healed();
-    gone.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    for path in &gone {
+        std::fs::remove_file(path).unwrap();
+    }
     let all_there = |_: &Agent<'_>| Ok(gone.iter().all(|path| path.exists()).then_some(()));
     agent.wait_for("the pins", all_there).unwrap();
     assert!(healed() > before, "{} after {before}", healed());

@@ -32,7 +32,7 @@ fn options() -> Options {
 }
 
 /// The agent's settings with some of them changed, in a file of its own.
-fn settings(agent: &Agent<'_>, name: &str, change: Value) -> PathBuf {
+fn settings(agent: &Agent<'_>, name: &str, change: &Value) -> PathBuf {
     let mut settings: Value =
         serde_json::from_str(&std::fs::read_to_string(agent.path("namegate.yaml")).unwrap()).unwrap();
     for (key, value) in change.as_object().unwrap() {
@@ -106,7 +106,7 @@ fn a_start_without_what_the_settings_name_says_the_next_step() {
     ] {
         let mut change = change;
         change["state"] = json!(state);
-        let settings = settings(&agent, &format!("{name}.json"), change);
+        let settings = settings(&agent, &format!("{name}.json"), &change);
         let (code, said) = start(&world, &agent, &settings);
         assert_eq!(code, Some(2), "{name}: {said}");
         assert!(said.contains(words) && !said.contains("panicked"), "{name}: {said}");
@@ -122,7 +122,7 @@ fn pins_that_end_with_the_agent_are_refused() {
     agent.terminate().unwrap();
     let folder = agent.path("bpf");
     std::fs::create_dir(&folder).unwrap();
-    let settings = settings(&agent, "private.json", json!({"pins": folder.join("pins")}));
+    let settings = settings(&agent, "private.json", &json!({"pins": folder.join("pins")}));
     let script = "mount -t bpf bpf \"$1\" && exec timeout 5 \"$2\" agent --config \"$3\"";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
@@ -138,13 +138,13 @@ fn a_second_agent_is_refused_by_pins_and_by_socket() {
     let mut agent = Agent::start(&world, &options()).unwrap();
     let process = format!("process {}", agent.pid().unwrap());
     let others = json!({"state": agent.path("state-2"), "socket": agent.path("2.sock")});
-    let same_pins = settings(&agent, "same-pins.json", others);
+    let same_pins = settings(&agent, "same-pins.json", &others);
     let (code, said) = start(&world, &agent, &same_pins);
     assert_eq!(code, Some(2), "{said}");
     let socket = format!("socket {}", agent.socket().display());
     assert!(said.contains(&process) && said.contains(&socket), "{said}");
     let others = json!({"state": agent.path("state-2"), "pins": agent.pins().with_extension("2")});
-    let same_socket = settings(&agent, "same-socket.json", others);
+    let same_socket = settings(&agent, "same-socket.json", &others);
     let (code, said) = start(&world, &agent, &same_socket);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains(&process) && said.contains(&agent.socket().display().to_string()), "{said}");

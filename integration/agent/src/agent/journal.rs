@@ -1,7 +1,7 @@
 //! What must survive the agent's death: numbers handed out and names learned, as one append-only file per boot.
 //!
-//! A `write(2)` survives `kill -9`; nothing here needs to survive the machine. A frame is a length and a checksum
-//! (CRC-32C of the document; both u32, little endian) and a postcard document. A file is read up to the first frame that is
+//! A `write(2)` survives `kill -9`; nothing here needs to survive the machine. The frames are those of
+//! [`push_frame`]. A file is read up to the first frame that is
 //! cut short or damaged. One that cannot be written is begun anew from a snapshot as soon as that can be: no entry is lost
 //! meanwhile but by the agent's death.
 
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use namegate_engine::LedgerEntry;
+use namegate_engine::{Frames, LedgerEntry, push_frame};
 
 use super::state;
 
@@ -22,10 +22,6 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const FORM: &str = "crc32c";
 /// Octets that are written before the file is made anew from a snapshot.
 const GROWTH_OCTETS_MAX: u64 = 64 << 20;
-/// A frame above this is a torn or foreign file.
-const FRAME_OCTETS_MAX: usize = 16 << 20;
-/// Length and checksum.
-const HEAD_OCTETS: usize = 8;
 /// Between two tries to write a file that could not be.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -93,7 +89,7 @@ impl Journal {
     pub(crate) fn append(&mut self, entries: &[LedgerEntry]) -> io::Result<()> {
         self.buffer.clear();
         for entry in entries {
-            frame(&mut self.buffer, entry)?;
+            push_frame(&mut self.buffer, entry).map_err(io::Error::other)?;
         }
         let Some(file) = &mut self.file else { return Err(io::Error::other("it waits to be made anew")) };
         if let Err(error) = file.write_all(&self.buffer) {
@@ -116,7 +112,7 @@ impl Journal {
     /// Replaces what the file holds.
     pub(crate) fn replace(&mut self, entries: &[LedgerEntry]) -> io::Result<()> {
         let mut octets = self.head.clone().into_bytes();
-        let framed = entries.iter().try_for_each(|entry| frame(&mut octets, entry));
+        let framed = entries.iter().try_for_each(|entry| push_frame(&mut octets, entry)).map_err(io::Error::other);
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let written =
             framed.and_then(|()| state::make_folder(folder)).and_then(|()| state::replace(&self.path, &octets));
@@ -137,49 +133,24 @@ impl Journal {
     }
 }
 
-fn frame(octets: &mut Vec<u8>, entry: &LedgerEntry) -> io::Result<()> {
-    let document = postcard::to_stdvec(entry).map_err(io::Error::other)?;
-    let length = u32::try_from(document.len()).map_err(io::Error::other)?;
-    octets.extend(length.to_le_bytes());
-    octets.extend(crc32c::crc32c(&document).to_le_bytes());
-    octets.extend(document);
-    Ok(())
-}
-
 /// Whole frames of this boot, up to the first that cannot be read.
 fn read(octets: &[u8], head: &str) -> Vec<LedgerEntry> {
-    let Some(mut rest) = octets.strip_prefix(head.as_bytes()) else {
+    let Some(rest) = octets.strip_prefix(head.as_bytes()) else {
         if !octets.is_empty() {
             tracing::info!("the journal is of another boot or version: it is begun anew");
         }
         return Vec::new();
     };
-    let mut entries = Vec::new();
-    while let Some((entry, after)) = first(rest) {
-        entries.push(entry);
-        rest = after;
-    }
-    if !rest.is_empty() {
+    let frames = Frames::read(rest);
+    if frames.whole < rest.len() {
         tracing::warn!(
-            octet = octets.len() - rest.len(),
+            octet = head.len() + frames.whole,
             of = octets.len(),
-            entries = entries.len(),
+            entries = frames.entries.len(),
             "the journal is cut short or damaged: names that were learned after this octet are forgotten"
         );
     }
-    entries
-}
-
-/// The first frame, and what is behind it.
-fn first(octets: &[u8]) -> Option<(LedgerEntry, &[u8])> {
-    let (head, after) = octets.split_first_chunk::<HEAD_OCTETS>()?;
-    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let length = usize::try_from(word(0)).ok().filter(|length| *length <= FRAME_OCTETS_MAX)?;
-    let document = after.get(..length)?;
-    if crc32c::crc32c(document) != word(4) {
-        return None;
-    }
-    Some((postcard::from_bytes(document).ok()?, &after[length..]))
+    frames.entries
 }
 
 #[cfg(test)]

@@ -196,9 +196,9 @@ pub(crate) async fn follow(refusals: Arc<Refusals>, problems: Arc<Problems>, doo
             }
             Err(_) => return,
         }
-        tokio::time::sleep(LOOK).await;
         let Ok(rates) = door.ask_always(|gate: &mut Gate| gate.datapath().rates()).await else { return };
         count_lost(&refusals, &mut seen, &rates);
+        tokio::time::sleep(LOOK).await;
         let ongoing = refusals.ongoing(Instant::now());
         if ongoing.is_empty() && is_quiet {
             continue;

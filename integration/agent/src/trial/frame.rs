@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use namegate_abi::{protocol, tcp};
+use namegate_abi::{icmp, protocol, tcp};
 use namegate_config::reference::Flow;
 
 /// Octets of an Ethernet header.
@@ -30,11 +30,9 @@ pub(super) fn first(source: IpAddr, destination: IpAddr, flow: Flow, own_port: u
 
 /// Whether flows of the protocol are told apart by ports or an identifier.
 pub(super) const fn has_ports(flow: Flow) -> bool {
-    let kind = flow.port >> 8;
     match flow.protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => true,
-        protocol::ICMP => kind == 8,
-        protocol::ICMPV6 => kind == 128,
+        protocol::ICMP | protocol::ICMPV6 => icmp::has_identifier(flow.protocol, flow.port.to_be_bytes()[0]),
         _ => false,
     }
 }
