@@ -53,6 +53,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(gate::policy))
         .routes(routes!(gate::status))
         .routes(routes!(gate::healthz))
+        .routes(routes!(gate::readyz))
         .routes(routes!(gate::metrics))
         .routes(routes!(flows::stream))
 }

@@ -148,9 +148,19 @@ async fn networks_that_cannot_be_are_refused() {
 #[tokio::test]
 async fn health_is_503_when_not_well() {
     let world = World::start();
-    assert_eq!(world.get("/v1/healthz").await, (200, json!({"healthy": true, "problems": []})));
+    for path in ["/v1/healthz", "/v1/readyz"] {
+        assert_eq!(world.get(path).await, (200, json!({"healthy": true, "ready": true, "problems": []})));
+    }
+    let share = "bound shop/web has its share";
+    world.gate.fall_ill(share);
+    let body = json!({"healthy": false, "ready": true, "problems": [share]});
+    assert_eq!(world.get("/v1/healthz").await, (503, body.clone()));
+    assert_eq!(world.get("/v1/readyz").await, (200, body));
     world.gate.fall_ill("no kernel");
-    assert_eq!(world.get("/v1/healthz").await, (503, json!({"healthy": false, "problems": ["no kernel"]})));
+    for path in ["/v1/healthz", "/v1/readyz"] {
+        let (status, body) = world.get(path).await;
+        assert_eq!((status, &body["ready"]), (503, &json!(false)), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -177,6 +187,7 @@ async fn openapi_describes_every_path_that_is_served() {
         "/v1/fqdn/cache/{endpoint}",
         "/v1/fqdn/names",
         "/v1/healthz",
+        "/v1/readyz",
         "/v1/policy",
         "/v1/status",
     ];

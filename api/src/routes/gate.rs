@@ -62,6 +62,25 @@ pub(super) async fn healthz(State(api): State<Api>, uri: Uri) -> Result<Response
     Ok((status, Json(health)).into_response())
 }
 
+/// Says whether the agent takes endpoints and enforces their policies. An endpoint that is refused more than its own share
+/// of a bound does not change that.
+#[utoipa::path(
+    get,
+    path = "/v1/readyz",
+    operation_id = "getReadiness",
+    responses(
+        (status = 200, description = "It is ready", body = Health),
+        (status = 503, description = "What is not well", body = Health),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn readyz(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
+    without_parameters(&uri)?;
+    let health = api.gate.health().await?;
+    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, Json(health)).into_response())
+}
+
 /// Metrics for Prometheus.
 #[utoipa::path(
     get,

@@ -253,6 +253,9 @@ pub struct Tally {
 pub struct Health {
     /// Whether all is well.
     pub healthy: bool,
+    /// Whether it takes endpoints and enforces their policies: nothing is wrong but that an endpoint or a namespace is
+    /// refused more than its own share of a bound.
+    pub ready: bool,
     /// What is not well.
     pub problems: Vec<String>,
 }

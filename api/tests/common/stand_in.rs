@@ -213,7 +213,10 @@ impl Gatekeeper for StandIn {
 
     fn health(&self) -> Reply<'_, Health> {
         let problems = self.ills.lock().unwrap().clone();
-        Box::pin(async move { Ok(Health { healthy: problems.is_empty(), problems }) })
+        Box::pin(async move {
+            let ready = problems.iter().all(|problem| problem.starts_with("bound"));
+            Ok(Health { healthy: problems.is_empty(), ready, problems })
+        })
     }
 
     fn flows(&self) -> FlowFeed {

@@ -88,9 +88,9 @@ impl<'a> Agent<'a> {
         serde_json::from_slice(&body).map_err(|error| unreadable(&format!("its list cannot be read: {error}")))
     }
 
-    /// Whether it says that all is well; its words where not.
+    /// Whether it says that it is ready; its words where not.
     pub(crate) fn health(&self) -> Result<(), Failure> {
-        self.ask("GET", "/v1/healthz", &[]).map(drop)
+        self.ask("GET", "/v1/readyz", &[]).map(drop)
     }
 
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, Failure> {

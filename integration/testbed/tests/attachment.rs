@@ -282,7 +282,7 @@ fn pinned(agent: &Agent<'_>, folder: &str) -> Vec<PathBuf> {
 fn remove_pins(agent: &Agent<'_>, gone: &[PathBuf]) {
     let healed = || agent.json("/v1/status").unwrap()["attachments-healed"].as_u64().unwrap_or(0);
     let before = healed();
-    for path in &gone {
+    for path in gone {
         std::fs::remove_file(path).unwrap();
     }
     let all_there = |_: &Agent<'_>| Ok(gone.iter().all(|path| path.exists()).then_some(()));

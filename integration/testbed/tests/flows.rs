@@ -1,5 +1,4 @@
 //! Flows of real sockets: one ends where its peer's address becomes another's, and one endpoint's take nothing from another's.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 #[expect(dead_code, reason = "each program of this folder uses its own part")]
 mod common;

@@ -167,6 +167,11 @@ fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
         ("metrics.listen", listen.map_or_else(|| "off".to_owned(), |address| address.to_string())),
     ];
     rows.extend(defaults_of_dns(dns));
+    rows.extend(defaults_of_limits(limits));
+    rows
+}
+
+fn defaults_of_limits(limits: &Limits) -> Vec<(&'static str, String)> {
     let Limits {
         addresses,
         policy_rows,
@@ -184,7 +189,7 @@ fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
     else {
         panic!("shares that follow from the size of the map")
     };
-    rows.extend([
+    vec![
         ("limits.addresses", addresses.to_string()),
         ("limits.policyRows", policy_rows.to_string()),
         ("limits.cidrs", cidrs.to_string()),
@@ -197,8 +202,7 @@ fn defaults(settings: &Settings) -> Vec<(&'static str, String)> {
         ("limits.policyRowsPerNamespace", "quarter".to_owned()),
         ("limits.l7Connections", l7_connections.to_string()),
         ("limits.l7ConnectionsPerEndpoint", l7_connections_per_endpoint.to_string()),
-    ]);
-    rows
+    ]
 }
 
 fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
@@ -224,14 +228,8 @@ fn defaults_of_dns(dns: &Dns) -> Vec<(&'static str, String)> {
         workers,
     } = dns;
     let labels: Vec<_> = resolver_labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
-    let private_answers = match private_answers {
-        PrivateAnswers::Allow => "allow",
-        PrivateAnswers::Deny => "deny",
-    };
-    let scope = match scope {
-        Scope::Endpoint => "endpoint",
-        Scope::Node => "node",
-    };
+    let private_answers = if *private_answers == PrivateAnswers::Allow { "allow" } else { "deny" };
+    let scope = if *scope == Scope::Endpoint { "endpoint" } else { "node" };
     let refusal = match refusal {
         Refusal::Refused => "refused",
         Refusal::Nxdomain => "nxdomain",

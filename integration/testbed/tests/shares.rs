@@ -61,13 +61,13 @@ fn refused(agent: &Agent<'_>, bound: &str, pod: &str) -> u64 {
 
 /// Waits until the problems of health are, or are not, about what is refused at a share.
 fn wait_health(agent: &Agent<'_>, about: &str, wanted: bool) {
-    let waited = agent.wait_for("the health", |agent| {
+    let seen = agent.wait_for("the health", |agent| {
         let health: Value = serde_json::from_slice(&agent.get("/v1/healthz")?.body)?;
         let problems = health["problems"].as_array().unwrap();
         let is_told = problems.iter().any(|problem| text(problem).contains(about));
         Ok((is_told == wanted).then_some(()))
     });
-    waited.unwrap();
+    seen.unwrap();
 }
 
 fn raise_own_limit() {

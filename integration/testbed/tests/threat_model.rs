@@ -1,5 +1,4 @@
 //! The threat model is true: each test that it names exists, and each row names one.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::path::Path;
 

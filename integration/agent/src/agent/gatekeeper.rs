@@ -213,15 +213,13 @@ impl Keeper {
         problems.extend(found.into_iter().map(shown));
         problems
     }
+}
 
-    /// The same in one line each.
-    async fn problems(&self) -> Vec<String> {
-        let line = |view::Problem { kind, subject, message, .. }: view::Problem| {
-            let subject = if subject.is_empty() { subject } else { format!(" {subject}") };
-            format!("{kind}{subject}: {message}")
-        };
-        self.wrong().await.into_iter().map(line).collect()
-    }
+/// A problem in one line.
+fn line(problem: view::Problem) -> String {
+    let view::Problem { kind, subject, message, .. } = problem;
+    let subject = if subject.is_empty() { subject } else { format!(" {subject}") };
+    format!("{kind}{subject}: {message}")
 }
 
 impl Gatekeeper for Keeper {
@@ -304,8 +302,9 @@ impl Gatekeeper for Keeper {
 
     fn health(&self) -> Reply<'_, Health> {
         Box::pin(async move {
-            let problems = self.problems().await;
-            Ok(Health { healthy: problems.is_empty(), problems })
+            let wrong = self.wrong().await;
+            let ready = wrong.iter().all(|problem| problem.kind == ProblemKind::Bound.text());
+            Ok(Health { healthy: wrong.is_empty(), ready, problems: wrong.into_iter().map(line).collect() })
         })
     }
 
