@@ -53,9 +53,9 @@ pub mod limits {
     /// Resolvers.
     pub const RESOLVERS_MAX: u32 = 1_024;
     /// Flows of all endpoints.
-    pub const FLOWS_MAX: u32 = 524_288;
+    pub const FLOWS_MAX: u32 = 1_048_576;
     /// Flows of one endpoint, where there is room for as many of each.
-    pub const FLOWS_PER_ENDPOINT: u32 = 8_192;
+    pub const FLOWS_PER_ENDPOINT: u32 = 65_536;
     /// Fragmented packets under way of one endpoint, half of them in each direction.
     pub const FRAGMENTS_PER_ENDPOINT: u32 = 64;
     /// Octets of the event ring.

@@ -23,10 +23,16 @@ pub const fn probe(random: u32, at: u32, share: u32) -> u32 {
 const CLASS_SHIFT: u32 = 60;
 /// The class of connections that end.
 const CLOSING: u64 = 1;
+/// The class of flows that the other side has not answered in time.
+const UNANSWERED: u64 = 2;
+/// The class of datagrams, and of connections that open.
+const PASSING: u64 = 3;
 /// The class of connections that both sides have spoken in.
 const CONNECTION: u64 = 4;
+/// How long the other side may take to answer: a flow under way is worth as much as one that was answered.
+const ANSWER_NS: u64 = 5_000_000_000;
 /// A flow that was silent for longer is hardly missed, where it is no connection.
-const MISSED_NS: u64 = 30_000_000_000;
+const MISSED_NS: u64 = 10_000_000_000;
 
 /// Whether a flow of this worth is missed when it gives way: a connection, or another that was seen a moment ago.
 #[inline(always)]
@@ -36,8 +42,9 @@ pub const fn is_loss(worth: u64, now_ns: u64) -> bool {
     class == CONNECTION || (class > CLOSING && now_ns.saturating_sub(last_seen_ns) < MISSED_NS)
 }
 
-/// What a flow is worth when another needs its slot: what is over is worth nothing, and connections that both sides have
-/// spoken in are worth most. Among the like, the one that was silent longest is worth least.
+/// What a flow is worth when another needs its slot: what is over is worth nothing, then come connections that end and what
+/// was not answered in time; connections that both sides have spoken in are worth most. Among the like, the one that was
+/// silent longest is worth least.
 #[inline(always)]
 pub fn worth(flow: &FlowValue, protocol: u8, now_ns: u64) -> u64 {
     if !flow.is_alive(protocol, now_ns) {
@@ -45,12 +52,12 @@ pub fn worth(flow: &FlowValue, protocol: u8, now_ns: u64) -> u64 {
     }
     let class: u64 = if protocol == protocol::TCP && flow.flags & flow_flags::CLOSING != 0 {
         CLOSING
-    } else if flow.flags & flow_flags::REPLIED == 0 {
-        2
-    } else if protocol != protocol::TCP {
-        3
-    } else {
+    } else if protocol == protocol::TCP && flow.flags & flow_flags::REPLIED != 0 {
         CONNECTION
+    } else if flow.flags & flow_flags::REPLIED == 0 && now_ns.saturating_sub(flow.last_seen_ns) > ANSWER_NS {
+        UNANSWERED
+    } else {
+        PASSING
     };
     class << CLASS_SHIFT | (flow.last_seen_ns & ((1 << CLASS_SHIFT) - 1))
 }
@@ -81,6 +88,8 @@ mod tests {
             ("a SYN without answer, older", worth(&flow(0, 990), protocol::TCP, now_ns)),
             ("a datagram without answer", worth(&flow(0, 991), protocol::UDP, now_ns)),
             ("datagrams both ways", worth(&flow(REPLIED, 900), protocol::UDP, now_ns)),
+            ("a datagram under way", worth(&flow(0, 999), protocol::UDP, now_ns)),
+            ("a SYN under way", worth(&flow(0, 1_000), protocol::TCP, now_ns)),
             ("an idle connection", worth(&flow(REPLIED, 100), protocol::TCP, now_ns)),
             ("a busy connection", worth(&flow(REPLIED, 1_000), protocol::TCP, now_ns)),
         ];
@@ -97,8 +106,8 @@ mod tests {
             ("a connection", flow_flags::REPLIED, protocol::TCP, 100, true),
             ("one that ends", flow_flags::REPLIED | flow_flags::CLOSING, protocol::TCP, 1_000, false),
             ("a SYN without answer", 0, protocol::TCP, 999, true),
-            ("datagrams of a moment ago", flow_flags::REPLIED, protocol::UDP, 971, true),
-            ("an old question", flow_flags::REPLIED, protocol::UDP, 970, false),
+            ("datagrams of a moment ago", flow_flags::REPLIED, protocol::UDP, 991, true),
+            ("an old question", flow_flags::REPLIED, protocol::UDP, 990, false),
             ("what is over", 0, protocol::UDP, 1, false),
         ] {
             assert_eq!(is_loss(worth(&flow(flags, last_seen_s), protocol, now_ns), now_ns), want, "{what}");

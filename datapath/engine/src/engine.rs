@@ -63,6 +63,8 @@ pub struct Engine {
     pub(crate) unprefixed: BTreeSet<(u32, CidrKey)>,
     /// Learned addresses whose row is not as it should be.
     pub(crate) unopened: BTreeSet<AddressKey>,
+    /// Those of them that no answer has let a client know: the answers with them were refused.
+    pub(crate) withheld: BTreeSet<AddressKey>,
     /// Addresses whose learned rows are taken away: the row of the cluster that should stand above them is not there.
     pub(crate) hidden: HashSet<namegate_abi::Address>,
     /// Policies that found no room, and the setting that makes more.
@@ -160,6 +162,7 @@ impl Engine {
             nets: BTreeMap::new(),
             unprefixed: BTreeSet::new(),
             unopened: BTreeSet::new(),
+            withheld: BTreeSet::new(),
             hidden: HashSet::new(),
             uninstalled: BTreeMap::new(),
             tenants: HashMap::new(),

@@ -86,11 +86,18 @@ impl Engine {
         touched.sort_unstable();
         touched.dedup();
         for row in touched {
+            let was_closed = self.cache.rows.get(&row).is_none_or(|opened| opened.value.is_none());
+            let was_known = self.unopened.contains(&row) && !self.withheld.contains(&row);
             self.rewrite(row, now, ops);
+            if was_closed && !was_known && self.unopened.contains(&row) {
+                self.withheld.insert(row);
+            }
         }
         let is_open = noted.iter().all(|&(address, ..)| self.is_open(answer, address, now));
-        let names = answer.names.iter().map(|name| name.as_str().into()).collect();
-        self.ledger.push(LedgerEntry::Learned { endpoint: key, names, addresses: noted, learned_ns: now });
+        if is_open {
+            let names = answer.names.iter().map(|name| name.as_str().into()).collect();
+            self.ledger.push(LedgerEntry::Learned { endpoint: key, names, addresses: noted, learned_ns: now });
+        }
         if !self.unopened.is_empty() && self.retry_due().is_none() {
             self.plan_retry(now);
         }
@@ -255,6 +262,7 @@ impl Engine {
     /// Makes the row of a learned address say what its names say.
     pub(crate) fn rewrite(&mut self, row: AddressKey, now: u64, ops: &mut Vec<MapOp>) {
         self.cache.collect(row, now, ENDED_KEPT_NS);
+        let was_withheld = self.withheld.remove(&row);
         self.unopened.remove(&row);
         let Some(opened) = self.cache.rows.get(&row) else { return };
         let old = opened.value;
@@ -272,6 +280,9 @@ impl Engine {
         self.set_value(row, written);
         if lives && !(is_whole && written.is_some()) {
             self.unopened.insert(row);
+            if was_withheld {
+                self.withheld.insert(row);
+            }
         }
         if self.cache.rows.get(&row).is_some_and(|opened| opened.openings.is_empty()) {
             self.cache.rows.remove(&row);

@@ -24,8 +24,10 @@ pub enum ShortageKind {
     Share,
     /// An endpoint is closed.
     Closed,
-    /// Learned addresses of an endpoint are not open.
+    /// Learned addresses of an endpoint are not open any more.
     Names,
+    /// Addresses of an endpoint are not open, and it has not been given them: their answers were refused.
+    Withheld,
 }
 
 /// One thing that is not as it should be.
@@ -146,18 +148,19 @@ impl Engine {
     }
 
     fn closed_names(&self) -> Vec<Shortage> {
-        let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        let mut counts: BTreeMap<(Arc<str>, ShortageKind), usize> = BTreeMap::new();
         for row in &self.unopened {
+            let kind = if self.withheld.contains(row) { ShortageKind::Withheld } else { ShortageKind::Names };
             let openings = self.cache.rows.get(row).into_iter().flat_map(|opened| &opened.openings);
             let mut endpoints: Vec<_> = openings.map(|opening| opening.endpoint).collect();
             endpoints.sort_unstable();
             endpoints.dedup();
             for known in endpoints.iter().filter_map(|endpoint| self.cache.endpoints.get(endpoint)) {
-                *counts.entry(Arc::clone(&known.key)).or_default() += 1;
+                *counts.entry((Arc::clone(&known.key), kind)).or_default() += 1;
             }
         }
-        let shown = |(key, count): (Arc<str>, usize)| Shortage {
-            kind: ShortageKind::Names,
+        let shown = |((key, kind), count): ((Arc<str>, ShortageKind), usize)| Shortage {
+            kind,
             subject: key.to_string(),
             message: format!(
                 "{count} learned addresses are not open for want of room; raise `limits.addresses`, \

@@ -243,7 +243,7 @@ fn an_address_that_finds_no_room_is_reported_and_opened_later() {
     assert_eq!(setup.learn(0, &["a.io"], &[ip("192.0.2.1")], 5), Ok(()));
     assert_eq!(setup.learn(0, &["a.io"], &[ip("192.0.2.2")], 60), Err(NotOpen::NoRoom));
     assert!(setup.is_open(0, "192.0.2.1") && !setup.is_open(0, "192.0.2.2"));
-    assert!(setup.is_short_of(ShortageKind::Names, "any/p0"));
+    assert!(setup.is_short_of(ShortageKind::Withheld, "any/p0"));
     setup.pass(7);
     assert!(setup.is_open(0, "192.0.2.2") && setup.short().is_empty(), "{:?}", setup.short());
 }

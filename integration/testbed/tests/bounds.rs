@@ -186,8 +186,8 @@ fn an_answer_without_room_is_servfail_and_opens_later() {
         assert_eq!((code, records), (ResponseCode::ServFail, 0));
         assert!(text.contains("no room"), "{text}");
     }
-    assert!(!opens(tiefighter, echo(far[2])) && opens(tiefighter, echo(far[0])));
     unwell(&agent, &[TIE, "limits.addressesPerEndpoint"]);
+    assert!(!opens(tiefighter, echo(far[2])) && opens(tiefighter, echo(far[0])));
     assert!(refused(&agent, "limits.addressesPerEndpoint", TIE) > 0);
     let metrics = agent.get("/metrics").unwrap().text();
     let line = format!("namegate_refused_total{{bound=\"limits.addressesPerEndpoint\",endpoint=\"{TIE}\"}}");

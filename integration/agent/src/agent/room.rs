@@ -15,6 +15,8 @@ use super::{
     problems::ProblemKind,
 };
 
+/// For how long answers that were refused are a problem: the client may ask again.
+const WITHHELD_FOR: Duration = Duration::from_secs(3);
 /// How often answers alone renew the list: it takes time for each address.
 const PACE: Duration = Duration::from_millis(500);
 
@@ -30,6 +32,8 @@ pub(crate) struct Room {
     /// Endpoints that are closed, and why.
     closed: BTreeMap<String, String>,
     reported: Option<Instant>,
+    /// When an answer was refused last.
+    refused: Option<Instant>,
     is_unreported: bool,
     was_short: bool,
     /// Called when what is not enforced changes.
@@ -100,6 +104,9 @@ impl Gate {
             ops.clear();
             let learned = self.engine.learn(answer, now, &mut ops);
             let errors = self.write(&ops);
+            if learned == Err(NotOpen::NoRoom) {
+                self.room.refused = Some(Instant::now());
+            }
             results.push(match errors.first() {
                 Some(GateError::Full { .. }) => Err(NotInstalled::Full),
                 Some(GateError::Access { .. }) => Err(NotInstalled::Write),
@@ -112,13 +119,16 @@ impl Gate {
     /// Renews the list of what is not as it should be.
     pub(super) fn report_shortages(&mut self) {
         let is_short = self.engine.is_short();
+        self.room.is_unreported = false;
         if !is_short && !self.room.was_short {
             return;
         }
         self.room.was_short = is_short;
-        self.room.is_unreported = false;
         self.room.reported = Some(Instant::now());
         let shortages = self.engine.shortages();
+        // An endpoint without room does not have these addresses: it is a problem as long as answers are refused.
+        let is_refusing = self.room.refused.is_some_and(|at| at.elapsed() < WITHHELD_FOR);
+        self.room.is_unreported = is_refusing && is_short;
         let of = |kinds: &[ShortageKind]| -> BTreeMap<String, String> {
             let chosen = shortages.iter().filter(|short| kinds.contains(&short.kind));
             chosen.map(|short| (subject(short), self.room.message(short))).collect()
@@ -126,7 +136,11 @@ impl Gate {
         let unenforced = of(&[ShortageKind::Rows, ShortageKind::Share, ShortageKind::Closed]);
         self.problems.replace(ProblemKind::MapRow, "map ", of(&[ShortageKind::Rows]));
         self.problems.replace(ProblemKind::MapRow, "endpoint ", of(&[ShortageKind::Closed]));
-        self.problems.replace(ProblemKind::Bound, "endpoint ", of(&[ShortageKind::Names]));
+        let mut names = of(&[ShortageKind::Names]);
+        if is_refusing {
+            names.extend(of(&[ShortageKind::Withheld]));
+        }
+        self.problems.replace(ProblemKind::Bound, "endpoint ", names);
         self.problems.replace(ProblemKind::Bound, "namespace ", of(&[ShortageKind::Share]));
         let closed = shortages.iter().filter(|short| short.kind == ShortageKind::Closed);
         self.room.closed = closed.map(|short| (short.subject.clone(), short.message.clone())).collect();
@@ -162,7 +176,7 @@ fn subject(short: &Shortage) -> String {
     match short.kind {
         ShortageKind::Rows => format!("map {}", short.subject),
         ShortageKind::Share => format!("namespace {}", short.subject),
-        ShortageKind::Closed | ShortageKind::Names => format!("endpoint {}", short.subject),
+        ShortageKind::Closed | ShortageKind::Names | ShortageKind::Withheld => format!("endpoint {}", short.subject),
     }
 }
 
