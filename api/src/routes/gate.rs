@@ -62,8 +62,8 @@ pub(super) async fn healthz(State(api): State<Api>, uri: Uri) -> Result<Response
     Ok((status, Json(health)).into_response())
 }
 
-/// Says whether the agent takes endpoints and enforces their policies. An endpoint that is refused more than its own share
-/// of a bound does not change that.
+/// Says whether the agent takes endpoints and enforces their policies. What is wrong with single endpoints does not change
+/// that: one that is refused more than its share of a bound, waits for its interface, or is closed.
 #[utoipa::path(
     get,
     path = "/v1/readyz",

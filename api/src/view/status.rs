@@ -253,8 +253,8 @@ pub struct Tally {
 pub struct Health {
     /// Whether all is well.
     pub healthy: bool,
-    /// Whether it takes endpoints and enforces their policies: nothing is wrong but that an endpoint or a namespace is
-    /// refused more than its own share of a bound.
+    /// Whether it takes endpoints and enforces their policies: nothing is wrong but with single endpoints, which are refused
+    /// more than their share of a bound, wait for their interface, or are closed.
     pub ready: bool,
     /// What is not well.
     pub problems: Vec<String>,

@@ -11,6 +11,9 @@ use super::{
     problems::ProblemKind,
 };
 
+/// Why programs are not attached to an interface that went meanwhile.
+pub(super) const GONE: &str = "the interface is gone, and its endpoint is still listed";
+
 impl Gate {
     /// Interfaces whose programs could not be attached, and why.
     pub(crate) fn failed(&self) -> &BTreeMap<u32, String> {
@@ -110,7 +113,8 @@ impl Gate {
         match self.datapath.attach(interface, self.directions) {
             Ok(()) => drop(self.failed.remove(&interface)),
             Err(error) => {
-                let former = self.failed.insert(interface, Chain(&error).to_string());
+                let why = if error.is_gone() { GONE.to_owned() } else { Chain(&error).to_string() };
+                let former = self.failed.insert(interface, why);
                 // The endpoint ends: what says so is on its way.
                 if error.is_gone() {
                     tracing::debug!(interface, "gone before programs were attached");

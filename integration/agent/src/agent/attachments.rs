@@ -15,6 +15,7 @@ use namegate_loader::{Directions, Fault, Inspector, links};
 
 use super::{
     absent::interfaces_like,
+    attach::GONE,
     book::Book,
     gate::{Chain, Door},
     interfaces::{self, Found},
@@ -181,13 +182,16 @@ impl Attachments {
         for endpoint in &self.book.page().ours {
             let key = interfaces::key(endpoint);
             let problem = match found.interfaces.get(&key) {
-                Some(indices) => unattached(wanted, indices),
+                Some(indices) if !went_meanwhile(wanted, indices) => unattached(wanted, indices),
                 // A pod without an address has not begun yet.
                 None if found.failed.contains_key(&key) || endpoint.addresses.is_empty() => None,
-                None => {
+                // The endpoint begins or ends: what says so may be on its way.
+                found => {
                     let since = self.waiting.get(&key).copied().unwrap_or(now);
                     waiting.insert(key.clone(), since);
-                    (now.duration_since(since) > GRACE).then(|| missing(endpoint))
+                    let is_late = now.duration_since(since) > GRACE;
+                    let gone = found.and_then(|indices| unattached(wanted, indices));
+                    is_late.then(|| gone.unwrap_or_else(|| missing(endpoint)))
                 }
             };
             unenforced.extend(problem.map(|problem| (format!("{ENDPOINT}{key}"), problem)));
@@ -195,6 +199,11 @@ impl Attachments {
         self.waiting = waiting;
         unenforced
     }
+}
+
+/// Whether one of these interfaces went after it was found.
+fn went_meanwhile(wanted: &Wanted, indices: &[u32]) -> bool {
+    indices.iter().any(|index| wanted.failed.get(index).is_some_and(|why| why == GONE))
 }
 
 /// What is wrong with one of these interfaces.

@@ -303,7 +303,9 @@ impl Gatekeeper for Keeper {
     fn health(&self) -> Reply<'_, Health> {
         Box::pin(async move {
             let wrong = self.wrong().await;
-            let ready = wrong.iter().all(|problem| problem.kind == ProblemKind::Bound.text());
+            // These are about single endpoints and namespaces: the agent takes others.
+            let theirs = [ProblemKind::Bound, ProblemKind::Attachment].map(ProblemKind::text);
+            let ready = wrong.iter().all(|problem| theirs.contains(&&*problem.kind));
             Ok(Health { healthy: wrong.is_empty(), ready, problems: wrong.into_iter().map(line).collect() })
         })
     }
