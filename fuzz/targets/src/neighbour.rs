@@ -66,6 +66,11 @@ fn claim(frame: &[u8], direction: Direction) -> Option<Claim> {
     }
 }
 
+/// Whether no router sends a packet to this address on: `fe80::/10` (RFC 4291, section 2.4).
+fn is_link_local(address: &[u8]) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+}
+
 fn check(frame: &[u8], own_v4: &[u8], own_v6: &[&[u8; 16]]) {
     if frame[12..14] == [8, 6] {
         check_arp(frame, own_v4);
@@ -75,7 +80,7 @@ fn check(frame: &[u8], own_v4: &[u8], own_v6: &[&[u8; 16]]) {
     let (source, destination, hops) = (&packet[8..24], &packet[24..40], packet[7]);
     let is_own = |address: &[u8]| own_v6.iter().any(|own| own[..] == *address);
     assert!(is_own(source), "source {source:x?}");
-    let stays = destination[..2] == [0xff, 2] || destination[..2] == [0xfe, 0x80];
+    let stays = destination[..2] == [0xff, 2] || is_link_local(destination);
     assert!(stays, "destination {destination:x?}");
     let end = 14 + 40 + usize::from(u16::from_be_bytes([packet[4], packet[5]]));
     assert_eq!(frame.len(), end, "data behind the packet");
