@@ -96,14 +96,15 @@ impl Shooter {
         let path = Path::new(self.own[0], SINK[0]);
         let datagram = path.udp(port(number), ECHO, &[&passing("endpoint:fragments")[..], &[0; 32]].concat());
         let first = &datagram[..datagram.len() & !7];
-        self.raw.send(&path.fragment(UDP, 64, short(number), MORE_FRAGMENTS, first));
+        // Even identifications: see below.
+        self.raw.send(&path.fragment(UDP, 64, short(number) & !1, MORE_FRAGMENTS, first));
     }
 
     fn lone_fragment(&self, number: u64) {
         let path = Path::new(self.own[0], SINK[0]);
-        // An offset without a first fragment.
+        // An offset without a first fragment: no first one has an odd identification.
         let payload = [&denied("endpoint:lone-fragments")[..], &[0; 8]].concat();
-        self.raw.send(&path.fragment(UDP, 64, !short(number), 4, &payload));
+        self.raw.send(&path.fragment(UDP, 64, short(number) | 1, 4, &payload));
     }
 
     fn icmp_error(&self, number: u64) {
