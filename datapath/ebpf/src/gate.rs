@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use namegate_abi::{
     AddressKey, Claim, Class, Decision, Direction, EndpointValue, FlowKey, FlowValue, FlowWrite, FragmentKey,
-    FragmentValue, Packet, Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, is_related,
+    Packet, Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, is_related,
     judge_related, parse, parse_inner, protocol,
 };
 
