@@ -173,12 +173,8 @@ fn explain(report: &mut Report, world: &World, agent: &Agent<'_>) {
         for flow in denials.iter().filter(|flow| flow["reason"] != "l7").take(EXPLAINED_MAX) {
             report.note(format!("denied to {key}: {flow}"));
         }
-        let endpoint = key.replace('/', "%2F");
-        let flows = agent.flows(&format!("endpoint={endpoint}&last=2000")).unwrap_or_default();
-        for flow in flows.iter().rev().filter(|flow| flow["destination-port"] == 443).take(EXPLAINED_MAX) {
-            report.note(format!("flow of {key}: {flow}"));
-        }
-        let cache = agent.json(&format!("/v1/fqdn/cache/{}?matchpattern={}", key.replace('/', "%2F"), ground::TLS_NAME));
+        let cache =
+            agent.json(&format!("/v1/fqdn/cache/{}?matchpattern={}", key.replace('/', "%2F"), ground::TLS_NAME));
         report.note(format!(
             "cache of {key}: {}",
             cache.map_or_else(|error| error.to_string(), |cache| cache.to_string())
