@@ -70,6 +70,8 @@ pub(crate) struct Packet {
     number_bytes: Option<usize>,
     /// Offset and length of each CRYPTO frame; all of the hello in one where it is missing, its rest where 0 is long.
     crypto: Option<Vec<(usize, usize)>>,
+    /// The frames stand behind this hello in the stream of messages.
+    behind: Option<usize>,
     /// Frames before those, as they stand; characters are bytes.
     frames: String,
     token: String,
@@ -197,12 +199,13 @@ impl Packet {
     fn payload(&self, hellos: &[Vec<u8>]) -> Result<Vec<u8>> {
         let mut payload = bytes(&self.frames);
         let whole = vec![(0, 0)];
+        let shift = self.behind.and_then(|hello| hellos.get(hello)).map_or(0, Vec::len);
         for &(offset, length) in self.crypto.as_ref().unwrap_or(&whole) {
             let hello = hellos.get(self.hello).ok_or_else(|| anyhow!("no hello {}", self.hello))?;
             let end = if length == 0 { hello.len() } else { hello.len().min(offset + length) };
             let part = hello.get(offset..end).unwrap_or_default();
             payload.push(CRYPTO);
-            payload.extend((u16::try_from(offset)? | 0x4000).to_be_bytes());
+            payload.extend((u16::try_from(offset + shift)? | 0x4000).to_be_bytes());
             payload.extend((u16::try_from(part.len())? | 0x4000).to_be_bytes());
             payload.extend(part);
         }
