@@ -81,7 +81,8 @@ fn prepare(is_long: bool) -> Result<Command> {
     let built = shell::target().join("servers");
     std::fs::create_dir_all(&built).with_context(|| format!("making {}", built.display()))?;
     in_go(&sources.join("go"), &built.join("go"))?;
-    let python = if is_long { Some(clients::python(&shell::root().join(clients::SOURCES).join("python"))?) } else { None };
+    let python =
+        if is_long { Some(clients::python(&shell::root().join(clients::SOURCES).join("python"))?) } else { None };
     if is_long {
         in_java(&sources.join("java"), &built)?;
     }

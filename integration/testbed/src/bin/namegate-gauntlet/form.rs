@@ -238,9 +238,6 @@ mod tests {
     fn characters_are_bytes() {
         assert_eq!(bytes("a\u{80}\u{ff}"), [b'a', 0x80, 0xff]);
         let text = complete("{path} {next}", "t00001", Policy::Limits);
-        assert_eq!(
-            text,
-            "/admin/t00001a GET /public/t00001z HTTP/1.1\r\nHost: good.test\r\nX-Limit: 1\r\n\r\n"
-        );
+        assert_eq!(text, "/admin/t00001a GET /public/t00001z HTTP/1.1\r\nHost: good.test\r\nX-Limit: 1\r\n\r\n");
     }
 }

@@ -85,7 +85,7 @@ pub(crate) fn unrecorded(seen: &Seen, address: &str, records: &[Record]) -> Opti
                 *method == request.method && host_is_same && request.paths.contains(path)
             })
         }),
-        _ => seen.names.iter().filter(|name| !name.starts_with('*')).all(|name| {
+        _ => seen.names.iter().filter(|name| marks(name).next().is_some()).all(|name| {
             here().any(|record| record.server_name.as_deref().is_some_and(|said| plain_host(said) == plain_host(name)))
         }),
     };

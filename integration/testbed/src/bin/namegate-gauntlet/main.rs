@@ -83,8 +83,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let world = World::build(Spec { bare_outside: true, ..Spec::empire()?.only(&PODS) })?;
     let own = world.certificate(&[GOOD, BAD, "*.good.test", "*.bad.test"])?;
-    let identity =
-        Identity { certificate: folder.path().join("certificate.pem"), key: folder.path().join("key.pem") };
+    let identity = Identity { certificate: folder.path().join("certificate.pem"), key: folder.path().join("key.pem") };
     std::fs::write(&identity.certificate, own.certificate)?;
     std::fs::write(&identity.key, own.key)?;
 
@@ -97,7 +96,8 @@ fn run(arguments: &Arguments) -> Result<Report> {
         }
     }
     ensure!(!servers.is_empty(), "there is no such server");
-    let agent = Agent::start(&world, &Options::default().policies(POLICY).with(json!({"dns": {"nameBinding": "enforce"}})))?;
+    let agent =
+        Agent::start(&world, &Options::default().policies(POLICY).with(json!({"dns": {"nameBinding": "enforce"}})))?;
     let diagnostics = agent.policy()?["diagnostics"].clone();
     ensure!(diagnostics.as_array().is_some_and(Vec::is_empty), "the policy has mistakes: {diagnostics:#}");
     let turns = play::turns(&servers, &cases);
@@ -220,7 +220,6 @@ fn unserved(case: &Case, turn: &Turn, said: &Said, seen: &[(usize, Seen)]) -> Op
         Protocol::Quic => true,
     };
     let is_logged = if is_http { seen.len() >= turn.letters.len() } else { !seen.is_empty() };
-    (!is_answered || !is_logged).then(|| {
-        format!("an honest form was not served: {} entries in the log; the client got {:?}", seen.len(), text)
-    })
+    (!is_answered || !is_logged)
+        .then(|| format!("an honest form was not served: {} entries in the log; the client got {:?}", seen.len(), text))
 }

@@ -134,8 +134,7 @@ fn message(hello: &Hello, mark: &str) -> Result<Vec<u8>> {
     let parameters = [&limits[..], &[0x0f], &short(&source)].concat();
     let length = u16::try_from(parameters.len())?.to_be_bytes();
     let extension = [&[0, 0x39][..], &length, &parameters].concat();
-    let content =
-        Content { random: [0x3c; 32], share: share.public(), quic: Some(&extension), ..Content::default() };
+    let content = Content { random: [0x3c; 32], share: share.public(), quic: Some(&extension), ..Content::default() };
     let mut message = hello.message(&content);
     // Every stack of QUIC has AES (RFC 9001 §5.3): beside the suite of the hello.
     let suites = 4 + 2 + 32 + 1;

@@ -88,9 +88,9 @@ impl Report {
             .rows()
             .into_iter()
             .flat_map(|(group, servers)| {
-                servers.into_iter().map(move |(server, counts)| {
-                    serde_json::json!({"server": server, "group": group, "counts": counts})
-                })
+                servers.into_iter().map(
+                    move |(server, counts)| serde_json::json!({"server": server, "group": group, "counts": counts}),
+                )
             })
             .collect();
         let wrong: Vec<_> = self.wrong().collect();

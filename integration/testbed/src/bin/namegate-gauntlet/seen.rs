@@ -178,7 +178,10 @@ mod tests {
         assert_eq!(request.paths, ["/public/t00001a\n", "/x\\y"]);
         assert_eq!((seen.port, &*request.host, &*request.limit, seen.names), (80, "good.test", "1", Vec::new()));
         let seen = fields("request\t443\tGET\t/\tx\t-\ta.good.test *.good.test").unwrap();
-        assert_eq!((seen.names, seen.request.unwrap().limit), (vec!["a.good.test".into(), "*.good.test".into()], "".into()));
+        assert_eq!(
+            (seen.names, seen.request.unwrap().limit),
+            (vec!["a.good.test".into(), "*.good.test".into()], "".into())
+        );
         assert_eq!(fields("hello\t443\t-").unwrap().names, [""]);
         assert_eq!(fields("ready"), None);
         let line = "Hostname in TLS extension: \"a.good.test\"";

@@ -124,81 +124,98 @@ impl Server {
     }
 
     fn spawn(&mut self, world: &World, places: &Places, identity: &Identity) -> Result<()> {
-        let (address, source) = (self.address.to_string(), |name: &str| places.sources.join(name));
-        let certificate = [identity.certificate.as_path(), identity.key.as_path()];
-        let script = |program: &Path, script: PathBuf| {
-            let mut command = Command::new(program);
-            command.arg(script).arg(&address).args(certificate);
-            command
-        };
         let commands = match self.kind.name {
+            "nginx" | "apache" | "caddy" => vec![(self.configured(places, identity)?, "output")],
+            "openssl" => self.openssl(identity),
+            "php" => self.php(places)?,
+            _ => vec![(self.own(places, identity)?, "seen")],
+        };
+        for (command, log) in commands {
+            self.children.push(spawn(world, command, &self.path(log), &self.path("complaints"))?);
+        }
+        Ok(())
+    }
+
+    /// A server that reads its settings from a file.
+    fn configured(&self, places: &Places, identity: &Identity) -> Result<Command> {
+        let settings = |name: &str| self.settings(&places.sources.join(name), identity);
+        match self.kind.name {
             "nginx" => {
                 let mut nginx = Command::new("nginx");
-                nginx.arg("-c").arg(self.settings(&source("nginx/nginx.conf"), identity)?);
-                nginx.arg("-p").arg(&self.folder).arg("-e").arg(self.path("complaints"));
-                vec![(nginx, "output")]
+                nginx.arg("-c").arg(settings("nginx/nginx.conf")?).arg("-p").arg(&self.folder);
+                nginx.arg("-e").arg(self.path("complaints"));
+                Ok(nginx)
             }
             "apache" => {
                 fs::write(self.path("page"), "page\n")?;
                 let mut apache = Command::new("apache2");
-                apache.arg("-DFOREGROUND").arg("-f").arg(self.settings(&source("apache/httpd.conf"), identity)?);
-                vec![(apache, "output")]
+                apache.arg("-DFOREGROUND").arg("-f").arg(settings("apache/httpd.conf")?);
+                Ok(apache)
             }
-            "caddy" => {
+            _ => {
                 let mut caddy = Command::new("caddy");
-                caddy.args(["run", "--adapter", "caddyfile", "--config"]);
-                caddy.arg(self.settings(&source("caddy/Caddyfile"), identity)?).env("HOME", &self.folder);
-                vec![(caddy, "output")]
+                caddy.args(["run", "--adapter", "caddyfile", "--config"]).arg(settings("caddy/Caddyfile")?);
+                caddy.env("HOME", &self.folder);
+                Ok(caddy)
             }
-            "node" => vec![(script(Path::new("node"), source("node/server.js")), "seen")],
-            "python" => vec![(script(Path::new("python3"), source("python/server.py")), "seen")],
-            "aioquic" => {
-                let python = places.python.as_deref().context("aioquic needs `--python`")?;
-                vec![(script(python, source("python/quic.py")), "seen")]
-            }
+        }
+    }
+
+    /// A server of our own, on a library or a language's own.
+    fn own(&self, places: &Places, identity: &Identity) -> Result<Command> {
+        let address = self.address.to_string();
+        let script = |program: &Path, script: &str| {
+            let mut command = Command::new(program);
+            command.arg(places.sources.join(script)).arg(&address).args([&identity.certificate, &identity.key]);
+            command
+        };
+        match self.kind.name {
+            "node" => Ok(script(Path::new("node"), "node/server.js")),
+            "python" => Ok(script(Path::new("python3"), "python/server.py")),
+            "aioquic" => Ok(script(places.python.as_deref().context("aioquic needs `--python`")?, "python/quic.py")),
             "go" => {
                 let mut go = Command::new(places.built.join("go"));
                 go.args(["-address", &address]).arg("-certificate").arg(&identity.certificate);
                 go.arg("-key").arg(&identity.key);
-                vec![(go, "seen")]
-            }
-            "php" => {
-                File::create(self.path("seen"))?;
-                let php = |port: u16| {
-                    let mut php = Command::new("php");
-                    php.args(["-q", "-S", &format!("{address}:{port}")]).arg(source("php/router.php"));
-                    php.env("SEEN", self.path("seen")).env("PHP_CLI_SERVER_WORKERS", "4");
-                    (php, "output")
-                };
-                vec![php(80), php(8080)]
-            }
-            "openssl" => {
-                let listen = |log, port: u16, more: &[&str]| {
-                    let mut openssl = Command::new("openssl");
-                    openssl.args(["s_server", "-accept", &format!("{address}:{port}"), "-servername", "x.bad.test"]);
-                    for (option, second, path) in
-                        [("-cert", "-cert2", &identity.certificate), ("-key", "-key2", &identity.key)]
-                    {
-                        openssl.arg(option).arg(path).arg(second).arg(path);
-                    }
-                    openssl.args(more);
-                    (openssl, log)
-                };
-                let over_tcp = ["-client_renegotiation", "-www"];
-                vec![listen("443", 443, &over_tcp), listen("8443", 8443, &over_tcp), listen("dtls", 8443, &["-dtls"])]
+                Ok(go)
             }
             name => {
                 let mut java = Command::new("java");
                 let classes = [places.built.join("classes"), places.built.join("lib").join("*")];
                 java.arg("-cp").arg(std::env::join_paths(classes)?).args(["-Xmx256m", "-XX:TieredStopAtLevel=1"]);
                 java.args(["Server", name, &address]);
-                vec![(java, "seen")]
+                Ok(java)
             }
-        };
-        for (command, log) in commands {
-            self.children.push(spawn(world, command, &self.path(log), &self.path("complaints"))?);
         }
-        Ok(())
+    }
+
+    /// Two processes, one for each port.
+    fn php(&self, places: &Places) -> Result<Vec<(Command, &'static str)>> {
+        File::create(self.path("seen"))?;
+        let php = |port: u16| {
+            let mut php = Command::new("php");
+            php.args(["-q", "-S", &format!("{}:{port}", self.address)]).arg(places.sources.join("php/router.php"));
+            php.env("SEEN", self.path("seen")).env("PHP_CLI_SERVER_WORKERS", "4");
+            (php, "output")
+        };
+        Ok(vec![php(80), php(8080)])
+    }
+
+    /// Three processes: two of TLS, one of DTLS.
+    fn openssl(&self, identity: &Identity) -> Vec<(Command, &'static str)> {
+        let listen = |log, port: u16, more: &[&str]| {
+            let mut openssl = Command::new("stdbuf");
+            let accept = format!("{}:{port}", self.address);
+            openssl.args(["-oL", "openssl", "s_server", "-accept", &accept, "-servername", "x.bad.test"]);
+            for (option, second, path) in [("-cert", "-cert2", &identity.certificate), ("-key", "-key2", &identity.key)]
+            {
+                openssl.arg(option).arg(path).arg(second).arg(path);
+            }
+            openssl.args(more);
+            (openssl, log)
+        };
+        let over_tcp = ["-client_renegotiation", "-www"];
+        vec![listen("443", 443, &over_tcp), listen("8443", 8443, &over_tcp), listen("dtls", 8443, &["-dtls"])]
     }
 
     /// The settings of a program with what is in capitals replaced.
@@ -269,7 +286,8 @@ fn spawn(world: &World, command: Command, log: &Path, complaints: &Path) -> Resu
         started.env(name, value.unwrap_or_default());
     }
     let open = |path: &Path| File::options().create(true).append(true).open(path);
-    started.stdin(Stdio::null()).stdout(open(log)?).stderr(open(complaints)?);
+    // `openssl s_server` ends with its input.
+    started.stdin(Stdio::piped()).stdout(open(log)?).stderr(open(complaints)?);
     let name = command.get_program().to_string_lossy().into_owned();
     world.outside().call(move || started.spawn()).with_context(|| format!("starting `{name}` by `setpriv`"))
 }
