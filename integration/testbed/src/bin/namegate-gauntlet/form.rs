@@ -156,11 +156,11 @@ fn limits() -> Vec<Policy> {
 fn unfold(group: &str, form: &Form) -> Vec<Case> {
     let mut chosen: Vec<Vec<(&str, &str)>> = vec![Vec::new()];
     for (placeholder, values) in &form.vary {
-        let longer = |one: &Vec<(&_, &_)>| {
-            let one = one.clone();
-            values.iter().map(move |value| [&one[..], &[(placeholder.as_str(), value.as_str())]].concat())
-        };
-        chosen = chosen.iter().flat_map(|one| longer(one).collect::<Vec<_>>()).collect();
+        let mut longer = Vec::new();
+        for one in &chosen {
+            longer.extend(values.iter().map(|value| [&one[..], &[(placeholder.as_str(), value.as_str())]].concat()));
+        }
+        chosen = longer;
     }
     let policies = form.on.iter().flat_map(|policy| chosen.iter().map(move |chosen| (*policy, chosen)));
     policies.map(|(policy, chosen)| case(group, form, policy, chosen)).collect()

@@ -115,7 +115,7 @@ pub(crate) fn all(pod: &Pod, servers: &[Server], cases: &[Case], turns: &[Turn],
                 let _one = everything.acquire_owned().await;
                 let played = tokio::time::timeout(PATIENCE, play(ask, sent)).await;
                 let said = played.unwrap_or_else(|_| bail!("no end within {PATIENCE:?}"));
-                let text = |said: Vec<u8>| said.into_iter().map(char::from).collect();
+                let text = |said: Vec<u8>| -> String { said.into_iter().map(char::from).collect() };
                 (at, said.map(text).map_err(|error| format!("{error:#}")))
             });
         }

@@ -54,7 +54,7 @@ impl Schedule {
     pub(crate) fn new(shared: SharedSecret, transcript: &[u8]) -> Result<Self> {
         let hkdf = suite()?.hkdf_provider;
         let early = hkdf.extract_from_zero_ikm(None);
-        let salt = expand(&*early, "derived", &hash(&[]))?;
+        let salt: [u8; HASH_BYTES] = expand(&*early, "derived", &hash(&[]))?;
         let handshake = hkdf.extract_from_secret(Some(&salt), shared.secret_bytes());
         let (client, server) = traffic(&*handshake, "hs", transcript)?;
         Ok(Self { handshake: expand(&*handshake, "derived", &hash(&[]))?, client, server })
@@ -64,7 +64,7 @@ impl Schedule {
     pub(crate) fn finish(&mut self, transcript: &[u8]) -> Result<Vec<u8>> {
         let hkdf = suite()?.hkdf_provider;
         let base = hkdf.expander_for_okm(&OkmBlock::new(&self.client.secret));
-        let key = expand(&*base, "finished", &[])?;
+        let key: [u8; HASH_BYTES] = expand(&*base, "finished", &[])?;
         let tag = hkdf.hmac_sign(&OkmBlock::new(&key), &hash(transcript));
         let finished = [&[20, 0, 0, 32][..], tag.as_ref()].concat();
         let sealed = self.client.seal(ContentType::Handshake, &finished)?;
