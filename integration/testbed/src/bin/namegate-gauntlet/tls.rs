@@ -25,7 +25,7 @@ const FINISHED: u8 = 20;
 /// The random of a HelloRetryRequest begins with this (§4.1.3).
 const RETRY: [u8; 4] = [0xcf, 0x21, 0xad, 0x74];
 /// How long a server may take with each message.
-const PATIENCE: Duration = Duration::from_millis(2_500);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A handshake as the data has it.
 #[derive(Clone, Debug, Deserialize)]

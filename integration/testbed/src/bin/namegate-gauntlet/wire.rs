@@ -18,6 +18,9 @@ const HONEST_SILENCE: Duration = Duration::from_secs(6);
 /// Bytes of answers that are kept.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 
+/// Bytes that there is room for before each reading.
+const READ_BYTES: usize = 16 << 10;
+
 /// Whom a form is sent to, and how it is marked.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
@@ -54,15 +57,17 @@ pub(crate) async fn exchange(ask: Ask, pieces: Vec<Vec<u8>>) -> Result<Vec<u8>> 
 
 /// Reads once; whether the other side is done.
 async fn read(stream: &mut tokio::net::TcpStream, said: &mut Vec<u8>, within: Duration) -> bool {
+    said.reserve(READ_BYTES);
     match timeout(within, stream.read_buf(said)).await {
         Ok(Ok(0) | Err(_)) => true,
         Ok(Ok(_)) | Err(_) => false,
     }
 }
 
-/// How many answers of servers came: each says once what the server saw.
+/// How many answers of servers came whole: each says once, in a line, what the server saw.
 fn count(said: &[u8]) -> usize {
-    said.windows(SAW.len()).filter(|window| *window == SAW).count()
+    let whole = said.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+    said[..whole].windows(SAW.len()).filter(|window| *window == SAW).count()
 }
 
 const SAW: &[u8] = b"saw GET /";
