@@ -56,7 +56,7 @@ public final class Server {
 
     private static byte[] seen(int port, String method, String path, String host, List<String> limit) {
         String limits = escape(String.join(",", limit));
-        note("request", Integer.toString(port), escape(method), escape(path), escape(host), limits, "");
+        note("request", Integer.toString(port), escape(method), escape(path), "", escape(host), limits, "");
         return ("saw " + method + " " + path + "\n").getBytes(StandardCharsets.UTF_8);
     }
 

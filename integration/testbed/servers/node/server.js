@@ -28,7 +28,7 @@ const read = (target) => {
 
 const noteRequest = (port, method, target, host, limit, name) => {
   const { path, host: named } = read(target);
-  note('request', port, escape(method), escape(path), escape(named ?? host), escape(limit), escape(name || ''));
+  note('request', port, escape(method), escape(path), '', escape(named ?? host), escape(limit), escape(name || ''));
   return `saw ${method} ${path}\n`;
 };
 

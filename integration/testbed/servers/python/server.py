@@ -23,11 +23,13 @@ def note(*fields):
 
 
 def read_path(target):
-    """As SimpleHTTPRequestHandler.translate_path does."""
+    """The decoded path, and what SimpleHTTPRequestHandler.translate_path makes of it."""
     path = target.split("?", 1)[0].split("#", 1)[0]
     if "://" in path:
         path = urllib.parse.urlsplit(path).path
-    return posixpath.normpath(urllib.parse.unquote(path, errors="surrogateescape"))
+    path = urllib.parse.unquote(path, errors="surrogateescape")
+    folder = "/" if path.endswith("/") else ""
+    return path, posixpath.normpath(path).rstrip("/") + folder or "/"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -49,13 +51,13 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
         except ValueError:
             self.close_connection = True
-        path = read_path(self.path)
+        path, cleaned = read_path(self.path)
         name = getattr(self.connection, "asked", "")
         limit = ",".join(self.headers.get_all("X-Limit", []))
         host = self.headers.get("Host", "")
         if "://" in self.path:
             host = urllib.parse.urlsplit(self.path).netloc
-        fields = [escape(text) for text in (self.command, path, host, limit, name)]
+        fields = [escape(text) for text in (self.command, path, cleaned, host, limit, name)]
         note("request", self.server.server_address[1], *fields)
         body = f"saw {self.command} {path}\n".encode("utf-8", "surrogateescape")
         self.send_response(200)

@@ -1,4 +1,4 @@
-//! Servers inside of this program: rustls over TCP, and quinn. Each writes the name of every ClientHello.
+//! Servers inside of this program: rustls over TCP, and quinn. Each writes the name of every `ClientHello`.
 
 use std::fs::{self, File};
 use std::io::Write as _;

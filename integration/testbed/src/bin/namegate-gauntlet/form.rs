@@ -107,7 +107,7 @@ pub(crate) struct Case {
 pub(crate) enum Kind {
     Http1(Vec<String>),
     Http2(Vec<Stream>),
-    Tls(TlsForm),
+    Tls(Box<TlsForm>),
     Quic(QuicForm),
     Program(Vec<String>),
 }
@@ -175,7 +175,7 @@ fn case(group: &str, form: &Form, policy: Policy, chosen: &[(&str, &str)]) -> Ca
     }
     let both = |fields: &[(String, String)]| fields.iter().map(|(name, value)| (fill(name), fill(value))).collect();
     let kind = if let Some(tls) = &form.tls {
-        Kind::Tls(tls.map(&fill))
+        Kind::Tls(Box::new(tls.map(&fill)))
     } else if !form.streams.is_empty() {
         let stream = |stream: &Stream| Stream {
             fields: both(&stream.fields),

@@ -40,17 +40,16 @@ fn fields(fields: &[(String, String)]) -> Vec<u8> {
 fn text(text: &str) -> Vec<u8> {
     let bytes = bytes(text);
     let mut length = Vec::new();
-    match u8::try_from(bytes.len()) {
-        Ok(short @ 0..=126) => length.push(short),
-        _ => {
-            let mut rest = bytes.len() - 127;
-            length.push(127);
-            while rest >= 128 {
-                length.push(u8::try_from(rest % 128).unwrap_or(0) | 128);
-                rest /= 128;
-            }
-            length.push(u8::try_from(rest).unwrap_or(0));
+    if let Ok(short @ 0..=126) = u8::try_from(bytes.len()) {
+        length.push(short);
+    } else {
+        let mut rest = bytes.len() - 127;
+        length.push(127);
+        while rest >= 128 {
+            length.push(u8::try_from(rest % 128).unwrap_or(0) | 128);
+            rest /= 128;
         }
+        length.push(u8::try_from(rest).unwrap_or(0));
     }
     [length, bytes].concat()
 }

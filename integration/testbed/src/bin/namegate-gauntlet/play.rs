@@ -40,7 +40,7 @@ pub(crate) type Said = Result<String, String>;
 /// What is sent, with every placeholder filled in.
 enum Sent {
     Bytes(Vec<Vec<u8>>),
-    Tls(tls::TlsForm),
+    Tls(Box<tls::TlsForm>),
     Quic(quic::QuicForm),
     Program(Vec<String>),
 }
@@ -152,7 +152,7 @@ fn sent(case: &Case, mark: &str, server: &Server, places: &Places) -> Sent {
             Sent::Bytes(pieces.iter().map(|piece| bytes(&complete(piece, mark, case.policy))).collect())
         }
         Kind::Http2(streams) => Sent::Bytes(http2::pieces(&streams_of(streams, mark, case.policy))),
-        Kind::Tls(form) => Sent::Tls(form.map(&name)),
+        Kind::Tls(form) => Sent::Tls(Box::new(form.map(&name))),
         Kind::Quic(form) => Sent::Quic(form.clone()),
         Kind::Program(words) => {
             let python = places.python.as_ref().map_or("python3".into(), |python| python.to_string_lossy());
@@ -177,7 +177,7 @@ pub(crate) fn named(text: &str, mark: &str) -> String {
 async fn play(ask: Ask, sent: Sent) -> Result<Vec<u8>> {
     match sent {
         Sent::Bytes(pieces) => wire::exchange(ask, pieces).await,
-        Sent::Tls(form) => tls::exchange(ask, form).await,
+        Sent::Tls(form) => tls::exchange(ask, *form).await,
         Sent::Quic(form) => quic::exchange(ask, form).await,
         Sent::Program(words) => program(&words).await,
     }

@@ -14,7 +14,7 @@ use crate::form::Protocol::{self, Http1, Http2, Program, Quic, Tls};
 use crate::seen::{Format, Log};
 
 /// How long a server may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The network of their addresses (RFC 5737); the last byte is the place in the list.
 const NETWORK: [u8; 3] = [192, 0, 2];
@@ -22,6 +22,8 @@ const FIRST: u8 = 11;
 /// Connections at a time to a server that serves one after the other, and to any other.
 const ONE: usize = 1;
 const MANY: usize = 48;
+/// Apache's page, which says what was asked for as those of the others do.
+const APACHE_PAGE: &str = "saw <!--#echo var=\"REQUEST_METHOD\" --> <!--#echo encoding=\"none\" var=\"DOCUMENT_URI\" -->\n";
 
 /// Where programs lie.
 #[derive(Clone, Debug, clap::Args)]
@@ -131,7 +133,7 @@ impl Server {
             _ => vec![(self.own(places, identity)?, "seen")],
         };
         for (command, log) in commands {
-            self.children.push(spawn(world, command, &self.path(log), &self.path("complaints"))?);
+            self.children.push(spawn(world, &command, &self.path(log), &self.path("complaints"))?);
         }
         Ok(())
     }
@@ -147,7 +149,7 @@ impl Server {
                 Ok(nginx)
             }
             "apache" => {
-                fs::write(self.path("page"), "page\n")?;
+                fs::write(self.path("page"), APACHE_PAGE)?;
                 let mut apache = Command::new("apache2");
                 apache.arg("-DFOREGROUND").arg("-f").arg(settings("apache/httpd.conf")?);
                 Ok(apache)
@@ -279,7 +281,7 @@ impl Drop for Server {
     }
 }
 
-fn spawn(world: &World, command: Command, log: &Path, complaints: &Path) -> Result<Child> {
+fn spawn(world: &World, command: &Command, log: &Path, complaints: &Path) -> Result<Child> {
     let mut started = Command::new("setpriv");
     started.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {

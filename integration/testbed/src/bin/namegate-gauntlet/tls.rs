@@ -22,7 +22,7 @@ const APPLICATION: u8 = 23;
 const ALERT: u8 = 21;
 const SERVER_HELLO: u8 = 2;
 const FINISHED: u8 = 20;
-/// The random of a HelloRetryRequest begins with this (§4.1.3).
+/// The random of a `HelloRetryRequest` begins with this (§4.1.3).
 const RETRY: [u8; 4] = [0xcf, 0x21, 0xad, 0x74];
 /// How long a server may take with each message.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 #[serde(deny_unknown_fields)]
 pub(crate) struct TlsForm {
     pub(crate) first: Hello,
-    /// The answer to a HelloRetryRequest; the first one with a share where none is given.
+    /// The answer to a `HelloRetryRequest`; the first one with a share where none is given.
     #[serde(default)]
     pub(crate) second: Option<Hello>,
     /// Bytes before everything; characters are bytes.
@@ -99,7 +99,7 @@ pub(crate) async fn exchange(ask: Ask, form: TlsForm) -> Result<Vec<u8>> {
     }
     transcript.extend(&hello);
     let public = extension(&hello, 51).and_then(|share| share.get(4..)).context("a hello without a share")?;
-    let mut schedule = Schedule::new(share.agree(public)?, &transcript)?;
+    let mut schedule = Schedule::new(&share.agree(public)?, &transcript)?;
     loop {
         let message = reader.sealed_message(&mut schedule).await?;
         transcript.extend(&message);
@@ -134,7 +134,7 @@ async fn send(stream: &mut TcpStream, bytes: &[u8], piece: usize) -> Result<()> 
     Ok(())
 }
 
-/// The content of an extension of a ServerHello (§4.1.3).
+/// The content of an extension of a `ServerHello` (§4.1.3).
 fn extension(hello: &[u8], wanted: u16) -> Option<&[u8]> {
     let session = usize::from(*hello.get(38)?);
     let mut rest = hello.get(39 + session + 5..)?;
@@ -186,7 +186,7 @@ impl Reader {
         (rest.len() >= length).then(|| self.messages.drain(..4 + length).collect())
     }
 
-    /// The next ServerHello in clear text.
+    /// The next `ServerHello` in clear text.
     async fn message(&mut self) -> Result<Vec<u8>> {
         loop {
             match self.whole() {
