@@ -61,7 +61,7 @@ pub(crate) const ALL: [Kind; 14] = [
     kind("go", &[Http1, Http2, Tls, Quic, Program], MANY, true),
     kind("python", &[Http1, Tls, Program], MANY, true),
     kind("php", &[Http1], 16, true),
-    kind("caddy", &[Http1, Http2, Tls, Quic, Program], MANY, true),
+    kind("caddy", &[Http1, Http2, Tls, Program], MANY, true),
     kind("openssl", &[Tls, Program], ONE, false),
     kind("rustls", &[Tls], MANY, true),
     kind("quinn", &[Quic], MANY, true),

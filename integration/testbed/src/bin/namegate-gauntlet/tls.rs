@@ -69,8 +69,9 @@ impl TlsForm {
         }
     }
 
-    fn records(&self, message: &[u8]) -> Vec<u8> {
-        let version = self.version.as_deref().map_or(vec![3, 1], bytes);
+    /// A hello in records, whose version is another one after a retry (§5.1).
+    fn records(&self, message: &[u8], version: [u8; 2]) -> Vec<u8> {
+        let version = self.version.as_deref().map_or(version.to_vec(), bytes);
         let size = if self.record == 0 { message.len() } else { self.record };
         let records = message.chunks(size).map(|part| record(HANDSHAKE, &version, part));
         records.collect::<Vec<_>>().join(&bytes(&self.amid)[..])
@@ -84,7 +85,7 @@ pub(crate) async fn exchange(ask: Ask, form: TlsForm) -> Result<Vec<u8>> {
     let (share, session) = (Share::new()?, [0x5a; 32]);
     let content = Content { random: [0x3c; 32], session: &session, share: share.public(), ..Content::default() };
     let mut transcript = form.first.message(&content);
-    let opening = [bytes(&form.before), form.records(&transcript)].concat();
+    let opening = [bytes(&form.before), form.records(&transcript, [3, 1])].concat();
     send(&mut stream, &opening, form.piece).await?;
     let mut reader = Reader { stream, buffer: Vec::new(), messages: Vec::new() };
     let mut hello = reader.message().await?;
@@ -93,7 +94,7 @@ pub(crate) async fn exchange(ask: Ask, form: TlsForm) -> Result<Vec<u8>> {
         let second = form.second.clone().unwrap_or(Hello { no_share: false, ..form.first.clone() });
         let message = second.message(&Content { cookie, ..content });
         transcript = [Schedule::stand_in(&transcript), hello.clone(), message.clone()].concat();
-        let next = [bytes(&form.between), form.records(&message)].concat();
+        let next = [bytes(&form.between), form.records(&message, [3, 3])].concat();
         send(&mut reader.stream, &next, form.piece).await?;
         hello = reader.message().await?;
     }
