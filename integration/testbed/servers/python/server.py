@@ -12,9 +12,9 @@ LOCK = threading.Lock()
 
 
 def escape(text):
-    """What is not visible ASCII as \\xHH, so that fields stay apart."""
-    octets = text.encode("utf-8", "surrogateescape")
-    return "".join(chr(b) if 0x20 < b < 0x7F and b != 0x5C else f"\\x{b:02x}" for b in octets)
+    """What is not visible ASCII as \\xHH, so that fields stay apart. Each character is one byte."""
+    encoded = text.encode("latin-1", "replace")
+    return "".join(chr(b) if 0x20 < b < 0x7F and b != 0x5C else f"\\x{b:02x}" for b in encoded)
 
 
 def note(*fields):
@@ -27,7 +27,7 @@ def read_path(target):
     path = target.split("?", 1)[0].split("#", 1)[0]
     if "://" in path:
         path = urllib.parse.urlsplit(path).path
-    path = urllib.parse.unquote(path, errors="surrogateescape")
+    path = urllib.parse.unquote(path, encoding="latin-1")
     folder = "/" if path.endswith("/") else ""
     return path, posixpath.normpath(path).rstrip("/") + folder or "/"
 
@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             host = urllib.parse.urlsplit(self.path).netloc
         fields = [escape(text) for text in (self.command, path, cleaned, host, limit, name)]
         note("request", self.server.server_address[1], *fields)
-        body = f"saw {self.command} {path}\n".encode("utf-8", "surrogateescape")
+        body = f"saw {self.command} {path}\n".encode("latin-1", "replace")
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

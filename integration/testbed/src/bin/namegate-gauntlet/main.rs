@@ -151,7 +151,7 @@ impl Judged<'_> {
                 for one in seen::read(log)? {
                     let marks = judge::marks_of(&one);
                     if marks.is_empty() {
-                        stray.extend(judge::forbidden(&one).map(|why| format!("{}: {why}", server.kind.name)));
+                        stray.extend(judge::forbidden(&one).map(|why| format!("{}, port {}: {why}", server.kind.name, one.port)));
                     }
                     for mark in marks {
                         seen.entry(mark).or_default().push((at, one.clone()));
