@@ -70,7 +70,7 @@ impl Flight {
             return Heard::Unread;
         }
         match self.owner(first, may_begin) {
-            Some(attempt) => hear(attempt, initials),
+            Some(attempt) => read_initials(attempt, initials),
             None => Heard::Unread,
         }
     }
@@ -154,7 +154,7 @@ impl Flight {
 }
 
 /// Reads the Initial packets of one datagram, all of one connection.
-fn hear<'p, 'd: 'p>(attempt: &mut Attempt, packets: impl Iterator<Item = &'p Packet<'d>>) -> Heard {
+fn read_initials<'p, 'd: 'p>(attempt: &mut Attempt, packets: impl Iterator<Item = &'p Packet<'d>>) -> Heard {
     let connection = attempt.connection;
     if attempt.state() == State::Refused {
         return Heard::Refused(connection);

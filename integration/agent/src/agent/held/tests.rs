@@ -73,7 +73,7 @@ fn what_waits_has_bounds() {
     let mut waiting = Waiting::new(0);
     let filled = |number| Sealing { fills: 16 << 10, ..Sealing::of(Version::V1, &id(number)) }.seal(&crypto(0, &[1]));
     let datagram = filled(0);
-    assert!((0..3).all(|_| waits(&mut waiting, &flow(1, 1), &datagram, 0)));
+    assert!((0..4).all(|_| waits(&mut waiting, &flow(1, 1), &datagram, 0)));
     assert!(!waits(&mut waiting, &flow(1, 1), &datagram, 0), "of one flow");
     for endpoint in 1..=64 {
         for port in 2..=32 {
