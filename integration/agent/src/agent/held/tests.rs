@@ -32,6 +32,11 @@ fn waits(waiting: &mut Waiting, flow: &FlowKey, datagram: &[u8], now_ns: u64) ->
     }
 }
 
+/// How many datagrams wait of a flow.
+fn held(waiting: &Waiting, flow: FlowKey) -> Option<usize> {
+    waiting.flows.peek(&flow).map(|line| line.held.len())
+}
+
 #[test]
 fn what_waits_of_one_connection_goes_on_with_no_other() {
     let (mut waiting, flow) = (Waiting::new(0), flow(HONEST, 1));
@@ -103,11 +108,10 @@ fn a_flood_of_one_endpoint_leaves_room_and_ends() {
         );
     }
     waiting.expire(WAIT_MAX_NS, &checks);
-    let held = |waiting: &Waiting, flow| waiting.flows.peek(flow).map(|line: &Line| line.held.len());
-    assert_eq!(held(&waiting, &flow(HONEST, 1)), Some(1), "what waited is there");
+    assert_eq!(held(&waiting, flow(HONEST, 1)), Some(1), "what waited is there");
     waiting.expire(WAIT_MAX_NS + SECOND_NS, &checks);
-    assert_eq!(held(&waiting, &flow(HONEST, 1)), Some(0), "what has waited too long is gone");
-    assert_eq!(held(&waiting, &flow(HONEST, 2)), Some(20));
+    assert_eq!(held(&waiting, flow(HONEST, 1)), Some(0), "what has waited too long is gone");
+    assert_eq!(held(&waiting, flow(HONEST, 2)), Some(20));
     waiting.expire(IDLE_MAX_NS + 3 * SECOND_NS, &checks);
     assert_eq!(waiting.octets.all(), 0);
 }
