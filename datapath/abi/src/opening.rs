@@ -62,10 +62,10 @@ pub const fn begins_quic(head: [u8; 5]) -> bool {
 
 /// Whether a datagram that begins with these octets is of DTLS before keys are agreed on, or of DTLS 1.2 at any time: a
 /// record of a known type with a version of DTLS (RFC 6347 §4.1, RFC 9147 §4, RFC 9146 §4), of which a server skips those
-/// that it cannot read and takes the hello in the next.
+/// that it cannot read and takes the hello in the next. Of the version of a first record, servers read the first byte alone.
 #[inline(always)]
 pub const fn is_dtls(head: [u8; 5]) -> bool {
-    matches!(head[0], 20..=26) && head[1] == 0xfe && head[2] >= 0xfc
+    matches!(head[0], 20..=26) && head[1] == 0xfe
 }
 
 #[cfg(test)]
@@ -100,7 +100,7 @@ mod tests {
             ([22, 0xfe, 0xfd, 0, 0], true),
             ([20, 0xfe, 0xfd, 0, 1], true),
             ([25, 0xfe, 0xfd, 0, 1], true),
-            ([22, 0xfe, 1, 0, 0], false),
+            ([22, 0xfe, 0, 0, 0], true),
             ([22, 3, 1, 0, 0], false),
             ([0x24, 0x01, 0, 0, 0], false),
             ([0xc0, 0xfe, 0xff, 0, 0], false),

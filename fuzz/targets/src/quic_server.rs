@@ -18,11 +18,10 @@ pub(crate) fn chosen(id: &[u8]) -> Vec<u8> {
 }
 
 /// What a server knows.
-#[derive(Default)]
 pub(crate) struct Server {
     connections: Vec<Connection>,
     /// Later bytes of one place go before earlier ones.
-    pub(crate) last_wins: bool,
+    last_wins: bool,
 }
 
 struct Connection {
@@ -33,6 +32,11 @@ struct Connection {
 }
 
 impl Server {
+    /// A server that lets later bytes of one place go before earlier ones, or not.
+    pub(crate) const fn new(last_wins: bool) -> Self {
+        Self { connections: Vec::new(), last_wins }
+    }
+
     /// Takes a datagram.
     pub(crate) fn take(&mut self, datagram: &[u8]) {
         let mut rest = datagram;
@@ -98,7 +102,7 @@ fn split(bytes: &[u8]) -> Option<(Packet<'_>, &[u8])> {
         _ => return None,
     };
     let is_initial = first >> 4 & 3 == initial;
-    let mut at = 5;
+    let mut at = 5_usize;
     let mut vector = |length: usize| {
         let vector = bytes.get(at..at.checked_add(length)?)?;
         at += length;
