@@ -82,7 +82,9 @@ fn play(data: &[u8]) -> usize {
     for _ in 0..STEPS_MAX {
         let Ok(step) = Step::arbitrary(&mut input) else { break };
         for datagram in client.send(step.datagram(&handshakes)) {
-            servers.iter_mut().for_each(|server| server.take(&datagram));
+            for server in &mut servers {
+                server.take(&datagram);
+            }
         }
         for handshake in servers.iter().flat_map(Server::handshakes) {
             assert_allowed(&handshake);

@@ -158,44 +158,43 @@ fn nearest(truncated: u64, window: u64, expected: u64) -> u64 {
 fn crypto_frames(payload: &[u8]) -> Vec<(usize, &[u8])> {
     let (mut found, mut rest) = (Vec::new(), payload);
     while let Some(frame) = frame(&mut rest) {
-        found.extend(frame);
+        found.push(frame);
     }
     found
 }
 
-/// One frame; the inner `None` is one without handshake bytes.
-fn frame<'p>(rest: &mut &'p [u8]) -> Option<Option<(usize, &'p [u8])>> {
+/// Offset and bytes of one frame; it has none where it is no CRYPTO frame.
+fn frame<'p>(rest: &mut &'p [u8]) -> Option<(usize, &'p [u8])> {
     let mut next = || {
         let (value, size) = number(rest)?;
         *rest = &rest[size..];
         Some(value)
     };
     match next()? {
-        0 | 1 => Some(None),
+        0 | 1 => Some((0, &[])),
         kind @ (2 | 3) => {
-            (next()?, next()?);
-            let ranges = next()?;
             next()?;
-            for _ in 0..ranges.checked_mul(2)? {
+            next()?;
+            let ranges = next()?;
+            let counts = if kind == 3 { 3 } else { 0 };
+            for _ in 0..ranges.checked_mul(2)?.checked_add(1 + counts)? {
                 next()?;
             }
-            if kind == 3 {
-                (next()?, next()?, next()?);
-            }
-            Some(None)
+            Some((0, &[]))
         }
         6 => {
             let offset = next()?;
             let length = next()?;
             let (bytes, after) = rest.split_at_checked(length)?;
             *rest = after;
-            Some(Some((offset, bytes)))
+            Some((offset, bytes))
         }
         0x1c => {
-            (next()?, next()?);
+            next()?;
+            next()?;
             let length = next()?;
             *rest = rest.get(length..)?;
-            Some(None)
+            Some((0, &[]))
         }
         _ => None,
     }

@@ -134,7 +134,7 @@ impl Attempt {
     }
 
     /// What the bytes so far come to. A client sends one hello, and a second one where its server has asked for it by a
-    /// HelloRetryRequest: whatever else stands in these packets is refused.
+    /// `HelloRetryRequest`: whatever else stands in these packets is refused.
     pub(super) fn progress(&self) -> Progress {
         match self.state {
             State::Refused => return Progress::Refused,
@@ -143,13 +143,13 @@ impl Attempt {
         }
         let bytes: Vec<u8> = self.stream.iter().map_while(|byte| *byte).collect();
         let is_whole = bytes.len() == self.stream.len();
-        let (first, rest) = match message(&bytes) {
+        let Split { message: first, rest } = match split(&bytes) {
             Ok(Some(split)) => split,
             Ok(None) => return Progress::Partial,
             Err(Malformed) => return Progress::Refused,
         };
-        let repeats = match message(rest) {
-            Ok(Some((second, []))) if is_whole && second_hello::repeats(first, second) => true,
+        let repeats = match split(rest) {
+            Ok(Some(Split { message: second, rest: [] })) if is_whole && second_hello::repeats(first, second) => true,
             Ok(None) if is_whole && rest.is_empty() => false,
             Ok(None) => return Progress::Partial,
             Ok(Some(_)) | Err(Malformed) => return Progress::Refused,
@@ -176,13 +176,19 @@ impl Attempt {
     }
 }
 
-/// The first message and what follows it; `None` where it is not whole.
-fn message(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, Malformed> {
+/// A message with its head, and what follows it.
+struct Split<'b> {
+    message: &'b [u8],
+    rest: &'b [u8],
+}
+
+/// Takes the first message off; `None` where it is not whole.
+fn split(bytes: &[u8]) -> Result<Option<Split<'_>>, Malformed> {
     match hello::read_message(bytes, true) {
         Ok(Hello::Partial) => Ok(None),
         Ok(Hello::Whole(_)) => {
             let length = bytes[1..HEAD_BYTES].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-            Ok(bytes.split_at_checked(HEAD_BYTES + length))
+            Ok(bytes.split_at_checked(HEAD_BYTES + length).map(|(message, rest)| Split { message, rest }))
         }
         Err(hello::Malformed) => Err(Malformed),
     }

@@ -1,4 +1,4 @@
-//! What a second ClientHello, after a HelloRetryRequest, may change (RFC 8446 §4.1.2).
+//! What a second `ClientHello`, after a `HelloRetryRequest`, may change (RFC 8446 §4.1.2).
 
 use super::packet::Malformed;
 
@@ -12,8 +12,16 @@ pub(super) fn repeats(first: &[u8], second: &[u8]) -> bool {
     matches!(both, (Ok(first), Ok(second)) if first == second)
 }
 
-/// What must stay the same: everything before the extensions, and the extensions that may not be changed.
-fn parts(message: &[u8]) -> Result<(&[u8], Vec<(u16, &[u8])>), Malformed> {
+/// What must stay the same.
+#[derive(PartialEq, Eq)]
+struct Parts<'m> {
+    /// Everything before the extensions.
+    fixed: &'m [u8],
+    /// The extensions that may not be changed, with their types.
+    extensions: Vec<(u16, &'m [u8])>,
+}
+
+fn parts(message: &[u8]) -> Result<Parts<'_>, Malformed> {
     // Head of the message, version, random.
     let mut rest = message.get(4 + 2 + 32..).ok_or(Malformed)?;
     take(&mut rest, 1)?; // session
@@ -31,7 +39,7 @@ fn parts(message: &[u8]) -> Result<(&[u8], Vec<(u16, &[u8])>), Malformed> {
             kept.push((kind, data));
         }
     }
-    Ok((fixed, kept))
+    Ok(Parts { fixed, extensions: kept })
 }
 
 /// A vector whose length stands in so many bytes before it.

@@ -101,14 +101,14 @@ impl Begins {
     /// two.
     fn packet(self, number: u64, offset: usize, part: &[u8]) -> Vec<u8> {
         let two = |number: usize| (u16::try_from(number).unwrap() | 0x4000).to_be_bytes();
-        let number_bytes = if number & 0xff == 0 { 2 } else { 1 };
+        let number_bytes: usize = if number.trailing_zeros() >= 8 { 2 } else { 1 };
         let mut payload = [&[6][..], &two(offset), &two(part.len()), part].concat();
         let (first, version) = match self.version {
             Version::V2 => (0xd0, [0x6b, 0x33, 0x43, 0xcf]),
             _ => (0xc0, [0, 0, 0, 1]),
         };
-        let mut header =
-            [&[first | (number_bytes as u8 - 1)][..], &version, &[8], &self.id, &[8], &SOURCE, &[0]].concat();
+        let first = first | u8::from(number_bytes == 2);
+        let mut header = [&[first][..], &version, &[8], &self.id, &[8], &SOURCE, &[0]].concat();
         let number_at = header.len() + 2;
         payload.resize(payload.len().max(DATAGRAM - number_at - number_bytes - 16), 0);
         header.extend(two(number_bytes + payload.len() + 16));
@@ -232,7 +232,8 @@ fn quic_packets_that_are_of_no_connection_that_passed_do_not_go_on() {
     let mut wanted: Vec<Vec<u8>> =
         [allowed, [hides, other_hello].map(|one| one.packet(0, 0, &good)).into(), vec![last]].concat();
     let mut heard = heard.lock().unwrap().clone();
-    (wanted.sort(), heard.sort());
+    wanted.sort();
+    heard.sort();
     let text = |datagrams: &[Vec<u8>]| datagrams.iter().map(|one| format!("{:x?}", &one[..14])).collect::<Vec<_>>();
     assert_eq!(text(&heard), text(&wanted));
     assert!(heard == wanted, "the same bytes");
