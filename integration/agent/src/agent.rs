@@ -5,6 +5,7 @@ mod adopt;
 mod attach;
 mod attachments;
 mod audience;
+mod begun;
 mod book;
 mod clock;
 mod cluster;

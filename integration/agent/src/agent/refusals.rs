@@ -49,6 +49,8 @@ pub(crate) enum Bound {
     QuestionsWaiting,
     /// Datagrams that wait until the name in them is known.
     HeldDatagrams,
+    /// QUIC connections that are remembered, so that each begins once.
+    QuicConnections,
     /// Connections whose first octets are put together.
     Handshakes,
     /// Copies that the programs make.
@@ -72,6 +74,7 @@ impl Bound {
             Self::AnswersWaiting => "answers that wait",
             Self::QuestionsWaiting => "questions that wait",
             Self::HeldDatagrams => "held datagrams",
+            Self::QuicConnections => "QUIC connections",
             Self::Handshakes => "handshakes",
             Self::Copies => "copies of handshakes",
             Self::FlowRecords => "records of flows",
