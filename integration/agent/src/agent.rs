@@ -88,6 +88,8 @@ const PROXY_MARK: u32 = 0x400;
 const MARK_MASK: u32 = 0xf00;
 /// Threads that read requests, at most.
 const L7_WORKERS_MAX: usize = 4;
+/// Bytes that the layer 7 proxy keeps for all connections; one endpoint gets half of them at most.
+const L7_BYTES_MAX: usize = 192 << 20;
 /// How long the kernel may take for the rows of one answer.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -304,6 +306,7 @@ fn l7_config(settings: &Settings, shared: &Shared) -> L7Config {
         fixed_server: None,
         connections_max: shared.l7_connections,
         connections_per_endpoint_max: settings.limits.l7_connections_per_endpoint as usize,
+        bytes_max: L7_BYTES_MAX,
     }
 }
 

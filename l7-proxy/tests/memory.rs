@@ -1,0 +1,200 @@
+//! What the proxy keeps for connections has a bound, whatever clients do not read or do not finish, and others go on.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    client::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use namegate_config::{reference::Limits, rule::Direction};
+use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::sleep,
+};
+
+const WITHIN: Duration = Duration::from_secs(20);
+const MEBIBYTE: usize = 1 << 20;
+const BYTES_MAX: usize = 16 * MEBIBYTE;
+/// Above every buffer on the way.
+const BIG: usize = 8 * MEBIBYTE;
+
+#[derive(Clone)]
+struct Open;
+
+impl Desk for Open {
+    async fn demand(&self, _: Question) -> Option<Demand> {
+        let sides = vec![(Direction::Ingress, Limits::Free)];
+        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good })
+    }
+
+    fn revision(&self) -> u64 {
+        0
+    }
+
+    fn record(&self, _: Access) {}
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() == "/big" {
+        static BODY: std::sync::LazyLock<Bytes> = std::sync::LazyLock::new(|| vec![b'x'; BIG].into());
+        return Ok(Response::new(Full::from(BODY.clone())));
+    }
+    Ok(Response::new(Full::from("small")))
+}
+
+/// A proxy in front of a server, on a thread of its own.
+async fn start(connections_max: usize) -> Proxy {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let fixed_server = Some(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let server = auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+            });
+        }
+    });
+    let config = Config { fixed_server, bytes_max: BYTES_MAX, connections_max, ..Config::default() };
+    Proxy::start(&config, Open).unwrap()
+}
+
+/// A connection from one of this machine's addresses: each is a client of its own.
+async fn connect(last: u8, proxy: &Proxy) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0)).unwrap();
+    socket.connect(SocketAddr::from(([127, 0, 0, 1], proxy.port()))).await.unwrap()
+}
+
+fn counted(proxy: &Proxy, what: &str) -> u64 {
+    proxy.tallies().iter().find(|(word, _)| *word == what).unwrap().1
+}
+
+/// A whole request of another client.
+async fn honest(proxy: &Proxy) {
+    let stream = connect(200, proxy).await;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("/").header("host", "a.test").body(Full::<Bytes>::default()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "small");
+}
+
+/// Waits until connections gave way; what is kept has its bound all the while, and another client is answered.
+async fn crowd(proxy: &Proxy) {
+    let started = Instant::now();
+    while counted(proxy, "gave_way") < 3 {
+        assert!(started.elapsed() < WITHIN, "{:?} {:?}", proxy.held(), proxy.tallies());
+        assert!(proxy.held().1 < BYTES_MAX, "{:?}", proxy.held());
+        honest(proxy).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until nothing is kept.
+async fn empty(proxy: &Proxy) {
+    let started = Instant::now();
+    while proxy.held() != (0, 0) {
+        assert!(started.elapsed() < WITHIN, "{:?}", proxy.held());
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn responses_that_are_not_read_give_way() {
+    let proxy = start(1_000).await;
+    let mut held = Vec::new();
+    for _ in 0..30 {
+        let stream = TokioIo::new(connect(2, &proxy).await);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(1 << 30).initial_connection_window_size(1 << 30);
+        let (sender, connection) = builder.handshake(stream).await.unwrap();
+        // Requests are sent, and after a moment nothing is read.
+        let mut connection = Box::pin(connection);
+        for _ in 0..50 {
+            let mut sender = sender.clone();
+            let request = Request::get("http://a.test/big").body(Full::<Bytes>::default()).unwrap();
+            tokio::spawn(async move { sender.send_request(request).await.map(|response| std::mem::forget(response)) });
+        }
+        let _ = tokio::time::timeout(Duration::from_millis(20), connection.as_mut()).await;
+        held.push((sender, connection));
+    }
+    crowd(&proxy).await;
+    drop(held);
+    empty(&proxy).await;
+    tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn heads_that_never_end_give_way() {
+    let proxy = start(1_000).await;
+    let mut held = Vec::new();
+    for at in 0..400 {
+        let mut stream = connect(2, &proxy).await;
+        // Parts of heads of HTTP/1, of HTTP/2 and of TLS.
+        let head = match at % 3 {
+            0 => [b"GET / HTTP/1.1\r\nX-Slow: ", &[b'a'; 60_000][..]].concat(),
+            1 => {
+                let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+                [&preface[..], &[0, 0x3f, 0xff, 1, 0, 0, 0, 0, 1], &[b'a'; 0x3ff0]].concat()
+            }
+            _ => [&[0x16, 3, 1, 0x3f, 0xff, 1, 0, 0xff, 0xff], &[0; 0x3f00][..]].concat(),
+        };
+        // Some are closed already.
+        let _ = stream.write_all(&head).await;
+        held.push(stream);
+    }
+    crowd(&proxy).await;
+    drop(held);
+    empty(&proxy).await;
+    tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
+}
+
+/// A tunnel is a connection as long as it lives: else a client could have as many as it likes.
+#[tokio::test]
+async fn tunnels_keep_their_places() {
+    const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let fixed_server = Some(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 1_024];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nfirst";
+            stream.write_all(answer).await.unwrap();
+            held.push(stream);
+        }
+    });
+    // One client has at most one of two.
+    let proxy = Proxy::start(&Config { fixed_server, connections_max: 2, ..Config::default() }, Open).unwrap();
+    let mut tunnel = connect(2, &proxy).await;
+    tunnel.write_all(UPGRADE).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"first") {
+        assert!(tunnel.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    // The task of the HTTP connection has ended.
+    sleep(Duration::from_millis(200)).await;
+    let mut second = connect(2, &proxy).await;
+    let _ = second.write_all(UPGRADE).await;
+    let read = second.read(&mut [0; 16]).await;
+    assert!(!matches!(read, Ok(1..)), "a second connection is served: {read:?}");
+    assert_eq!(counted(&proxy, "connections_full"), 1);
+    drop(tunnel);
+    tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
+}
