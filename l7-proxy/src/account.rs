@@ -119,9 +119,9 @@ impl Unanswered {
     /// There is an answer.
     pub(crate) fn answered(mut self) {
         if let Some(account) = self.0.take() {
-            let _ = account.patience.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                (left < GIVEN_UP_MAX).then_some(left + 1)
-            });
+            let _ = account
+                .patience
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| (left < GIVEN_UP_MAX).then_some(left + 1));
         }
     }
 }
@@ -281,6 +281,8 @@ impl Accounts {
 
     /// To be called when the connection of an account has ended.
     pub(crate) fn close(&self, account: &Account) {
+        // Of a beginning that was not read to its end.
+        account.progress();
         let mut book = self.book();
         let Some(holding) = book.holders.get_mut(&account.holder) else { return };
         holding.accounts -= 1;
@@ -412,13 +414,11 @@ mod tests {
     #[test]
     fn the_holder_with_most_bytes_gives_way_the_stalled_first() {
         let accounts = accounts(100, 1_000);
-        let [stalled, going, honest] =
-            [HOSTILE, HOSTILE, HONEST].map(|holder| accounts.open(holder, CLIENT).unwrap());
+        let [stalled, going, honest] = [HOSTILE, HOSTILE, HONEST].map(|holder| accounts.open(holder, CLIENT).unwrap());
         stalled.progress_ms.store(1, Ordering::Relaxed);
         let _kept = [stalled.charge(220), going.charge(220), honest.charge(100)];
         assert_eq!(accounts.held(), (3, 540), "a holder may have what it leaves free");
-        let _more = honest.charge(30);
-        // Closed is what holds most, whoever asked for more last.
+        let _more = going.charge(30);
         assert_eq!([&stalled, &going, &honest].map(|one| closed(one)), [Some(Crowded::Bytes), None, None]);
         drop((stalled, going));
     }

@@ -33,8 +33,8 @@ use tokio::{
 use crate::{
     client::Seat,
     connection::{IDLE_MAX, Prefixed, Shared},
-    desk::{Access, Desk, Fate, Match, Named, Question, What},
     counted::{Counted, WINDOW_BYTES, charge_request},
+    desk::{Access, Desk, Fate, Match, Named, Question, What},
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, HttpFacts, Judgement},
     head,
@@ -201,7 +201,9 @@ impl<D: Desk> Session<D> {
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
         let reply = match outgoing(parts, Counted::new(body, account, None), &facts) {
             Ok(request) => match self.upstream.send(request, source).await {
-                Ok(response) => incoming(response.map(|body| Counted::new(body, account, Some(charge))), from_client, &self.seat),
+                Ok(response) => {
+                    incoming(response.map(|body| Counted::new(body, account, Some(charge))), from_client, &self.seat)
+                }
                 Err(error) => self.unanswered(&error),
             },
             Err(why) => plain(StatusCode::BAD_REQUEST, "Bad request\n", why),

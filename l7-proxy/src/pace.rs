@@ -8,6 +8,10 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
@@ -50,42 +54,42 @@ struct Turns {
     spent: Duration,
     /// Tasks that ran in this round.
     ran: usize,
-    waiting: VecDeque<Waker>,
-    /// Number of the task at the front of those that wait.
-    front: u64,
+    waiting: VecDeque<Waiting>,
+}
+
+/// A task that waits for the next round.
+struct Waiting {
+    waker: Waker,
+    /// Until its turn.
+    waits: Arc<AtomicBool>,
 }
 
 impl Round {
-    /// Whether a task may run; else its number among those that wait.
-    fn enter(&mut self, holder: Holder, context: &Context<'_>) -> Option<u64> {
+    /// Whether a task may run; else it waits.
+    fn enter(&mut self, holder: Holder, context: &Context<'_>, waits: &Arc<AtomicBool>) -> bool {
         let is_full = self.holders.len() > HOLDERS_MAX;
         let turns = self.holders.entry(holder).or_default();
         let is_turn = turns.spent < QUOTA;
-        let number = turns.front + turns.waiting.len() as u64;
         if is_turn {
             turns.ran += 1;
         } else {
-            turns.waiting.push_back(context.waker().clone());
+            waits.store(true, Ordering::Relaxed);
+            turns.waiting.push_back(Waiting { waker: context.waker().clone(), waits: Arc::clone(waits) });
         }
         if is_full || !is_turn {
             self.is_wanted = true;
             self.next.take().into_iter().for_each(Waker::wake);
         }
-        (!is_turn).then_some(number)
-    }
-
-    fn waits(&self, holder: Holder, number: u64) -> bool {
-        self.holders.get(&holder).is_some_and(|turns| number >= turns.front && !turns.waiting.is_empty())
+        is_turn
     }
 
     /// Begins a round; gives the tasks that it is the turn of.
-    fn begin(&mut self) -> Vec<Waker> {
+    fn begin(&mut self) -> Vec<Waiting> {
         let mut woken = Vec::new();
         self.is_wanted = false;
         self.holders.retain(|_, turns| {
             let count = turns.waiting.len().min((2 * turns.ran).max(WOKEN_MIN));
             woken.extend(turns.waiting.drain(..count));
-            turns.front += count as u64;
             (turns.spent, turns.ran) = (Duration::ZERO, 0);
             self.is_wanted |= !turns.waiting.is_empty();
             count > 0 || !turns.waiting.is_empty()
@@ -109,8 +113,9 @@ pub(crate) async fn rounds() {
         .await;
         // What is ready to run is before this in the queue.
         yield_now().await;
-        for task in ROUND.with_borrow_mut(Round::begin) {
-            task.wake();
+        for Waiting { waker, waits } in ROUND.with_borrow_mut(Round::begin) {
+            waits.store(false, Ordering::Relaxed);
+            waker.wake();
         }
     }
 }
@@ -119,13 +124,13 @@ pub(crate) async fn rounds() {
 pub(crate) struct Paced<F> {
     task: Pin<Box<F>>,
     holder: Holder,
-    /// Its number among those that wait for the next round.
-    waits: Option<u64>,
+    /// It waits for the next round.
+    waits: Arc<AtomicBool>,
 }
 
 impl<F: Future> Paced<F> {
     pub(crate) fn new(holder: Holder, task: F) -> Self {
-        Self { task: Box::pin(task), holder, waits: None }
+        Self { task: Box::pin(task), holder, waits: Arc::default() }
     }
 }
 
@@ -134,14 +139,8 @@ impl<F: Future> Future for Paced<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        let is_turn = ROUND.with_borrow_mut(|round| {
-            let waits = this.waits.is_some_and(|number| round.waits(this.holder, number));
-            if !waits {
-                this.waits = round.enter(this.holder, context);
-            }
-            this.waits.is_none()
-        });
-        if !is_turn {
+        let is_turn = || ROUND.with_borrow_mut(|round| round.enter(this.holder, context, &this.waits));
+        if this.waits.load(Ordering::Relaxed) || !is_turn() {
             return Poll::Pending;
         }
         let began = Instant::now();
@@ -191,11 +190,7 @@ pub(crate) fn poll_slice(context: &Context<'_>) -> Poll<()> {
 pub(crate) struct Sliced<S>(pub(crate) S);
 
 impl<S: AsyncRead + Unpin> AsyncRead for Sliced<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(poll_slice(context));
         Pin::new(&mut self.0).poll_read(context, into)
     }
@@ -217,7 +212,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Sliced<S> {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
+        bytes: &[std::io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write_vectored(context, bytes)
     }
@@ -231,10 +226,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Sliced<S> {
 mod tests {
     use std::{
         net::{IpAddr, Ipv4Addr},
-        sync::{
-            Arc,
-            atomic::{AtomicU64, Ordering},
-        },
+        sync::atomic::AtomicU64,
     };
 
     use super::*;

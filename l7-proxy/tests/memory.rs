@@ -9,12 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{
-    Request, Response,
-    body::Incoming,
-    client::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{Request, Response, body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -30,6 +25,8 @@ use tokio::{
 const WITHIN: Duration = Duration::from_secs(20);
 const MEBIBYTE: usize = 1 << 20;
 const BYTES_MAX: usize = 16 * MEBIBYTE;
+/// What a client of HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Above every buffer on the way.
 const BIG: usize = 8 * MEBIBYTE;
 
@@ -114,24 +111,28 @@ async fn empty(proxy: &Proxy) {
     }
 }
 
+/// A frame of HTTP/2 (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
 #[tokio::test]
 async fn responses_that_are_not_read_give_way() {
     let proxy = start(1_000).await;
+    // The client's windows are as large as they can be, and it reads nothing.
+    let window = (u32::MAX >> 1).to_be_bytes();
+    let settings = frame(4, 0, 0, &[&[0, 4][..], &window].concat());
+    let wider = frame(8, 0, 0, &((u32::MAX >> 1) - 65_535).to_be_bytes());
+    let get = [&[0x82, 0x86, 0x04, 4][..], b"/big", &[0x01, 6], b"a.test"].concat();
+    let requests = (0..50).flat_map(|at| frame(1, 5, 2 * at + 1, &get));
+    let http2: Vec<u8> = [PREFACE, &settings, &wider].concat().into_iter().chain(requests).collect();
     let mut held = Vec::new();
-    for _ in 0..30 {
-        let stream = TokioIo::new(connect(2, &proxy).await);
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.initial_stream_window_size(1 << 30).initial_connection_window_size(1 << 30);
-        let (sender, connection) = builder.handshake(stream).await.unwrap();
-        // Requests are sent, and after a moment nothing is read.
-        let mut connection = Box::pin(connection);
-        for _ in 0..50 {
-            let mut sender = sender.clone();
-            let request = Request::get("http://a.test/big").body(Full::<Bytes>::default()).unwrap();
-            tokio::spawn(async move { sender.send_request(request).await.map(|response| std::mem::forget(response)) });
-        }
-        let _ = tokio::time::timeout(Duration::from_millis(20), connection.as_mut()).await;
-        held.push((sender, connection));
+    for at in 0..120 {
+        let mut stream = connect(2, &proxy).await;
+        let first = if at % 2 == 0 { &http2[..] } else { b"GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n" };
+        let _ = stream.write_all(first).await;
+        held.push(stream);
     }
     crowd(&proxy).await;
     drop(held);
@@ -149,8 +150,8 @@ async fn heads_that_never_end_give_way() {
         let head = match at % 3 {
             0 => [b"GET / HTTP/1.1\r\nX-Slow: ", &[b'a'; 60_000][..]].concat(),
             1 => {
-                let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-                [&preface[..], &[0, 0x3f, 0xff, 1, 0, 0, 0, 0, 1], &[b'a'; 0x3ff0]].concat()
+                let open = frame(1, 0, 1, &[b'a'; 0x3fff]);
+                [PREFACE, &frame(4, 0, 0, &[]), &open[..open.len() - 9]].concat()
             }
             _ => [&[0x16, 3, 1, 0x3f, 0xff, 1, 0, 0xff, 0xff], &[0; 0x3f00][..]].concat(),
         };

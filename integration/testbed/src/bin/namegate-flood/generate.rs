@@ -121,12 +121,8 @@ fn manner(kind: Kind) -> Manner {
     let streams = |block: &[u8]| -> Vec<u8> {
         (0..STREAMS).flat_map(|at| frame(HEADERS, WHOLE_REQUEST, 2 * at + 1, block)).collect()
     };
-    let fast = |first: Vec<u8>, part: &[u8]| Manner {
-        count: 64,
-        first,
-        more: Some(More::Fast(part.repeat(64))),
-        reads: true,
-    };
+    let fast =
+        |first: Vec<u8>, part: &[u8]| Manner { count: 64, first, more: Some(More::Fast(part.repeat(64))), reads: true };
     match kind {
         Kind::RapidReset => Manner { count: 64, first: hello(), more: Some(More::Resets), reads: true },
         Kind::Continuation => {

@@ -107,7 +107,8 @@ pub(crate) fn targets(world: &World) -> Result<[SocketAddr; 3]> {
 
 async fn serve(ports: [u16; 2]) -> Result<()> {
     for port in ports {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.context("listening in the hostile pod")?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.context("listening in the hostile pod")?;
         tokio::spawn(async move {
             loop {
                 // Without descriptors it goes on when there are some.
