@@ -71,10 +71,14 @@ async fn start(connections_max: usize) -> Proxy {
 }
 
 /// A connection from one of this machine's addresses: each is a client of its own.
+async fn try_connect(last: u8, proxy: &Proxy) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0))?;
+    socket.connect(SocketAddr::from(([127, 0, 0, 1], proxy.port()))).await
+}
+
 async fn connect(last: u8, proxy: &Proxy) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0)).unwrap();
-    socket.connect(SocketAddr::from(([127, 0, 0, 1], proxy.port()))).await.unwrap()
+    try_connect(last, proxy).await.unwrap()
 }
 
 fn counted(proxy: &Proxy, what: &str) -> u64 {
@@ -191,10 +195,12 @@ async fn tunnels_keep_their_places() {
     }
     // The task of the HTTP connection has ended.
     sleep(Duration::from_millis(200)).await;
-    let mut second = connect(2, &proxy).await;
-    let _ = second.write_all(UPGRADE).await;
-    let read = second.read(&mut [0; 16]).await;
-    assert!(!matches!(read, Ok(1..)), "a second connection is served: {read:?}");
+    // It is reset, maybe before the client knows that it is open.
+    if let Ok(mut second) = try_connect(2, &proxy).await {
+        let _ = second.write_all(UPGRADE).await;
+        let read = second.read(&mut [0; 16]).await;
+        assert!(!matches!(read, Ok(1..)), "a second connection is served: {read:?}");
+    }
     assert_eq!(counted(&proxy, "connections_full"), 1);
     drop(tunnel);
     tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();

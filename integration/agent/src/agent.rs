@@ -26,6 +26,7 @@ mod interfaces;
 mod journal;
 mod kubernetes;
 mod log;
+mod memory;
 mod objects;
 mod openings;
 mod own;
@@ -173,6 +174,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     door.ask(|gate| gate.room.follow(nudge)).await?;
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge(), Arc::clone(&problems)));
+    let giving = tokio::spawn(memory::give_back());
     // Open as long as names are looked at.
     let (names_port, _present) =
         held::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
@@ -194,7 +196,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     front.serve(keeper, end()).await;
     let tasks = [following.abort_handle(), watching.abort_handle(), telling.abort_handle()];
-    let others = [refusing.abort_handle(), links.abort_handle(), looking.abort_handle()];
+    let others = [refusing.abort_handle(), links.abort_handle(), looking.abort_handle(), giving.abort_handle()];
     tasks.iter().chain(&others).for_each(AbortHandle::abort);
     stop(reloader, gate, proxy, l7).await
 }

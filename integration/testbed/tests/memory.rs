@@ -83,7 +83,15 @@ fn bounded(count: usize, first: &[u8], gives_way: bool) {
     }
     drop(held);
     let back = |agent: &Agent<'_>| Ok((resident(agent) <= before + LEFT_MAX).then_some(()));
-    agent.wait_for("the memory", back).unwrap();
+    let is_back = agent.wait_for("the memory", back).is_ok();
+    let left = resident(&agent).saturating_sub(before) / MEBIBYTE;
+    assert!(
+        is_back,
+        "{left} MiB are left of {} MiB before: {:#}",
+        before / MEBIBYTE,
+        agent.json("/v1/status").unwrap()["requests"]
+    );
+    println!("{left} MiB are left of {count} connections");
 }
 
 #[test]
@@ -94,7 +102,8 @@ fn streams_that_are_not_read_have_a_bound() {
 
 #[test]
 fn responses_that_are_not_read_have_a_bound() {
-    bounded(2_000, b"GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n", true);
+    // More of them fill the kernel's memory for TCP.
+    bounded(300, b"GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n", false);
 }
 
 #[test]
