@@ -297,8 +297,8 @@ impl Accounts {
         }
     }
 
-    /// Closes connections of the holder with most bytes until it has no more than it leaves free, with a margin: first
-    /// those that have held many bytes for long.
+    /// Closes connections of the holder with most bytes until it has no more than it leaves free, with a margin: those of
+    /// the client with most bytes, first those that have held many bytes for long.
     fn relieve(&self) {
         let now_ms = self.now_ms();
         let before = self.relieved_ms.swap(now_ms, Ordering::Relaxed);
@@ -317,7 +317,9 @@ impl Accounts {
         }
         let age = |account: &Account| now_ms.saturating_sub(account.progress_ms.load(Ordering::Relaxed)) + 1;
         let weight = |account: &Account| account.bytes() as u64 * age(account);
-        let mut heaviest: Vec<_> = holding.connections.values().map(|one| (weight(one), Arc::clone(one))).collect();
+        let client = holding.client_with_most(|account| account.bytes());
+        let of_client = holding.connections.values().filter(|one| Some(one.client) == client);
+        let mut heaviest: Vec<_> = of_client.map(|one| (weight(one), Arc::clone(one))).collect();
         heaviest.sort_unstable_by_key(|(weight, _)| std::cmp::Reverse(*weight));
         for (_, account) in heaviest {
             if own <= goal {
@@ -334,6 +336,17 @@ impl Accounts {
 
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Holding {
+    /// The client whose connections have most of something.
+    fn client_with_most(&self, of: impl Fn(&Account) -> usize) -> Option<IpAddr> {
+        let mut clients = HashMap::new();
+        for account in self.connections.values() {
+            *clients.entry(account.client).or_insert(0) += of(account);
+        }
+        clients.into_iter().max_by_key(|(_, most)| *most).map(|(client, _)| client)
     }
 }
 
@@ -365,8 +378,12 @@ impl Book {
         let Some(holding) = self.holders.get_mut(&holder).filter(|holding| holding.busy_until_ms <= now_ms) else {
             return;
         };
+        // Clients of one endpoint that is called take no places from each other.
+        let client = holding.client_with_most(|_| 1);
+        let is_called = matches!(holder, Holder::Called(_));
         let progress = |account: &Arc<Account>| account.progress_ms.load(Ordering::Relaxed);
-        let mut oldest: Vec<_> = holding.connections.values().map(|one| (progress(one), Arc::clone(one))).collect();
+        let of_client = holding.connections.values().filter(|one| !is_called || Some(one.client) == client);
+        let mut oldest: Vec<_> = of_client.map(|one| (progress(one), Arc::clone(one))).collect();
         oldest.sort_unstable_by_key(|(progress, _)| *progress);
         oldest.truncate(count);
         if let Some((first, _)) = oldest.first() {
@@ -457,6 +474,22 @@ mod tests {
             accounts.close(account);
         }
         assert_eq!((accounts.held().0, accounts.book().leaving), (1, 0));
+    }
+
+    #[test]
+    fn clients_of_one_endpoint_take_no_places_and_no_bytes_from_each_other() {
+        const SERVER: Holder = Holder::Called(3);
+        let accounts = accounts(64, 1 << 20);
+        let [other, hostile] = [1, 2].map(|last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
+        let idle = accounts.open(SERVER, other).unwrap();
+        idle.progress_ms.store(1, Ordering::Relaxed);
+        let held: Vec<_> = std::iter::from_fn(|| accounts.open(SERVER, hostile)).collect();
+        accounts.book().holders.get_mut(&SERVER).unwrap().busy_until_ms = 0;
+        assert!(accounts.open(SERVER, hostile).is_none());
+        let charges: Vec<_> = held.iter().map(|one| one.charge((1 << 20) / held.len())).collect();
+        assert_eq!(closed(&idle), None, "it is idle, and another client wants more");
+        assert!(held.iter().any(|one| closed(one) == Some(Crowded::Bytes)));
+        drop(charges);
     }
 
     #[test]
