@@ -1,8 +1,9 @@
 //! What connections hold: places, and the bytes that the proxy keeps for them. Where a bound is reached, idle and stalled
 //! connections of the endpoint that holds most are closed, and others go on.
 
+mod book;
+
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,13 +12,12 @@ use std::{
     time::Instant,
 };
 
-use namegate_config::shares::{Full, Shares};
+use book::Book;
+use namegate_config::shares::Full;
 use tokio::sync::Notify;
 
 use crate::holder::{Holder, network};
 
-/// A connection that has made no progress for this long is idle: it gives way to a new one where its holder has its share.
-const IDLE_MIN_MS: u64 = 5_000;
 /// So many idle connections are closed at once where places are needed.
 const BATCH: usize = 16;
 /// One of so many places may belong to connections that were closed and whose memory and descriptors are not free yet.
@@ -54,27 +54,6 @@ pub(crate) struct Accounts {
     /// When connections that hold bytes were searched for last, milliseconds.
     relieved_ms: AtomicU64,
     numbers: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Book {
-    shares: Shares<Holder>,
-    /// Of an endpoint that is called, by client.
-    callers: Shares<(u32, IpAddr)>,
-    holders: HashMap<Holder, Holding>,
-    /// Connections that were closed for others and still have memory and descriptors.
-    leaving: usize,
-}
-
-/// What one holder has.
-#[derive(Debug, Default)]
-struct Holding {
-    bytes: Arc<AtomicUsize>,
-    connections: HashMap<u64, Arc<Account>>,
-    /// Connections with an account, those included that leave.
-    accounts: usize,
-    /// Before this time none of the connections is idle, milliseconds.
-    busy_until_ms: u64,
 }
 
 /// What one connection holds.
@@ -222,16 +201,8 @@ impl Account {
 impl Accounts {
     /// A holder gets no more connections and bytes than it leaves free.
     pub(crate) fn new(connections_max: usize, per_endpoint_max: usize, bytes_max: usize) -> Arc<Self> {
-        // One client leaves half of what an endpoint may be called to its other clients.
-        let per_caller_max = (per_endpoint_max.min(connections_max) / 2).max(1);
-        let book = Book {
-            shares: Shares::new(connections_max, per_endpoint_max),
-            callers: Shares::new(usize::MAX, per_caller_max),
-            holders: HashMap::new(),
-            leaving: 0,
-        };
         Arc::new(Self {
-            book: Mutex::new(book),
+            book: Mutex::new(Book::new(connections_max, per_endpoint_max)),
             connections_max,
             bytes_max,
             bytes: AtomicUsize::new(0),
@@ -336,74 +307,6 @@ impl Accounts {
 
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Holding {
-    /// The client whose connections have most of something.
-    fn client_with_most(&self, of: impl Fn(&Account) -> usize) -> Option<IpAddr> {
-        let mut clients = HashMap::new();
-        for account in self.connections.values() {
-            *clients.entry(account.client).or_insert(0) += of(account);
-        }
-        clients.into_iter().max_by_key(|(_, most)| *most).map(|(client, _)| client)
-    }
-}
-
-impl Book {
-    fn take(&mut self, holder: Holder, client: IpAddr) -> Result<(), Full> {
-        if let Holder::Called(endpoint) = holder {
-            self.callers.take((endpoint, client), 1)?;
-        }
-        let taken = self.shares.take(holder, 1);
-        if taken.is_err() {
-            self.give_caller(holder, client);
-        }
-        taken
-    }
-
-    fn give(&mut self, holder: Holder, client: IpAddr) {
-        self.shares.give(holder, 1);
-        self.give_caller(holder, client);
-    }
-
-    fn give_caller(&mut self, holder: Holder, client: IpAddr) {
-        if let Holder::Called(endpoint) = holder {
-            self.callers.give((endpoint, client), 1);
-        }
-    }
-
-    /// Closes up to so many connections of a holder that have been idle longest.
-    fn close_idle(&mut self, holder: Holder, now_ms: u64, count: usize) {
-        let Some(holding) = self.holders.get_mut(&holder).filter(|holding| holding.busy_until_ms <= now_ms) else {
-            return;
-        };
-        // Clients of one endpoint that is called take no places from each other.
-        let client = holding.client_with_most(|_| 1);
-        let is_called = matches!(holder, Holder::Called(_));
-        let progress = |account: &Arc<Account>| account.progress_ms.load(Ordering::Relaxed);
-        let of_client = holding.connections.values().filter(|one| !is_called || Some(one.client) == client);
-        let mut oldest: Vec<_> = of_client.map(|one| (progress(one), Arc::clone(one))).collect();
-        oldest.sort_unstable_by_key(|(progress, _)| *progress);
-        oldest.truncate(count);
-        if let Some((first, _)) = oldest.first() {
-            holding.busy_until_ms = first + IDLE_MIN_MS;
-        }
-        for (progress, account) in oldest {
-            if progress + IDLE_MIN_MS <= now_ms {
-                self.let_go(holder, &account, Crowded::Places);
-            }
-        }
-    }
-
-    /// Closes a connection; its place is free at once.
-    fn let_go(&mut self, holder: Holder, account: &Account, why: Crowded) {
-        let connections = self.holders.get_mut(&holder).map(|holding| &mut holding.connections);
-        if connections.is_some_and(|connections| connections.remove(&account.number).is_some()) {
-            self.give(holder, account.client);
-            self.leaving += 1;
-            account.close(why);
-        }
     }
 }
 
