@@ -288,7 +288,7 @@ impl Accounts {
         }
         let age = |account: &Account| now_ms.saturating_sub(account.progress_ms.load(Ordering::Relaxed)) + 1;
         let weight = |account: &Account| account.bytes() as u64 * age(account);
-        let client = holding.client_with_most(|account| account.bytes());
+        let client = holding.client_with_most(Account::bytes);
         let of_client = holding.connections.values().filter(|one| Some(one.client) == client);
         let mut heaviest: Vec<_> = of_client.map(|one| (weight(one), Arc::clone(one))).collect();
         heaviest.sort_unstable_by_key(|(weight, _)| std::cmp::Reverse(*weight));
@@ -399,7 +399,9 @@ mod tests {
     fn few_connections_leave_at_a_time() {
         let accounts = accounts(64, 1 << 30);
         let held: Vec<_> = std::iter::from_fn(|| accounts.open(HOSTILE, CLIENT)).collect();
-        held.iter().for_each(|one| one.progress_ms.store(1, Ordering::Relaxed));
+        for one in &held {
+            one.progress_ms.store(1, Ordering::Relaxed);
+        }
         accounts.book().holders.get_mut(&HOSTILE).unwrap().busy_until_ms = 0;
         let opened = std::iter::from_fn(|| accounts.open(HOSTILE, CLIENT)).count();
         assert_eq!(opened, 64 / LEAVING_PART, "their descriptors are not free yet");

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     account::{Account, Accounts, CONNECTION_BYTES, Charge},
     holder::Holder,
-    pace,
+    pace, socket,
 };
 
 /// A place among the connections, given back on drop.
@@ -77,9 +77,9 @@ impl Client {
         self.stream.local_addr()
     }
 
-    /// Sends small parts at once.
-    pub(crate) fn set_nodelay(&self) -> io::Result<()> {
-        self.stream.set_nodelay(true)
+    /// Sends small parts at once, and keeps few that cannot be sent.
+    pub(crate) fn tune(&self) -> io::Result<()> {
+        socket::tune(&self.stream)
     }
 }
 

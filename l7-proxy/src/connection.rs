@@ -98,7 +98,7 @@ pub(crate) async fn serve<D: Desk>(
     client: SocketAddr,
     stop: watch::Receiver<()>,
 ) -> io::Result<()> {
-    stream.set_nodelay()?;
+    stream.tune()?;
     let Some(server) = shared.server(stream.local_addr()?) else {
         socket::reset(stream);
         return Ok(());

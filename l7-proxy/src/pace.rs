@@ -261,7 +261,9 @@ mod tests {
         let ran = ran.load(Ordering::Relaxed);
         // Four of them fill a quota; in the order of the queue it would be all of them in each turn.
         assert!(ran < TURNS * 20, "{ran} of {}", FLOOD * TURNS);
-        flood.iter().for_each(JoinHandle::abort);
+        for task in flood {
+            task.abort();
+        }
         driver.abort();
     }
 
