@@ -13,7 +13,8 @@ use crate::{
     connection::{self, Shared},
     desk::Desk,
     holder::Holder,
-    pace, socket,
+    pace::Paced,
+    socket,
     tally::Outcome,
 };
 
@@ -102,7 +103,7 @@ pub(crate) async fn work<D: Desk>(
     }
 }
 
-/// Starts the task of a connection on this thread.
+/// Starts the task of a connection on this thread; it ends where the connection must give way to others.
 fn start<D: Desk>(
     shared: &Arc<Shared<D>>,
     stream: TcpStream,
@@ -111,18 +112,22 @@ fn start<D: Desk>(
     stop: &watch::Receiver<()>,
 ) {
     let holder = seat.account().holder();
-    let task = serve(Arc::clone(shared), Client::new(stream, seat), client, stop.clone());
-    drop(pace::spawn(holder, task));
+    let account = Arc::clone(seat.account());
+    let serving = Paced::new(holder, serve(Arc::clone(shared), Client::new(stream, seat), client, stop.clone()));
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        tokio::select! {
+            // It waits for no turn to leave.
+            biased;
+            crowded = account.crowded_out() => give_way(&shared, holder, crowded),
+            () = serving => {}
+        }
+    });
 }
 
-/// Serves a connection until it ends, or until it must give way to others.
+/// Serves a connection until it ends.
 async fn serve<D: Desk>(shared: Arc<Shared<D>>, stream: Client, client: SocketAddr, stop: watch::Receiver<()>) {
-    let account = Arc::clone(stream.account());
-    let served = tokio::select! {
-        served = connection::serve(&shared, stream, client, stop) => served,
-        crowded = account.crowded_out() => return give_way(&shared, account.holder(), crowded),
-    };
-    if let Err(error) = served {
+    if let Err(error) = connection::serve(&shared, stream, client, stop).await {
         shared.tallies.count(Outcome::Unread);
         tracing::trace!(%error, %client, "a connection ended");
     }

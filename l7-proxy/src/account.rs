@@ -280,9 +280,10 @@ impl Accounts {
         let mut book = self.book();
         let most = book.holders.iter().max_by_key(|(_, holding)| holding.bytes.load(Ordering::Relaxed));
         let Some((&holder, holding)) = most else { return };
-        let others = self.bytes.load(Ordering::Relaxed).saturating_sub(holding.bytes.load(Ordering::Relaxed));
-        let goal = (self.bytes_max - self.bytes_max / 8).saturating_sub(others) / 2;
         let mut own: usize = holding.connections.values().map(|account| account.bytes()).sum();
+        // Also those that are about to leave.
+        let others = self.bytes.load(Ordering::Relaxed).saturating_sub(own);
+        let goal = (self.bytes_max - self.bytes_max / 8).saturating_sub(others) / 2;
         if own <= goal {
             return;
         }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::{
-    HeaderMap,
+    HeaderMap, Uri,
     body::{Body, Frame, Incoming, SizeHint},
 };
 
@@ -26,10 +26,11 @@ const REQUEST_BYTES: usize = 4 << 10;
 const FIELD_BYTES: usize = 32;
 
 /// What a request keeps from its head to the end of its response.
-pub(crate) fn charge_request(account: &Arc<Account>, fields: &HeaderMap, target: usize) -> Charge {
+pub(crate) fn charge_request(account: &Arc<Account>, fields: &HeaderMap, target: &Uri) -> Charge {
     let field = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
         name.as_str().len() + value.len() + FIELD_BYTES
     };
+    let target = target.path_and_query().map_or(0, |target| target.as_str().len());
     account.charge(REQUEST_BYTES + target + fields.iter().map(field).sum::<usize>())
 }
 

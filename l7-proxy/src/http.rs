@@ -31,6 +31,7 @@ use tokio::{
 };
 
 use crate::{
+    account::Charge,
     client::Seat,
     connection::{IDLE_MAX, Prefixed, Shared},
     counted::{Counted, WINDOW_BYTES, charge_request},
@@ -121,12 +122,16 @@ pub(crate) async fn serve<D: Desk>(
     let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
     let (guard, of_host, asked) = (Mutex::new(guard), Mutex::default(), AtomicU64::new(0));
     let session = Arc::new(Session { shared, client, server, upstream, seat, began, guard, of_host, asked, doubtful });
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let session = Arc::clone(&session);
+        // Before its task has had a turn: many heads may come at once.
+        let account = session.seat.account();
+        account.progress();
+        let charge = charge_request(account, request.headers(), request.uri());
         async move {
             let is_head = request.method() == Method::HEAD;
             let unanswered = session.seat.account().asked();
-            let reply = session.answer(request).await;
+            let reply = session.answer(request, charge).await;
             unanswered.answered();
             Ok::<_, Infallible>(if is_head { without_body(reply) } else { reply })
         }
@@ -164,13 +169,10 @@ pub(crate) async fn serve<D: Desk>(
 }
 
 impl<D: Desk> Session<D> {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, charge: Charge) -> Reply {
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
         let account = self.seat.account();
-        account.progress();
-        let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-        let charge = charge_request(account, &parts.headers, target);
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         if self.doubtful.has(number) {
             return self.malformed(head::TWO_ENDS, &parts);
