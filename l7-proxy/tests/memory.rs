@@ -151,8 +151,8 @@ async fn heads_that_never_end_give_way() {
     for at in 0..400 {
         let mut stream = connect(2, &proxy).await;
         // Parts of heads of HTTP/1, of HTTP/2 and of TLS.
-        let head = match at % 3 {
-            0 => [b"GET / HTTP/1.1\r\nX-Slow: ", &[b'a'; 60_000][..]].concat(),
+        let beginning = match at % 3 {
+            0 => [&b"GET / HTTP/1.1\r\nX-Slow: "[..], &vec![b'a'; 60_000]].concat(),
             1 => {
                 let open = frame(1, 0, 1, &[b'a'; 0x3fff]);
                 [PREFACE, &frame(4, 0, 0, &[]), &open[..open.len() - 9]].concat()
@@ -160,7 +160,7 @@ async fn heads_that_never_end_give_way() {
             _ => [&[0x16, 3, 1, 0x3f, 0xff, 1, 0, 0xff, 0xff], &[0; 0x3f00][..]].concat(),
         };
         // Some are closed already.
-        let _ = stream.write_all(&head).await;
+        let _ = stream.write_all(&beginning).await;
         held.push(stream);
     }
     crowd(&proxy).await;
@@ -178,8 +178,8 @@ async fn tunnels_keep_their_places() {
     tokio::spawn(async move {
         let mut held = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
-            let mut head = [0; 1_024];
-            assert!(stream.read(&mut head).await.unwrap() > 0);
+            let mut request = [0; 1_024];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
             let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nfirst";
             stream.write_all(answer).await.unwrap();
             held.push(stream);

@@ -108,7 +108,7 @@ fn responses_that_are_not_read_have_a_bound() {
 
 #[test]
 fn heads_that_never_end_have_a_bound() {
-    let head = [b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Slow: ", &[b'a'; 65_000][..]].concat();
+    let head = [&b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Slow: "[..], &vec![b'a'; 65_000]].concat();
     bounded(2_000, &head, true);
 }
 

@@ -147,7 +147,7 @@ fn manner(kind: Kind) -> Manner {
             Manner { count: 8_192, first, more: None, reads: false }
         }
         Kind::SlowHeads => {
-            let first = [b"GET /v1 HTTP/1.1\r\nHost: a.test\r\nX-Slow: ", &[b'a'; 60_000][..]].concat();
+            let first = [&b"GET /v1 HTTP/1.1\r\nHost: a.test\r\nX-Slow: "[..], &vec![b'a'; 60_000]].concat();
             Manner { count: 8_192, first, more: Some(More::Slow(b"a")), reads: true }
         }
         Kind::SlowBodies => {
@@ -156,7 +156,7 @@ fn manner(kind: Kind) -> Manner {
         }
         Kind::HalfOpen | Kind::QuicInitials => {
             // A handshake of 60,000 bytes in records of 16,000, of which the last is not whole.
-            let hello = [&[1, 0, 0xea, 0x60, 3, 3][..], &[0; 50_000]].concat();
+            let hello = [&[1, 0, 0xea, 0x60, 3, 3][..], &vec![0; 50_000]].concat();
             let records = hello.chunks(16_000).flat_map(|part| {
                 let length = u16::try_from(part.len()).unwrap_or(0).to_be_bytes();
                 [&[0x16, 3, 1][..], &length, part].concat()
