@@ -9,7 +9,7 @@ use clap::Args;
 use crate::shell::{self, Tool};
 
 /// Sources of the clients.
-const SOURCES: &str = "integration/testbed/clients";
+pub(crate) const SOURCES: &str = "integration/testbed/clients";
 /// What is called by name, or builds the others.
 const TOOLS: [Tool; 5] = [
     Tool { program: "curl", package: "curl" },
@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Clients) -> Result<ExitCode> {
 }
 
 /// An interpreter that has the packages, in a virtual environment: `<the user's cache>/namegate/clients-python`.
-fn python(sources: &Path) -> Result<PathBuf> {
+pub(crate) fn python(sources: &Path) -> Result<PathBuf> {
     let folder = shell::cache()?.join("clients-python");
     let (python, pip) = (folder.join("bin/python"), folder.join("bin/pip"));
     if !pip.is_file() {

@@ -9,6 +9,7 @@ mod e2e;
 mod ebpf;
 mod flood;
 mod fuzz;
+mod gauntlet;
 mod go;
 mod h2spec;
 mod shell;
@@ -86,6 +87,11 @@ enum Verb {
         after_help = "Examples:\n  sudo -E cargo xtask clients\n  sudo -E cargo xtask clients --only chromium\n\nExit status: 0 if every cell of the table is as it must be, 1 if one is not, 2 if it could not run."
     )]
     Clients(clients::Clients),
+    /// Plays hundreds of odd requests and handshakes against real servers, and compares what they saw with the records.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask gauntlet\n  sudo -E cargo xtask gauntlet --short --only 'HTTP/2'\n  sudo -E cargo xtask gauntlet --table        # for docs/layer7.md\n  sudo -E cargo xtask gauntlet -o json > gauntlet.json\n\nExit status: 0 if every form ended as it must, 1 if one did not, 2 if it could not run."
+    )]
+    Gauntlet(gauntlet::Gauntlet),
     /// Tests the HTTP/2 side of the proxy with h2spec.
     #[command(
         after_help = "Examples:\n  cargo xtask h2spec\n  cargo xtask h2spec http2/5.1 hpack\n\nExit status: 0 if all tests passed, 1 if one failed."
@@ -111,6 +117,7 @@ fn main() -> Result<ExitCode> {
         Verb::Flood(arguments) => flood::run(&arguments),
         Verb::Bench { what } => bench::run(&what),
         Verb::Clients(arguments) => clients::run(&arguments),
+        Verb::Gauntlet(arguments) => gauntlet::run(&arguments),
         Verb::H2spec(arguments) => h2spec::run(&arguments),
         Verb::Cluster { what } => cluster::run(&what),
         Verb::E2e(arguments) => arguments.run(),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::ebpf::{self, Compared};
-use crate::{attack, cluster, deny, fuzz, shell};
+use crate::{attack, cluster, deny, fuzz, gauntlet, shell};
 
 /// Names another eBPF object than the committed one, for the agent and for every test.
 const OBJECT_VARIABLE: &str = "NAMEGATE_BPF_OBJECT";
@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     shell::cargo(&["build", "--quiet", "--package", "namegate"])?;
     if arguments.is_empty() {
         attack::short()?;
+        gauntlet::short()?;
     }
     shell::step(&format!("cargo test --workspace (checks took {} s)", started.elapsed().as_secs()));
     let mut test = shell::cargo_command();

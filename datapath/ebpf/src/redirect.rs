@@ -150,7 +150,7 @@ fn find<const N: usize>(
     }
     let own = lookup_tcp(frame, &mut tuple);
     if !own.is_null() {
-        if carries(own, settings, packet.opens()) {
+        if carries(own, settings, packet.opens()) || (is_left(own) && !is_listened_to(frame, &mut tuple)) {
             return own;
         }
         // SAFETY: The reference is from the look-up and is not used after.
@@ -184,7 +184,7 @@ fn of_proxy(socket: *mut bpf_sock, settings: &Settings) -> *mut bpf_sock {
 /// Whether a socket found by both ends of a connection is a proxy's connection that takes a packet.
 ///
 /// What is left of an ended connection (`TIME_WAIT`) has no mark that a program can read. It hands no data to anybody, but
-/// a packet that opens a connection would take it to any listener of the node with the same port.
+/// the kernel would give a packet that opens a connection to any listener of the node with the same port.
 #[inline(always)]
 fn carries(socket: *mut bpf_sock, settings: &Settings, opens: bool) -> bool {
     // SAFETY: The socket is not null and is held by a reference from the look-up.
@@ -195,6 +195,31 @@ fn carries(socket: *mut bpf_sock, settings: &Settings, opens: bool) -> bool {
         REQUEST => bears_mark(unsafe { bpf_get_listener_sock(socket.cast()) }.cast(), settings),
         _ => is_marked(socket, settings),
     }
+}
+
+/// Whether a socket is what is left of an ended connection.
+///
+/// A client may use its port again while the proxy's side of its last connection is left. A listener can not take such a
+/// packet, since both ends are in use: the kernel would drop it without a word for a minute. The left socket answers it with
+/// an acknowledgement, the client resets that (RFC 9293 §3.10.7.3), the socket is gone, and the client's next try is taken.
+#[inline(always)]
+fn is_left(socket: *mut bpf_sock) -> bool {
+    // SAFETY: The socket is not null and is held by a reference from the look-up.
+    unsafe { (*socket).state == TIME_WAIT }
+}
+
+/// Whether a socket of the node listens at the destination: it would get what opens a connection to a left socket.
+#[inline(always)]
+fn is_listened_to<const N: usize>(frame: Frame, tuple: &mut Tuple<N>) -> bool {
+    let source_port = core::mem::take(&mut tuple.source_port);
+    let listener = lookup_tcp(frame, tuple);
+    tuple.source_port = source_port;
+    if listener.is_null() {
+        return false;
+    }
+    // SAFETY: The reference is from the look-up and is not used after.
+    unsafe { bpf_sk_release(listener.cast()) };
+    true
 }
 
 /// Whether a socket is a proxy's.

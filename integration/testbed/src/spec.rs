@@ -43,6 +43,9 @@ pub struct Spec {
     /// Hosts outside the cluster.
     #[serde(default)]
     pub external: Vec<ExternalSpec>,
+    /// Whether the servers outside are the caller's to start: the world starts none, no resolver either.
+    #[serde(default)]
+    pub bare_outside: bool,
     /// What the resolver behind cluster DNS answers.
     #[serde(default)]
     pub dns: BTreeMap<String, DnsSpec>,

@@ -85,7 +85,9 @@ impl World {
         let outside_host =
             Host { name: "outside".to_owned(), log: outside_log.clone(), tls: Some(tls.acceptor.clone()) };
         let (host, served) = (outside_host.clone(), zone.clone());
-        outside.run(async move { serve_outside(&host, &served) })?;
+        if !spec.bare_outside {
+            outside.run(async move { serve_outside(&host, &served) })?;
+        }
         Ok(Self { id, spec, zone, pods, node, outside, outside_log, outside_host, tls, _names: names })
     }
 

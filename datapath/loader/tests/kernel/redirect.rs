@@ -3,6 +3,7 @@
 use std::io::{IoSliceMut, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 use namegate_abi::{
@@ -24,6 +25,8 @@ const OBSERVED: u32 = ENFORCED | endpoint_flags::OBSERVE_DNS;
 const DNS: u16 = 53;
 const RESOLVERS: [&str; 2] = ["198.51.100.53", "2001:db8:53::53"];
 const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
+/// A connection that takes a second try of its client, which comes after a second.
+const AGAIN: Duration = Duration::from_secs(5);
 
 impl Bench {
     /// Opens every resolver and sends questions to `port` on the loopback addresses.
@@ -405,6 +408,36 @@ fn a_rule_with_a_proxy_holds_for_the_whole_connection_and_fails_closed() {
             let told = bench.told();
             assert!(told.iter().all(|record| record.reason == Reason::ProxyAbsent as u8), "{told:?}");
             assert_eq!((verdict(&told), told[0].rule), (Verdict::Denied, 4));
+        }
+        assert_eq!(bench.world.outside_log().all().len(), 0, "nothing came past the proxy");
+    });
+}
+
+/// A connection from a port of the pod that the proxy ends first: its side of the connection is left for a minute.
+fn end_first(bench: &Bench, proxy: &TcpListener, port: u16, to: SocketAddr) {
+    use tokio::io::AsyncReadExt;
+    let opened = bench.pod().netns.spawn(namegate_testbed::client::connect_from(port, to, AGAIN));
+    let (stream, _) = proxy.accept().unwrap();
+    let mut pod = opened.wait().unwrap();
+    drop(stream);
+    let read = bench.pod().netns.run(async move { pod.read(&mut [0; 8]).await.map_err(|error| error.kind()) });
+    assert_eq!(read, Ok(0), "the proxy's end");
+}
+
+#[test]
+fn a_client_may_use_its_port_again_after_the_proxy_has_ended_the_connection() {
+    run(|bench| {
+        routes::set_up(&SETTINGS).unwrap();
+        bench.enforce(ENFORCED, 1);
+        for (ip, loopback) in [("198.51.100.7", "127.0.0.1"), ("2001:db8:7::7", "::1")] {
+            let to = socket(address(ip), 80);
+            let proxy = proxy_tcp(address(loopback));
+            bench.rule(0, (TCP, 80, 16), policy_verdict::REDIRECT, 4, proxy.local_addr().unwrap().port());
+            end_first(&bench, &proxy, 40_000, to);
+            let opened = bench.pod().netns.spawn(namegate_testbed::client::connect_from(40_000, to, AGAIN));
+            assert!(opened.wait().is_ok(), "{to}: the same port again");
+            let (stream, client) = proxy.accept().unwrap();
+            assert_eq!((stream.local_addr().unwrap(), client.port()), (to, 40_000));
         }
         assert_eq!(bench.world.outside_log().all().len(), 0, "nothing came past the proxy");
     });

@@ -48,6 +48,9 @@ impl ProblemKind {
     }
 }
 
+/// Kinds that keep a policy from being enforced everywhere on this node.
+const OF_ENFORCEMENT: [ProblemKind; 3] = [ProblemKind::Attachment, ProblemKind::MapRow, ProblemKind::Lookup];
+
 /// What is wrong with one subject.
 #[derive(Clone, Debug)]
 struct Problem {
@@ -88,6 +91,11 @@ impl Problems {
         for (subject, message) in now {
             raise(&mut held, kind, &subject, message);
         }
+    }
+
+    /// Whether something keeps policies from being enforced everywhere on this node.
+    pub(crate) fn hinder_enforcement(&self) -> bool {
+        self.lock().keys().any(|(kind, _)| OF_ENFORCEMENT.contains(kind))
     }
 
     /// The problems as the API shows them, by kind and subject. A kind with very many is cut short, and says so.
@@ -161,6 +169,25 @@ mod tests {
         assert_eq!(shown(&problems).len(), 1, "another kind is another problem");
         problems.clear(ProblemKind::Attachment, "shop/web");
         assert_eq!(shown(&problems), []);
+    }
+
+    #[test]
+    fn what_keeps_policies_from_being_enforced_is_known() {
+        for (kind, hinders) in [
+            (ProblemKind::Attachment, true),
+            (ProblemKind::MapRow, true),
+            (ProblemKind::Lookup, true),
+            (ProblemKind::Bound, false),
+            (ProblemKind::State, false),
+            (ProblemKind::Interference, false),
+            (ProblemKind::Source, false),
+        ] {
+            let problems = Problems::default();
+            problems.raise(kind, "x", "y");
+            assert_eq!(problems.hinder_enforcement(), hinders, "{kind:?}");
+            problems.clear(kind, "x");
+            assert!(!problems.hinder_enforcement());
+        }
     }
 
     #[test]

@@ -66,6 +66,8 @@ struct Work {
     guarded: HashSet<u32>,
     /// What keeps the last change from being enforced.
     refused: Vec<String>,
+    /// What the last report to Kubernetes says: whether this node enforces all that was read.
+    reported: bool,
     /// Endpoints that are closed, and why.
     closed: BTreeMap<String, String>,
     /// Where programs should be, and whether they are.
@@ -105,6 +107,7 @@ impl Reloader {
             told: interfaces::Told::default(),
             guarded: HashSet::new(),
             refused: Vec::new(),
+            reported: false,
             closed: BTreeMap::new(),
         };
         work.reload();
@@ -205,7 +208,7 @@ impl Work {
         if let Some(cluster) = self.sources.cluster() {
             cluster.tell(&reading.facts, &found, &self.guarded, &self.closed);
         }
-        self.sources.report(&reading, self.refused.is_empty());
+        self.report(&reading);
         tracing::debug!(?read, whole = ?start.elapsed(), "read again");
         self.last = Some((reading, interfaces));
         is_whole
@@ -214,6 +217,11 @@ impl Work {
     /// Looks after the programs; what could not be attached before may be by now.
     fn inspect(&mut self) {
         self.attachments.inspect_if_due(self.sources.found());
+        if self.is_enforced() != self.reported
+            && let Some((reading, _)) = &self.last
+        {
+            self.report(&Arc::clone(reading));
+        }
         if !self.is_guarded()
             && let Ok(Ok(guarded)) = self.door.ask_blocking(|gate| gate.guarded())
             && guarded != self.guarded
@@ -221,6 +229,17 @@ impl Work {
             self.guarded = guarded;
             self.reload();
         }
+    }
+
+    /// Reports to Kubernetes what became of each object of a reading.
+    fn report(&mut self, reading: &Arc<Reading>) {
+        self.reported = self.is_enforced();
+        self.sources.report(reading, self.reported);
+    }
+
+    /// Whether this node enforces all that was read.
+    fn is_enforced(&self) -> bool {
+        self.refused.is_empty() && !self.problems.hinder_enforcement()
     }
 
     /// Raises what could not be looked up; says whether that is nothing.
@@ -304,6 +323,7 @@ impl Work {
             Err(error) => {
                 self.guarded.clear();
                 let message = format!("the last change of policies or endpoints is not enforced: {error}");
+                self.refused = vec![message.clone()];
                 self.problems.raise(ProblemKind::Source, "change", message);
             }
         }

@@ -245,7 +245,11 @@ impl Actor {
         let outcome = match visit.outcome {
             Ok(page) if page.status == want => Ok(()),
             Ok(page) => Err(format!("{url}: {} for {want}", page.status)),
-            Err(failure) => Err(format!("{url}: {failure}")),
+            Err(failure) => {
+                let reached = if visit.connected.is_some() { "connected" } else { "not connected" };
+                let after = visit.resolved.map(|resolved| resolved.elapsed());
+                Err(format!("{url} ({reached}; {after:?} after its answer): {failure}"))
+            }
         };
         let is_denial = want == 403;
         self.note("request", |tally| if is_denial { &mut tally.denials } else { &mut tally.requests }, outcome);

@@ -35,6 +35,8 @@ use watch::{Health, Metrics};
 const DESCRIPTORS: u64 = 4 * streams::MOST as u64 + 4_096;
 /// Between two questions to the agent.
 const EVERY: Duration = Duration::from_secs(1);
+/// Denied flows of an honest endpoint that are reported after a failure.
+const EXPLAINED_MAX: usize = 8;
 /// Everything is as before this long after the attack.
 const RECOVERY: Duration = Duration::from_secs(5);
 
@@ -105,7 +107,7 @@ struct Seen {
     health: Health,
 }
 
-fn attack(report: &Report, world: &World, agent: &Agent<'_>, length: Duration) -> Result<Seen> {
+fn attack(report: &mut Report, world: &World, agent: &Agent<'_>, length: Duration) -> Result<Seen> {
     let metrics = Metrics::of(agent)?;
     let far = Far::start(world)?;
     let (end, honest_end) = (End::default(), End::default());
@@ -116,10 +118,14 @@ fn attack(report: &Report, world: &World, agent: &Agent<'_>, length: Duration) -
     let zone = zone::start(world, &end);
     let author = Author::start(&agent.path("policies"), &end);
 
-    let (began, mut health) = (Instant::now(), Health::default());
+    let (began, mut health, mut explained) = (Instant::now(), Health::default(), 0);
     while began.elapsed() < length {
         health.ask(agent);
         let (tally, counts) = (honest.tally(), far.counts());
+        if tally.words.len() > explained {
+            explained = tally.words.len();
+            explain(report, world, agent);
+        }
         let denied: u64 = counts.denied.values().sum();
         report.progress(&format!(
             "{} of {} s · honest: {} look-ups, {} connections, {} requests, {} failed · {denied} denied packets at the \
@@ -157,6 +163,22 @@ fn attack(report: &Report, world: &World, agent: &Agent<'_>, length: Duration) -
         grown: grown?,
         health,
     })
+}
+
+/// Notes what the agent knows about an honest act that has just failed: denied flows, and the names of the cache.
+fn explain(report: &mut Report, world: &World, agent: &Agent<'_>) {
+    for key in [ground::ALPHA, ground::BETA] {
+        let denials = agent.denials(world.pod(key)).unwrap_or_default();
+        for flow in denials.iter().filter(|flow| flow["reason"] != "l7").take(EXPLAINED_MAX) {
+            report.note(format!("denied to {key}: {flow}"));
+        }
+        let cache =
+            agent.json(&format!("/v1/fqdn/cache/{}?matchpattern={}", key.replace('/', "%2F"), ground::TLS_NAME));
+        report.note(format!(
+            "cache of {key}: {}",
+            cache.map_or_else(|error| error.to_string(), |cache| cache.to_string())
+        ));
+    }
 }
 
 /// Whether everything is as before, once the attack is over.
