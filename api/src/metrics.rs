@@ -44,7 +44,10 @@ macro_rules! one_label {
         }
     )* };
 }
-one_label! { StateLabel { state } KindLabel { kind } MapLabel { map } OutcomeLabel { outcome } VerdictLabel { verdict } }
+one_label! {
+    StateLabel { state } KindLabel { kind } MapLabel { map } OutcomeLabel { outcome } VerdictLabel { verdict }
+    EndpointLabel { endpoint }
+}
 
 /// Every metric as it is now, as text.
 pub(crate) async fn text(gate: &dyn Gatekeeper) -> Result<String, Refusal> {
@@ -128,6 +131,8 @@ fn events(registry: &mut Registry, status: &Status) {
     registry.register("flows", "New and denied flows that were told, by verdict", flows);
     let checks = counters::<OutcomeLabel>(status.name_checks.iter().map(|tally| (tally.what.as_str(), tally.count)));
     registry.register("name_checks", "Connections whose name was looked at beside the way, by outcome", checks);
+    let unread = counters::<EndpointLabel>(status.names_unread.iter().map(|at| (at.endpoint.as_str(), at.count)));
+    registry.register("names_unread", "Connections whose name could not be looked at, by endpoint", unread);
     let lost: Counter = Counter::default();
     lost.inc_by(status.flows_lost);
     let healed = Counter::<u64>::default();
@@ -173,7 +178,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::view::{self, Direction, Fill, Refused, Tally};
+    use crate::view::{self, Direction, EndpointTally, Fill, Refused, Tally};
 
     fn status() -> Status {
         Status {
@@ -209,6 +214,7 @@ mod tests {
             dns_answers_kept: 21,
             requests: vec![Tally { what: "denied".into(), count: 3 }],
             name_checks: vec![Tally { what: "mismatched".into(), count: 4 }],
+            names_unread: vec![EndpointTally { endpoint: "shop/web".into(), count: 3 }],
             mismatches: vec![],
             denials: vec![],
             flows: vec![Tally { what: "denied".into(), count: 11 }],
@@ -236,6 +242,7 @@ mod tests {
             "namegate_dns_messages_total{outcome=\"answered\"} 6",
             "namegate_dns_cache_entries 21",
             "namegate_name_checks_total{outcome=\"mismatched\"} 4",
+            "namegate_names_unread_total{endpoint=\"shop/web\"} 3",
             "namegate_flows_lost_total 1",
             "namegate_attachments_healed_total 2",
             "namegate_dns_install_seconds_count 1",

@@ -1,20 +1,19 @@
-//! Connections as they come: seats, and the thread of each.
+//! Connections as they come: their places, and the thread of each.
 
-use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use namegate_config::shares::Shares;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
 };
 
 use crate::{
+    account::Crowded,
+    client::{Client, Seat},
     connection::{self, Shared},
     desk::Desk,
+    holder::Holder,
+    pace::Paced,
     socket,
     tally::Outcome,
 };
@@ -24,131 +23,23 @@ const LEAD_MAX: usize = 4;
 /// Pause after a failure to accept: most often there are no descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Bits of an IPv6 address that name a network whose hosts are one client: who has one address of it has all.
-const CLIENT_NETWORK: u128 = u128::MAX << 64;
-
-/// Whose share of the connections a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Holder {
-    /// An endpoint of this node that calls, by whichever of its addresses.
-    Caller(u32),
-    /// An endpoint of this node that is called from elsewhere.
-    Called(u32),
-    /// A client where neither end is known: its address, of IPv6 the network.
-    Client(IpAddr),
-}
-
-/// The address of an IPv4 client, the network of an IPv6 client.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & CLIENT_NETWORK).into(),
-        IpAddr::V4(address) => address.into(),
-    }
-}
-
-impl Holder {
-    fn of(desk: &impl Desk, client: IpAddr, server: Option<IpAddr>) -> Self {
-        let (client, server) = (client.to_canonical(), server.map(|server| server.to_canonical()));
-        if let Some(endpoint) = desk.endpoint(client) {
-            return Self::Caller(endpoint);
-        }
-        let called = server.and_then(|server| desk.endpoint(server));
-        called.map_or_else(|| Self::Client(network(client)), Self::Called)
-    }
-
-    /// The endpoint that is refused more, where it is one.
-    fn endpoint(self) -> Option<u32> {
-        match self {
-            Self::Caller(endpoint) | Self::Called(endpoint) => Some(endpoint),
-            Self::Client(_) => None,
-        }
-    }
-}
-
-/// Connections at the moment.
-#[derive(Debug)]
-pub(crate) struct Seats {
-    shares: Shares<Holder>,
-    /// Of an endpoint that is called, by client.
-    callers: Shares<(u32, IpAddr)>,
-}
-
-impl Seats {
-    pub(crate) fn new(connections_max: usize, per_endpoint_max: usize) -> Self {
-        // One client leaves half of what an endpoint may be called to its other clients.
-        let per_caller_max = (per_endpoint_max.min(connections_max) / 2).max(1);
-        Self {
-            shares: Shares::new(connections_max, per_endpoint_max),
-            callers: Shares::new(usize::MAX, per_caller_max),
-        }
-    }
-
-    fn take(&mut self, holder: Holder, client: IpAddr) -> bool {
-        if let Holder::Called(endpoint) = holder
-            && self.callers.take((endpoint, client), 1).is_err()
-        {
-            return false;
-        }
-        let is_taken = self.shares.take(holder, 1).is_ok();
-        if !is_taken {
-            self.give_back_caller(holder, client);
-        }
-        is_taken
-    }
-
-    fn give(&mut self, holder: Holder, client: IpAddr) {
-        self.shares.give(holder, 1);
-        self.give_back_caller(holder, client);
-    }
-
-    fn give_back_caller(&mut self, holder: Holder, client: IpAddr) {
-        if let Holder::Called(endpoint) = holder {
-            self.callers.give((endpoint, client), 1);
-        }
-    }
-}
-
-impl<D: Desk> Shared<D> {
-    fn seat(self: &Arc<Self>, holder: Holder, client: IpAddr, worker: &Worker<D>) -> Option<Seat<D>> {
-        let client = network(client);
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let seat = || Seat { shared: Arc::clone(self), holder, client, _load: Arc::clone(&worker.load) };
-        seats.take(holder, client).then(seat)
-    }
-}
-
-/// A place among the connections, given back on drop.
-struct Seat<D> {
-    shared: Arc<Shared<D>>,
-    holder: Holder,
-    client: IpAddr,
-    _load: Arc<()>,
-}
-
-impl<D> Drop for Seat<D> {
-    fn drop(&mut self) {
-        let mut seats = self.shared.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.give(self.holder, self.client);
-    }
-}
-
 /// A thread that serves connections, as those who accept them know it.
-pub(crate) struct Worker<D> {
-    arrivals: mpsc::UnboundedSender<Arrival<D>>,
+pub(crate) struct Worker {
+    arrivals: mpsc::UnboundedSender<Arrival>,
     /// Held by each of its connections.
     load: Arc<()>,
 }
 
-/// A connection on its way to the thread that serves it: seats bound how many there are.
-pub(crate) struct Arrival<D> {
+/// A connection on its way to the thread that serves it: places bound how many there are.
+pub(crate) struct Arrival {
     stream: std::net::TcpStream,
     client: SocketAddr,
-    seat: Seat<D>,
+    seat: Arc<Seat>,
 }
 
-impl<D> Worker<D> {
+impl Worker {
     /// A worker, and where it gets its connections from.
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Arrival<D>>) {
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Arrival>) {
         let (arrivals, inbox) = mpsc::unbounded_channel();
         (Self { arrivals, load: Arc::default() }, inbox)
     }
@@ -159,10 +50,10 @@ impl<D> Worker<D> {
 pub(crate) async fn accept<D: Desk>(
     listener: TcpListener,
     shared: Arc<Shared<D>>,
-    (workers, own): (Arc<[Worker<D>]>, usize),
+    (workers, own): (Arc<[Worker]>, usize),
     mut stop: watch::Receiver<()>,
 ) {
-    let load = |worker: &Worker<D>| Arc::strong_count(&worker.load);
+    let load = |worker: &Worker| Arc::strong_count(&worker.load);
     let own = &workers[own];
     loop {
         let accepted = tokio::select! {
@@ -182,14 +73,15 @@ pub(crate) async fn accept<D: Desk>(
         let is_handed = load(own) > load(fewest) + LEAD_MAX;
         let server = stream.local_addr().ok().map(|server| server.ip());
         let holder = Holder::of(&shared.desk, client.ip(), server);
-        let Some(seat) = shared.seat(holder, client.ip(), if is_handed { fewest } else { own }) else {
+        let worker = if is_handed { fewest } else { own };
+        let Some(seat) = Seat::take(&shared.accounts, holder, client.ip(), &worker.load) else {
             shared.tallies.count(Outcome::ConnectionsFull);
             shared.desk.refused(holder.endpoint());
             socket::reset(stream);
             continue;
         };
         if !is_handed {
-            tokio::spawn(serve(stream, client, seat, stop.clone()));
+            start(&shared, stream, client, seat, &stop);
         } else if let Ok(stream) = stream.into_std() {
             // A worker that has ended takes its connections with it.
             let _ = fewest.arrivals.send(Arrival { stream, client, seat });
@@ -198,18 +90,55 @@ pub(crate) async fn accept<D: Desk>(
 }
 
 /// Serves the connections that are handed to a worker until those who accept are gone. Those under way end by `stop`.
-pub(crate) async fn work<D: Desk>(mut inbox: mpsc::UnboundedReceiver<Arrival<D>>, stop: watch::Receiver<()>) {
+pub(crate) async fn work<D: Desk>(
+    shared: Arc<Shared<D>>,
+    mut inbox: mpsc::UnboundedReceiver<Arrival>,
+    stop: watch::Receiver<()>,
+) {
     while let Some(Arrival { stream, client, seat }) = inbox.recv().await {
         match TcpStream::from_std(stream) {
-            Ok(stream) => drop(tokio::spawn(serve(stream, client, seat, stop.clone()))),
+            Ok(stream) => start(&shared, stream, client, seat, &stop),
             Err(error) => tracing::debug!(%error, "a connection was not taken over"),
         }
     }
 }
 
-async fn serve<D: Desk>(stream: TcpStream, client: SocketAddr, seat: Seat<D>, stop: watch::Receiver<()>) {
-    if let Err(error) = connection::serve(&seat.shared, stream, client, stop).await {
-        seat.shared.tallies.count(Outcome::Unread);
+/// Starts the task of a connection on this thread; it ends where the connection must give way to others.
+fn start<D: Desk>(
+    shared: &Arc<Shared<D>>,
+    stream: TcpStream,
+    client: SocketAddr,
+    seat: Arc<Seat>,
+    stop: &watch::Receiver<()>,
+) {
+    let holder = seat.account().holder();
+    let account = Arc::clone(seat.account());
+    let serving = Paced::new(holder, serve(Arc::clone(shared), Client::new(stream, seat), client, stop.clone()));
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        tokio::select! {
+            // It waits for no turn to leave.
+            biased;
+            crowded = account.crowded_out() => give_way(&shared, holder, crowded),
+            () = serving => {}
+        }
+    });
+}
+
+/// Serves a connection until it ends.
+async fn serve<D: Desk>(shared: Arc<Shared<D>>, stream: Client, client: SocketAddr, stop: watch::Receiver<()>) {
+    if let Err(error) = connection::serve(&shared, stream, client, stop).await {
+        shared.tallies.count(Outcome::Unread);
         tracing::trace!(%error, %client, "a connection ended");
+    }
+}
+
+/// Counts a connection that was closed before its end.
+fn give_way<D: Desk>(shared: &Shared<D>, holder: Holder, crowded: Crowded) {
+    shared.tallies.count(if crowded == Crowded::GivenUp { Outcome::GivenUp } else { Outcome::GaveWay });
+    match crowded {
+        Crowded::Places => shared.desk.refused(holder.endpoint()),
+        Crowded::Bytes => shared.desk.relieved(holder.endpoint()),
+        Crowded::GivenUp => {}
     }
 }

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    client::Client,
     connection::{FIRST_MAX, Prefixed, Shared, record_tls},
     desk::{Desk, Fate},
     guard::{Asked, Guard},
@@ -37,7 +38,7 @@ struct Beginning {
 /// Serves a connection to its end.
 pub(crate) async fn serve<D: Desk>(
     shared: &Arc<Shared<D>>,
-    mut stream: TcpStream,
+    mut stream: Client,
     mut opened: Opened,
     guarded: (u64, Arc<Guard>),
     stop: watch::Receiver<()>,
@@ -91,6 +92,7 @@ pub(crate) async fn serve<D: Desk>(
             return Ok(());
         }
     }
+    stream.account().pass();
     let mut stream = Prefixed::new(octets, stream);
     // Either side may break off.
     let _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
@@ -98,7 +100,7 @@ pub(crate) async fn serve<D: Desk>(
 }
 
 /// Reads what the client begins with until it is known for what it is, it ends, or it takes too long.
-async fn listen(stream: &mut TcpStream, upstream: &mut TcpStream) -> io::Result<Beginning> {
+async fn listen(stream: &mut Client, upstream: &mut TcpStream) -> io::Result<Beginning> {
     let mut beginning = Beginning { octets: Vec::new(), opening: Ok(Opening::Partial), answered: false };
     let mut answer = Vec::with_capacity(CHUNK_OCTETS);
     let mut deadline = None;

@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -12,14 +12,14 @@ use std::{
 use namegate_config::name::Fqdn;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::watch,
     time::timeout,
 };
 
 use crate::{
-    accept::Seats,
+    account::Accounts,
     bound,
+    client::Client,
     desk::{Access, Desk, Fate, Named, Question, What},
     framing::Framing,
     guard::{Asked, Compiler, Guard, Judgement},
@@ -45,14 +45,15 @@ pub(crate) struct Shared<D> {
     pub(crate) mark: u32,
     port: u16,
     fixed_server: Option<SocketAddr>,
-    pub(crate) seats: Mutex<Seats>,
+    pub(crate) accounts: Arc<Accounts>,
 }
 
 impl<D> Shared<D> {
     pub(crate) fn new(desk: D, tallies: Arc<Tallies>, config: &Config, port: u16) -> Self {
         let compiler = Compiler::default();
-        let seats = Mutex::new(Seats::new(config.connections_max, config.connections_per_endpoint_max));
-        Self { desk, compiler, tallies, mark: config.mark, port, fixed_server: config.fixed_server, seats }
+        let Config { connections_max, connections_per_endpoint_max, bytes_max, .. } = *config;
+        let accounts = Accounts::new(connections_max, connections_per_endpoint_max, bytes_max);
+        Self { desk, compiler, tallies, mark: config.mark, port, fixed_server: config.fixed_server, accounts }
     }
 
     /// Whom a client called; none where that would be the proxy itself.
@@ -93,11 +94,11 @@ impl<D: Desk> Shared<D> {
 /// Serves one connection to its end.
 pub(crate) async fn serve<D: Desk>(
     shared: &Arc<Shared<D>>,
-    mut stream: TcpStream,
+    mut stream: Client,
     client: SocketAddr,
     stop: watch::Receiver<()>,
 ) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    stream.tune()?;
     let Some(server) = shared.server(stream.local_addr()?) else {
         socket::reset(stream);
         return Ok(());
@@ -145,7 +146,7 @@ pub(crate) async fn serve<D: Desk>(
 /// Reads the server name, and passes octets both ways as they come where a rule allows it. Else the client gets a reset.
 async fn tls<D: Desk>(
     shared: &Arc<Shared<D>>,
-    mut stream: TcpStream,
+    mut stream: Client,
     ends: (SocketAddr, SocketAddr),
     mut first: Vec<u8>,
     began: Instant,
@@ -197,6 +198,7 @@ async fn tls<D: Desk>(
             return Ok(());
         }
     };
+    stream.account().pass();
     splice::both(Prefixed::new(first, stream), upstream, SILENCE_MAX).await;
     Ok(())
 }
@@ -217,13 +219,18 @@ pub(crate) fn record_tls<D: Desk>(
 pub(crate) struct Prefixed {
     first: Vec<u8>,
     at: usize,
-    stream: TcpStream,
+    stream: Client,
     framing: Option<Framing>,
 }
 
 impl Prefixed {
-    pub(crate) fn new(first: Vec<u8>, stream: TcpStream) -> Self {
+    pub(crate) fn new(first: Vec<u8>, stream: Client) -> Self {
         Self { first, at: 0, stream, framing: None }
+    }
+
+    /// The client's connection.
+    pub(crate) fn client(&self) -> &Client {
+        &self.stream
     }
 
     /// Shows all that is read to `framing` first.

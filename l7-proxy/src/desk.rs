@@ -36,6 +36,12 @@ pub trait Desk: Clone + Send + Sync + 'static {
     fn refused(&self, endpoint: Option<u32>) {
         let _ = endpoint;
     }
+
+    /// Takes note that a connection of this endpoint was closed since the proxy kept too many bytes for it; `None` is a
+    /// client that is none. It must not block.
+    fn relieved(&self, endpoint: Option<u32>) {
+        let _ = endpoint;
+    }
 }
 
 /// A connection, as far as it is known.

@@ -24,21 +24,26 @@ use hyper::{
     service::service_fn,
     upgrade::OnUpgrade,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
     sync::{Mutex, watch},
 };
 
 use crate::{
+    account::Charge,
+    client::Seat,
     connection::{IDLE_MAX, Prefixed, Shared},
+    counted::{Counted, WINDOW_BYTES, charge_request},
     desk::{Access, Desk, Fate, Match, Named, Question, What},
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, HttpFacts, Judgement},
-    head, sniff,
+    head,
+    pace::{self, Executor},
+    sniff,
     splice::{self, SILENCE_MAX},
     tally::Outcome,
-    upstream::{Upstream, UpstreamError},
+    upstream::{CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
 };
 
 /// Octets of the head of a request.
@@ -46,7 +51,11 @@ const HEAD_OCTETS_MAX: u32 = 64 << 10;
 /// Header fields of a request.
 const FIELDS_MAX: usize = 128;
 /// Requests of one HTTP/2 connection at a time.
-const STREAMS_MAX: u32 = 128;
+const STREAMS_MAX: u32 = 100;
+/// Bytes of a connection of HTTP/1, of both sides: buffers and tasks.
+const HTTP1_BYTES: usize = 24 << 10;
+/// The same of HTTP/2.
+const HTTP2_BYTES: usize = 64 << 10;
 /// The body of a denial, as Cilium's proxy has it.
 const DENIED: &str = "Access denied\n";
 /// Why a request did not pass.
@@ -75,7 +84,7 @@ pub(crate) struct Opened {
     pub(crate) upstream: Option<TcpStream>,
 }
 
-type Reply = Response<Either<Incoming, Full<Bytes>>>;
+type Reply = Response<Either<Counted, Full<Bytes>>>;
 
 /// One client's connection.
 struct Session<D> {
@@ -83,6 +92,7 @@ struct Session<D> {
     client: SocketAddr,
     server: SocketAddr,
     upstream: Upstream,
+    seat: Arc<Seat>,
     /// When the connection began.
     began: Instant,
     /// The limits, and the revision they are of.
@@ -104,23 +114,33 @@ pub(crate) async fn serve<D: Desk>(
     mut stop: watch::Receiver<()>,
 ) {
     let Opened { ends: (client, server), began, upstream } = opened;
-    let upstream = Upstream::new(server, shared.mark, is_http2, upstream);
+    let seat = Arc::clone(stream.client().seat());
+    let holder = seat.account().holder();
+    let _charge = seat.account().charge(if is_http2 { HTTP2_BYTES } else { HTTP1_BYTES });
+    let upstream = Upstream::new((server, shared.mark), is_http2, holder, upstream);
     let doubtful = Doubtful::default();
     let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
     let (guard, of_host, asked) = (Mutex::new(guard), Mutex::default(), AtomicU64::new(0));
-    let session = Arc::new(Session { shared, client, server, upstream, began, guard, of_host, asked, doubtful });
-    let service = service_fn(move |request| {
+    let session = Arc::new(Session { shared, client, server, upstream, seat, began, guard, of_host, asked, doubtful });
+    let service = service_fn(move |request: Request<Incoming>| {
         let session = Arc::clone(&session);
+        // Before its task has had a turn: many heads may come at once.
+        let account = session.seat.account();
+        account.progress();
+        let charge = charge_request(account, request.headers(), request.uri());
         async move {
             let is_head = request.method() == Method::HEAD;
-            let reply = session.answer(request).await;
+            let unanswered = session.seat.account().asked();
+            let reply = session.answer(request, charge).await;
+            unanswered.answered();
             Ok::<_, Infallible>(if is_head { without_body(reply) } else { reply })
         }
     });
     let stream = TokioIo::new(stream);
     let ended = if is_http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        let mut builder = http2::Builder::new(Executor(holder));
+        builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_send_buf_size(SEND_BYTES);
+        builder.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         builder.max_header_list_size(HEAD_OCTETS_MAX).keep_alive_interval(IDLE_MAX);
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
@@ -149,9 +169,10 @@ pub(crate) async fn serve<D: Desk>(
 }
 
 impl<D: Desk> Session<D> {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, charge: Charge) -> Reply {
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
+        let account = self.seat.account();
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         if self.doubtful.has(number) {
             return self.malformed(head::TWO_ENDS, &parts);
@@ -180,9 +201,11 @@ impl<D: Desk> Session<D> {
         let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
         let from_client = take_upgrade(&mut parts.headers, &mut parts.extensions);
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
-        let reply = match outgoing(parts, body, &facts) {
+        let reply = match outgoing(parts, Counted::new(body, account, None), &facts) {
             Ok(request) => match self.upstream.send(request, source).await {
-                Ok(response) => incoming(response, from_client),
+                Ok(response) => {
+                    incoming(response.map(|body| Counted::new(body, account, Some(charge))), from_client, &self.seat)
+                }
                 Err(error) => self.unanswered(&error),
             },
             Err(why) => plain(StatusCode::BAD_REQUEST, "Bad request\n", why),
@@ -311,7 +334,7 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 /// The request as the server gets it: with the path that was judged.
-fn outgoing(mut parts: Parts, body: Incoming, facts: &HttpFacts) -> Result<Request<Incoming>, &'static str> {
+fn outgoing(mut parts: Parts, body: Counted, facts: &HttpFacts) -> Result<Request<Counted>, &'static str> {
     let takes_trailers = parts.headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let upgrade = parts.headers.get(UPGRADE).cloned();
     let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
@@ -350,18 +373,26 @@ fn outgoing(mut parts: Parts, body: Incoming, facts: &HttpFacts) -> Result<Reque
 }
 
 /// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come.
-fn incoming(mut response: Response<Incoming>, from_client: Option<OnUpgrade>) -> Reply {
+fn incoming(mut response: Response<Counted>, from_client: Option<OnUpgrade>, seat: &Arc<Seat>) -> Reply {
     let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_switching {
         let Some(client) = from_client else {
             return plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server changed to another protocol unasked");
         };
         let server = hyper::upgrade::on(&mut response);
-        tokio::spawn(async move {
-            if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-                splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX).await;
+        let account = Arc::clone(seat.account());
+        account.pass();
+        drop(pace::spawn(account.holder(), async move {
+            let passing = async {
+                if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
+                    splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX).await;
+                }
+            };
+            tokio::select! {
+                () = passing => {}
+                _ = account.crowded_out() => tracing::debug!("a tunnel gave way to other connections"),
             }
-        });
+        }));
         return response.map(Either::Left);
     }
     strip(response.headers_mut());

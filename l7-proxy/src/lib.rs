@@ -11,8 +11,11 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod account;
 mod bound;
+mod client;
 mod connection;
+mod counted;
 mod desk;
 mod framing;
 #[doc(hidden)]
@@ -20,7 +23,9 @@ pub mod fuzzing;
 mod guard;
 mod head;
 pub mod hello;
+mod holder;
 mod http;
+mod pace;
 pub mod path;
 mod proxy;
 pub mod quic;

@@ -18,9 +18,10 @@ use tokio::{
 
 use crate::{
     accept::{self, Worker},
+    account::Accounts,
     connection::Shared,
     desk::Desk,
-    socket,
+    pace, socket,
     tally::Tallies,
 };
 
@@ -46,6 +47,9 @@ pub struct Config {
     pub connections_max: usize,
     /// Of them, those of one endpoint. It gets no more than it leaves free, so others always find room.
     pub connections_per_endpoint_max: usize,
+    /// Bytes that are kept for all connections: beginnings that are not whole, heads of requests under way, parts of bodies
+    /// that the other side has not taken. An endpoint gets no more than it leaves free.
+    pub bytes_max: usize,
 }
 
 impl Default for Config {
@@ -57,6 +61,7 @@ impl Default for Config {
             fixed_server: None,
             connections_max: 16_384,
             connections_per_endpoint_max: 16_384,
+            bytes_max: 192 << 20,
         }
     }
 }
@@ -85,6 +90,7 @@ pub enum ProxyError {
 pub struct Proxy {
     port: u16,
     tallies: Arc<Tallies>,
+    accounts: Arc<Accounts>,
     running: Option<Running>,
 }
 
@@ -116,8 +122,10 @@ impl Proxy {
             runtimes.push((runtime, inbox));
         }
         let workers: Arc<[_]> = workers.into();
+        let accounts = Arc::clone(&shared.accounts);
         for (own, (runtime, _)) in runtimes.iter().enumerate() {
             let _entered = runtime.enter();
+            runtime.spawn(pace::rounds());
             for listener in &listeners {
                 let listener = listener.try_clone().and_then(TcpListener::from_std).map_err(ProxyError::Runtime)?;
                 let place = (Arc::clone(&workers), own);
@@ -125,12 +133,12 @@ impl Proxy {
             }
         }
         for (runtime, inbox) in runtimes {
-            let (stopped, over) = (stopped.clone(), over.clone());
+            let (stopped, over, shared) = (stopped.clone(), over.clone(), Arc::clone(&shared));
             let thread = thread::Builder::new().name("l7".into());
-            let thread = thread.spawn(move || run(&runtime, accept::work(inbox, stopped), over));
+            let thread = thread.spawn(move || run(&runtime, accept::work(shared, inbox, stopped), over));
             threads.push(thread.map_err(ProxyError::Runtime)?);
         }
-        Ok(Self { port, tallies, running: Some(Running { stop, cut, threads }) })
+        Ok(Self { port, tallies, accounts, running: Some(Running { stop, cut, threads }) })
     }
 
     /// The port on the loopback addresses.
@@ -141,6 +149,11 @@ impl Proxy {
     /// What became of connections and requests since the start: every word with its count, always in the same order.
     pub fn tallies(&self) -> Vec<(&'static str, u64)> {
         self.tallies.all()
+    }
+
+    /// Connections at the moment, and bytes that are kept for them.
+    pub fn held(&self) -> (usize, usize) {
+        self.accounts.held()
     }
 
     /// Takes no more connections, lets requests under way end for a moment, and ends. Must not be called from an

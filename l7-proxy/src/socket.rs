@@ -16,6 +16,9 @@ use tokio::{
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4_096;
+/// Bytes that the kernel keeps of a connection beyond those that are on their way: what a side does not read stays with
+/// the other one, and not in the memory for TCP that all sockets of the machine share.
+const UNSENT_BYTES: u32 = 128 << 10;
 /// How long a server may take to accept.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -61,8 +64,14 @@ pub(crate) async fn connect(server: SocketAddr, source: Option<IpAddr>, mark: u3
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     let stream = timeout(CONNECT_MAX, TcpSocket::from_std_stream(socket.into()).connect(server)).await??;
-    stream.set_nodelay(true)?;
+    tune(&stream)?;
     Ok(stream)
+}
+
+/// Sends small parts at once, and keeps few that cannot be sent.
+pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)
 }
 
 /// Sends datagrams in the name of their client, whose address need not be this node's; gives how many were sent.

@@ -17,6 +17,10 @@ outcomes! {
     Connection, "connections";
     /// Too many at once, of all or of one endpoint.
     ConnectionsFull, "connections_full";
+    /// Closed for others: idle where places were needed, or with many bytes where too many were kept.
+    GaveWay, "gave_way";
+    /// Closed since the client gave up far more requests than it let be answered.
+    GivenUp, "given_up";
     /// No first octets in time, or octets that no rule reads.
     Unread, "unread";
     /// A request passed.

@@ -11,13 +11,22 @@ use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::Mutex};
 
-use crate::socket;
+use crate::{
+    counted::{Counted, WINDOW_BYTES},
+    holder::Holder,
+    pace::{self, Executor, Sliced},
+    socket,
+};
 
-/// Octets of the head of a response.
-const HEAD_OCTETS_MAX: u32 = 256 << 10;
+/// Bytes of the head of a response, and of the buffer that a connection is read into.
+const HEAD_OCTETS_MAX: u32 = 64 << 10;
+/// Bytes of all bodies of an HTTP/2 connection that may have come and are not read.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
+/// Bytes of one body of HTTP/2 that wait to be sent.
+pub(crate) const SEND_BYTES: usize = 32 << 10;
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +38,8 @@ pub(crate) enum UpstreamError {
 }
 
 enum Sender {
-    One(http1::SendRequest<Incoming>),
-    Two(http2::SendRequest<Incoming>),
+    One(http1::SendRequest<Counted>),
+    Two(http2::SendRequest<Counted>),
 }
 
 /// A server, and the connection to it.
@@ -38,20 +47,23 @@ pub(crate) struct Upstream {
     server: SocketAddr,
     mark: u32,
     is_http2: bool,
+    /// Whose connection it is for.
+    holder: Holder,
     /// Opened before the first request.
     opened: Mutex<Option<TcpStream>>,
     sender: Mutex<Option<Sender>>,
 }
 
 impl Upstream {
-    pub(crate) fn new(server: SocketAddr, mark: u32, is_http2: bool, opened: Option<TcpStream>) -> Self {
-        Self { server, mark, is_http2, opened: Mutex::new(opened), sender: Mutex::default() }
+    pub(crate) fn new(ends: (SocketAddr, u32), is_http2: bool, holder: Holder, opened: Option<TcpStream>) -> Self {
+        let (server, mark) = ends;
+        Self { server, mark, is_http2, holder, opened: Mutex::new(opened), sender: Mutex::default() }
     }
 
     /// Sends a request and gives the head of the response. A request that a closing server did not take is sent once more.
     pub(crate) async fn send(
         &self,
-        request: Request<Incoming>,
+        request: Request<Counted>,
         source: Option<IpAddr>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         match self.try_send(request, source).await? {
@@ -66,9 +78,9 @@ impl Upstream {
     /// Gives the request back where it was not sent.
     async fn try_send(
         &self,
-        request: Request<Incoming>,
+        request: Request<Counted>,
         source: Option<IpAddr>,
-    ) -> Result<Result<Response<Incoming>, Request<Incoming>>, UpstreamError> {
+    ) -> Result<Result<Response<Incoming>, Request<Counted>>, UpstreamError> {
         let mut place = self.sender.lock().await;
         let is_ready = match place.as_mut() {
             Some(Sender::One(sender)) => sender.ready().await.is_ok(),
@@ -108,15 +120,18 @@ impl Upstream {
             Some(opened) => opened,
             None => socket::connect(self.server, source, self.mark).await.map_err(UpstreamError::Connect)?,
         };
-        let stream = TokioIo::new(stream);
+        let stream = TokioIo::new(Sliced(stream));
         if self.is_http2 {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            let (sender, connection) = http2::Builder::new(Executor(self.holder))
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .max_send_buf_size(SEND_BYTES)
                 .max_header_list_size(HEAD_OCTETS_MAX)
                 .handshake(stream)
                 .await
                 .map_err(UpstreamError::Talk)?;
             // It ends with its last sender; what went wrong shows at the request.
-            tokio::spawn(connection);
+            drop(pace::spawn(self.holder, connection));
             return Ok(Sender::Two(sender));
         }
         let (sender, connection) = http1::Builder::new()
@@ -125,7 +140,7 @@ impl Upstream {
             .handshake(stream)
             .await
             .map_err(UpstreamError::Talk)?;
-        tokio::spawn(connection.with_upgrades());
+        drop(pace::spawn(self.holder, connection.with_upgrades()));
         Ok(Sender::One(sender))
     }
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod deny;
 mod e2e;
 mod ebpf;
+mod flood;
 mod fuzz;
 mod gauntlet;
 mod go;
@@ -56,6 +57,11 @@ enum Verb {
         after_help = "Examples:\n  sudo -E cargo xtask attack                # five minutes\n  sudo -E cargo xtask attack --seconds 35\n  sudo -E cargo xtask attack -o json > attack.json\n\nExit status: 0 if every row is as expected, 1 if one is not, 2 if it could not run."
     )]
     Attack(attack::Attack),
+    /// Floods the layer 7 proxy from one endpoint in all known ways, while another endpoint makes steady requests.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask flood                 # 60 s each\n  sudo -E cargo xtask flood --seconds 10 --only ping\n  sudo -E cargo xtask flood -o json > flood.json\n\nExit status: 0 if no honest request is refused and the agent's memory keeps its bounds, 1 if not, 2 if it could not run."
+    )]
+    Flood(flood::Flood),
     /// Measures Namegate beside other programs, in one run on this machine.
     Bench {
         #[command(subcommand)]
@@ -108,6 +114,7 @@ fn main() -> Result<ExitCode> {
     }
     match Arguments::parse().verb {
         Verb::Attack(arguments) => attack::run(&arguments),
+        Verb::Flood(arguments) => flood::run(&arguments),
         Verb::Bench { what } => bench::run(&what),
         Verb::Clients(arguments) => clients::run(&arguments),
         Verb::Gauntlet(arguments) => gauntlet::run(&arguments),

@@ -46,6 +46,9 @@ pub struct Status {
     /// Connections by how the name that they asked for was judged, where the kernel's copies show it.
     #[serde(default)]
     pub name_checks: Vec<Tally>,
+    /// Connections whose name could not be looked at, and copies of them that were lost, by endpoint.
+    #[serde(default)]
+    pub names_unread: Vec<EndpointTally>,
     /// Connections that passed and would not where names were enforced, the most recent first.
     #[serde(default)]
     pub mismatches: Vec<NameMismatch>,
@@ -235,6 +238,16 @@ pub struct Refused {
     pub count: u64,
     /// Setting that makes it larger.
     pub setting: String,
+}
+
+/// How often something happened to one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct EndpointTally {
+    /// `namespace/name`; empty for all beyond a few thousand endpoints.
+    pub endpoint: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// How often something happened.

@@ -200,6 +200,7 @@ impl Gatekeeper for StandIn {
                 dns_answers_kept: 0,
                 requests: vec![],
                 name_checks: vec![],
+                names_unread: vec![],
                 mismatches: vec![],
                 denials: vec![],
                 flows: vec![],

@@ -43,7 +43,9 @@ pub use neighbour::{
     Claim, DiscoveryHead, LinkAddress, LinkFrame, LinkOwner, Mac, arp, arp_addresses, discovery, discovery_of_node,
     solicitation,
 };
-pub use opening::{HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord, begins_quic, opening_flags};
+pub use opening::{
+    HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord, begins_quic, is_dtls, opening_flags,
+};
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
 pub use rate::{OPENINGS_PER_SECOND, RECORDS_PER_SECOND, RateValue};
 pub use reason::{Direction, Reason};

@@ -41,7 +41,8 @@ pub mod opening_flags {
 }
 
 /// Whether a datagram that begins with these octets can begin a QUIC connection for some server: a long header
-/// (RFC 9000 §17.2) of version 1, version 2 (RFC 9369), a draft, or one of those before the standard.
+/// (RFC 9000 §17.2) of version 1, version 2 (RFC 9369), a draft, or one of those before the standard. The fixed bit may be
+/// unset (RFC 9287).
 #[inline(always)]
 pub const fn begins_quic(head: [u8; 5]) -> bool {
     if head[0] & 0x80 == 0 {
@@ -50,10 +51,21 @@ pub const fn begins_quic(head: [u8; 5]) -> bool {
     match [head[1], head[2], head[3]] {
         [0, 0, 0] => head[4] == 1,
         [0x6b, 0x33, 0x43] => head[4] == 0xcf,
-        // Drafts; those of Meta; those of Google: `Q` or `T` and digits.
-        [0xff, 0, 0] | [0xfa, 0xce, 0xb0] | [b'Q' | b'T', b'0'..=b'9', b'0'..=b'9'] => true,
+        // Drafts of version 2; that of Microsoft's tests.
+        [0x70, 0x9a, 0x50] => head[4] == 0xc4,
+        [0xab, 0xcd, 0] => head[4] == 0,
+        // Drafts; those of Meta, of picoquic, and of Google: `Q` or `T` and digits.
+        [0xff, 0 | 2, 0] | [0xfa, 0xce, _] | [b'P', b'C', b'Q'] | [b'Q' | b'T', b'0'..=b'9', b'0'..=b'9'] => true,
         _ => false,
     }
+}
+
+/// Whether a datagram that begins with these octets is of DTLS before keys are agreed on, or of DTLS 1.2 at any time: a
+/// record of a known type with a version of DTLS (RFC 6347 §4.1, RFC 9147 §4, RFC 9146 §4), of which a server skips those
+/// that it cannot read and takes the hello in the next. Of the version of a first record, servers read the first byte alone.
+#[inline(always)]
+pub const fn is_dtls(head: [u8; 5]) -> bool {
+    matches!(head[0], 20..=26) && head[1] == 0xfe
 }
 
 #[cfg(test)]
@@ -68,12 +80,32 @@ mod tests {
             ([0xd3, 0x6b, 0x33, 0x43, 0xcf], true),
             ([0xc0, 0xff, 0, 0, 29], true),
             ([0xc0, b'Q', b'0', b'5', b'0'], true),
+            ([0xc0, b'P', b'C', b'Q', b'1'], true),
+            ([0xc0, 0xfa, 0xce, 0xb0, 2], true),
+            ([0xc0, 0x70, 0x9a, 0x50, 0xc4], true),
+            ([0xc0, 0xff, 2, 0, 0], true),
             ([0x40, 0, 0, 0, 1], false),
             ([0xc0, 0, 0, 0, 0], false),
             ([0xc0, 0x1a, 0x2a, 0x3a, 0x4a], false),
             ([0x80, 0x60, 0x12, 0x34, 0], false),
         ] {
             assert_eq!(begins_quic(head), want, "{head:x?}");
+        }
+    }
+
+    #[test]
+    fn records_of_dtls_are_told_from_other_datagrams() {
+        for (head, want) in [
+            ([22, 0xfe, 0xff, 0, 0], true),
+            ([22, 0xfe, 0xfd, 0, 0], true),
+            ([20, 0xfe, 0xfd, 0, 1], true),
+            ([25, 0xfe, 0xfd, 0, 1], true),
+            ([22, 0xfe, 0, 0, 0], true),
+            ([22, 3, 1, 0, 0], false),
+            ([0x24, 0x01, 0, 0, 0], false),
+            ([0xc0, 0xfe, 0xff, 0, 0], false),
+        ] {
+            assert_eq!(is_dtls(head), want, "{head:x?}");
         }
     }
 }

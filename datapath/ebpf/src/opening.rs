@@ -4,7 +4,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes};
 use namegate_abi::{
     Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, HELD_OCTETS_MAX, OPENING_OCTETS_MAX,
     OPENINGS_PER_FLOW, OpeningRecord, Packet, Reader, Settings, begins_quic, counter_slot,
-    flow_flags, opening_flags, protocol,
+    flow_flags, is_dtls, opening_flags, protocol,
 };
 
 use crate::{
@@ -70,8 +70,9 @@ pub(crate) fn hold(frame: Frame, settings: &Settings, endpoint: &EndpointValue, 
     if packet.fragmented {
         return Held::Unreadable;
     }
-    if !begins_connection(frame, packet.transport_at as u32 + UDP_OCTETS) {
-        return Held::No;
+    let begins = begins(frame, packet.transport_at as u32 + UDP_OCTETS);
+    if begins != Held::Yes {
+        return begins;
     }
     if settings.names_port == 0 || !redirect::has_proxy(frame, settings, packet, settings.names_port) {
         return Held::Alone;
@@ -80,22 +81,26 @@ pub(crate) fn hold(frame: Frame, settings: &Settings, endpoint: &EndpointValue, 
     Held::Yes
 }
 
-/// Whether one of the datagrams of a frame may begin a connection.
+/// What the datagrams of a frame begin: the name in a hello of DTLS is not read, and no such datagram goes on.
 #[inline(always)]
-fn begins_connection(frame: Frame, at: u32) -> bool {
+fn begins(frame: Frame, at: u32) -> Held {
     let segment = u32::from(frame.segment());
     let mut at = at;
+    let mut begins = Held::No;
     for _ in 0..SEGMENTS_MAX {
-        let Some(head) = frame.load::<5>(at as usize) else { return false };
+        let Some(head) = frame.load::<5>(at as usize) else { return begins };
+        if is_dtls(head) {
+            return Held::Unreadable;
+        }
         if begins_quic(head) {
-            return true;
+            begins = Held::Yes;
         }
         if segment == 0 {
-            return false;
+            return begins;
         }
         at += segment;
     }
-    true
+    Held::Unreadable
 }
 
 /// Sends the payload to the agent; false where there is none. One that finds the ring full, or comes too fast, is counted.

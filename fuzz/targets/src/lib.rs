@@ -25,6 +25,7 @@ mod packet;
 mod pattern;
 mod policy_yaml;
 mod quic_initial;
+mod quic_server;
 mod selector;
 mod settings;
 mod sniffer;

@@ -5,6 +5,7 @@ mod adopt;
 mod attach;
 mod attachments;
 mod audience;
+mod begun;
 mod book;
 mod clock;
 mod cluster;
@@ -26,6 +27,7 @@ mod interfaces;
 mod journal;
 mod kubernetes;
 mod log;
+mod memory;
 mod objects;
 mod openings;
 mod own;
@@ -88,6 +90,8 @@ const PROXY_MARK: u32 = 0x400;
 const MARK_MASK: u32 = 0xf00;
 /// Threads that read requests, at most.
 const L7_WORKERS_MAX: usize = 4;
+/// Bytes that the layer 7 proxy keeps for all connections; one endpoint gets half of them at most.
+const L7_BYTES_MAX: usize = 192 << 20;
 /// How long the kernel may take for the rows of one answer.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -171,6 +175,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     door.ask(|gate| gate.room.follow(nudge)).await?;
     let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
     let links = tokio::spawn(reload::follow_links(reloader.nudge(), Arc::clone(&problems)));
+    let giving = tokio::spawn(memory::give_back());
     // Open as long as names are looked at.
     let (names_port, _present) =
         held::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
@@ -192,7 +197,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     front.serve(keeper, end()).await;
     let tasks = [following.abort_handle(), watching.abort_handle(), telling.abort_handle()];
-    let others = [refusing.abort_handle(), links.abort_handle(), looking.abort_handle()];
+    let others = [refusing.abort_handle(), links.abort_handle(), looking.abort_handle(), giving.abort_handle()];
     tasks.iter().chain(&others).for_each(AbortHandle::abort);
     stop(reloader, gate, proxy, l7).await
 }
@@ -304,6 +309,7 @@ fn l7_config(settings: &Settings, shared: &Shared) -> L7Config {
         fixed_server: None,
         connections_max: shared.l7_connections,
         connections_per_endpoint_max: settings.limits.l7_connections_per_endpoint as usize,
+        bytes_max: L7_BYTES_MAX,
     }
 }
 

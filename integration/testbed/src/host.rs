@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -20,6 +20,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::sctp;
 use crate::socket::{UdpAny, listen};
+
+/// Path of the page that is larger than what anything on the way keeps.
+const BIG: &str = "/big";
+/// Bytes of that page.
+const BIG_BYTES: usize = 8 << 20;
 
 /// A connection that a server accepted, or a datagram that an echo answered.
 #[derive(Clone, Copy, Debug)]
@@ -155,9 +160,13 @@ impl Host {
         let _ = server.serve_connection(TokioIo::new(stream), service).await; // The caller may break off.
     }
 
-    /// The pages that the seed article's commands ask for.
+    /// The pages that the seed article's commands ask for, and a large one.
     fn response(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let name = &self.name;
+        if request.uri().path() == BIG {
+            static BODY: LazyLock<Bytes> = LazyLock::new(|| vec![b'x'; BIG_BYTES].into());
+            return Response::new(Full::new(BODY.clone()));
+        }
         let (kind, body) = match request.uri().path() {
             "/v1" | "/v1/" => ("application/json", format!("{{\"name\":\"Death Star\",\"hostname\":\"{name}\"}}\n")),
             "/version" => ("application/json", format!("{{\"version\":\"1\",\"hostname\":\"{name}\"}}\n")),

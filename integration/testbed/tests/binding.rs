@@ -1,6 +1,8 @@
 //! Names bound to connections: an address that one name opened is not open for its other names, through the real agent.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+#[path = "binding/attacks.rs"]
+mod attacks;
 #[expect(dead_code, reason = "each program of this folder uses its own part")]
 mod common;
 

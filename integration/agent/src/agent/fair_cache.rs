@@ -29,6 +29,16 @@ impl<V> FairCache<V> {
         self.by_endpoint.get_mut(&flow.endpoint)?.get_mut(flow)
     }
 
+    /// What is known of a flow, which is not used with that.
+    pub(crate) fn peek(&self, flow: &FlowKey) -> Option<&V> {
+        self.by_endpoint.get(&flow.endpoint)?.peek(flow)
+    }
+
+    /// What is known of all flows.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&FlowKey, &mut V)> {
+        self.by_endpoint.values_mut().flat_map(LruCache::iter_mut)
+    }
+
     /// Adds a flow that was not known; gives what had to make room.
     pub(crate) fn push(&mut self, flow: FlowKey, value: V) -> Option<(FlowKey, V)> {
         let endpoint = flow.endpoint;

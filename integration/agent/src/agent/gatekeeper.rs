@@ -26,7 +26,7 @@ use super::{
     openings::Checks,
     problems::{ProblemKind, Problems},
     requests::RequestDesk,
-    shown::{Figures, Known, interface, selectors, shown_lookup, waiting},
+    shown::{Figures, Known, interface, names_unread, selectors, shown_lookup, waiting},
 };
 
 /// The node itself among the endpoints.
@@ -146,7 +146,8 @@ impl Keeper {
     }
 
     async fn whole_status(&self) -> Result<Status, Refusal> {
-        let figures = self.door.ask(Figures::of).await?;
+        let checks = Arc::clone(&self.checks);
+        let (figures, unread) = self.door.ask(move |gate| (Figures::of(gate), checks.unread(gate.engine()))).await?;
         let endpoints = self.list().await?;
         let count = |state| endpoints.iter().filter(|endpoint| endpoint.state == state).count();
         let problems = self.wrong().await;
@@ -169,11 +170,12 @@ impl Keeper {
             names: figures.names,
             counters: figures.counters,
             maps: figures.maps,
-            refused: figures.refused,
             dns_answers_kept: self.proxy.answers_kept(),
             dns: dns.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
             requests: requests.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
             name_checks: self.checks.tallies(figures.openings_lost),
+            names_unread: names_unread(&unread, &figures.refused),
+            refused: figures.refused,
             mismatches: self.flows.mismatches(),
             denials: self.flows.denials(DENIALS_SHOWN),
             flows: self.flows.tallies(),

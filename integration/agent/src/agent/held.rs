@@ -1,38 +1,39 @@
 //! Datagrams that may begin a connection, held until the name in them is known: then they go on, in their order and with
-//! their sender's address, or nowhere.
+//! their sender's address, or nowhere. What one connection may is used by no other of the same flow.
 
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
 
-use namegate_abi::FlowKey;
+use namegate_abi::{FlowKey, OpeningRecord};
 use namegate_api::view::{Flow, Verdict};
 use namegate_config::{rule::Binding, shares::Shares};
 use namegate_l7_proxy::{
-    quic::{Flight, Heard},
+    quic::{Connection, Flight, Heard},
     send_as,
 };
 use namegate_loader::Opening;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{
+    begun::Begun,
     clock::boot_ns,
     fair_cache::FairCache,
     gate::Door,
-    openings::{Check, Checks, Seen, datagrams, judge},
+    openings::{Check, Checks, Seen, datagrams, is_quic, judge},
     refusals::Bound,
 };
 
 /// Flows known at a time; of an endpoint that has its share, the one not seen for longest gives way.
 const FLOWS_MAX: usize = 4_096;
-/// Octets that wait of one flow, and of all.
+/// Octets that wait of one flow, and all that is kept of all flows.
 const FLOW_OCTETS_MAX: usize = 64 << 10;
 const OCTETS_MAX: usize = 16 << 20;
 /// What has waited longer was sent again by its client, or is of an earlier agent's time.
-const AGE_MAX_NS: u64 = 3_000_000_000;
-/// How long datagrams wait for the name to be whole.
-const WAIT_MAX_NS: u64 = 10_000_000_000;
+const WAIT_MAX_NS: u64 = 3_000_000_000;
+/// A flow is forgotten when no datagram that may begin a connection came for so long.
+const IDLE_MAX_NS: u64 = 60_000_000_000;
 /// How often is looked for those that have waited too long.
 const LOOK_NS: u64 = 1_000_000_000;
 /// Ports tried where the kernel's choice for IPv4 is taken for IPv6.
@@ -41,7 +42,8 @@ const PORT_TRIES: usize = 16;
 /// Flows whose datagrams are looked at.
 pub(crate) struct Waiting {
     flows: FairCache<Line>,
-    /// That wait, by endpoint.
+    begun: Begun,
+    /// What is kept of all flows, by endpoint.
     octets: Shares<u32>,
     /// When was looked last for what has waited too long.
     looked_ns: u64,
@@ -52,17 +54,39 @@ pub(crate) struct Waiting {
 #[derive(Default)]
 struct Line {
     flight: Flight,
-    held: Vec<Vec<u8>>,
+    held: Vec<Held>,
+    /// What the endpoint's share was charged with.
     octets: usize,
-    /// When the first of them came.
-    since_ns: u64,
+    /// When the last of its datagrams came.
+    last_ns: u64,
     /// A refusal was told: its client tries again.
     told: bool,
 }
 
+/// A datagram that waits.
+struct Held {
+    connection: Connection,
+    since_ns: u64,
+    datagram: Vec<u8>,
+}
+
+impl Line {
+    fn held_octets(&self) -> usize {
+        self.held.iter().map(|held| held.datagram.len()).sum()
+    }
+
+    /// Charges the endpoint's share with what is kept now; `reserved` was charged beforehand.
+    fn charge(&mut self, octets: &mut Shares<u32>, endpoint: u32, reserved: usize) {
+        octets.give(endpoint, self.octets + reserved);
+        self.octets = self.held_octets() + self.flight.bytes();
+        octets.take_unchecked(endpoint, self.octets);
+    }
+}
+
 impl Waiting {
     pub(crate) fn new(mark: u32) -> Self {
-        Self { flows: FairCache::new(FLOWS_MAX), octets: Shares::new(OCTETS_MAX, OCTETS_MAX), looked_ns: 0, mark }
+        let (flows, octets) = (FairCache::new(FLOWS_MAX), Shares::new(OCTETS_MAX, OCTETS_MAX));
+        Self { flows, begun: Begun::new(), octets, looked_ns: 0, mark }
     }
 
     /// Takes a packet that the kernel held; gives the record of a connection that does not pass, or would not where names
@@ -71,109 +95,175 @@ impl Waiting {
         let record = opening.record;
         let now_ns = boot_ns();
         self.expire(now_ns, checks);
-        let is_late = now_ns.saturating_sub(record.time_ns) > AGE_MAX_NS;
+        let is_late = now_ns.saturating_sub(record.time_ns) > WAIT_MAX_NS;
         if is_late || record.length as usize != opening.octets.len() {
-            checks.count(Check::Unread);
+            checks.count_unread(record.flow.endpoint);
             return None;
         }
-        let mut told = None;
+        let (mut told, mut going) = (None, Vec::new());
         for datagram in datagrams(&opening) {
-            let Some(heard) = self.hold(record.flow, datagram, record.time_ns) else {
-                checks.count(Check::Unread);
-                door.refusals().count(Bound::HeldDatagrams, record.flow.endpoint);
-                continue;
-            };
-            let asked = match heard {
-                Heard::Partial => continue,
-                Heard::Known => {
-                    self.go_on(&record.flow, false);
-                    continue;
-                }
-                Heard::Asks(name) => name,
-                Heard::Refused => None,
-            };
-            let seen = Seen { flow: record.flow, rule: record.rule, began_ns: record.time_ns, asked };
-            let Some(mismatch) = ask(door, seen).await else {
-                self.drop_held(&record.flow);
-                continue;
-            };
-            let passes = mismatch.as_ref().is_none_or(|flow| flow.verdict != Verdict::Denied);
-            checks.count(match (&mismatch, passes) {
-                (None, _) => Check::Matched,
-                (Some(_), true) => Check::Mismatched,
-                (Some(_), false) => Check::Refused,
-            });
-            told = self.settle(&record.flow, passes, mismatch).or(told);
+            // What begins nothing passes as it would alone.
+            if is_quic(datagram) {
+                told = self.take_one(&record, datagram, door, checks, &mut going).await.or(told);
+            } else {
+                going.push(datagram.to_vec());
+            }
         }
+        self.send(&record.flow, &going);
         told
     }
 
-    /// Adds a datagram to those that wait of its flow; `None` where there is no room.
-    fn hold(&mut self, flow: FlowKey, datagram: &[u8], now_ns: u64) -> Option<Heard> {
-        if !self.flows.contains(&flow)
-            && let Some((other, gone)) = self.flows.push(flow, Line::default())
-        {
-            self.octets.give(other.endpoint, gone.octets);
-        }
-        let line = self.flows.get_mut(&flow)?;
-        if line.octets + datagram.len() > FLOW_OCTETS_MAX {
-            return None;
-        }
-        self.octets.take(flow.endpoint, datagram.len()).ok()?;
-        if line.held.is_empty() {
-            line.since_ns = now_ns;
-        }
-        line.held.push(datagram.to_vec());
-        line.octets += datagram.len();
-        Some(line.flight.read(datagram))
-    }
-
-    /// Carries out what was decided on the connection that asked last; gives its record the first time.
-    fn settle(&mut self, flow: &FlowKey, passes: bool, mismatch: Option<Flow>) -> Option<Flow> {
-        let line = self.flows.get_mut(flow)?;
-        line.flight.settle(passes);
-        let is_news = passes || !std::mem::replace(&mut line.told, true);
+    /// Takes a datagram; adds it, and those that waited for it, to `going` where they go on.
+    async fn take_one(
+        &mut self,
+        record: &OpeningRecord,
+        datagram: &[u8],
+        door: &Door,
+        checks: &Checks,
+        going: &mut Vec<Vec<u8>>,
+    ) -> Option<Flow> {
+        let flow = record.flow;
+        let heard = match self.read(&flow, datagram, record.time_ns) {
+            Ok(heard) => heard,
+            Err(bound) => {
+                checks.count_unread(flow.endpoint);
+                door.refusals().count(bound, flow.endpoint);
+                return None;
+            }
+        };
+        let (connection, asked) = match heard {
+            Heard::Asks(connection, name) => (Some(connection), name),
+            Heard::OtherVersion if !self.is_told(&flow) => (None, None),
+            Heard::Known => {
+                going.push(datagram.to_vec());
+                return None;
+            }
+            Heard::Completes(connection) => {
+                going.extend(self.release(&flow, connection));
+                going.push(datagram.to_vec());
+                return None;
+            }
+            Heard::Partial(connection) => {
+                if !self.hold(&flow, connection, datagram, record.time_ns) {
+                    checks.count_unread(flow.endpoint);
+                    door.refusals().count(Bound::HeldDatagrams, flow.endpoint);
+                }
+                return None;
+            }
+            Heard::Refused(_) | Heard::OtherVersion | Heard::Unread => {
+                checks.count_unread(flow.endpoint);
+                return None;
+            }
+        };
+        let seen = Seen { flow, rule: record.rule, began_ns: record.time_ns, asked };
+        let mismatch = ask(door, seen).await?;
+        let passes = mismatch.as_ref().is_none_or(|flow| flow.verdict != Verdict::Denied);
+        checks.count(match (&mismatch, passes) {
+            (None, _) => Check::Matched,
+            (Some(_), true) => Check::Mismatched,
+            (Some(_), false) => Check::Refused,
+        });
+        let waited = connection.map(|connection| self.settle(&flow, connection, passes)).unwrap_or_default();
         if passes {
-            self.go_on(flow, true);
-        } else {
-            self.drop_held(flow);
+            going.extend(waited);
+            going.push(datagram.to_vec());
+            return mismatch;
         }
+        let is_news = self.flows.get_mut(&flow).is_none_or(|line| !std::mem::replace(&mut line.told, true));
         mismatch.filter(|_| is_news)
     }
 
-    /// Sends what waits of a flow; where others wait before the last datagram, only if `all` may go.
-    fn go_on(&mut self, flow: &FlowKey, all: bool) {
-        if self.flows.get_mut(flow).is_none_or(|line| line.held.len() > 1 && !all) {
+    /// Reads a datagram; the error is the bound that leaves no room for what it says.
+    fn read(&mut self, flow: &FlowKey, datagram: &[u8], now_ns: u64) -> Result<Heard, Bound> {
+        if !self.flows.contains(flow)
+            && let Some((other, gone)) = self.flows.push(*flow, Line::default())
+        {
+            self.octets.give(other.endpoint, gone.octets);
+        }
+        let Some(line) = self.flows.get_mut(flow) else { return Err(Bound::HeldDatagrams) };
+        self.octets.take(flow.endpoint, Flight::bytes_for()).map_err(|_| Bound::HeldDatagrams)?;
+        line.last_ns = now_ns;
+        let mut is_full = false;
+        let heard = line.flight.read(datagram, |connection| {
+            let claimed = self.begun.claim(flow, connection, now_ns);
+            is_full = claimed.is_err();
+            claimed.unwrap_or(false)
+        });
+        line.charge(&mut self.octets, flow.endpoint, Flight::bytes_for());
+        if is_full { Err(Bound::QuicConnections) } else { Ok(heard) }
+    }
+
+    /// Adds a datagram to those that wait of its flow; false where there is no room.
+    fn hold(&mut self, flow: &FlowKey, connection: Connection, datagram: &[u8], since_ns: u64) -> bool {
+        let Some(line) = self.flows.get_mut(flow) else { return false };
+        if line.held_octets() + datagram.len() > FLOW_OCTETS_MAX
+            || self.octets.take(flow.endpoint, datagram.len()).is_err()
+        {
+            return false;
+        }
+        line.held.push(Held { connection, since_ns, datagram: datagram.to_vec() });
+        line.charge(&mut self.octets, flow.endpoint, datagram.len());
+        true
+    }
+
+    /// Carries out what was decided on a connection; gives what waited of it.
+    fn settle(&mut self, flow: &FlowKey, connection: Connection, passes: bool) -> Vec<Vec<u8>> {
+        if let Some(line) = self.flows.get_mut(flow) {
+            line.flight.settle(connection, passes);
+        }
+        self.release(flow, connection)
+    }
+
+    /// Takes out what waits of a connection, and not for too long.
+    fn release(&mut self, flow: &FlowKey, connection: Connection) -> Vec<Vec<u8>> {
+        let Some(line) = self.flows.get_mut(flow) else { return Vec::new() };
+        let now_ns = line.last_ns;
+        let released = line.held.extract_if(.., |held| held.connection == connection);
+        let in_time = released.filter(|held| now_ns.saturating_sub(held.since_ns) <= WAIT_MAX_NS);
+        let datagrams = in_time.map(|held| held.datagram).collect();
+        line.charge(&mut self.octets, flow.endpoint, 0);
+        datagrams
+    }
+
+    fn is_told(&self, flow: &FlowKey) -> bool {
+        self.flows.peek(flow).is_some_and(|line| line.told)
+    }
+
+    /// Sends datagrams in the name of their client.
+    fn send(&self, flow: &FlowKey, datagrams: &[Vec<u8>]) {
+        if datagrams.is_empty() {
             return;
         }
-        let held = self.drop_held(flow);
         let client = SocketAddr::new(flow.local.to_ip(), flow.local_port);
         let server = SocketAddr::new(flow.remote.to_ip(), flow.remote_port);
-        match send_as(client, server, self.mark, &held) {
-            Ok(sent) if sent == held.len() => {}
-            Ok(sent) => tracing::debug!(%client, %server, sent, of = held.len(), "held datagrams were lost"),
+        match send_as(client, server, self.mark, datagrams) {
+            Ok(sent) if sent == datagrams.len() => {}
+            Ok(sent) => tracing::debug!(%client, %server, sent, of = datagrams.len(), "held datagrams were lost"),
             Err(error) => tracing::error!(%client, %server, %error, "held datagrams could not be sent on"),
         }
     }
 
-    fn drop_held(&mut self, flow: &FlowKey) -> Vec<Vec<u8>> {
-        let Some(line) = self.flows.get_mut(flow) else { return Vec::new() };
-        self.octets.give(flow.endpoint, std::mem::take(&mut line.octets));
-        std::mem::take(&mut line.held)
-    }
-
-    /// Drops datagrams whose connection has not said its name in time, with what is known of it. It looks once in a second
-    /// at most.
+    /// Drops datagrams whose connection has not said its name in time, and forgets flows that begin no connection any more.
+    /// It looks once in a second at most.
     pub(crate) fn expire(&mut self, now_ns: u64, checks: &Checks) {
         if now_ns.saturating_sub(self.looked_ns) < LOOK_NS {
             return;
         }
         self.looked_ns = now_ns;
-        let is_late = |line: &Line| !line.held.is_empty() && now_ns.saturating_sub(line.since_ns) > WAIT_MAX_NS;
-        for (flow, line) in self.flows.extract(is_late) {
-            self.octets.give(flow.endpoint, line.octets);
-            checks.count(Check::Unread);
+        for (flow, line) in self.flows.iter_mut() {
+            let is_late = |held: &Held| now_ns.saturating_sub(held.since_ns) > WAIT_MAX_NS;
+            if line.held.iter().any(is_late) {
+                line.held.retain(|held| !is_late(held));
+                line.charge(&mut self.octets, flow.endpoint, 0);
+                checks.count_unread(flow.endpoint);
+            }
         }
+        for (flow, line) in self.flows.extract(|line| now_ns.saturating_sub(line.last_ns) > IDLE_MAX_NS) {
+            self.octets.give(flow.endpoint, line.octets);
+        }
+        let flows = &self.flows;
+        self.begun
+            .expire(now_ns, |flow, connection| flows.peek(flow).is_some_and(|line| line.flight.knows(connection)));
     }
 }
 
@@ -211,61 +301,4 @@ fn marked(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flow(endpoint: u32, port: u16) -> FlowKey {
-        FlowKey { endpoint, local_port: port, ..FlowKey::default() }
-    }
-
-    const HOSTILE: u32 = 1;
-    const HONEST: u32 = 2;
-    /// Begins a connection of QUIC, and does not say its name.
-    const PARTIAL: [u8; 1_200] = {
-        let mut datagram = [0; 1_200];
-        datagram[0] = 0xc0;
-        datagram[4] = 1;
-        datagram
-    };
-
-    #[test]
-    fn what_waits_has_bounds() {
-        let mut waiting = Waiting::new(0);
-        let datagram = vec![0x40; 16 << 10];
-        for _ in 0..4 {
-            assert_eq!(waiting.hold(flow(1, 1), &datagram, 0), Some(Heard::Known));
-        }
-        assert_eq!(waiting.hold(flow(1, 1), &[0x40], 0), None, "of one flow");
-        for endpoint in 1..=64 {
-            for port in 2..=256 {
-                (0..4).for_each(|_| drop(waiting.hold(flow(endpoint, port), &datagram, 0)));
-            }
-        }
-        assert!(waiting.octets.all() <= OCTETS_MAX && waiting.octets.all() > OCTETS_MAX / 2, "of all");
-        let mut waiting = Waiting::new(0);
-        for port in 1..20_000 {
-            waiting.hold(flow(1, port), &[0x40], 0);
-        }
-        assert_eq!(waiting.octets.all(), FLOWS_MAX / 2, "flows that gave way wait no more");
-    }
-
-    #[test]
-    fn a_flood_of_one_endpoint_leaves_room_and_ends() {
-        let (mut waiting, checks) = (Waiting::new(0), Checks::default());
-        assert!(waiting.hold(flow(HONEST, 1), &PARTIAL, 0).is_some());
-        let mut refused = 0;
-        for port in 0..20_000 {
-            refused += u32::from(waiting.hold(flow(HOSTILE, port % 500), &PARTIAL, 0).is_none());
-        }
-        assert!(refused > 0);
-        for _ in 0..20 {
-            assert!(waiting.hold(flow(HONEST, 2), &PARTIAL, 5_000_000_000).is_some(), "{:?}", waiting.octets);
-        }
-        assert_eq!(waiting.drop_held(&flow(HONEST, 1)).len(), 1, "what waited is there");
-        waiting.expire(WAIT_MAX_NS + 1, &checks);
-        assert_eq!(waiting.octets.of(&HOSTILE), 0, "what has waited too long is gone");
-        assert_eq!(waiting.octets.of(&HONEST), 20 * PARTIAL.len());
-        waiting.expire(2 * WAIT_MAX_NS, &checks);
-        assert_eq!(waiting.octets.all(), 0);
-    }
-}
+mod tests;

@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use namegate_abi::{FlowKey, OPENINGS_PER_FLOW, OpeningRecord, Reason, begins_quic, opening_flags, protocol};
+use namegate_abi::{FlowKey, OPENINGS_PER_FLOW, OpeningRecord, Reason, begins_quic, is_dtls, opening_flags, protocol};
 use namegate_api::{
     rfc3339,
-    view::{Direction, Flow, FlowPeer, Tally, Verdict},
+    view::{Direction, Flow, FlowPeer, Refused, Tally, Verdict},
 };
 use namegate_config::{
     name::Fqdn,
@@ -48,7 +48,11 @@ const UDP_IDLE_NS: u64 = 120_000_000_000;
 
 /// What became of connections, counted.
 #[derive(Debug, Default)]
-pub(crate) struct Checks([AtomicU64; WORDS.len()]);
+pub(crate) struct Checks {
+    counts: [AtomicU64; WORDS.len()],
+    /// Those without a name that could be looked at, by endpoint.
+    unread: Refusals,
+}
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,12 +82,23 @@ pub(super) fn is_quic(datagram: &[u8]) -> bool {
 
 impl Checks {
     pub(super) fn count(&self, check: Check) {
-        self.0[check as usize].fetch_add(1, Ordering::Relaxed);
+        self.counts[check as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection of an endpoint that could not be looked at.
+    pub(super) fn count_unread(&self, endpoint: u32) {
+        self.count(Check::Unread);
+        self.unread.count(Bound::Handshakes, endpoint);
+    }
+
+    /// Connections that could not be looked at, by endpoint.
+    pub(super) fn unread(&self, engine: &Engine) -> Vec<Refused> {
+        self.unread.shown(engine)
     }
 
     /// Every word with its count, always in the same order; `lost` are copies that the kernel could not hand over.
     pub(crate) fn tallies(&self, lost: u64) -> Vec<Tally> {
-        let counts = WORDS.into_iter().zip(&self.0).map(|(word, count)| (word, count.load(Ordering::Relaxed)));
+        let counts = WORDS.into_iter().zip(&self.counts).map(|(word, count)| (word, count.load(Ordering::Relaxed)));
         counts.chain([("lost", lost)]).map(|(what, count)| Tally { what: what.to_owned(), count }).collect()
     }
 }
@@ -143,11 +158,19 @@ impl Gathered {
         self.segments += 1;
         let mut found = Found::Partial;
         for datagram in datagrams(opening) {
-            match self.flight.read(datagram) {
-                Heard::Known if !is_quic(datagram) && self.segments == 1 => return Found::Nameless,
-                Heard::Known | Heard::Partial => {}
-                Heard::Asks(name) => found = Found::Asked(name),
-                Heard::Refused => return Found::Asked(None),
+            if datagram.first_chunk().is_some_and(|head| is_dtls(*head)) {
+                return Found::Asked(None);
+            }
+            if !is_quic(datagram) {
+                if self.segments == 1 {
+                    return Found::Nameless;
+                }
+                continue;
+            }
+            match self.flight.read(datagram, |_| true) {
+                Heard::Asks(_, name) => found = Found::Asked(name),
+                Heard::OtherVersion | Heard::Refused(_) => return Found::Asked(None),
+                Heard::Known | Heard::Partial(_) | Heard::Completes(_) | Heard::Unread => {}
             }
         }
         found
@@ -240,7 +263,7 @@ fn take(gathered: &mut FairCache<Gathered>, opening: Opening, checks: &Checks, r
         && let Some((gone, state)) = gathered.push(record.flow, Gathered::new(&opening))
         && !state.done
     {
-        checks.count(Check::Unread);
+        checks.count_unread(gone.endpoint);
         refusals.count(Bound::Handshakes, gone.endpoint);
     }
     let known = gathered.get_mut(&record.flow)?;
@@ -266,7 +289,7 @@ fn take(gathered: &mut FairCache<Gathered>, opening: Opening, checks: &Checks, r
             return Some(Seen { flow: record.flow, rule: record.rule, began_ns: known.began_ns, asked });
         }
         Found::Nameless => checks.count(Check::Nameless),
-        Found::Partial if known.done => checks.count(Check::Unread),
+        Found::Partial if known.done => checks.count_unread(record.flow.endpoint),
         Found::Partial => {}
     }
     None

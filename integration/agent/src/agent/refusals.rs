@@ -33,6 +33,8 @@ pub(crate) const OTHERS: u32 = u32::MAX;
 pub(crate) enum Bound {
     /// Connections of the layer 7 proxy.
     L7Connections,
+    /// Bytes that the layer 7 proxy keeps for connections.
+    L7Bytes,
     /// Records of requests that wait to be reported.
     RequestRecords,
     /// DNS questions under way.
@@ -49,6 +51,8 @@ pub(crate) enum Bound {
     QuestionsWaiting,
     /// Datagrams that wait until the name in them is known.
     HeldDatagrams,
+    /// QUIC connections that are remembered, so that each begins once.
+    QuicConnections,
     /// Connections whose first octets are put together.
     Handshakes,
     /// Copies that the programs make.
@@ -64,6 +68,7 @@ impl Bound {
     pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::L7Connections => "limits.l7Connections",
+            Self::L7Bytes => "bytes of requests",
             Self::RequestRecords => "records of requests",
             Self::DnsPending => "dns.pendingMax",
             Self::DnsTcpClients => "dns clients over TCP",
@@ -72,6 +77,7 @@ impl Bound {
             Self::AnswersWaiting => "answers that wait",
             Self::QuestionsWaiting => "questions that wait",
             Self::HeldDatagrams => "held datagrams",
+            Self::QuicConnections => "QUIC connections",
             Self::Handshakes => "handshakes",
             Self::Copies => "copies of handshakes",
             Self::FlowRecords => "records of flows",

@@ -129,6 +129,10 @@ impl Desk for RequestDesk {
     fn refused(&self, endpoint: Option<u32>) {
         self.door.refusals().count(Bound::L7Connections, endpoint.unwrap_or(0));
     }
+
+    fn relieved(&self, endpoint: Option<u32>) {
+        self.door.refusals().count(Bound::L7Bytes, endpoint.unwrap_or(0));
+    }
 }
 
 /// The limits of both ends. A server on this node sees its client's address, and so do the rules for it.

@@ -9,8 +9,8 @@ use namegate_abi::map_names;
 use namegate_api::{
     rfc3339,
     view::{
-        Counter, Direction, Endpoint, EndpointState, Enforcement, Fill, FqdnLookup, FqdnSelector, LookupSource,
-        NameCounts, Refused, SelectedName,
+        Counter, Direction, Endpoint, EndpointState, EndpointTally, Enforcement, Fill, FqdnLookup, FqdnSelector,
+        LookupSource, NameCounts, Refused, SelectedName,
     },
 };
 use namegate_config::{endpoints, name::NamePattern};
@@ -19,7 +19,7 @@ use namegate_engine::{EndpointId, EndpointView, Lookup, RowCount};
 use super::{
     clock::{boot_ns, calendar},
     gate::Gate,
-    refusals,
+    refusals::{self, Bound},
 };
 
 /// What the gate's thread knows of endpoints.
@@ -119,6 +119,17 @@ fn refused(gate: &Gate) -> Vec<Refused> {
         setting: refusals::setting_of(bound).to_owned(),
     });
     shown.collect()
+}
+
+/// Connections whose name was not looked at, by endpoint: those that the agent could not read, and copies that the programs
+/// did not make.
+pub(super) fn names_unread(unread: &[Refused], refused: &[Refused]) -> Vec<EndpointTally> {
+    let copies = refused.iter().filter(|at| at.bound == Bound::Copies.text());
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for at in unread.iter().chain(copies) {
+        *counts.entry(&at.endpoint).or_default() += at.count;
+    }
+    counts.into_iter().map(|(endpoint, count)| EndpointTally { endpoint: endpoint.to_owned(), count }).collect()
 }
 
 fn shown_counter(

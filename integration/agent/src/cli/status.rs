@@ -42,6 +42,10 @@ fn page(status: &Status) -> Result<String, std::fmt::Error> {
         let rows = status.name_checks.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
         section(&mut page, "Names of connections", &output::table(&["OUTCOME", "CONNECTIONS"], rows))?;
     }
+    if !status.names_unread.is_empty() {
+        let rows = status.names_unread.iter().map(|at| [at.endpoint.clone(), at.count.to_string()]);
+        section(&mut page, "Connections that were not looked at", &output::table(&["ENDPOINT", "COUNT"], rows))?;
+    }
     if !status.mismatches.is_empty() {
         section(&mut page, "What `nameBinding: enforce` would refuse", &mismatches(status))?;
     }
@@ -249,6 +253,7 @@ mod tests {
             dns_answers_kept: 0,
             requests: vec![],
             name_checks: vec![Tally { what: "matched".into(), count: 8 }],
+            names_unread: vec![],
             mismatches: vec![mismatch()],
             denials: vec![],
             flows: vec![],

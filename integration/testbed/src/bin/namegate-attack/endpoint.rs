@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use namegate_testbed::quic::unfinished;
 use namegate_testbed::{Pod, World};
 
 use crate::flood::Flood;
 use crate::ground::{BOUND, ENDPOINT, SINK};
-use crate::quic::unfinished;
 use crate::raw::{ICMP, ICMPV6, Path, RawIp, TCP, UDP, data_option};
 use crate::tag::{denied, passing};
 
@@ -165,7 +165,7 @@ impl Shooter {
 
     fn quic(&self, number: u64) {
         let path = Path::new(self.own[0], BOUND.into());
-        self.raw.send(&path.packet(UDP, &path.udp(port(number), 443, &unfinished(number))));
+        self.raw.send(&path.packet(UDP, &path.udp(port(number), 443, &unfinished(number, &denied("quic")))));
     }
 }
 

@@ -7,7 +7,6 @@ mod flood;
 mod ground;
 mod honest;
 mod neighbour;
-mod quic;
 mod raw;
 mod report;
 mod rows;

@@ -1,0 +1,110 @@
+//! Bodies on their way, with an account of what is kept of them: every part counts until the other side has taken it.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap, Uri,
+    body::{Body, Frame, Incoming, SizeHint},
+};
+
+use crate::account::{Account, Charge};
+
+/// Bytes of a body that may have come and wait behind a part that the other side does not take: the window of an HTTP/2
+/// stream, or the buffer of an HTTP/1 connection.
+pub(crate) const WINDOW_BYTES: u32 = 64 << 10;
+/// Bytes of a request under way beside its head: tasks, and the states of its streams.
+const REQUEST_BYTES: usize = 4 << 10;
+/// Bytes of a header field beside its name and value (RFC 9113 §10.5.1).
+const FIELD_BYTES: usize = 32;
+
+/// What a request keeps from its head to the end of its response.
+pub(crate) fn charge_request(account: &Arc<Account>, fields: &HeaderMap, target: &Uri) -> Charge {
+    let field = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
+        name.as_str().len() + value.len() + FIELD_BYTES
+    };
+    let target = target.path_and_query().map_or(0, |target| target.as_str().len());
+    account.charge(REQUEST_BYTES + target + fields.iter().map(field).sum::<usize>())
+}
+
+/// A body with an account of its parts.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    body: Incoming,
+    parts: Arc<Parts>,
+    /// What lasts as long as the body.
+    _request: Option<Charge>,
+}
+
+/// Parts of one body that the other side has not taken.
+#[derive(Debug)]
+struct Parts {
+    account: Arc<Account>,
+    count: AtomicUsize,
+}
+
+impl Counted {
+    pub(crate) fn new(body: Incoming, account: &Arc<Account>, request: Option<Charge>) -> Self {
+        let parts = Arc::new(Parts { account: Arc::clone(account), count: AtomicUsize::new(0) });
+        Self { body, parts, _request: request }
+    }
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else { return Poll::Ready(None) };
+        self.parts.account.progress();
+        let counted = |bytes| Part::count(&self.parts, bytes);
+        Poll::Ready(Some(frame.map(|frame| frame.map_data(counted))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// One part, counted until it is dropped.
+struct Part {
+    bytes: Bytes,
+    parts: Arc<Parts>,
+}
+
+impl Part {
+    fn count(parts: &Arc<Parts>, bytes: Bytes) -> Bytes {
+        let is_first = parts.count.fetch_add(1, Ordering::Relaxed) == 0;
+        let behind = if is_first { WINDOW_BYTES as usize } else { 0 };
+        parts.account.add(bytes.len() + behind);
+        Bytes::from_owner(Self { bytes, parts: Arc::clone(parts) })
+    }
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let is_last = self.parts.count.fetch_sub(1, Ordering::Relaxed) == 1;
+        let behind = if is_last { WINDOW_BYTES as usize } else { 0 };
+        self.parts.account.remove(self.bytes.len() + behind);
+    }
+}

@@ -1,0 +1,290 @@
+//! Whose turn it is on a thread. The tasks of one holder's connections run for no longer than [`QUOTA`] before those of
+//! every other holder have had their turn; a thread without other work goes on with them at once.
+//!
+//! tokio runs the tasks of a thread in the order in which they were woken. A client with thousands of busy connections
+//! would have thousands of tasks in that queue, and everyone else would wait for all of them.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{self, AsyncRead, AsyncWrite, ReadBuf},
+    task::{JoinHandle, yield_now},
+};
+
+use crate::holder::Holder;
+
+/// How long the tasks of a holder may run in one round.
+const QUOTA: Duration = Duration::from_millis(1);
+/// How long one task may read before it waits for its next turn.
+const SLICE: Duration = Duration::from_micros(500);
+/// Holders of one round.
+const HOLDERS_MAX: usize = 1_024;
+/// Tasks of a holder that are woken for a round, at least.
+const WOKEN_MIN: usize = 4;
+
+thread_local! {
+    static ROUND: RefCell<Round> = RefCell::default();
+    /// When the task that runs must stop reading.
+    static SLICE_END: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// A round of a thread: every holder has had a turn.
+#[derive(Default)]
+struct Round {
+    holders: HashMap<Holder, Turns>,
+    /// Starts the next round.
+    next: Option<Waker>,
+    /// Tasks wait for the next round.
+    is_wanted: bool,
+}
+
+/// The tasks of one holder.
+#[derive(Default)]
+struct Turns {
+    spent: Duration,
+    /// Tasks that ran in this round.
+    ran: usize,
+    waiting: VecDeque<Waiting>,
+}
+
+/// A task that waits for the next round.
+struct Waiting {
+    waker: Waker,
+    /// Until its turn.
+    waits: Arc<AtomicBool>,
+}
+
+impl Round {
+    /// Whether a task may run; else it waits.
+    fn enter(&mut self, holder: Holder, context: &Context<'_>, waits: &Arc<AtomicBool>) -> bool {
+        let is_full = self.holders.len() > HOLDERS_MAX;
+        let turns = self.holders.entry(holder).or_default();
+        let is_turn = turns.spent < QUOTA;
+        if is_turn {
+            turns.ran += 1;
+        } else {
+            waits.store(true, Ordering::Relaxed);
+            turns.waiting.push_back(Waiting { waker: context.waker().clone(), waits: Arc::clone(waits) });
+        }
+        if is_full || !is_turn {
+            self.is_wanted = true;
+            self.next.take().into_iter().for_each(Waker::wake);
+        }
+        is_turn
+    }
+
+    /// Begins a round; gives the tasks that it is the turn of.
+    fn begin(&mut self) -> Vec<Waiting> {
+        let mut woken = Vec::new();
+        self.is_wanted = false;
+        self.holders.retain(|_, turns| {
+            let count = turns.waiting.len().min((2 * turns.ran).max(WOKEN_MIN));
+            woken.extend(turns.waiting.drain(..count));
+            (turns.spent, turns.ran) = (Duration::ZERO, 0);
+            self.is_wanted |= !turns.waiting.is_empty();
+            count > 0 || !turns.waiting.is_empty()
+        });
+        woken
+    }
+}
+
+/// Begins rounds for as long as the thread runs. To be run on each thread once.
+pub(crate) async fn rounds() {
+    loop {
+        std::future::poll_fn(|context| {
+            ROUND.with_borrow_mut(|round| {
+                if round.is_wanted {
+                    return Poll::Ready(());
+                }
+                round.next = Some(context.waker().clone());
+                Poll::Pending
+            })
+        })
+        .await;
+        // What is ready to run is before this in the queue.
+        yield_now().await;
+        for Waiting { waker, waits } in ROUND.with_borrow_mut(Round::begin) {
+            waits.store(false, Ordering::Relaxed);
+            waker.wake();
+        }
+    }
+}
+
+/// A task of a holder's connection: runs in the holder's turns.
+pub(crate) struct Paced<F> {
+    task: Pin<Box<F>>,
+    holder: Holder,
+    /// It waits for the next round.
+    waits: Arc<AtomicBool>,
+}
+
+impl<F: Future> Paced<F> {
+    pub(crate) fn new(holder: Holder, task: F) -> Self {
+        Self { task: Box::pin(task), holder, waits: Arc::default() }
+    }
+}
+
+impl<F: Future> Future for Paced<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let is_turn = || ROUND.with_borrow_mut(|round| round.enter(this.holder, context, &this.waits));
+        if this.waits.load(Ordering::Relaxed) || !is_turn() {
+            return Poll::Pending;
+        }
+        let began = Instant::now();
+        SLICE_END.set(Some(began + SLICE));
+        let polled = this.task.as_mut().poll(context);
+        SLICE_END.set(None);
+        let spent = began.elapsed();
+        ROUND.with_borrow_mut(|round| round.holders.entry(this.holder).or_default().spent += spent);
+        polled
+    }
+}
+
+/// Starts a task of a holder's connection.
+pub(crate) fn spawn<F>(holder: Holder, task: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(Paced::new(holder, task))
+}
+
+/// Starts the tasks that hyper has for a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Executor(pub(crate) Holder);
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        drop(spawn(self.0, task));
+    }
+}
+
+/// Ready while the task that runs may read; else it is woken for its next turn.
+pub(crate) fn poll_slice(context: &Context<'_>) -> Poll<()> {
+    match SLICE_END.get() {
+        Some(end) if Instant::now() >= end => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+        _ => Poll::Ready(()),
+    }
+}
+
+/// A stream that is read in slices.
+#[derive(Debug)]
+pub(crate) struct Sliced<S>(pub(crate) S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Sliced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(poll_slice(context));
+        Pin::new(&mut self.0).poll_read(context, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Sliced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[std::io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::atomic::AtomicU64,
+    };
+
+    use super::*;
+
+    const HONEST: Holder = Holder::Client(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
+    #[tokio::test]
+    async fn one_task_of_a_holder_does_not_wait_for_all_those_of_another() {
+        const FLOOD: u64 = 500;
+        const TURNS: u64 = 50;
+        let driver = tokio::spawn(rounds());
+        let ran = Arc::new(AtomicU64::new(0));
+        let flood: Vec<_> = (0..FLOOD)
+            .map(|_| {
+                let ran = Arc::clone(&ran);
+                spawn(Holder::Caller(1), async move {
+                    loop {
+                        ran.fetch_add(1, Ordering::Relaxed);
+                        let began = Instant::now();
+                        while began.elapsed() < Duration::from_micros(300) {}
+                        yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        let honest = spawn(HONEST, async {
+            for _ in 0..TURNS {
+                yield_now().await;
+            }
+        });
+        honest.await.unwrap();
+        let ran = ran.load(Ordering::Relaxed);
+        // Four of them fill a quota; in the order of the queue it would be all of them in each turn.
+        assert!(ran < TURNS * 20, "{ran} of {}", FLOOD * TURNS);
+        for task in flood {
+            task.abort();
+        }
+        driver.abort();
+    }
+
+    #[tokio::test]
+    async fn every_task_has_its_turn_in_the_end() {
+        let driver = tokio::spawn(rounds());
+        let tasks: Vec<_> = (0..200)
+            .map(|at| {
+                spawn(HONEST, async move {
+                    for _ in 0..3 {
+                        let began = Instant::now();
+                        while began.elapsed() < QUOTA / 2 {}
+                        yield_now().await;
+                    }
+                    at
+                })
+            })
+            .collect();
+        for (at, task) in tasks.into_iter().enumerate() {
+            assert_eq!(task.await.unwrap(), at);
+        }
+        driver.abort();
+    }
+}
