@@ -11,17 +11,14 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod body;
 mod bound;
 mod connection;
 mod desk;
 mod framing;
-#[doc(hidden)]
-pub mod fuzzing;
 mod guard;
-mod head;
 pub mod hello;
 mod http;
-pub mod path;
 mod proxy;
 pub mod quic;
 pub mod sniff;
@@ -29,6 +26,10 @@ mod socket;
 mod splice;
 mod tally;
 mod upstream;
+mod websocket;
+
+pub use namegate_config::l7::path;
+use namegate_config::l7::head;
 
 pub use desk::{Access, Demand, Desk, Fate, Match, Named, Question, What};
 pub use proxy::{Config, Proxy, ProxyError};

@@ -14,7 +14,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, sync::Mutex};
 
-use crate::socket;
+use crate::{body::FromClient, socket};
 
 /// Octets of the head of a response.
 const HEAD_OCTETS_MAX: u32 = 256 << 10;
@@ -29,8 +29,8 @@ pub(crate) enum UpstreamError {
 }
 
 enum Sender {
-    One(http1::SendRequest<Incoming>),
-    Two(http2::SendRequest<Incoming>),
+    One(http1::SendRequest<FromClient>),
+    Two(http2::SendRequest<FromClient>),
 }
 
 /// A server, and the connection to it.
@@ -51,7 +51,7 @@ impl Upstream {
     /// Sends a request and gives the head of the response. A request that a closing server did not take is sent once more.
     pub(crate) async fn send(
         &self,
-        request: Request<Incoming>,
+        request: Request<FromClient>,
         source: Option<IpAddr>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         match self.try_send(request, source).await? {
@@ -66,9 +66,9 @@ impl Upstream {
     /// Gives the request back where it was not sent.
     async fn try_send(
         &self,
-        request: Request<Incoming>,
+        request: Request<FromClient>,
         source: Option<IpAddr>,
-    ) -> Result<Result<Response<Incoming>, Request<Incoming>>, UpstreamError> {
+    ) -> Result<Result<Response<Incoming>, Request<FromClient>>, UpstreamError> {
         let mut place = self.sender.lock().await;
         let is_ready = match place.as_mut() {
             Some(Sender::One(sender)) => sender.ready().await.is_ok(),
