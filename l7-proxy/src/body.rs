@@ -22,17 +22,20 @@ impl Broken {
     }
 }
 
+/// The body of requests to the server.
+pub(crate) type RequestBody = FromClient<Incoming>;
+
 /// A client's body as the server gets it.
 #[derive(Debug)]
-pub(crate) struct FromClient {
-    body: Incoming,
+pub(crate) struct FromClient<B> {
+    body: B,
     broken: Broken,
     keeps_trailers: bool,
 }
 
-impl FromClient {
+impl<B> FromClient<B> {
     /// Without `keeps_trailers` they are left out: a server could take them for the fields that rules demand.
-    pub(crate) fn new(body: Incoming, keeps_trailers: bool) -> Self {
+    pub(crate) fn new(body: B, keeps_trailers: bool) -> Self {
         Self { body, broken: Broken::default(), keeps_trailers }
     }
 
@@ -41,9 +44,9 @@ impl FromClient {
     }
 }
 
-impl Body for FromClient {
+impl<B: Body<Data = Bytes> + Unpin> Body for FromClient<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

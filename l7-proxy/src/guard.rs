@@ -96,7 +96,8 @@ impl Guard {
 
     /// Whether a rule demands a header field.
     pub(crate) fn demands_fields(&self) -> bool {
-        self.rules().any(|limits| matches!(limits, L7::Http(rules) if rules.iter().any(|rule| !rule.headers.is_empty())))
+        self.rules()
+            .any(|limits| matches!(limits, L7::Http(rules) if rules.iter().any(|rule| !rule.headers.is_empty())))
     }
 
     /// Whether some rule lets TLS through by its server name.
@@ -111,10 +112,13 @@ impl Guard {
 
     /// What the rules of all sides demand.
     fn rules(&self) -> impl Iterator<Item = &L7> {
-        self.sides.iter().flat_map(|(_, limits)| match limits {
-            Limits::Rules(rules) => &rules[..],
-            Limits::Free | Limits::Closed(_) => &[],
-        }).filter_map(|rule| rule.l7.as_deref())
+        self.sides
+            .iter()
+            .flat_map(|(_, limits)| match limits {
+                Limits::Rules(rules) => &rules[..],
+                Limits::Free | Limits::Closed(_) => &[],
+            })
+            .filter_map(|rule| rule.l7.as_deref())
     }
 
     /// Whether every side lets something pass, or has a rule of this kind.
@@ -183,13 +187,8 @@ mod tests {
             (Limits::Rules(vec![names, a]), Limits::Free, true, true, Some("a")),
         ] {
             let sides = vec![(Direction::Egress, egress), (Direction::Ingress, ingress)];
-            let guard = Guard::from(Demand {
-                sides,
-                keeps_source: false,
-                audit: false,
-                bound: false,
-                binding: Match::Good,
-            });
+            let guard =
+                Guard::from(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good });
             let judged = guard.judge(Asked::Http(&ask, &fields));
             assert_eq!((judged.allowed, judged.rule.as_ref().map(|rule| &*rule.name)), (http, decider), "{guard:?}");
             assert_eq!(guard.judge(Asked::Tls(Some(&"x.io".parse().unwrap()))).allowed, tls, "{guard:?}");

@@ -21,8 +21,8 @@ use hyper::{
     service::service_fn,
     upgrade::OnUpgrade,
 };
-use namegate_config::l7::head::{self, HttpFacts, Refused};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use namegate_config::l7::head::{self, HttpFacts, Refused};
 use tokio::{
     net::TcpStream,
     sync::{Mutex, watch},
@@ -224,11 +224,7 @@ impl<D: Desk> Session<D> {
     }
 
     /// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come.
-    fn incoming(
-        &self,
-        mut response: Response<Incoming>,
-        from_client: Option<(OnUpgrade, HeaderValue)>,
-    ) -> Reply {
+    fn incoming(&self, mut response: Response<Incoming>, from_client: Option<(OnUpgrade, HeaderValue)>) -> Reply {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             head::strip(response.headers_mut());
             return response.map(Either::Left);

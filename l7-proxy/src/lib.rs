@@ -28,8 +28,8 @@ mod tally;
 mod upstream;
 mod websocket;
 
-pub use namegate_config::l7::path;
 use namegate_config::l7::head;
+pub use namegate_config::l7::path;
 
 pub use desk::{Access, Demand, Desk, Fate, Match, Named, Question, What};
 pub use proxy::{Config, Proxy, ProxyError};

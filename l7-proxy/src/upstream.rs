@@ -14,7 +14,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, sync::Mutex};
 
-use crate::{body::FromClient, socket};
+use crate::{body::RequestBody, socket};
 
 /// Octets of the head of a response.
 const HEAD_OCTETS_MAX: u32 = 256 << 10;
@@ -29,8 +29,8 @@ pub(crate) enum UpstreamError {
 }
 
 enum Sender {
-    One(http1::SendRequest<FromClient>),
-    Two(http2::SendRequest<FromClient>),
+    One(http1::SendRequest<RequestBody>),
+    Two(http2::SendRequest<RequestBody>),
 }
 
 /// A server, and the connection to it.
@@ -51,7 +51,7 @@ impl Upstream {
     /// Sends a request and gives the head of the response. A request that a closing server did not take is sent once more.
     pub(crate) async fn send(
         &self,
-        request: Request<FromClient>,
+        request: Request<RequestBody>,
         source: Option<IpAddr>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         match self.try_send(request, source).await? {
@@ -66,9 +66,9 @@ impl Upstream {
     /// Gives the request back where it was not sent.
     async fn try_send(
         &self,
-        request: Request<FromClient>,
+        request: Request<RequestBody>,
         source: Option<IpAddr>,
-    ) -> Result<Result<Response<Incoming>, Request<FromClient>>, UpstreamError> {
+    ) -> Result<Result<Response<Incoming>, Request<RequestBody>>, UpstreamError> {
         let mut place = self.sender.lock().await;
         let is_ready = match place.as_mut() {
             Some(Sender::One(sender)) => sender.ready().await.is_ok(),

@@ -247,9 +247,8 @@ fn only_the_answer_to_its_handshake_opens_a_tunnel() {
     }
     let bench = Bench::new(open(), OK);
     for body in ["Content-Length: 30\r\n", "Transfer-Encoding: chunked\r\n"] {
-        let heard = bench.ask(
-            (format!("GET /open HTTP/1.1\r\nHost: a\r\n{WEBSOCKET}{body}\r\n") + &get("/shut")).as_bytes(),
-        );
+        let heard =
+            bench.ask((format!("GET /open HTTP/1.1\r\nHost: a\r\n{WEBSOCKET}{body}\r\n") + &get("/shut")).as_bytes());
         assert_eq!(codes(&heard), ["400"], "a body behind a handshake: {heard}");
     }
     assert_eq!(bench.seen(), "");

@@ -358,7 +358,11 @@ impl State<'_> {
 fn how(reason: Reason, request: Option<&Request>) -> &'static str {
     match request {
         Some(request @ Request::Http { .. }) if reason == Reason::L7 => {
-            if request.head().is_ok() { "http-403" } else { "http-400" }
+            if request.head().is_ok() {
+                "http-403"
+            } else {
+                "http-400"
+            }
         }
         Some(Request::Dns { .. }) if reason == Reason::L7 => "dns-refused",
         Some(Request::Tls { .. }) if reason == Reason::L7 => "tls-reset",

@@ -1,7 +1,5 @@
 //! Conditions on one HTTP request. Where servers read a request in different ways, every reading must hold.
 
-use std::iter::once;
-
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{

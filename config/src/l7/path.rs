@@ -270,12 +270,9 @@ mod tests {
 
     #[test]
     fn parameters_of_segments_are_dropped_up_to_the_next_slash() {
-        for (target, want) in [
-            ("/a/b?x;y", None),
-            ("/a;v=1", Some("/a")),
-            ("/a;v=1/b;c;d?x;y", Some("/a/b?x;y")),
-            ("/a;/", Some("/a/")),
-        ] {
+        for (target, want) in
+            [("/a/b?x;y", None), ("/a;v=1", Some("/a")), ("/a;v=1/b;c;d?x;y", Some("/a/b?x;y")), ("/a;/", Some("/a/"))]
+        {
             assert_eq!(without_parameters(target).as_deref(), want, "{target}");
         }
     }

@@ -107,7 +107,8 @@ fn plain_dots(draft: &Draft, rule: &Rule) -> Vec<Diagnostic> {
     let texts = rules.iter().flat_map(|rule| [("host", &rule.host), ("path", &rule.path)]);
     let plain = texts.filter_map(|(field, text)| Some((field, text.as_ref()?.as_str()))).filter(|(_, text)| {
         let is_letter = |byte: u8| byte.is_ascii_alphanumeric();
-        let has_dot = text.as_bytes().windows(3).any(|three| is_letter(three[0]) && three[1] == b'.' && is_letter(three[2]));
+        let has_dot =
+            text.as_bytes().windows(3).any(|three| is_letter(three[0]) && three[1] == b'.' && is_letter(three[2]));
         has_dot && !text.contains(|character| r"\[](){}*+?|^$".contains(character))
     });
     let warn = |(field, text): (&str, &str)| {

@@ -81,7 +81,8 @@ pub(super) fn cgi_name(field: &str) -> String {
 }
 
 fn without_parameters(path: &[u8]) -> Vec<u8> {
-    let bare = path.split(|byte| *byte == b'/').map(|segment| segment.split(|byte| *byte == b';').next().unwrap_or(&[]));
+    let bare =
+        path.split(|byte| *byte == b'/').map(|segment| segment.split(|byte| *byte == b';').next().unwrap_or(&[]));
     bare.collect::<Vec<_>>().join(&b'/')
 }
 
