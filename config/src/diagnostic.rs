@@ -89,7 +89,7 @@ codes! {
     /// A rule that a deny rule covers.
     Shadowed = "shadowed", "covered by a deny rule";
     /// A regular expression that looks like plain text.
-    PlainText = "plain-text", "a regular expression";
+    PlainText = "plain-text", "a pattern inside looks like plain text";
 }
 
 impl Diagnostic {
