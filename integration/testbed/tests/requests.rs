@@ -44,7 +44,6 @@ fn the_proxy_and_the_model_read_paths_alike() {
     let config = agent.path("namegate.yaml");
     for (path, want) in [
         ("/v1", "200"),
-        ("/x/..//%76%31", "200"),
         ("/public/../admin", "403"),
         ("/public/%2e%2e/admin", "403"),
         ("/public;x=/admin", "403"),
@@ -60,6 +59,7 @@ fn the_proxy_and_the_model_read_paths_alike() {
         ("/public/x%3f", "400"),
         ("/public/#/../admin", "400"),
         ("/public/é", "400"),
+        ("/x/..//%76%31", "200"),
     ] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: a.io\r\nConnection: close\r\n\r\n");
         assert_eq!(ask(world.pod(TIE), request.as_bytes()), want, "{path}");
