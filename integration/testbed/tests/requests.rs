@@ -67,6 +67,7 @@ fn the_proxy_and_the_model_read_paths_alike() {
         let trace = ["policy", "trace", "--from", TIE, "--to", SERVER, "--config", config, "--policies", file];
         let (code, out, err) = namegate(&agent, &[&trace[..], &["--http", &http]].concat());
         assert_eq!(code, Some(i32::from(want != "200")), "{path}: {out}{err}");
+        assert_eq!(out.contains("note: the proxy answers 400"), want == "400", "{path}: {out}");
     }
 }
 
