@@ -53,6 +53,7 @@ const DENIED: &str = "Access denied\n";
 const REASON: HeaderName = HeaderName::from_static("x-namegate-reason");
 /// The reason where the host is no name of the server.
 pub(crate) const MISMATCH: &str = "the name did not open this address";
+
 /// A client's connection.
 pub(crate) struct Opened {
     /// Client and server.
