@@ -38,10 +38,10 @@ mod tests {
     #[test]
     fn only_the_answer_to_the_handshake_accepts_it() {
         // The key and the answer of RFC 6455 §1.3.
-        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
         const ACCEPT: (&str, &str) = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         const UPGRADE: (&str, &str) = ("upgrade", "WebSocket");
         const CONNECTION: (&str, &str) = ("connection", "keep-alive, Upgrade");
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
         for (fields, want) in [
             (&[UPGRADE, CONNECTION, ACCEPT][..], true),
             (&[CONNECTION, ACCEPT], false),

@@ -127,7 +127,10 @@ fn decode(path: &str) -> Result<String, PathError> {
                     b'/' | b'\\' | b'?' | b';' => return Err(PathError::Separator),
                     control if control.is_ascii_control() => return Err(PathError::Control),
                     plain if is_unreserved(plain) => decoded.push(char::from(plain)),
-                    other => decoded.push_str(&format!("%{other:02X}")),
+                    other => {
+                        let encoded = format!("%{other:02X}");
+                        decoded.push_str(&encoded);
+                    }
                 }
             }
             b'\\' => return Err(PathError::Separator),

@@ -231,7 +231,8 @@ fn slow_path(target: &str) -> Option<String> {
             return None;
         }
         if *encoded && !is_plain(*value) {
-            text.push_str(&format!("%{value:02X}"));
+            let hexadecimal = format!("%{value:02X}");
+            text.push_str(&hexadecimal);
         } else {
             text.push(char::from(*value));
         }

@@ -2,6 +2,7 @@
 
 /// A server, by what it does to a path.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one habit, and servers have them in any combination")]
 pub(super) struct Lenient {
     /// Drops the parameters of segments before it decodes (servlet containers).
     drops_parameters: bool,

@@ -67,9 +67,11 @@ impl<W> Bounded<W> {
     }
 }
 
-impl<S: Subscriber, O: Write, W: Fn() -> O + 'static> Layer<S> for Bounded<W>
+impl<S, O, W> Layer<S> for Bounded<W>
 where
-    W: Send + Sync,
+    S: Subscriber,
+    O: Write,
+    W: Fn() -> O + Send + Sync + 'static,
 {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let place = event.metadata();
