@@ -83,7 +83,8 @@ const CADDY: &str = "
 	admin off
 	auto_https off
 }
-http://127.0.0.1:PORT {
+http://:PORT {
+	bind 127.0.0.1
 	respond \"saw {http.request.uri.path}\"
 }
 ";
@@ -100,7 +101,7 @@ const SERVERS: [Server; 5] = [
     Server { column: "Python", program: "python3", settings: PYTHON, arguments: &["FILE"] },
     Server { column: "Node", program: "node", settings: NODE, arguments: &["FILE"] },
     Server { column: "nginx", program: "nginx", settings: NGINX, arguments: &["-c", "FILE"] },
-    Server { column: "Apache", program: "apache2", settings: APACHE, arguments: &["-f", "FILE", "-DFOREGROUND"] },
+    Server { column: "Apache", program: "apache2", settings: APACHE, arguments: &["-f", "FILE", "-X"] },
     Server {
         column: "Caddy",
         program: "caddy",
