@@ -55,8 +55,8 @@ fn a_demanded_field_reaches_the_server_as_it_was_judged() {
         ("an allowed other method", b"X-Limit: 1\r\nX-HTTP-Method-Override: POST\r\n", "200"),
     ] {
         let before = bench.seen().len();
-        let head = [b"GET / HTTP/1.1\r\nHost: a.io\r\n", fields, b"\r\n"].concat();
-        let heard = bench.ask(&head);
+        let request = [b"GET / HTTP/1.1\r\nHost: a.io\r\n", fields, b"\r\n"].concat();
+        let heard = bench.ask(&request);
         assert_eq!(codes(&heard), [want], "{what}: {heard}");
         let seen = bench.seen()[before..].to_ascii_lowercase();
         let limits: Vec<&str> = seen.lines().filter(|line| line.replace('_', "-").starts_with("x-limit")).collect();

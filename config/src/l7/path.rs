@@ -167,7 +167,8 @@ fn check_segment(segment: &str) -> Result<(), PathError> {
     if after_percent.any(is_hidden) {
         return Err(PathError::EncodedTwice);
     }
-    let bare = plain.split(';').next().unwrap_or_default();
+    // Where parameters begin, or a fragment for a server that decodes too early.
+    let bare = plain.split([';', '#']).next().unwrap_or_default();
     let has_nothing = bare.chars().all(|character| character == '.' || character.is_whitespace());
     // A segment of three dots and more is a name.
     let is_name = bare.len() == plain.len() && bare.bytes().all(|byte| byte == b'.');
@@ -256,6 +257,8 @@ mod tests {
             ("/a.;v", Ok("/a.;v")),
             ("/a%3fb", Err(PathError::Separator)),
             ("/a%23b", Ok("/a%23b")),
+            ("/public/..%23", Err(PathError::Segment)),
+            ("/public/%23x/../admin", Err(PathError::Segment)),
             ("/a#b", Err(PathError::Fragment)),
             ("/a?b#c", Err(PathError::Fragment)),
             ("/public/%c0%ae%c0%ae/admin", Err(PathError::Encoding)),

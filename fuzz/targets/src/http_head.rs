@@ -255,15 +255,15 @@ fn is_doubtful(segment: &[Letter]) -> bool {
     let Ok(text) = String::from_utf8(bytes.clone()) else { return true };
     let is_hidden = |three: &[u8]| {
         let digits = str::from_utf8(&three[1..]).unwrap_or_default();
-        let is_hexadecimal = three[0] == b'%' && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let is_hexadecimal = three[0] == b'%' && three[1..].iter().all(u8::is_ascii_hexdigit);
         is_hexadecimal && !u8::from_str_radix(digits, 16).is_ok_and(|byte| is_plain(byte) && byte != b'.')
     };
     if text.chars().any(char::is_control) || bytes.windows(3).any(is_hidden) {
         return true;
     }
-    let name = text.split(';').next().unwrap_or_default();
+    let name = text.split([';', '#']).next().unwrap_or_default();
     let rest: String = name.chars().filter(|one| *one != '.' && !one.is_whitespace()).collect();
-    let has_more = text.contains(';') || name.contains(char::is_whitespace);
+    let has_more = text.contains([';', '#']) || name.contains(char::is_whitespace);
     rest.is_empty() && has_more
 }
 
