@@ -99,8 +99,8 @@ fn check_servers(text: &str, came: &HeaderMap, sent: &Parts, facts: &HttpFacts) 
 
 /// Values of the fields that have one of these names as variables of CGI.
 fn fields<'f>(headers: &'f HeaderMap, names: &[&str]) -> Vec<&'f [u8]> {
-    let named = headers.iter().filter(|(name, _)| names.contains(&&*cgi_name(name.as_str())));
-    named.map(|(_, value)| value.as_bytes()).collect()
+    let found = headers.iter().filter(|(name, _)| names.contains(&&*cgi_name(name.as_str())));
+    found.map(|(_, value)| value.as_bytes()).collect()
 }
 
 /// What is judged of a head.
@@ -191,7 +191,7 @@ fn has_upgrade_with_body(parts: &Parts) -> bool {
     let asks = upgrades.len() == 1
         && upgrades[0].as_bytes().eq_ignore_ascii_case(b"websocket")
         && options(&parts.headers).is_some_and(|options| options.contains(&"upgrade".to_owned()));
-    let length = parts.headers.get("content-length").map(|length| length.as_bytes());
+    let length = parts.headers.get("content-length").map(hyper::http::HeaderValue::as_bytes);
     asks && (parts.headers.contains_key("transfer-encoding") || length.is_some_and(|length| length != b"0"))
 }
 

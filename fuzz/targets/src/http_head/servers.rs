@@ -22,7 +22,7 @@ impl Lenient {
     /// All combinations.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         (0..96_u8).map(|number| {
-            let has = |bit: u8| number / 3 & (1 << bit) != 0;
+            let has = |bit: u8| (number / 3) & (1 << bit) != 0;
             Self {
                 decodes: number % 3,
                 drops_parameters: has(0),
@@ -111,15 +111,12 @@ fn short(path: &[u8]) -> Vec<u8> {
     let mut short = Vec::new();
     let mut rest = path;
     while let Some((first, after)) = rest.split_first() {
-        match (first, after.first()) {
-            (0xc0 | 0xc1, Some(next)) => {
-                short.push((first & 1) << 6 | next & 0x3f);
-                rest = &after[1..];
-            }
-            _ => {
-                short.push(*first);
-                rest = after;
-            }
+        if let (0xc0 | 0xc1, Some(next)) = (first, after.first()) {
+            short.push((first & 1) << 6 | next & 0x3f);
+            rest = &after[1..];
+        } else {
+            short.push(*first);
+            rest = after;
         }
     }
     short
