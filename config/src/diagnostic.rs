@@ -88,6 +88,8 @@ codes! {
     Widened = "widened", "widened by another rule";
     /// A rule that a deny rule covers.
     Shadowed = "shadowed", "covered by a deny rule";
+    /// A regular expression that looks like plain text.
+    PlainText = "plain-text", "a pattern inside looks like plain text";
 }
 
 impl Diagnostic {

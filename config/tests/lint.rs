@@ -60,6 +60,28 @@ fn limits_that_another_rule_lifts() {
 }
 
 #[test]
+fn a_host_or_path_that_looks_like_plain_text() {
+    for (rule, want) in [
+        ("host: api.example.com", Some(r"write `api\.example\.com`")),
+        ("path: /v1/openapi.json", Some(r"write `/v1/openapi\.json`")),
+        (r"host: 'api\.example\.com'", None),
+        ("host: '.*.example.com'", None),
+        ("host: 'api.example.com(:80)?'", None),
+        ("path: /v1./x", None),
+        ("path: /v1", None),
+        ("method: G.T", None),
+    ] {
+        let limited = format!(
+            "  egress:\n  - toCIDR: [192.0.2.1/32]\n    toPorts:\n    - ports: [{{port: '80', protocol: TCP}}]\n      \
+             rules: {{http: [{{{rule}}}]}}\n"
+        );
+        let drawn = drawn(&policy("limited", &limited), None);
+        assert_eq!(!drawn.is_empty(), want.is_some(), "{rule}: {drawn}");
+        assert!(want.is_none_or(|want| drawn.contains(want) && drawn.contains("is a regular expression")), "{drawn}");
+    }
+}
+
+#[test]
 fn an_object_that_stands_twice_and_names_that_nobody_has() {
     let long = format!("  egress:\n  - toFQDNs: [{{matchPattern: 'a{}*.io'}}]\n", "b".repeat(63));
     insta::assert_snapshot!(drawn(&(policy("one", ALLOW) + &policy("one", &long)), None));

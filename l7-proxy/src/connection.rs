@@ -22,7 +22,7 @@ use crate::{
     client::Client,
     desk::{Access, Desk, Fate, Named, Question, What},
     framing::Framing,
-    guard::{Asked, Compiler, Guard, Judgement},
+    guard::{Asked, Guard, Judgement},
     hello::{self, HELLO_OCTETS_MAX, Hello},
     http::{self, Opened},
     proxy::Config,
@@ -40,7 +40,6 @@ pub(crate) const FIRST_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Shared<D> {
     pub(crate) desk: D,
-    pub(crate) compiler: Compiler,
     pub(crate) tallies: Arc<Tallies>,
     pub(crate) mark: u32,
     port: u16,
@@ -50,10 +49,9 @@ pub(crate) struct Shared<D> {
 
 impl<D> Shared<D> {
     pub(crate) fn new(desk: D, tallies: Arc<Tallies>, config: &Config, port: u16) -> Self {
-        let compiler = Compiler::default();
         let Config { connections_max, connections_per_endpoint_max, bytes_max, .. } = *config;
         let accounts = Accounts::new(connections_max, connections_per_endpoint_max, bytes_max);
-        Self { desk, compiler, tallies, mark: config.mark, port, fixed_server: config.fixed_server, accounts }
+        Self { desk, tallies, mark: config.mark, port, fixed_server: config.fixed_server, accounts }
     }
 
     /// Whom a client called; none where that would be the proxy itself.
@@ -73,7 +71,7 @@ impl<D: Desk> Shared<D> {
     ) -> Option<(u64, Arc<Guard>)> {
         let revision = self.desk.revision();
         let demand = self.desk.demand(Question { client, server, age: began.elapsed(), named }).await?;
-        Some((revision, Arc::new(self.compiler.guard(demand))))
+        Some((revision, Arc::new(Guard::from(demand))))
     }
 
     /// Those on a connection that asks for a name, where that matters.

@@ -1,28 +1,24 @@
-//! Where the requests of an HTTP/1 connection begin and end, read beside hyper. Of a length and a coding hyper keeps the
-//! coding alone and shows nothing of the length; here it is seen, so that such a request can be refused (RFC 9112 §6.3).
+//! Where the requests of an HTTP/1 connection begin and end, read beside hyper, which shows nothing of two things: a length
+//! beside a coding (RFC 9112 §6.3), and a fragment in the request target (RFC 9112 §3.2). Both are refused.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, OnceLock};
+
+use crate::head::{BROKEN_BODY, FRAGMENT, Refused, TWO_ENDS};
 
 /// Octets kept of a line: enough for the names and values that count.
 const LINE_OCTETS_MAX: usize = 64;
 
-/// The number of the first request of a connection that has both a length and a coding; the first request is 1.
-#[derive(Clone, Debug)]
-pub(crate) struct Doubtful(Arc<AtomicU64>);
+/// Hexadecimal digits of the size of a chunk: as many as a number of 64 bits has.
+const SIZE_DIGITS_MAX: usize = 16;
 
-impl Default for Doubtful {
-    fn default() -> Self {
-        Self(Arc::new(AtomicU64::new(u64::MAX)))
-    }
-}
+/// The number of the first request of a connection that is refused, and why; the first request is 1.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doubtful(Arc<OnceLock<(u64, Refused)>>);
 
 impl Doubtful {
-    /// Whether the request of this number is one, or comes after one.
-    pub(crate) fn has(&self, number: u64) -> bool {
-        number >= self.0.load(Ordering::Relaxed)
+    /// Why the request of this number is refused: it is that one, or comes after it.
+    pub(crate) fn refuses(&self, number: u64) -> Option<Refused> {
+        self.0.get().filter(|(first, _)| number >= *first).map(|(_, refused)| *refused)
     }
 }
 
@@ -34,6 +30,7 @@ pub(crate) struct Framing {
     requests: u64,
     length: Option<u64>,
     is_coded: bool,
+    has_fragment: bool,
     doubtful: Doubtful,
 }
 
@@ -58,7 +55,15 @@ enum State {
 
 impl Framing {
     pub(crate) fn new(doubtful: Doubtful) -> Self {
-        Self { state: State::Start, line: Vec::new(), requests: 0, length: None, is_coded: false, doubtful }
+        Self {
+            state: State::Start,
+            line: Vec::new(),
+            requests: 0,
+            length: None,
+            is_coded: false,
+            has_fragment: false,
+            doubtful,
+        }
     }
 
     /// Takes the next octets. To be called before hyper gets them.
@@ -72,6 +77,7 @@ impl Framing {
             }
             let end = octets.iter().position(|octet| *octet == b'\n');
             let part = &octets[..end.unwrap_or(octets.len())];
+            self.has_fragment |= self.state == State::Start && part.contains(&b'#');
             let room = LINE_OCTETS_MAX - self.line.len();
             self.line.extend_from_slice(&part[..part.len().min(room)]);
             octets = &octets[end.map_or(octets.len(), |at| at + 1)..];
@@ -98,7 +104,7 @@ impl Framing {
             State::Start => {
                 self.requests += 1;
                 (self.length, self.is_coded) = (None, false);
-                State::Field
+                if self.has_fragment { self.refuse(self.requests, FRAGMENT) } else { State::Field }
             }
             State::Field if line.is_empty() => self.after_head(),
             State::Field => {
@@ -116,18 +122,22 @@ impl Framing {
             State::Size => match size(line) {
                 Some(0) => State::Trailer,
                 Some(octets) => State::Chunk(octets.saturating_add(2)),
-                None => State::Lost,
+                None => self.refuse(self.requests + 1, BROKEN_BODY),
             },
             state => state,
         }
     }
 
+    /// Has the request of this number refused, and all that come after it.
+    fn refuse(&self, number: u64, refused: Refused) -> State {
+        // The first one stands: hyper reads no further.
+        let _ = self.doubtful.0.set((number, refused));
+        State::Lost
+    }
+
     fn after_head(&self) -> State {
         match (self.is_coded, self.length) {
-            (true, Some(_)) => {
-                self.doubtful.0.store(self.requests, Ordering::Relaxed);
-                State::Lost
-            }
+            (true, Some(_)) => self.refuse(self.requests, TWO_ENDS),
             (true, None) => State::Size,
             (false, None | Some(0)) => State::Start,
             (false, Some(length)) => State::Body(length),
@@ -138,6 +148,9 @@ impl Framing {
 /// The number in front of extensions (RFC 9112 §7.1).
 fn size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().position(|octet| !octet.is_ascii_hexdigit()).unwrap_or(line.len());
+    if digits > SIZE_DIGITS_MAX || !matches!(line.get(digits), None | Some(b';' | b' ' | b'\t')) {
+        return None;
+    }
     u64::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()
 }
 
@@ -153,7 +166,7 @@ mod tests {
             let mut framing = Framing::new(doubtful.clone());
             octets.as_bytes().chunks(piece).for_each(|part| framing.feed(part));
             assert!(framing.line.len() <= LINE_OCTETS_MAX);
-            found.push((1..10).find(|number| doubtful.has(*number)));
+            found.push((1..10).find(|number| doubtful.refuses(*number).is_some()));
         }
         found.dedup();
         assert_eq!(found.len(), 1, "{octets:?}: {found:?}");
@@ -161,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beside_a_coding_is_seen_behind_any_body() {
+    fn what_hyper_hides_is_seen_behind_any_body() {
         let both = "POST / HTTP/1.1\r\ncontent-LENGTH: 4\r\nTransfer-Encoding: chunked\r\n\r\n";
         let turned = "POST / HTTP/1.1\nTransfer-Encoding: chunked\nHost: a\nContent-Length:4\n\n";
         let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -171,6 +184,9 @@ mod tests {
             both.len()
         );
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(300));
+        let sized = |size: &str| {
+            format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nhello\r\n0\r\n\r\n{get}")
+        };
         for (octets, want) in [
             (both.to_owned(), Some(1)),
             (turned.to_owned(), Some(1)),
@@ -181,8 +197,16 @@ mod tests {
             (chunks.clone(), None),
             (chunks + turned, Some(2)),
             (long + both, Some(2)),
+            (get.replace("/ ", "/a#b "), Some(1)),
+            (get.to_owned() + &get.replace("/ ", &format!("/{}#b ", "a".repeat(300))), Some(2)),
+            (get.replace("Host: a", "Host: a\r\nX: #"), None),
+            (sized("5"), None),
+            (sized("00000000000005 ;a=#"), None),
+            (sized(&("0".repeat(70) + "5")), Some(2)),
+            (sized("0x5"), Some(2)),
+            (sized("+5"), Some(2)),
             ("\u{16}\u{3}\n:\n\n\n".to_owned(), None),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_owned() + both, None),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_owned() + both, Some(2)),
         ] {
             assert_eq!(doubtful(&octets), want, "{octets:?}");
         }

@@ -1,34 +1,16 @@
-//! Limits compiled once and asked for each request.
+//! The limits of one connection, asked for each request.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use hyper::HeaderMap;
 use namegate_config::{
-    l7::{HeaderMatch, HttpRule, L7, RegexText},
-    name::{Fqdn, NamePattern},
+    l7::{L7, head::HttpFacts},
+    name::Fqdn,
     reference::Limits,
-    rule::{Direction, Origin},
+    rule::{Direction, Origin, Rule},
 };
-use regex::Regex;
 
 use crate::desk::{Demand, Match};
-
-/// Sets of limits whose compiled form is kept.
-const KEPT_MAX: usize = 4_096;
-
-/// An HTTP request as rules see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HttpFacts {
-    /// Method.
-    pub(crate) method: String,
-    /// Normalised path, and query.
-    pub(crate) path: String,
-    /// Host, with the port where one was sent.
-    pub(crate) host: String,
-}
 
 /// What is judged.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +34,7 @@ pub(crate) struct Judgement {
 /// The limits of one connection, from both ends.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    sides: Vec<(Direction, Side)>,
+    sides: Vec<(Direction, Limits)>,
     pub(crate) keeps_source: bool,
     pub(crate) audit: bool,
     /// It matters for which name a connection asks.
@@ -61,104 +43,19 @@ pub(crate) struct Guard {
     pub(crate) binding: Match,
 }
 
-#[derive(Debug)]
-enum Side {
-    Free,
-    Closed(Option<Arc<Origin>>),
-    Rules(Vec<(Arc<Origin>, Arc<Compiled>)>),
-}
-
-#[derive(Debug)]
-enum Compiled {
-    Http(Vec<Http>),
-    ServerNames(Vec<NamePattern>),
-    /// Not for what this proxy reads.
-    Other,
-}
-
-#[derive(Debug)]
-struct Http {
-    method: Option<Regex>,
-    path: Option<Regex>,
-    host: Option<Regex>,
-    headers: Vec<HeaderMatch>,
-}
-
-/// Compiled limits, shared by all connections.
-#[derive(Debug, Default)]
-pub(crate) struct Compiler(Mutex<HashMap<Arc<L7>, Arc<Compiled>>>);
-
-impl Compiler {
-    pub(crate) fn guard(&self, demand: Demand) -> Guard {
-        let sides = demand.sides.into_iter().map(|(direction, limits)| (direction, self.side(limits))).collect();
-        let Demand { keeps_source, audit, bound, binding, .. } = demand;
-        Guard { sides, keeps_source, audit, bound, binding }
-    }
-
-    fn side(&self, limits: Limits) -> Side {
-        match limits {
-            Limits::Free => Side::Free,
-            Limits::Closed(rule) => Side::Closed(rule),
-            Limits::Rules(rules) => {
-                let limited = rules.iter().filter_map(|rule| Some((Arc::clone(&rule.origin), rule.l7.as_ref()?)));
-                Side::Rules(limited.map(|(origin, l7)| (origin, self.compiled(l7))).collect())
-            }
-        }
-    }
-
-    fn compiled(&self, l7: &Arc<L7>) -> Arc<Compiled> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(compiled) = kept.get(l7) {
-            return Arc::clone(compiled);
-        }
-        if kept.len() >= KEPT_MAX {
-            kept.clear();
-        }
-        let compiled = Arc::new(Compiled::of(l7));
-        kept.insert(Arc::clone(l7), Arc::clone(&compiled));
-        compiled
+impl From<Demand> for Guard {
+    fn from(demand: Demand) -> Self {
+        let Demand { sides, keeps_source, audit, bound, binding } = demand;
+        Self { sides, keeps_source, audit, bound, binding }
     }
 }
 
-impl Compiled {
-    fn of(l7: &L7) -> Self {
-        match l7 {
-            L7::Http(rules) => Self::Http(rules.iter().filter_map(Http::of).collect()),
-            L7::ServerNames(patterns) => Self::ServerNames(patterns.clone()),
-            L7::Dns(_) => Self::Other,
-        }
-    }
-
-    fn allows(&self, asked: Asked<'_>) -> bool {
-        match (self, asked) {
-            (Self::Http(rules), Asked::Http(facts, fields)) => rules.iter().any(|rule| rule.allows(facts, fields)),
-            (Self::ServerNames(patterns), Asked::Tls(Some(name))) => patterns.iter().any(|one| one.matches(name)),
-            _ => false,
-        }
-    }
-}
-
-impl Http {
-    /// `None` where an expression does not compile: what can not be read allows nothing.
-    fn of(rule: &HttpRule) -> Option<Self> {
-        let compile = |text: &Option<RegexText>| match text {
-            None => Some(None),
-            Some(text) => text.compile().map(Some),
-        };
-        let HttpRule { method, path, host, headers } = rule;
-        Some(Self { method: compile(method)?, path: compile(path)?, host: compile(host)?, headers: headers.clone() })
-    }
-
-    fn allows(&self, facts: &HttpFacts, fields: &HeaderMap) -> bool {
-        let holds = |regex: &Option<Regex>, text: &str| regex.as_ref().is_none_or(|regex| regex.is_match(text));
-        holds(&self.method, &facts.method)
-            && holds(&self.path, &facts.path)
-            && holds(&self.host, &facts.host)
-            && self.headers.iter().all(|wanted| {
-                fields
-                    .iter()
-                    .any(|(name, value)| wanted.matches(name.as_str(), &String::from_utf8_lossy(value.as_bytes())))
-            })
+/// Whether one rule lets the request pass.
+fn allows(rule: &Rule, asked: Asked<'_>) -> bool {
+    let Some(limits) = &rule.l7 else { return false };
+    match asked {
+        Asked::Http(facts, fields) => limits.allows_http(facts, fields),
+        Asked::Tls(name) => name.is_some_and(|name| limits.allows_server_name(name)),
     }
 }
 
@@ -170,17 +67,17 @@ impl Guard {
         for (direction, side) in &self.sides {
             let direction = *direction;
             match side {
-                Side::Free => {}
-                Side::Closed(rule) => {
+                Limits::Free => {}
+                Limits::Closed(rule) => {
                     let mismatch = self.binding == Match::Refused && direction == Direction::Egress;
                     return Judgement { allowed: false, direction, rule: rule.clone(), mismatch };
                 }
-                Side::Rules(rules) => {
-                    let Some((origin, _)) = rules.iter().find(|(_, limits)| limits.allows(asked)) else {
-                        let rule = rules.first().map(|(origin, _)| Arc::clone(origin));
+                Limits::Rules(rules) => {
+                    let Some(rule) = rules.iter().find(|rule| allows(rule, asked)) else {
+                        let rule = rules.first().map(|rule| Arc::clone(&rule.origin));
                         return Judgement { allowed: false, direction, rule, mismatch: false };
                     };
-                    passed = Judgement { rule: Some(Arc::clone(origin)), direction, ..passed };
+                    passed = Judgement { rule: Some(Arc::clone(&rule.origin)), direction, ..passed };
                 }
             }
         }
@@ -189,32 +86,47 @@ impl Guard {
 
     /// Whether nothing is asked of requests beside their name.
     pub(crate) fn is_free(&self) -> bool {
-        self.sides.iter().all(|(_, side)| matches!(side, Side::Free))
+        self.sides.iter().all(|(_, limits)| matches!(limits, Limits::Free))
     }
 
     /// Whether a rule has conditions on HTTP requests.
     pub(crate) fn reads_http(&self) -> bool {
-        let reads = |rules: &[(Arc<Origin>, Arc<Compiled>)]| {
-            rules.iter().any(|(_, limits)| matches!(**limits, Compiled::Http(_)))
-        };
-        self.sides.iter().any(|(_, side)| matches!(side, Side::Rules(rules) if reads(rules)))
+        self.rules().any(|limits| matches!(limits, L7::Http(_)))
+    }
+
+    /// Whether a rule demands a header field.
+    pub(crate) fn demands_fields(&self) -> bool {
+        self.rules()
+            .any(|limits| matches!(limits, L7::Http(rules) if rules.iter().any(|rule| !rule.headers.is_empty())))
     }
 
     /// Whether some rule lets TLS through by its server name.
     pub(crate) fn takes_tls(&self) -> bool {
-        self.sides.iter().all(|(_, side)| match side {
-            Side::Free => true,
-            Side::Closed(_) => false,
-            Side::Rules(rules) => rules.iter().any(|(_, limits)| matches!(**limits, Compiled::ServerNames(_))),
-        })
+        self.takes(|limits| matches!(limits, L7::ServerNames(_)))
     }
 
     /// Whether some rule reads HTTP.
     pub(crate) fn takes_http(&self) -> bool {
-        self.sides.iter().all(|(_, side)| match side {
-            Side::Free => true,
-            Side::Closed(_) => false,
-            Side::Rules(rules) => rules.iter().any(|(_, limits)| matches!(**limits, Compiled::Http(_))),
+        self.takes(|limits| matches!(limits, L7::Http(_)))
+    }
+
+    /// What the rules of all sides demand.
+    fn rules(&self) -> impl Iterator<Item = &L7> {
+        self.sides
+            .iter()
+            .flat_map(|(_, limits)| match limits {
+                Limits::Rules(rules) => &rules[..],
+                Limits::Free | Limits::Closed(_) => &[],
+            })
+            .filter_map(|rule| rule.l7.as_deref())
+    }
+
+    /// Whether every side lets something pass, or has a rule of this kind.
+    fn takes(&self, is_kind: impl Fn(&L7) -> bool) -> bool {
+        self.sides.iter().all(|(_, limits)| match limits {
+            Limits::Free => true,
+            Limits::Closed(_) => false,
+            Limits::Rules(rules) => rules.iter().any(|rule| rule.l7.as_deref().is_some_and(&is_kind)),
         })
     }
 }
@@ -222,8 +134,9 @@ impl Guard {
 #[cfg(test)]
 mod tests {
     use namegate_config::{
-        l7::Request,
-        rule::{Effect, Peers, Ports, Rule, Subject, Tier},
+        l7::{HeaderMatch, HttpRule, RegexText},
+        name::NamePattern,
+        rule::{Effect, Peers, Ports, Subject, Tier},
     };
 
     use super::*;
@@ -253,33 +166,11 @@ mod tests {
     }
 
     fn facts(method: &str, path: &str, host: &str) -> HttpFacts {
-        HttpFacts { method: method.into(), path: path.into(), host: host.into() }
+        HttpFacts { method: method.into(), path: path.into(), host: host.into(), websocket: None }
     }
 
     fn fields(token: &str) -> HeaderMap {
         [("x-token".parse().unwrap(), token.parse().unwrap())].into_iter().collect()
-    }
-
-    #[test]
-    fn compiled_rules_say_what_the_rules_say() {
-        let rule = get("/a|/b.*");
-        let compiled = Http::of(&rule).unwrap();
-        let mut allowed = 0;
-        for method in ["GET", "get", "POST"] {
-            for path in ["/a", "/ab", "/b?x", "/"] {
-                for host in ["a.io", "A.io:80", "a.io:81", ""] {
-                    for token in ["42", "4"] {
-                        let facts = facts(method, path, host);
-                        let HttpFacts { method, path, host } = facts.clone();
-                        let headers = vec![("X-Token".to_owned(), token.to_owned())];
-                        let want = rule.matches(&Request::Http { method, path, host, headers });
-                        assert_eq!(compiled.allows(&facts, &fields(token)), want, "{facts:?}");
-                        allowed += u32::from(want);
-                    }
-                }
-            }
-        }
-        assert_eq!(allowed, 4);
     }
 
     #[test]
@@ -296,13 +187,8 @@ mod tests {
             (Limits::Rules(vec![names, a]), Limits::Free, true, true, Some("a")),
         ] {
             let sides = vec![(Direction::Egress, egress), (Direction::Ingress, ingress)];
-            let guard = Compiler::default().guard(Demand {
-                sides,
-                keeps_source: false,
-                audit: false,
-                bound: false,
-                binding: Match::Good,
-            });
+            let guard =
+                Guard::from(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good });
             let judged = guard.judge(Asked::Http(&ask, &fields));
             assert_eq!((judged.allowed, judged.rule.as_ref().map(|rule| &*rule.name)), (http, decider), "{guard:?}");
             assert_eq!(guard.judge(Asked::Tls(Some(&"x.io".parse().unwrap()))).allowed, tls, "{guard:?}");

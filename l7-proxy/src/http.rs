@@ -14,17 +14,15 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
-    header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
-    },
-    http::{request::Parts, uri::PathAndQuery},
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue},
     server::conn::{http1, http2},
     service::service_fn,
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use namegate_config::l7::head::{self, HttpFacts, Refused};
 use tokio::{
     net::TcpStream,
     sync::{Mutex, watch},
@@ -32,18 +30,19 @@ use tokio::{
 
 use crate::{
     account::Charge,
+    body::FromClient,
     client::Seat,
     connection::{IDLE_MAX, Prefixed, Shared},
     counted::{Counted, WINDOW_BYTES, charge_request},
     desk::{Access, Desk, Fate, Match, Named, Question, What},
     framing::{Doubtful, Framing},
-    guard::{Asked, Guard, HttpFacts, Judgement},
-    head,
+    guard::{Asked, Guard, Judgement},
     pace::{self, Executor},
     sniff,
     splice::{self, SILENCE_MAX},
     tally::Outcome,
     upstream::{CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
+    websocket,
 };
 
 /// Octets of the head of a request.
@@ -62,17 +61,6 @@ const DENIED: &str = "Access denied\n";
 const REASON: HeaderName = HeaderName::from_static("x-namegate-reason");
 /// The reason where the host is no name of the server.
 pub(crate) const MISMATCH: &str = "the name did not open this address";
-/// Fields about one connection (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 7] = [
-    CONNECTION,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    TE,
-    // The other half of a wish for HTTP/2 (RFC 7540 §3.2.1), also where `Connection` does not name it.
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// A client's connection.
 pub(crate) struct Opened {
@@ -173,20 +161,22 @@ impl<D: Desk> Session<D> {
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
         let account = self.seat.account();
+        let version = parts.version;
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.doubtful.has(number) {
-            return self.malformed(head::TWO_ENDS, &parts);
+        if let Some(refused) = self.doubtful.refuses(number) {
+            return self.malformed(refused, version);
         }
         let host = match head::host(&parts) {
             Ok(host) => host,
-            Err(refused) => return self.malformed(refused, &parts),
+            Err(refused) => return self.malformed(refused, version),
         };
         let Some(guard) = self.guard(&host).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "Unavailable\n", "the rules can not be asked");
         };
-        let facts = match head::read(&parts, host, !guard.bound || guard.reads_http()) {
+        // From here on `parts` are what the server gets.
+        let facts = match head::read(&mut parts, host, !guard.bound || guard.reads_http()) {
             Ok(facts) => facts,
-            Err(refused) => return self.malformed(refused, &parts),
+            Err(refused) => return self.malformed(refused, version),
         };
         let judged = guard.judge(Asked::Http(&facts, &parts.headers));
         if !judged.allowed && !guard.audit {
@@ -199,25 +189,23 @@ impl<D: Desk> Session<D> {
         }
         self.shared.tallies.count(Outcome::Allowed);
         let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
-        let from_client = take_upgrade(&mut parts.headers, &mut parts.extensions);
+        let from_client = parts.extensions.remove::<OnUpgrade>().zip(facts.websocket.clone());
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
-        let reply = match outgoing(parts, Counted::new(body, account, None), &facts) {
-            Ok(request) => match self.upstream.send(request, source).await {
-                Ok(response) => {
-                    incoming(response.map(|body| Counted::new(body, account, Some(charge))), from_client, &self.seat)
-                }
-                Err(error) => self.unanswered(&error),
-            },
-            Err(why) => plain(StatusCode::BAD_REQUEST, "Bad request\n", why),
+        let body = FromClient::new(Counted::new(body, account, None), !guard.demands_fields());
+        let broken = body.broken();
+        let reply = match self.upstream.send(Request::from_parts(parts, body), source).await {
+            Ok(response) => self.incoming(response.map(|body| Counted::new(body, account, Some(charge))), from_client),
+            Err(_) if broken.is_so() => self.malformed(head::BROKEN_BODY, version),
+            Err(error) => self.unanswered(&error),
         };
         self.record(facts, judged, fate, reply.status(), began);
         reply
     }
 
-    fn malformed(&self, refused: head::Refused, parts: &Parts) -> Reply {
+    fn malformed(&self, refused: Refused, version: Version) -> Reply {
         self.shared.tallies.count(Outcome::Malformed);
         let mut reply = plain(refused.status, "Bad request\n", refused.why);
-        if parts.version < Version::HTTP_2 {
+        if version < Version::HTTP_2 {
             reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         reply
@@ -253,7 +241,35 @@ impl<D: Desk> Session<D> {
         let Self { client, server, began, .. } = *self;
         let question = Question { client, server, age: began.elapsed(), named };
         let demand = self.shared.desk.demand(question).await?;
-        Some(Arc::new(self.shared.compiler.guard(demand)))
+        Some(Arc::new(Guard::from(demand)))
+    }
+
+    /// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come.
+    fn incoming(&self, mut response: Response<Counted>, from_client: Option<(OnUpgrade, HeaderValue)>) -> Reply {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            head::strip(response.headers_mut());
+            return response.map(Either::Left);
+        }
+        let asked = from_client.filter(|(_, key)| websocket::is_accepted(key, response.headers()));
+        let Some((client, _)) = asked else {
+            self.shared.tallies.count(Outcome::ServerFailed);
+            return plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server changed to another protocol unasked");
+        };
+        let server = hyper::upgrade::on(&mut response);
+        let account = Arc::clone(self.seat.account());
+        account.pass();
+        drop(pace::spawn(account.holder(), async move {
+            let passing = async {
+                if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
+                    splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX).await;
+                }
+            };
+            tokio::select! {
+                () = passing => {}
+                _ = account.crowded_out() => tracing::debug!("a tunnel gave way to other connections"),
+            }
+        }));
+        response.map(Either::Left)
     }
 
     fn unanswered(&self, error: &UpstreamError) -> Reply {
@@ -272,7 +288,7 @@ impl<D: Desk> Session<D> {
 
     fn record(&self, facts: HttpFacts, judged: Judgement, fate: Fate, status: StatusCode, began: Instant) {
         let Judgement { direction, rule, mismatch, .. } = judged;
-        let HttpFacts { method, path, host } = facts;
+        let HttpFacts { method, path, host, .. } = facts;
         let what = What::Http { method, path, host, code: status.as_u16(), latency: began.elapsed() };
         let Self { client, server, .. } = *self;
         self.shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what });
@@ -299,102 +315,4 @@ fn plain(status: StatusCode, body: &'static str, why: &str) -> Reply {
         reply.headers_mut().insert(REASON, why);
     }
     reply
-}
-
-/// The client's half of a change to WebSocket, where it asks for that. Other changes are not passed on: what follows them
-/// could be requests that nobody reads (HTTP/2).
-fn take_upgrade(headers: &mut HeaderMap, extensions: &mut hyper::http::Extensions) -> Option<OnUpgrade> {
-    let is_websocket = headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-        && headers.get_all(UPGRADE).iter().count() == 1
-        && has_token(headers, "upgrade");
-    let upgrade = extensions.remove::<OnUpgrade>().filter(|_| is_websocket);
-    if upgrade.is_none() {
-        headers.remove(UPGRADE);
-    }
-    upgrade
-}
-
-fn has_token(headers: &HeaderMap, token: &str) -> bool {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(token))
-}
-
-/// Removes the fields about one connection, and those that `Connection` names.
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
-}
-
-/// The request as the server gets it: with the path that was judged.
-fn outgoing(mut parts: Parts, body: Counted, facts: &HttpFacts) -> Result<Request<Counted>, &'static str> {
-    let takes_trailers = parts.headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    let upgrade = parts.headers.get(UPGRADE).cloned();
-    let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
-    strip(&mut parts.headers);
-    // The proxy has said "100 Continue" itself when the body is read.
-    parts.headers.remove(EXPECT);
-    if takes_trailers {
-        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    let is_http2 = parts.version >= Version::HTTP_2;
-    let is_as_it_came = |target: &&PathAndQuery| target.as_str() == facts.path;
-    let mut target = match parts.uri.path_and_query().filter(is_as_it_came) {
-        Some(target) => Uri::builder().path_and_query(target.clone()),
-        None => Uri::builder().path_and_query(facts.path.as_str()),
-    };
-    if is_http2 {
-        target = target.scheme(parts.uri.scheme_str().unwrap_or("http")).authority(facts.host.as_str());
-        parts.headers.remove(HOST);
-    } else {
-        let is_as_judged = parts.headers.get(HOST).is_some_and(|host| host.as_bytes() == facts.host.as_bytes());
-        if !is_as_judged && !facts.host.is_empty() {
-            parts.headers.insert(HOST, HeaderValue::from_str(&facts.host).map_err(|_| "Host is no authority")?);
-        }
-        if is_chunked {
-            // Told, hyper passes trailers on too.
-            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        if let Some(upgrade) = upgrade {
-            parts.headers.insert(UPGRADE, upgrade);
-            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        }
-        parts.version = Version::HTTP_11;
-    }
-    parts.uri = target.build().map_err(|_| "the request target is not a path")?;
-    Ok(Request::from_parts(parts, body))
-}
-
-/// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come.
-fn incoming(mut response: Response<Counted>, from_client: Option<OnUpgrade>, seat: &Arc<Seat>) -> Reply {
-    let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if is_switching {
-        let Some(client) = from_client else {
-            return plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server changed to another protocol unasked");
-        };
-        let server = hyper::upgrade::on(&mut response);
-        let account = Arc::clone(seat.account());
-        account.pass();
-        drop(pace::spawn(account.holder(), async move {
-            let passing = async {
-                if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-                    splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX).await;
-                }
-            };
-            tokio::select! {
-                () = passing => {}
-                _ = account.crowded_out() => tracing::debug!("a tunnel gave way to other connections"),
-            }
-        }));
-        return response.map(Either::Left);
-    }
-    strip(response.headers_mut());
-    response.map(Either::Left)
 }

@@ -12,21 +12,18 @@
 
 mod accept;
 mod account;
+mod body;
 mod bound;
 mod client;
 mod connection;
 mod counted;
 mod desk;
 mod framing;
-#[doc(hidden)]
-pub mod fuzzing;
 mod guard;
-mod head;
 pub mod hello;
 mod holder;
 mod http;
 mod pace;
-pub mod path;
 mod proxy;
 pub mod quic;
 pub mod sniff;
@@ -34,6 +31,10 @@ mod socket;
 mod splice;
 mod tally;
 mod upstream;
+mod websocket;
+
+use namegate_config::l7::head;
+pub use namegate_config::l7::path;
 
 pub use desk::{Access, Demand, Desk, Fate, Match, Named, Question, What};
 pub use proxy::{Config, Proxy, ProxyError};

@@ -15,7 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::Mutex};
 
 use crate::{
-    counted::{Counted, WINDOW_BYTES},
+    body::RequestBody,
+    counted::WINDOW_BYTES,
     holder::Holder,
     pace::{self, Executor, Sliced},
     socket,
@@ -38,8 +39,8 @@ pub(crate) enum UpstreamError {
 }
 
 enum Sender {
-    One(http1::SendRequest<Counted>),
-    Two(http2::SendRequest<Counted>),
+    One(http1::SendRequest<RequestBody>),
+    Two(http2::SendRequest<RequestBody>),
 }
 
 /// A server, and the connection to it.
@@ -63,7 +64,7 @@ impl Upstream {
     /// Sends a request and gives the head of the response. A request that a closing server did not take is sent once more.
     pub(crate) async fn send(
         &self,
-        request: Request<Counted>,
+        request: Request<RequestBody>,
         source: Option<IpAddr>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         match self.try_send(request, source).await? {
@@ -78,9 +79,9 @@ impl Upstream {
     /// Gives the request back where it was not sent.
     async fn try_send(
         &self,
-        request: Request<Counted>,
+        request: Request<RequestBody>,
         source: Option<IpAddr>,
-    ) -> Result<Result<Response<Incoming>, Request<Counted>>, UpstreamError> {
+    ) -> Result<Result<Response<Incoming>, Request<RequestBody>>, UpstreamError> {
         let mut place = self.sender.lock().await;
         let is_ready = match place.as_mut() {
             Some(Sender::One(sender)) => sender.ready().await.is_ok(),

@@ -1,150 +1,19 @@
 //! The proxy between raw octets of a client and a server that notes what reaches it.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod bench;
+
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpListener},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
-use namegate_config::{
-    l7::{HttpRule, L7, RegexText},
-    labels::LabelSelector,
-    name::NamePattern,
-    reference::Limits,
-    rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
-};
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Fate, Match, Proxy, Question, What};
-
-const WITHIN: Duration = Duration::from_secs(10);
-
-/// Gives the same answer to everybody, and keeps records.
-#[derive(Clone)]
-struct Rules {
-    limits: Arc<Mutex<Limits>>,
-    revision: Arc<Mutex<u64>>,
-    records: Arc<Mutex<Vec<Access>>>,
-}
-
-impl Desk for Rules {
-    async fn demand(&self, _: Question) -> Option<Demand> {
-        let limits = self.limits.lock().unwrap().clone();
-        Some(Demand {
-            sides: vec![(Direction::Ingress, limits)],
-            keeps_source: false,
-            audit: false,
-            bound: false,
-            binding: Match::Good,
-        })
-    }
-
-    fn revision(&self) -> u64 {
-        *self.revision.lock().unwrap()
-    }
-
-    fn record(&self, access: Access) {
-        self.records.lock().unwrap().push(access);
-    }
-}
-
-fn rule(l7: L7) -> Limits {
-    let origin =
-        Origin { kind: "cnp".into(), namespace: Some("a".into()), name: "b".into(), path: "ingress[0]".into() };
-    Limits::Rules(vec![Arc::new(Rule {
-        origin: Arc::new(origin),
-        subject: Subject::Endpoints(LabelSelector::default()),
-        direction: Direction::Ingress,
-        tier: Tier::Normal,
-        effect: Effect::Allow,
-        default_deny: true,
-        peers: Peers::Any,
-        ports: Ports::Any,
-        l7: Some(Arc::new(l7)),
-        binding: None,
-    })])
-}
-
-/// GET and POST of paths below `/open`.
-fn open() -> Limits {
-    let text = |text| Some(RegexText::new(text).unwrap());
-    rule(L7::Http(vec![HttpRule { method: text("GET|POST"), path: text("/open.*"), ..HttpRule::default() }]))
-}
-
-struct Bench {
-    proxy: Proxy,
-    rules: Rules,
-    /// What each connection to the server brought.
-    seen: Arc<Mutex<Vec<Vec<u8>>>>,
-}
-
-/// Ends of what a server answers to.
-const HEAD_END: &[u8] = b"\r\n\r\n";
-
-impl Bench {
-    /// A server that answers each head with `reply`.
-    fn new(limits: Limits, reply: &'static [u8]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = listener.local_addr().unwrap();
-        let seen = Arc::<Mutex<Vec<Vec<u8>>>>::default();
-        let noting = Arc::clone(&seen);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (mut stream, noting) = (stream.unwrap(), Arc::clone(&noting));
-                let at = {
-                    let mut noting = noting.lock().unwrap();
-                    noting.push(Vec::new());
-                    noting.len() - 1
-                };
-                thread::spawn(move || {
-                    let mut octets = [0; 4_096];
-                    let mut answered = 0;
-                    while let Ok(count @ 1..) = stream.read(&mut octets) {
-                        let mut noting = noting.lock().unwrap();
-                        noting[at].extend_from_slice(&octets[..count]);
-                        let heads = noting[at].windows(4).filter(|window| *window == HEAD_END).count();
-                        while answered < heads {
-                            answered += 1;
-                            stream.write_all(reply).unwrap();
-                        }
-                    }
-                });
-            }
-        });
-        let rules = Rules { limits: Arc::new(Mutex::new(limits)), revision: Arc::default(), records: Arc::default() };
-        let config = Config { fixed_server: Some(server), ..Config::default() };
-        let proxy = Proxy::start(&config, rules.clone()).unwrap();
-        Self { proxy, rules, seen }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(("127.0.0.1", self.proxy.port())).unwrap();
-        stream.set_read_timeout(Some(WITHIN)).unwrap();
-        stream
-    }
-
-    /// Sends octets, says that no more come, and gives all that comes back.
-    fn ask(&self, octets: &[u8]) -> String {
-        let mut stream = self.connect();
-        // It may be reset already.
-        let _ = stream.write_all(octets).and_then(|()| stream.shutdown(Shutdown::Write));
-        let mut heard = Vec::new();
-        // A reset after the answer is an end too.
-        let _ = stream.read_to_end(&mut heard);
-        String::from_utf8_lossy(&heard).into_owned()
-    }
-
-    fn seen(&self) -> String {
-        self.seen.lock().unwrap().iter().map(|octets| String::from_utf8_lossy(octets).into_owned()).collect()
-    }
-}
-
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-fn codes(heard: &str) -> Vec<&str> {
-    heard.split("HTTP/1.1 ").skip(1).map(|rest| &rest[..3]).collect()
-}
+use bench::{Bench, OK, Rules, WITHIN, codes, open, rule};
+use namegate_config::{l7::L7, name::NamePattern, reference::Limits, rule::Direction};
+use namegate_l7_proxy::{Access, Config, Fate, Proxy, What};
 
 /// What it is, the octets, and the codes of the answers.
 type Case = (&'static str, String, &'static [&'static str]);
@@ -190,7 +59,11 @@ fn heads_that_can_be_read_in_two_ways_are_refused() {
         ("encoded backslash", get("/open/..%5cshut"), &["400"]),
         ("encoded NUL", get("/open%00"), &["400"]),
         ("broken encoding", get("/open%4"), &["400"]),
-        ("fragment", get("/shut#/open"), &["403"]),
+        ("fragment", get("/shut#/open"), &["400"]),
+        ("fragment behind what is allowed", get("/open#/../shut"), &["400"]),
+        ("fragment in a query", get("/open?#/../shut"), &["400"]),
+        ("fragment of an absolute form", get("http://a/open#/../shut"), &["400"]),
+        ("a fragment and then a request", get("/open#") + &get("/open"), &["400"]),
         ("lower-case method", get("/open").replace("GET", "get"), &["403"]),
         ("another method", get("/open").replace("GET", "DELETE"), &["403"]),
         ("asterisk", get("*"), &["400"]),
@@ -318,14 +191,20 @@ fn a_wish_for_http2_is_answered_as_http1_and_does_not_reach_the_server() {
     assert_eq!(codes(&heard), ["502"], "{heard}");
 }
 
+/// A handshake (RFC 6455 §1.3).
+const WEBSOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                         Sec-WebSocket-Version: 13\r\n";
+
 #[test]
 fn a_websocket_passes_when_both_ends_want_it() {
     let bench = Bench::new(
         open(),
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nhello",
     );
     let mut stream = bench.connect();
-    stream.write_all(b"GET /open HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    let handshake = format!("GET /open HTTP/1.1\r\nHost: a\r\n{WEBSOCKET}\r\n");
+    stream.write_all(handshake.as_bytes()).unwrap();
     let mut heard = String::new();
     let mut octets = [0; 512];
     while !heard.ends_with("hello") {
@@ -341,6 +220,84 @@ fn a_websocket_passes_when_both_ends_want_it() {
     // Unasked, it is the server's mistake.
     let heard = bench.ask(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(codes(&heard), ["502"], "{heard}");
+}
+
+/// A tunnel carries requests that nobody judges: it opens for the one answer to the handshake that was asked for.
+#[test]
+fn only_the_answer_to_its_handshake_opens_a_tunnel() {
+    const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+    let switching = |fields: &str| format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n{fields}\r\n");
+    let websocket = format!("Upgrade: websocket\r\n{ACCEPT}");
+    for (what, asked, fields) in [
+        ("unasked", "", &websocket),
+        ("no answer to the key", WEBSOCKET, &"Upgrade: websocket\r\n".to_owned()),
+        ("the answer to another key", WEBSOCKET, &websocket.replace("s3pP", "S3pP")),
+        ("another protocol", WEBSOCKET, &format!("Upgrade: h2c\r\n{ACCEPT}")),
+        ("two protocols", WEBSOCKET, &format!("Upgrade: h2c\r\n{websocket}")),
+        ("no protocol", WEBSOCKET, &ACCEPT.to_owned()),
+        ("without a key", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", &websocket),
+        ("another version", &WEBSOCKET.replace("13", "8"), &websocket),
+        ("another protocol asked for", &WEBSOCKET.replace("websocket", "h2c"), &websocket),
+    ] {
+        let reply: &'static str = Box::leak(switching(fields).into_boxed_str());
+        let bench = Bench::new(open(), reply.as_bytes());
+        let heard = bench.ask((format!("GET /open HTTP/1.1\r\nHost: a\r\n{asked}\r\n") + &get("/shut")).as_bytes());
+        assert!(!heard.contains("HTTP/1.1 101") && heard.starts_with("HTTP/1.1 502"), "{what}: {heard}");
+        assert!(!bench.seen().contains("/shut"), "{what}: {}", bench.seen());
+    }
+    let bench = Bench::new(open(), OK);
+    for body in ["Content-Length: 30\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let heard =
+            bench.ask((format!("GET /open HTTP/1.1\r\nHost: a\r\n{WEBSOCKET}{body}\r\n") + &get("/shut")).as_bytes());
+        assert_eq!(codes(&heard), ["400"], "a body behind a handshake: {heard}");
+    }
+    assert_eq!(bench.seen(), "");
+    // A server that does not change goes on with HTTP: each request is judged.
+    let heard = bench.ask((format!("GET /open HTTP/1.1\r\nHost: a\r\n{WEBSOCKET}\r\n") + &get("/shut")).as_bytes());
+    assert_eq!(codes(&heard), ["200", "403"], "{heard}");
+}
+
+#[test]
+fn other_answers_ahead_of_the_response_end_at_the_proxy() {
+    for ahead in ["100 Continue", "102 Processing", "103 Early Hints\r\nLink: </x>"] {
+        let reply = format!("HTTP/1.1 {ahead}\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        let bench = Bench::new(open(), Box::leak(reply.into_boxed_str()).as_bytes());
+        let heard = bench.ask(get("/open").as_bytes());
+        assert_eq!(codes(&heard), ["200"], "{ahead}: {heard}");
+    }
+}
+
+/// The client's mistake is its own: 400, counted as malformed, and no failure of the server.
+#[test]
+fn broken_bodies_are_the_clients_mistake() {
+    // It never answers: what ends the request is the body.
+    let bench = Bench::new(open(), b"");
+    let count = |word: &str| bench.proxy.tallies().into_iter().find(|(name, _)| *name == word).unwrap().1;
+    let chunked = "POST /open HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (number, chunks) in [
+        "zz\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "-5\r\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "fffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\rhello\r\n0\r\n\r\n",
+        "5;a=\"b\nc\"\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5 5\r\nhello\r\n0\r\n\r\n",
+        "5,5\r\nhello\r\n0\r\n\r\n",
+        "\r\n5\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhel",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let heard = bench.ask((chunked.to_owned() + chunks + &get("/shut")).as_bytes());
+        assert_eq!(codes(&heard).first().copied().unwrap_or("400"), "400", "{chunks:?}: {heard}");
+        assert!(!bench.seen().contains("/shut"), "{chunks:?}: {}", bench.seen());
+        assert_eq!((count("malformed"), count("server_failed")), (number as u64 + 1, 0), "{chunks:?}: {heard}");
+    }
 }
 
 #[test]

@@ -85,7 +85,7 @@ pub struct Check {
     pub at_s: Option<u64>,
     /// Whether it should pass.
     pub allowed: bool,
-    /// How a denial should show: `drop`, `http-403`, `dns-refused`, `tls-reset`.
+    /// How a denial should show: `drop`, `http-403`, `http-400`, `dns-refused`, `tls-reset`.
     pub how: Option<String>,
 }
 

@@ -137,7 +137,7 @@ pub enum Outcome {
         direction: Direction,
         /// Why.
         verdict: Verdict,
-        /// How it shows: `drop`, `http-403`, `dns-refused`, `tls-reset`.
+        /// How it shows: `drop`, `http-403`, `http-400`, `dns-refused`, `tls-reset`.
         how: &'static str,
     },
     /// It cannot be asked: nobody is there.
@@ -357,7 +357,13 @@ impl State<'_> {
 /// How a denial shows.
 fn how(reason: Reason, request: Option<&Request>) -> &'static str {
     match request {
-        Some(Request::Http { .. }) if reason == Reason::L7 => "http-403",
+        Some(request @ Request::Http { .. }) if reason == Reason::L7 => {
+            if request.head().is_ok() {
+                "http-403"
+            } else {
+                "http-400"
+            }
+        }
         Some(Request::Dns { .. }) if reason == Reason::L7 => "dns-refused",
         Some(Request::Tls { .. }) if reason == Reason::L7 => "tls-reset",
         _ => "drop",

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use super::{Catalog, Document, draft::Body, draft::Draft, translate};
 use crate::{
     diagnostic::{Code, Diagnostic},
+    l7::L7,
     labels::{LabelSelector, Labels, Operator, Requirement},
     name::{LABEL_OCTETS_MAX, NAME_OCTETS_MAX, NamePattern},
     rule::{CidrReach, CidrSelector, Effect, Entity, PeerSelector, Peers, PortMatch, Ports, Rule, Subject, Tier},
@@ -36,6 +37,7 @@ pub fn lint(documents: &[Document], catalog: &Catalog, audience: Option<&Audienc
     for (draft, rule) in &placed {
         found.extend(endless_name(draft, rule));
         found.extend(covered(draft, rule, &rules));
+        found.extend(plain_dots(draft, rule));
     }
     // Elements with several port lists are several rules: one warning is enough.
     let mut seen = HashSet::new();
@@ -97,6 +99,25 @@ fn is_endless(pattern: &NamePattern) -> bool {
     let letters = |text: &str| text.bytes().filter(|octet| *octet != b'*').count();
     let text = pattern.as_str();
     letters(text) > NAME_OCTETS_MAX || text.split('.').any(|label| letters(label) > LABEL_OCTETS_MAX)
+}
+
+/// Hosts and paths that look like plain text, with a dot that stands for any character.
+fn plain_dots(draft: &Draft, rule: &Rule) -> Vec<Diagnostic> {
+    let Some(L7::Http(rules)) = rule.l7.as_deref() else { return Vec::new() };
+    let texts = rules.iter().flat_map(|rule| [("host", &rule.host), ("path", &rule.path)]);
+    let plain = texts.filter_map(|(field, text)| Some((field, text.as_ref()?.as_str()))).filter(|(_, text)| {
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric();
+        let has_dot =
+            text.as_bytes().windows(3).any(|three| is_letter(three[0]) && three[1] == b'.' && is_letter(three[2]));
+        has_dot && !text.contains(|character| r"\[](){}*+?|^$".contains(character))
+    });
+    let warn = |(field, text): (&str, &str)| {
+        let problem = format!("`{field}: {text}` is a regular expression: its dots stand for any character");
+        let mut warning = draft.place.warning(Code::PlainText, problem);
+        warning.help = Some(format!("write `{}`", text.replace('.', r"\.")));
+        warning
+    };
+    plain.map(warn).collect()
 }
 
 /// An allowance that a denial takes away, or limits that another allowance lifts.

@@ -33,7 +33,15 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<Outcome> {
     };
     let documents = documents(if args.policies.is_empty() { &paths } else { &args.policies })?;
     let check = check(args)?;
-    let (step, notes) = step(&mut world, documents, check);
+    let refused = check.request.as_ref().filter(|request| matches!(request, Request::Http { .. }));
+    let refused = refused.and_then(|request| request.head().err());
+    let (step, mut notes) = step(&mut world, documents, check);
+    if let Some(refused) = refused {
+        notes.push(format!(
+            "the proxy answers {} to such a request, whatever rules say: {}",
+            refused.status, refused.why
+        ));
+    }
     let case = Case {
         name: "trace".to_owned(),
         title: String::new(),
