@@ -65,11 +65,15 @@ pub(crate) fn turns(servers: &[Server], cases: &[Case]) -> Vec<Turn> {
 fn letters(case: &Case, mark: &str) -> Vec<char> {
     let text = match &case.kind {
         Kind::Http1(pieces) => pieces.iter().map(|piece| complete(piece, mark, case.policy)).collect::<String>(),
-        Kind::Http2(streams) => {
-            streams.iter().flat_map(|stream| &stream.fields).map(|(_, value)| value.replace("{id}", mark)).collect()
-        }
+        Kind::Http2(streams) => return streams.iter().flat_map(|stream| letters_of(stream, mark)).collect(),
         Kind::Tls(_) | Kind::Quic(_) | Kind::Program(_) => String::new(),
     };
+    judge::marks(&text).filter_map(|(_, letter)| letter).collect()
+}
+
+/// Letters of the requests that a stream asks for.
+pub(crate) fn letters_of(stream: &Stream, mark: &str) -> Vec<char> {
+    let text: String = stream.fields.iter().map(|(_, value)| complete(value, mark, Policy::Limits)).collect();
     judge::marks(&text).filter_map(|(_, letter)| letter).collect()
 }
 

@@ -23,7 +23,8 @@ const FIRST: u8 = 11;
 const ONE: usize = 1;
 const MANY: usize = 48;
 /// Apache's page, which says what was asked for as those of the others do.
-const APACHE_PAGE: &str = "saw <!--#echo var=\"REQUEST_METHOD\" --> <!--#echo encoding=\"none\" var=\"DOCUMENT_URI\" -->\n";
+const APACHE_PAGE: &str =
+    "saw <!--#echo var=\"REQUEST_METHOD\" --> <!--#echo encoding=\"none\" var=\"DOCUMENT_URI\" -->\n";
 
 /// Where programs lie.
 #[derive(Clone, Debug, clap::Args)]
