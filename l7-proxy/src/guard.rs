@@ -14,7 +14,7 @@ use namegate_config::{
 };
 use regex::Regex;
 
-use crate::desk::{Demand, Match};
+use crate::desk::{Demand, Fate, Match};
 
 /// Sets of limits whose compiled form is kept.
 const KEPT_MAX: usize = 4_096;
@@ -49,6 +49,17 @@ pub(crate) struct Judgement {
     pub(crate) mismatch: bool,
 }
 
+impl Judgement {
+    /// What becomes of it; denials pass in audit mode.
+    pub(crate) fn fate(&self, audit: bool) -> Fate {
+        match (self.allowed, audit) {
+            (true, _) if !self.mismatch => Fate::Allowed,
+            (true, _) | (false, true) => Fate::Audited,
+            (false, false) => Fate::Denied,
+        }
+    }
+}
+
 /// The limits of one connection, from both ends.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -59,6 +70,8 @@ pub(crate) struct Guard {
     pub(crate) bound: bool,
     /// What that name means.
     pub(crate) binding: Match,
+    /// Names that open the server's address.
+    pub(crate) names: Arc<[Fqdn]>,
 }
 
 #[derive(Debug)]
@@ -91,8 +104,8 @@ pub(crate) struct Compiler(Mutex<HashMap<Arc<L7>, Arc<Compiled>>>);
 impl Compiler {
     pub(crate) fn guard(&self, demand: Demand) -> Guard {
         let sides = demand.sides.into_iter().map(|(direction, limits)| (direction, self.side(limits))).collect();
-        let Demand { keeps_source, audit, bound, binding, .. } = demand;
-        Guard { sides, keeps_source, audit, bound, binding }
+        let Demand { keeps_source, audit, bound, binding, names, .. } = demand;
+        Guard { sides, keeps_source, audit, bound, binding, names }
     }
 
     fn side(&self, limits: Limits) -> Side {
@@ -240,6 +253,7 @@ mod tests {
             ports: Ports::Any,
             l7: Some(Arc::new(l7)),
             binding: None,
+            named_only: None,
         })
     }
 
@@ -302,6 +316,7 @@ mod tests {
                 audit: false,
                 bound: false,
                 binding: Match::Good,
+                names: Arc::default(),
             });
             let judged = guard.judge(Asked::Http(&ask, &fields));
             assert_eq!((judged.allowed, judged.rule.as_ref().map(|rule| &*rule.name)), (http, decider), "{guard:?}");

@@ -37,6 +37,7 @@ use crate::{
     guard::{Asked, Guard, HttpFacts, Judgement},
     head, sniff,
     splice::{self, SILENCE_MAX},
+    standing::{Revoked, Standing, StandingBody, Subject},
     tally::Outcome,
     upstream::{Upstream, UpstreamError},
 };
@@ -75,7 +76,7 @@ pub(crate) struct Opened {
     pub(crate) upstream: Option<TcpStream>,
 }
 
-type Reply = Response<Either<Incoming, Full<Bytes>>>;
+type Reply = Response<Either<StandingBody, Full<Bytes>>>;
 
 /// One client's connection.
 struct Session<D> {
@@ -160,6 +161,7 @@ impl<D: Desk> Session<D> {
             Ok(host) => host,
             Err(refused) => return self.malformed(refused, &parts),
         };
+        let revision = self.shared.desk.revision();
         let Some(guard) = self.guard(&host).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "Unavailable\n", "the rules can not be asked");
         };
@@ -178,12 +180,17 @@ impl<D: Desk> Session<D> {
         }
         self.shared.tallies.count(Outcome::Allowed);
         let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
+        let mut revoked = self.revoked(Subject::request(&facts, &parts.headers), &guard, revision);
         let from_client = take_upgrade(&mut parts.headers, &mut parts.extensions);
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
         let reply = match outgoing(parts, body, &facts) {
-            Ok(request) => match self.upstream.send(request, source).await {
-                Ok(response) => incoming(response, from_client),
-                Err(error) => self.unanswered(&error),
+            Ok(request) => tokio::select! {
+                biased;
+                sent = self.upstream.send(request, source) => match sent {
+                    Ok(response) => incoming(response, from_client, revoked),
+                    Err(error) => self.unanswered(&error),
+                },
+                () = &mut revoked => plain(StatusCode::FORBIDDEN, DENIED, "the rules have changed"),
             },
             Err(why) => plain(StatusCode::BAD_REQUEST, "Bad request\n", why),
         };
@@ -228,9 +235,17 @@ impl<D: Desk> Session<D> {
 
     async fn ask(&self, named: Named) -> Option<Arc<Guard>> {
         let Self { client, server, began, .. } = *self;
-        let question = Question { client, server, age: began.elapsed(), named };
+        let question = Question { client, server, age: began.elapsed(), named, known: Arc::default() };
         let demand = self.shared.desk.demand(question).await?;
         Some(Arc::new(self.shared.compiler.guard(demand)))
+    }
+
+    /// Resolves once the rules do not let a request pass any more that they let pass at `revision`.
+    fn revoked(&self, subject: Subject, guard: &Arc<Guard>, revision: u64) -> Revoked {
+        let (shared, guard) = (Arc::clone(&self.shared), Arc::clone(guard));
+        let (ends, began) = ((self.client, self.server), self.began);
+        let standing = Standing { shared, ends, began, revision, guard, subject };
+        Box::pin(async move { standing.revoked().await })
     }
 
     fn unanswered(&self, error: &UpstreamError) -> Reply {
@@ -349,8 +364,9 @@ fn outgoing(mut parts: Parts, body: Incoming, facts: &HttpFacts) -> Result<Reque
     Ok(Request::from_parts(parts, body))
 }
 
-/// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come.
-fn incoming(mut response: Response<Incoming>, from_client: Option<OnUpgrade>) -> Reply {
+/// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come. It ends once
+/// `revoked` resolves.
+fn incoming(mut response: Response<Incoming>, from_client: Option<OnUpgrade>, revoked: Revoked) -> Reply {
     let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_switching {
         let Some(client) = from_client else {
@@ -359,11 +375,15 @@ fn incoming(mut response: Response<Incoming>, from_client: Option<OnUpgrade>) ->
         let server = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
             if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-                splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX).await;
+                tokio::select! {
+                    // Either side may break off.
+                    _ = splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX) => {}
+                    () = revoked => {}
+                }
             }
         });
-        return response.map(Either::Left);
+        return response.map(|body| Either::Left(StandingBody::new(body, Box::pin(std::future::pending()))));
     }
     strip(response.headers_mut());
-    response.map(Either::Left)
+    response.map(|body| Either::Left(StandingBody::new(body, revoked)))
 }

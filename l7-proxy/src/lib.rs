@@ -18,16 +18,20 @@ mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
+mod handshake;
 mod head;
 pub mod hello;
 mod http;
 pub mod path;
 mod proxy;
 pub mod quic;
+mod record;
 pub mod sniff;
 mod socket;
 mod splice;
+mod standing;
 mod tally;
+mod tunnel;
 mod upstream;
 
 pub use desk::{Access, Demand, Desk, Fate, Match, Named, Question, What};

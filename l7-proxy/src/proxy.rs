@@ -20,7 +20,7 @@ use crate::{
     accept::{self, Worker},
     connection::Shared,
     desk::Desk,
-    socket,
+    socket, standing,
     tally::Tallies,
 };
 
@@ -116,6 +116,9 @@ impl Proxy {
             runtimes.push((runtime, inbox));
         }
         let workers: Arc<[_]> = workers.into();
+        if let Some((runtime, _)) = runtimes.first() {
+            runtime.spawn(standing::follow(Arc::clone(&shared), stopped.clone()));
+        }
         for (own, (runtime, _)) in runtimes.iter().enumerate() {
             let _entered = runtime.enter();
             for listener in &listeners {

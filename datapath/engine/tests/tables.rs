@@ -34,6 +34,7 @@ fn allow(peers: Vec<PeerSelector>) -> Rule {
         ports: Ports::Any,
         l7: None,
         binding: None,
+        named_only: None,
     }
 }
 
