@@ -67,9 +67,15 @@ pub(crate) async fn serve<D: Desk>(
             socket::reset(stream);
             return Ok(());
         };
-        nameless = Some(standing);
         beginning.answered = true;
-        beginning.listen(&mut stream, &mut upstream).await?;
+        tokio::select! {
+            heard = beginning.listen(&mut stream, &mut upstream) => heard?,
+            () = standing.revoked() => {
+                socket::reset(stream);
+                return Ok(());
+            }
+        };
+        nameless = Some(standing);
     }
     let Beginning { octets, sniffer, opening, answered, .. } = beginning;
     match opening {

@@ -114,7 +114,7 @@ impl Server {
 #[derive(Debug)]
 pub(crate) struct Handshake {
     server: Server,
-    /// The first message; none where it can not be read, and then nothing may follow it.
+    /// The first message, with its type and length.
     first: Vec<u8>,
     has_early_data: bool,
     /// Bytes of the client that may not pass yet.
