@@ -26,9 +26,9 @@ fn serve(folder: &Path, program: &str) -> Server {
     match program {
         "openssl" => Server::start(
             folder,
-            "openssl",
-            &[
-                "s_server",
+            // Its log is to come line by line.
+            "stdbuf",
+            &["-oL", "openssl", "s_server",
                 "-accept",
                 "127.0.0.1:PORT",
                 "-cert",
@@ -191,7 +191,8 @@ fn in_audit_mode_another_second_hello_passes_and_is_recorded() {
     let folder = certificates();
     let server = serve(&folder, "openssl");
     for by in [By::ServerNames, By::Binding] {
-        let names = Names { audit: true, ..Names::new(by) };
+        let mut names = Names::new(by);
+        names.audit = true;
         let proxy = proxy(&names, server.address);
         let bad = ClientHello { name: Some(BAD), ..ClientHello::second() };
         let answer = retry(&mut connect(&proxy), &bad.record()).expect("an answer");
