@@ -28,7 +28,10 @@ fn serve(folder: &Path, program: &str) -> Server {
             folder,
             // Its log is to come line by line.
             "stdbuf",
-            &["-oL", "openssl", "s_server",
+            &[
+                "-oL",
+                "openssl",
+                "s_server",
                 "-accept",
                 "127.0.0.1:PORT",
                 "-cert",
