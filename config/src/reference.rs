@@ -162,8 +162,22 @@ pub fn limits_asking(
     binding: Binding,
 ) -> Limits {
     let names = peer.names.iter().filter(|name| Some(*name) == asked).cloned().collect();
-    let seen = Seen { whole: peer, asked: Some((Peer { names, ..peer.clone() }, binding)) };
-    limits_seen(rules, subject, &seen, Direction::Egress, flow)
+    let asked = Some(SeenName { peer: Peer { names, ..peer.clone() }, binding, nameless_to: None });
+    limits_seen(rules, subject, &Seen { whole: peer, asked }, Direction::Egress, flow)
+}
+
+/// The same for a connection of a protocol without names: rules that are bound as strictly as `binding` see no name of the
+/// peer where they let only connections with a name pass on the port, and every name else.
+pub fn limits_nameless(
+    rules: &[Arc<Rule>],
+    subject: &SubjectFacts<'_>,
+    peer: &Peer,
+    flow: Flow,
+    binding: Binding,
+) -> Limits {
+    let nameless = Peer { names: Vec::new(), ..peer.clone() };
+    let asked = Some(SeenName { peer: nameless, binding, nameless_to: Some(flow.port) });
+    limits_seen(rules, subject, &Seen { whole: peer, asked }, Direction::Egress, flow)
 }
 
 fn limits_seen(
@@ -194,8 +208,21 @@ fn limits_seen(
 /// A peer as each rule sees it.
 struct Seen<'a> {
     whole: &'a Peer,
-    /// What is left of it for rules that are bound this strictly.
-    asked: Option<(Peer, Binding)>,
+    asked: Option<SeenName>,
+}
+
+/// A peer as rules see it that are bound as strictly as `binding`.
+struct SeenName {
+    peer: Peer,
+    binding: Binding,
+    /// The port, where the connection is of a protocol without names.
+    nameless_to: Option<u16>,
+}
+
+impl SeenName {
+    fn is_for(&self, rule: &Rule) -> bool {
+        rule.is_bound(self.binding) && self.nameless_to.is_none_or(|port| rule.is_named_only(port))
+    }
 }
 
 impl<'a> Seen<'a> {
@@ -205,7 +232,7 @@ impl<'a> Seen<'a> {
 
     fn by(&self, rule: &Rule) -> &Peer {
         match &self.asked {
-            Some((asked, binding)) if rule.is_bound(*binding) => asked,
+            Some(asked) if asked.is_for(rule) => &asked.peer,
             _ => self.whole,
         }
     }
@@ -347,6 +374,7 @@ mod tests {
             ports: Ports::Any,
             l7: None,
             binding: None,
+            named_only: None,
         }
     }
 
@@ -539,6 +567,36 @@ mod tests {
                 limits_asking(&rules, &subject, &peer, WEB, name.as_ref(), Binding::Enforce) == Limits::Free
             });
             assert_eq!(passes, want, "{rules:#?}");
+        }
+    }
+
+    #[test]
+    fn protocols_without_names_pass_where_a_rule_that_allows_the_flow_lets_them() {
+        use crate::{name::NamePattern, rule::PeerSelector};
+        let bound = |binding, named_only: Option<&str>| Rule {
+            peers: Peers::Of(vec![PeerSelector::Name(NamePattern::pattern("a.io").unwrap())]),
+            binding: Some(binding),
+            named_only: named_only.map(|ports| ports.parse().unwrap()),
+            ..rule(Tier::Normal, Effect::Allow)
+        };
+        let enforced = |ports| bound(Binding::Enforce, Some(ports));
+        let other = Rule { peers: Peers::Any, ports: Ports::Of(vec![tcp(22)]), ..enforced("none") };
+        let peer = Peer { names: vec!["a.io".parse().unwrap()], ..world() };
+        let labels = Labels::pod("empire", [], [], None);
+        let subject = SubjectFacts { labels: &labels, is_node: false, named_ports: &[] };
+        for (rules, want) in [
+            (vec![enforced("80,8000-8999")], false),
+            (vec![enforced("1-65535")], false),
+            (vec![bound(Binding::Enforce, None)], false),
+            (vec![enforced("443")], true),
+            (vec![enforced("none")], true),
+            (vec![bound(Binding::Observe, Some("80"))], true),
+            (vec![enforced("80"), enforced("none")], true),
+            (vec![enforced("80"), other], false),
+        ] {
+            let rules: Vec<Arc<Rule>> = rules.into_iter().map(Arc::new).collect();
+            let limits = limits_nameless(&rules, &subject, &peer, WEB, Binding::Enforce);
+            assert_eq!(limits == Limits::Free, want, "{rules:#?}");
         }
     }
 

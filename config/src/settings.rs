@@ -378,6 +378,7 @@ dns:
   tunnellingNamesPerMinute: 40
   tunnellingExcept: [internal.example]
   nameBinding: enforce
+  namedPorts: [443, 8000-8999]
   addressesPerNameMax: 10
   namesPerEndpointMax: 20
   upstreamTimeoutMs: 30
@@ -416,6 +417,7 @@ limits:
             tunnelling_names_per_minute: 40,
             tunnelling_except: vec!["internal.example".parse().unwrap()],
             name_binding: Binding::Enforce,
+            named_ports: "443,8000-8999".parse().unwrap(),
             addresses_per_name_max: 10,
             names_per_endpoint_max: 20,
             upstream_timeout_ms: 30,

@@ -25,7 +25,14 @@ struct OneRule(Arc<Rule>);
 impl Desk for OneRule {
     async fn demand(&self, _: Question) -> Option<Demand> {
         let sides = vec![(Direction::Egress, Limits::Rules(vec![Arc::clone(&self.0)]))];
-        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good })
+        Some(Demand {
+            sides,
+            keeps_source: false,
+            audit: false,
+            bound: false,
+            binding: Match::Good,
+            names: Arc::default(),
+        })
     }
 
     fn revision(&self) -> u64 {
@@ -48,6 +55,7 @@ fn rule(l7: L7) -> Rule {
         ports: Ports::Any,
         l7: Some(Arc::new(l7)),
         binding: None,
+        named_only: None,
     }
 }
 

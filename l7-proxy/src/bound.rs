@@ -1,7 +1,7 @@
 //! Connections that may speak any protocol, and must ask for a name that opened the server's address where theirs has names.
 //!
-//! The server is called at once, and what it says goes to the client as it comes: only what the client says waits until it
-//! is known for what it is.
+//! The server is called at once. Where protocols without names pass, what it says first goes to the client as it comes:
+//! only what the client says waits until it is known for what it is.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -19,9 +19,11 @@ use crate::{
     guard::{Asked, Guard},
     hello::Malformed,
     http::{self, Opened},
-    sniff::{self, Opening},
+    sniff::{Opening, Sniffer},
     socket,
+    standing::{Standing, Subject},
     tally::Outcome,
+    tunnel,
 };
 
 /// Octets of a server passed on at a time while the client has not said what it speaks.
@@ -30,7 +32,10 @@ const CHUNK_OCTETS: usize = 16 << 10;
 /// What a client begins with.
 struct Beginning {
     octets: Vec<u8>,
+    sniffer: Sniffer,
     opening: Result<Opening, Malformed>,
+    /// By when it must be known.
+    deadline: Option<Instant>,
     /// The server has spoken first.
     answered: bool,
 }
@@ -43,104 +48,148 @@ pub(crate) async fn serve<D: Desk>(
     guarded: (u64, Arc<Guard>),
     stop: watch::Receiver<()>,
 ) -> io::Result<()> {
-    let (client, server) = opened.ends;
-    let source = guarded.1.keeps_source.then(|| client.ip().to_canonical());
-    let mut upstream = match socket::connect(server, source, shared.mark).await {
-        Ok(upstream) => upstream,
-        Err(error) => {
-            shared.tallies.count(Outcome::ServerFailed);
-            tracing::debug!(%error, %server, "a server does not accept");
+    let ends = opened.ends;
+    let Some(mut upstream) = shared.connect(ends, &guarded.1).await else {
+        socket::reset(stream);
+        return Ok(());
+    };
+    let judge = |subject| judge(shared, &guarded, &opened, subject);
+    let mut beginning = Beginning::default();
+    let mut nameless = None;
+    if !beginning.listen(&mut stream, &mut upstream).await? {
+        let Some(standing) = judge(Subject::Nameless).await else {
             socket::reset(stream);
             return Ok(());
-        }
-    };
-    let Beginning { octets, opening, answered } = listen(&mut stream, &mut upstream).await?;
-    match opening {
-        Ok(Opening::Tls(name)) => {
-            let named = shared.guard_of(&guarded.1, opened.ends, opened.began, name.as_ref()).await;
-            let Some(guard) = named else {
-                socket::reset(stream);
-                return Ok(());
-            };
-            let judged = guard.judge(Asked::Tls(name.as_ref()));
-            let (shown, passes) = (name.map(|name| name.to_string()), judged.allowed || guard.audit);
-            let fate = match (passes, judged.allowed && !judged.mismatch) {
-                (_, true) => Fate::Allowed,
-                (true, false) => Fate::Audited,
-                (false, false) => Fate::Denied,
-            };
-            record_tls(shared, opened.ends, judged, fate, shown);
-            if !passes {
+        };
+        beginning.answered = true;
+        tokio::select! {
+            heard = beginning.listen(&mut stream, &mut upstream) => heard?,
+            () = standing.revoked() => {
                 socket::reset(stream);
                 return Ok(());
             }
-        }
+        };
+        nameless = Some(standing);
+    }
+    let Beginning { octets, sniffer, opening, answered, .. } = beginning;
+    match opening {
+        Ok(Opening::Tls(name)) => match judge(Subject::Tls(name)).await {
+            Some(standing) => return tunnel::tls(standing, (stream, upstream), (sniffer.into_hello(), octets)).await,
+            None => socket::reset(stream),
+        },
         // A server of HTTP does not speak first.
         Ok(kind @ (Opening::Http | Opening::Http2)) if !answered => {
             opened.upstream = Some(upstream);
             let stream = Prefixed::new(octets, stream);
             http::serve(Arc::clone(shared), stream, opened, guarded, kind == Opening::Http2, stop).await;
-            return Ok(());
         }
-        Ok(Opening::Other) => {}
-        // Silence to its end.
-        Ok(Opening::Partial) if octets.is_empty() => {}
-        _ if guarded.1.audit => {}
-        _ => {
-            unread(shared, opened.ends, &guarded.1);
-            socket::reset(stream);
-            return Ok(());
+        // Silence to its end asks for nothing: where that may not pass, no refusal is recorded.
+        Ok(Opening::Partial) if octets.is_empty() && nameless.is_none() => {
+            if let Some((standing, judged)) =
+                shared.judge((guarded.0, &guarded.1), ends, opened.began, Subject::Nameless).await
+                && judged.fate(standing.guard.audit) != Fate::Denied
+            {
+                tunnel::nameless(&standing, Prefixed::new(octets, stream), upstream).await;
+            }
+        }
+        kind => {
+            let is_unread = !matches!(kind, Ok(Opening::Other)) && !octets.is_empty();
+            if is_unread && !guarded.1.audit {
+                refuse_unread(shared, ends, &guarded.1, stream);
+                return Ok(());
+            }
+            if nameless.is_none() {
+                nameless = judge(Subject::Nameless).await;
+            }
+            match nameless {
+                Some(standing) => tunnel::nameless(&standing, Prefixed::new(octets, stream), upstream).await,
+                None => socket::reset(stream),
+            }
         }
     }
-    stream.account().pass();
-    let mut stream = Prefixed::new(octets, stream);
-    // Either side may break off.
-    let _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
     Ok(())
 }
 
-/// Reads what the client begins with until it is known for what it is, it ends, or it takes too long.
-async fn listen(stream: &mut Client, upstream: &mut TcpStream) -> io::Result<Beginning> {
-    let mut beginning = Beginning { octets: Vec::new(), opening: Ok(Opening::Partial), answered: false };
-    let mut answer = Vec::with_capacity(CHUNK_OCTETS);
-    let mut deadline = None;
-    loop {
-        let late = async {
-            match deadline {
-                Some(deadline) => timeout_at(deadline, std::future::pending()).await.unwrap_or(()),
-                // Nothing has been said: a client may listen for as long as it likes.
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            read = stream.read_buf(&mut beginning.octets) => {
-                if read? == 0 {
-                    return Ok(beginning);
-                }
-                beginning.opening = sniff::read(&beginning.octets);
-                if beginning.opening != Ok(Opening::Partial) {
-                    return Ok(beginning);
-                }
-                deadline.get_or_insert_with(|| Instant::now() + FIRST_MAX);
-            }
-            read = upstream.read_buf(&mut answer) => {
-                if read? == 0 {
-                    stream.shutdown().await?;
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                beginning.answered = true;
-                stream.write_all(&answer).await?;
-                answer.clear();
-            }
-            () = late => return Ok(beginning),
+/// Judges what a connection asks for, and records it. `None` where it may not pass.
+async fn judge<D: Desk>(
+    shared: &Arc<Shared<D>>,
+    (revision, any): &(u64, Arc<Guard>),
+    opened: &Opened,
+    subject: Subject,
+) -> Option<Standing<D>> {
+    let (standing, judged) = shared.judge((*revision, any), opened.ends, opened.began, subject).await?;
+    let fate = judged.fate(standing.guard.audit);
+    // What asks for no name, and need not, is no request.
+    if fate != Fate::Allowed || !matches!(standing.subject, Subject::Nameless) {
+        standing.record_first(judged, fate);
+    }
+    (fate != Fate::Denied).then_some(standing)
+}
+
+impl Default for Beginning {
+    fn default() -> Self {
+        Self {
+            octets: Vec::new(),
+            sniffer: Sniffer::default(),
+            opening: Ok(Opening::Partial),
+            deadline: None,
+            answered: false,
         }
     }
 }
 
-/// Tells of a beginning that is none of a known protocol, and could become one.
-fn unread<D: Desk>(shared: &Shared<D>, ends: (SocketAddr, SocketAddr), guard: &Guard) {
+impl Beginning {
+    /// Reads what the client begins with until it is known for what it is, it ends, or it takes too long. Gives `false`
+    /// where the server speaks before: only after that was judged, which `answered` says, its words are passed on.
+    async fn listen(&mut self, stream: &mut Client, upstream: &mut TcpStream) -> io::Result<bool> {
+        let mut answer = Vec::with_capacity(CHUNK_OCTETS);
+        loop {
+            let deadline = self.deadline;
+            let late = async {
+                match deadline {
+                    Some(deadline) => timeout_at(deadline, std::future::pending()).await.unwrap_or(()),
+                    // Nothing has been said: a client may listen for as long as it likes.
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                read = stream.read_buf(&mut self.octets) => {
+                    if read? == 0 {
+                        return Ok(true);
+                    }
+                    self.opening = self.sniffer.read(&self.octets);
+                    if self.opening != Ok(Opening::Partial) {
+                        return Ok(true);
+                    }
+                    self.deadline.get_or_insert_with(|| Instant::now() + FIRST_MAX);
+                }
+                read = hear(upstream, &mut answer, self.answered) => {
+                    if read? == 0 {
+                        stream.shutdown().await?;
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    if !self.answered {
+                        return Ok(false);
+                    }
+                    stream.write_all(&answer).await?;
+                    answer.clear();
+                }
+                () = late => return Ok(true),
+            }
+        }
+    }
+}
+
+/// Waits for a server's bytes, and takes them where they may pass. Gives how many there are.
+async fn hear(upstream: &mut TcpStream, answer: &mut Vec<u8>, passes: bool) -> io::Result<usize> {
+    if passes { upstream.read_buf(answer).await } else { upstream.peek(&mut [0]).await }
+}
+
+/// Records a beginning that is none of a known protocol, and could become one; ends the connection.
+fn refuse_unread<D: Desk>(shared: &Shared<D>, ends: (SocketAddr, SocketAddr), guard: &Guard, stream: Client) {
     shared.tallies.count(Outcome::Malformed);
     let mut judged = guard.judge(Asked::Tls(None));
     (judged.allowed, judged.mismatch) = (false, true);
     record_tls(shared, ends, judged, Fate::Denied, None);
+    socket::reset(stream);
 }

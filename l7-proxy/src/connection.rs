@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use namegate_config::name::Fqdn;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
     sync::watch,
     time::timeout,
 };
@@ -23,13 +23,14 @@ use crate::{
     desk::{Access, Desk, Fate, Named, Question, What},
     framing::Framing,
     guard::{Asked, Guard, Judgement},
-    hello::{self, HELLO_OCTETS_MAX, Hello},
+    hello::{Gathering, Hello},
     http::{self, Opened},
     proxy::Config,
     sniff::{HTTP2, TLS},
     socket,
-    splice::{self, SILENCE_MAX},
+    standing::{Changes, Standing, Subject},
     tally::{Outcome, Tallies},
+    tunnel,
 };
 
 /// How long a client may say nothing, or take for the head of a request.
@@ -45,22 +46,22 @@ pub(crate) struct Shared<D> {
     port: u16,
     fixed_server: Option<SocketAddr>,
     pub(crate) accounts: Arc<Accounts>,
+    pub(crate) changes: Changes,
 }
 
-impl<D> Shared<D> {
+impl<D: Desk> Shared<D> {
     pub(crate) fn new(desk: D, tallies: Arc<Tallies>, config: &Config, port: u16) -> Self {
+        let changes = Changes::new(desk.revision());
         let Config { connections_max, connections_per_endpoint_max, bytes_max, .. } = *config;
         let accounts = Accounts::new(connections_max, connections_per_endpoint_max, bytes_max);
-        Self { desk, tallies, mark: config.mark, port, fixed_server: config.fixed_server, accounts }
+        Self { desk, tallies, mark: config.mark, port, fixed_server: config.fixed_server, accounts, changes }
     }
 
     /// Whom a client called; none where that would be the proxy itself.
     fn server(&self, called: SocketAddr) -> Option<SocketAddr> {
         if called.ip().is_loopback() && called.port() == self.port { self.fixed_server } else { Some(called) }
     }
-}
 
-impl<D: Desk> Shared<D> {
     /// The limits on a connection, and the revision they are of.
     pub(crate) async fn guard(
         &self,
@@ -70,22 +71,38 @@ impl<D: Desk> Shared<D> {
         named: Named,
     ) -> Option<(u64, Arc<Guard>)> {
         let revision = self.desk.revision();
-        let demand = self.desk.demand(Question { client, server, age: began.elapsed(), named }).await?;
+        let known = Arc::default();
+        let demand = self.desk.demand(Question { client, server, age: began.elapsed(), named, known }).await?;
         Some((revision, Arc::new(Guard::from(demand))))
     }
 
-    /// Those on a connection that asks for a name, where that matters.
-    pub(crate) async fn guard_of(
-        &self,
-        any: &Arc<Guard>,
-        (client, server): (SocketAddr, SocketAddr),
-        began: Instant,
-        name: Option<&Fqdn>,
-    ) -> Option<Arc<Guard>> {
-        if !any.bound {
-            return Some(Arc::clone(any));
+    /// Connects to the server; `None` where it does not accept, which is counted.
+    pub(crate) async fn connect(&self, (client, server): (SocketAddr, SocketAddr), guard: &Guard) -> Option<TcpStream> {
+        let source = guard.keeps_source.then(|| client.ip().to_canonical());
+        match socket::connect(server, source, self.mark).await {
+            Ok(upstream) => Some(upstream),
+            Err(error) => {
+                self.tallies.count(Outcome::ServerFailed);
+                tracing::debug!(%error, %server, "a server does not accept");
+                None
+            }
         }
-        Some(self.guard(client, server, began, Named::One(name.cloned())).await?.1)
+    }
+
+    /// Judges what a connection asks for under its limits, or under those for its name where that matters.
+    pub(crate) async fn judge(
+        self: &Arc<Self>,
+        (mut revision, any): (u64, &Arc<Guard>),
+        ends: (SocketAddr, SocketAddr),
+        began: Instant,
+        subject: Subject,
+    ) -> Option<(Standing<D>, Judgement)> {
+        let mut guard = Arc::clone(any);
+        if any.bound {
+            (revision, guard) = self.guard(ends.0, ends.1, began, subject.named()).await?;
+        }
+        let judged = guard.judge(subject.asked());
+        Some((Standing { shared: Arc::clone(self), ends, began, revision, guard, subject }, judged))
     }
 }
 
@@ -122,7 +139,7 @@ pub(crate) async fn serve<D: Desk>(
     }
     let guard = &guarded.1;
     if octet == TLS && (guard.takes_tls() || guard.audit) {
-        return tls(shared, stream, (client, server), first, began, guard).await;
+        return tls(shared, stream, (client, server), first, began, (guarded.0, guard)).await;
     }
     if !guard.takes_http() && !guard.audit {
         let judged = guard.judge(Asked::Tls(None));
@@ -141,63 +158,57 @@ pub(crate) async fn serve<D: Desk>(
     Ok(())
 }
 
-/// Reads the server name, and passes octets both ways as they come where a rule allows it. Else the client gets a reset.
+/// Reads the server name, and lets the connection pass where a rule allows it. Else the client gets a reset.
 async fn tls<D: Desk>(
     shared: &Arc<Shared<D>>,
     mut stream: Client,
     ends: (SocketAddr, SocketAddr),
     mut first: Vec<u8>,
     began: Instant,
-    guard: &Arc<Guard>,
+    guarded: (u64, &Arc<Guard>),
 ) -> io::Result<()> {
-    let (client, server) = ends;
+    let mut hello = Gathering::default();
     let reading = async {
         loop {
-            match hello::read(&first) {
+            match hello.read(&first) {
                 Ok(Hello::Whole(name)) => return Ok(name),
-                Ok(Hello::Partial) if first.len() < HELLO_OCTETS_MAX => {}
-                _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+                Ok(Hello::Partial) => {}
+                Err(_) => return Err(io::Error::from(io::ErrorKind::InvalidData)),
             }
             if stream.read_buf(&mut first).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     };
-    let name = match timeout(FIRST_MAX, reading).await {
+    let read = timeout(FIRST_MAX, reading).await;
+    let is_read = matches!(read, Ok(Ok(_)));
+    let name = match read {
         Ok(Ok(name)) => name,
-        _ if guard.audit => None,
+        _ if guarded.1.audit => None,
         _ => {
             shared.tallies.count(Outcome::Malformed);
             socket::reset(stream);
             return Ok(());
         }
     };
-    let named = shared.guard_of(guard, ends, began, name.as_ref()).await;
-    let Some(guard) = named else {
+    let Some((standing, judged)) = shared.judge(guarded, ends, began, Subject::Tls(name)).await else {
         socket::reset(stream);
         return Ok(());
     };
-    let judged = guard.judge(Asked::Tls(name.as_ref()));
-    let shown = name.map(|name| name.to_string());
-    if !judged.allowed && !guard.audit {
-        record_tls(shared, ends, judged, Fate::Denied, shown);
+    let fate = judged.fate(standing.guard.audit);
+    standing.record_first(judged, fate);
+    if fate == Fate::Denied {
         socket::reset(stream);
         return Ok(());
     }
-    let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
-    record_tls(shared, ends, judged, fate, shown);
-    let source = guard.keeps_source.then(|| client.ip().to_canonical());
-    let upstream = match socket::connect(server, source, shared.mark).await {
-        Ok(upstream) => upstream,
-        Err(error) => {
-            shared.tallies.count(Outcome::ServerFailed);
-            tracing::debug!(%error, %server, "a server does not accept");
-            socket::reset(stream);
-            return Ok(());
-        }
+    let Some(upstream) = shared.connect(ends, &standing.guard).await else {
+        socket::reset(stream);
+        return Ok(());
     };
-    stream.account().pass();
-    splice::both(Prefixed::new(first, stream), upstream, SILENCE_MAX).await;
+    if is_read {
+        return tunnel::tls(standing, (stream, upstream), (hello, first)).await;
+    }
+    tunnel::unread(&standing, Prefixed::new(first, stream), upstream, None).await;
     Ok(())
 }
 

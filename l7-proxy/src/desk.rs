@@ -55,6 +55,8 @@ pub struct Question {
     pub age: Duration,
     /// What it asks for.
     pub named: Named,
+    /// Names that opened the address when the connection was let pass: they count as if they still did.
+    pub known: Arc<[Fqdn]>,
 }
 
 /// The name that a connection or request asks for.
@@ -64,6 +66,8 @@ pub enum Named {
     Any,
     /// This one; `None` where it asks for none, or for none that a rule could name.
     One(Option<Fqdn>),
+    /// It speaks a protocol without names.
+    Nameless,
 }
 
 /// What is asked of the requests of one connection.
@@ -79,6 +83,8 @@ pub struct Demand {
     pub bound: bool,
     /// What the name that was asked for means.
     pub binding: Match,
+    /// Names that open the server's address for the client, few of them where there are many.
+    pub names: Arc<[Fqdn]>,
 }
 
 /// Whether a connection asks for a name that opened its address.

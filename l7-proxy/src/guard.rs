@@ -10,7 +10,7 @@ use namegate_config::{
     rule::{Direction, Origin, Rule},
 };
 
-use crate::desk::{Demand, Match};
+use crate::desk::{Demand, Fate, Match};
 
 /// What is judged.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,17 @@ pub(crate) struct Judgement {
     pub(crate) mismatch: bool,
 }
 
+impl Judgement {
+    /// What becomes of it; denials pass in audit mode.
+    pub(crate) fn fate(&self, audit: bool) -> Fate {
+        match (self.allowed, audit) {
+            (true, _) if !self.mismatch => Fate::Allowed,
+            (true, _) | (false, true) => Fate::Audited,
+            (false, false) => Fate::Denied,
+        }
+    }
+}
+
 /// The limits of one connection, from both ends.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -41,12 +52,14 @@ pub(crate) struct Guard {
     pub(crate) bound: bool,
     /// What that name means.
     pub(crate) binding: Match,
+    /// Names that open the server's address.
+    pub(crate) names: Arc<[Fqdn]>,
 }
 
 impl From<Demand> for Guard {
     fn from(demand: Demand) -> Self {
-        let Demand { sides, keeps_source, audit, bound, binding } = demand;
-        Self { sides, keeps_source, audit, bound, binding }
+        let Demand { sides, keeps_source, audit, bound, binding, names } = demand;
+        Self { sides, keeps_source, audit, bound, binding, names }
     }
 }
 
@@ -153,6 +166,7 @@ mod tests {
             ports: Ports::Any,
             l7: Some(Arc::new(l7)),
             binding: None,
+            named_only: None,
         })
     }
 
@@ -187,8 +201,14 @@ mod tests {
             (Limits::Rules(vec![names, a]), Limits::Free, true, true, Some("a")),
         ] {
             let sides = vec![(Direction::Egress, egress), (Direction::Ingress, ingress)];
-            let guard =
-                Guard::from(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good });
+            let guard = Guard::from(Demand {
+                sides,
+                keeps_source: false,
+                audit: false,
+                bound: false,
+                binding: Match::Good,
+                names: Arc::default(),
+            });
             let judged = guard.judge(Asked::Http(&ask, &fields));
             assert_eq!((judged.allowed, judged.rule.as_ref().map(|rule| &*rule.name)), (http, decider), "{guard:?}");
             assert_eq!(guard.judge(Asked::Tls(Some(&"x.io".parse().unwrap()))).allowed, tls, "{guard:?}");

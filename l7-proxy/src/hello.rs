@@ -1,21 +1,29 @@
-//! The server name in the first message of TLS (RFC 8446 §4.1.2, RFC 6066 §3), from records that come in any pieces.
+//! The server name in the first message of TLS (RFC 8446 §4.1.2, RFC 6066 §3), from records that come in any pieces; and
+//! whether a second one asks for the same.
 
 use std::net::IpAddr;
 
 use namegate_config::name::Fqdn;
 
+use crate::record::{self, HANDSHAKE};
+
 /// Octets that are gathered before the message counts as malformed.
 pub const HELLO_OCTETS_MAX: usize = 64 << 10;
 
-/// Content type of records with handshake messages.
-const HANDSHAKE: u8 = 22;
-/// The longest fragment of a plain record (RFC 8446 §5.1).
-const FRAGMENT_OCTETS_MAX: usize = 1 << 14;
 /// Handshake type.
 const CLIENT_HELLO: u8 = 1;
 /// Extension, and the only type of name in it.
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
+/// Extensions that a second `ClientHello` may change, add or leave out (RFC 8446 §4.1.2). An encrypted `ClientHello` is
+/// encrypted anew (RFC 9849 §6.1.5), and counts by its outer name.
+const MAY_CHANGE: [u16; 6] = [PADDING, PRE_SHARED_KEY, EARLY_DATA, COOKIE, KEY_SHARE, ENCRYPTED_CLIENT_HELLO];
+const PADDING: u16 = 21;
+const PRE_SHARED_KEY: u16 = 41;
+const EARLY_DATA: u16 = 42;
+const COOKIE: u16 = 44;
+const KEY_SHARE: u16 = 51;
+const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 
 /// What the octets hold so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +41,66 @@ pub struct Malformed;
 
 /// Reads what came so far.
 pub fn read(octets: &[u8]) -> Result<Hello, Malformed> {
-    let (message, more) = gather(octets)?;
-    read_message(&message, more)
+    Gathering::default().read(octets)
+}
+
+/// Puts a `ClientHello` together from its records.
+#[derive(Clone, Debug, Default)]
+pub struct Gathering {
+    message: Vec<u8>,
+    /// Bytes of the records that were read.
+    at: usize,
+}
+
+impl Gathering {
+    /// Reads what came so far. `bytes` begin with those of the last call, which are not read again.
+    ///
+    /// The message must end where its last record ends (RFC 8446 §5.1): what followed it in there would be read by the
+    /// server after its answer.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<Hello, Malformed> {
+        while !is_whole(&self.message) {
+            let rest = bytes.get(self.at..).unwrap_or_default();
+            // Known before the record is whole.
+            if rest.first().is_some_and(|kind| *kind != HANDSHAKE) {
+                return Err(Malformed);
+            }
+            let Some(record) = record::first(rest)? else {
+                let is_longer = bytes.len() < HELLO_OCTETS_MAX;
+                return read_message(&self.message, is_longer);
+            };
+            self.message.extend_from_slice(record.fragment);
+            self.at += record.length();
+        }
+        read_whole(&self.message)
+    }
+
+    /// The message, with its type and length.
+    pub fn message(&self) -> &[u8] {
+        &self.message
+    }
+
+    /// Bytes of the records that hold it.
+    pub fn length(&self) -> usize {
+        self.at
+    }
+}
+
+/// A message that nothing follows.
+fn read_whole(message: &[u8]) -> Result<Hello, Malformed> {
+    if message_length(message).is_some_and(|length| length < message.len()) {
+        return Err(Malformed);
+    }
+    read_message(message, false)
+}
+
+/// Bytes of the message that `bytes` begin with, its type and length included.
+pub(crate) fn message_length(bytes: &[u8]) -> Option<usize> {
+    let &[_, high, middle, low] = bytes.first_chunk::<4>()?;
+    Some(4 + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)))
+}
+
+fn is_whole(message: &[u8]) -> bool {
+    message_length(message).is_some_and(|length| length <= message.len())
 }
 
 /// Reads the message without records around it; `more` says whether more of it may come.
@@ -57,59 +123,88 @@ pub fn read_message(message: &[u8], more: bool) -> Result<Hello, Malformed> {
     }
 }
 
-/// The fragments of the records put together; whether more may come.
-fn gather(octets: &[u8]) -> Result<(Vec<u8>, bool), Malformed> {
-    let mut message = Vec::new();
-    let mut rest = octets;
-    while let Some((&[kind, major, _, high, low], after)) = rest.split_first_chunk::<5>() {
-        let length = usize::from(high) << 8 | usize::from(low);
-        if kind != HANDSHAKE || major != 3 || length == 0 || length > FRAGMENT_OCTETS_MAX {
-            // What follows a whole message is not read.
-            return if is_whole(&message) { Ok((message, false)) } else { Err(Malformed) };
-        }
-        let fragment = after.get(..length).unwrap_or(after);
-        message.extend_from_slice(fragment);
-        rest = &after[fragment.len()..];
-    }
-    let expected = [HANDSHAKE, 3];
-    if !is_whole(&message) && rest.iter().zip(expected).any(|(octet, expected)| *octet != expected) {
-        return Err(Malformed);
-    }
-    Ok((message, octets.len() < HELLO_OCTETS_MAX))
+/// The parts of a `ClientHello` (RFC 8446 §4.1.2).
+struct Parts<'m> {
+    version_and_random: &'m [u8],
+    session: &'m [u8],
+    suites: &'m [u8],
+    compression: &'m [u8],
+    /// Type and content, in their order; empty in TLS 1.2 without extensions.
+    extensions: Vec<(u16, &'m [u8])>,
 }
 
-fn is_whole(message: &[u8]) -> bool {
-    message.split_first_chunk::<4>().is_some_and(|(&[_, high, middle, low], body)| {
-        body.len() >= usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)
-    })
+impl<'m> Parts<'m> {
+    /// Reads the message without its type and length.
+    fn read(body: &'m [u8]) -> Result<Self, Malformed> {
+        let mut body = Cursor(body);
+        let version_and_random = body.take(2 + 32)?;
+        let (session, suites, compression) = (body.vector8()?, body.vector16()?, body.vector8()?);
+        if session.len() > 32 || suites.is_empty() || suites.len() % 2 != 0 || compression.is_empty() {
+            return Err(Malformed);
+        }
+        let extensions = if body.0.is_empty() { Vec::new() } else { extensions(&mut body)? };
+        Ok(Self { version_and_random, session, suites, compression, extensions })
+    }
+
+    /// Reads a message with its type and length, which nothing follows.
+    fn of(message: &'m [u8]) -> Result<Self, Malformed> {
+        let is_whole = message.first() == Some(&CLIENT_HELLO) && message_length(message) == Some(message.len());
+        let body = message.get(4..).filter(|_| is_whole).ok_or(Malformed)?;
+        Self::read(body)
+    }
+
+    fn has(&self, wanted: u16) -> bool {
+        self.extensions.iter().any(|(kind, _)| *kind == wanted)
+    }
+
+    /// The extensions that must stay as they are, in one order.
+    fn lasting(&self) -> Vec<(u16, &'m [u8])> {
+        let mut lasting = self.extensions.clone();
+        lasting.retain(|(kind, _)| !MAY_CHANGE.contains(kind));
+        lasting.sort_unstable();
+        lasting
+    }
+}
+
+/// The extensions at the end of a message.
+pub(crate) fn extensions<'m>(message: &mut Cursor<'m>) -> Result<Vec<(u16, &'m [u8])>, Malformed> {
+    let mut rest = Cursor(message.vector16()?);
+    if !message.0.is_empty() {
+        return Err(Malformed);
+    }
+    let mut extensions = Vec::new();
+    while !rest.0.is_empty() {
+        extensions.push((rest.number16()?, rest.vector16()?));
+    }
+    Ok(extensions)
 }
 
 fn server_name(body: &[u8]) -> Result<Option<Fqdn>, Malformed> {
-    let mut body = Cursor(body);
-    body.take(2 + 32)?;
-    if body.vector8()?.len() > 32 {
-        return Err(Malformed);
-    }
-    let suites = body.vector16()?;
-    if suites.is_empty() || suites.len() % 2 != 0 || body.vector8()?.is_empty() {
-        return Err(Malformed);
-    }
-    if body.0.is_empty() {
-        return Ok(None); // TLS 1.2 without extensions.
-    }
-    let mut extensions = Cursor(body.vector16()?);
-    if !body.0.is_empty() {
-        return Err(Malformed);
-    }
+    let parts = Parts::read(body)?;
     let mut found = None;
-    while !extensions.0.is_empty() {
-        let kind = extensions.number16()?;
-        let data = extensions.vector16()?;
-        if kind == SERVER_NAME && found.replace(host_name(data)?).is_some() {
+    for (_, data) in parts.extensions.iter().filter(|(kind, _)| *kind == SERVER_NAME) {
+        if found.replace(host_name(data)?).is_some() {
             return Err(Malformed);
         }
     }
     Ok(found.flatten())
+}
+
+/// Whether a whole `ClientHello` offers early data (RFC 8446 §4.2.10).
+pub(crate) fn offers_early_data(message: &[u8]) -> bool {
+    Parts::of(message).is_ok_and(|parts| parts.has(EARLY_DATA))
+}
+
+/// Whether `second` may follow `first` after a `HelloRetryRequest` (RFC 8446 §4.1.2): both are whole messages with type and
+/// length. Such a message asks for the same name.
+pub fn may_follow(first: &[u8], second: &[u8]) -> bool {
+    let (Ok(first), Ok(second)) = (Parts::of(first), Parts::of(second)) else { return false };
+    !second.has(EARLY_DATA)
+        && first.version_and_random == second.version_and_random
+        && first.session == second.session
+        && first.suites == second.suites
+        && first.compression == second.compression
+        && first.lasting() == second.lasting()
 }
 
 /// The one host name of the extension.
@@ -128,25 +223,25 @@ fn host_name(data: &[u8]) -> Result<Option<Fqdn>, Malformed> {
 }
 
 /// Octets not read yet.
-struct Cursor<'o>(&'o [u8]);
+pub(crate) struct Cursor<'o>(pub(crate) &'o [u8]);
 
 impl<'o> Cursor<'o> {
-    fn take(&mut self, length: usize) -> Result<&'o [u8], Malformed> {
+    pub(crate) fn take(&mut self, length: usize) -> Result<&'o [u8], Malformed> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn number16(&mut self) -> Result<u16, Malformed> {
+    pub(crate) fn number16(&mut self) -> Result<u16, Malformed> {
         self.take(2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]))
     }
 
-    fn vector8(&mut self) -> Result<&'o [u8], Malformed> {
+    pub(crate) fn vector8(&mut self) -> Result<&'o [u8], Malformed> {
         let length = usize::from(self.take(1)?[0]);
         self.take(length)
     }
 
-    fn vector16(&mut self) -> Result<&'o [u8], Malformed> {
+    pub(crate) fn vector16(&mut self) -> Result<&'o [u8], Malformed> {
         let length = usize::from(self.number16()?);
         self.take(length)
     }

@@ -40,6 +40,7 @@ use crate::{
     pace::{self, Executor},
     sniff,
     splice::{self, SILENCE_MAX},
+    standing::{Revoked, Standing, StandingBody, Subject},
     tally::Outcome,
     upstream::{CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
     websocket,
@@ -72,7 +73,7 @@ pub(crate) struct Opened {
     pub(crate) upstream: Option<TcpStream>,
 }
 
-type Reply = Response<Either<Counted, Full<Bytes>>>;
+type Reply = Response<Either<StandingBody, Full<Bytes>>>;
 
 /// One client's connection.
 struct Session<D> {
@@ -170,6 +171,7 @@ impl<D: Desk> Session<D> {
             Ok(host) => host,
             Err(refused) => return self.malformed(refused, version),
         };
+        let revision = self.shared.desk.revision();
         let Some(guard) = self.guard(&host).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "Unavailable\n", "the rules can not be asked");
         };
@@ -189,14 +191,22 @@ impl<D: Desk> Session<D> {
         }
         self.shared.tallies.count(Outcome::Allowed);
         let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
+        let mut revoked = self.revoked(Subject::request(&facts, &parts.headers), &guard, revision);
         let from_client = parts.extensions.remove::<OnUpgrade>().zip(facts.websocket.clone());
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
         let body = FromClient::new(Counted::new(body, account, None), !guard.demands_fields());
         let broken = body.broken();
-        let reply = match self.upstream.send(Request::from_parts(parts, body), source).await {
-            Ok(response) => self.incoming(response.map(|body| Counted::new(body, account, Some(charge))), from_client),
-            Err(_) if broken.is_so() => self.malformed(head::BROKEN_BODY, version),
-            Err(error) => self.unanswered(&error),
+        let reply = tokio::select! {
+            biased;
+            sent = self.upstream.send(Request::from_parts(parts, body), source) => match sent {
+                Ok(response) => {
+                    let response = response.map(|body| Counted::new(body, account, Some(charge)));
+                    self.incoming(response, from_client, revoked)
+                }
+                Err(_) if broken.is_so() => self.malformed(head::BROKEN_BODY, version),
+                Err(error) => self.unanswered(&error),
+            },
+            () = &mut revoked => plain(StatusCode::FORBIDDEN, DENIED, "the rules have changed"),
         };
         self.record(facts, judged, fate, reply.status(), began);
         reply
@@ -239,16 +249,21 @@ impl<D: Desk> Session<D> {
 
     async fn ask(&self, named: Named) -> Option<Arc<Guard>> {
         let Self { client, server, began, .. } = *self;
-        let question = Question { client, server, age: began.elapsed(), named };
+        let question = Question { client, server, age: began.elapsed(), named, known: Arc::default() };
         let demand = self.shared.desk.demand(question).await?;
         Some(Arc::new(Guard::from(demand)))
     }
 
     /// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come.
-    fn incoming(&self, mut response: Response<Counted>, from_client: Option<(OnUpgrade, HeaderValue)>) -> Reply {
+    fn incoming(
+        &self,
+        mut response: Response<Counted>,
+        from_client: Option<(OnUpgrade, HeaderValue)>,
+        revoked: Revoked,
+    ) -> Reply {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             head::strip(response.headers_mut());
-            return response.map(Either::Left);
+            return response.map(|body| Either::Left(StandingBody::new(body, revoked)));
         }
         let asked = from_client.filter(|(_, key)| websocket::is_accepted(key, response.headers()));
         let Some((client, _)) = asked else {
@@ -261,15 +276,25 @@ impl<D: Desk> Session<D> {
         drop(pace::spawn(account.holder(), async move {
             let passing = async {
                 if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-                    splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX).await;
+                    // Either side may break off.
+                    let _ = splice::both(TokioIo::new(client), TokioIo::new(server), SILENCE_MAX).await;
                 }
             };
             tokio::select! {
                 () = passing => {}
+                () = revoked => {}
                 _ = account.crowded_out() => tracing::debug!("a tunnel gave way to other connections"),
             }
         }));
-        response.map(Either::Left)
+        response.map(|body| Either::Left(StandingBody::new(body, Box::pin(std::future::pending()))))
+    }
+
+    /// Resolves once the rules do not let a request pass any more that they let pass at `revision`.
+    fn revoked(&self, subject: Subject, guard: &Arc<Guard>, revision: u64) -> Revoked {
+        let (shared, guard) = (Arc::clone(&self.shared), Arc::clone(guard));
+        let (ends, began) = ((self.client, self.server), self.began);
+        let standing = Standing { shared, ends, began, revision, guard, subject };
+        Box::pin(async move { standing.revoked().await })
     }
 
     fn unanswered(&self, error: &UpstreamError) -> Reply {

@@ -19,17 +19,23 @@ mod connection;
 mod counted;
 mod desk;
 mod framing;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
+mod handshake;
 pub mod hello;
 mod holder;
 mod http;
 mod pace;
 mod proxy;
 pub mod quic;
+mod record;
 pub mod sniff;
 mod socket;
 mod splice;
+mod standing;
 mod tally;
+mod tunnel;
 mod upstream;
 mod websocket;
 

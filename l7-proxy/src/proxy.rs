@@ -21,7 +21,7 @@ use crate::{
     account::Accounts,
     connection::Shared,
     desk::Desk,
-    pace, socket,
+    pace, socket, standing,
     tally::Tallies,
 };
 
@@ -123,6 +123,9 @@ impl Proxy {
         }
         let workers: Arc<[_]> = workers.into();
         let accounts = Arc::clone(&shared.accounts);
+        if let Some((runtime, _)) = runtimes.first() {
+            runtime.spawn(standing::follow(Arc::clone(&shared), stopped.clone()));
+        }
         for (own, (runtime, _)) in runtimes.iter().enumerate() {
             let _entered = runtime.enter();
             runtime.spawn(pace::rounds());

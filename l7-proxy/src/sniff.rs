@@ -1,6 +1,7 @@
 //! What a connection that may speak any protocol begins with: TLS, HTTP, or neither. Octets in, an answer out.
 //!
-//! What could be TLS or HTTP for a lenient server counts as such: whoever has it read as neither is not asked for a name.
+//! What a lenient server could take for TLS or HTTP counts as such, or is malformed: a connection that is read as neither is
+//! not asked for a name. So is a header of the PROXY protocol, which servers take off before they read either.
 
 use std::{
     future::Future,
@@ -25,7 +26,8 @@ use namegate_config::name::Fqdn;
 
 use crate::{
     head,
-    hello::{self, Hello, Malformed},
+    hello::{self, Gathering, Hello, Malformed},
+    record::{CHANGE_CIPHER_SPEC, HEARTBEAT},
 };
 
 /// Octets that are gathered before the beginning counts as malformed.
@@ -35,6 +37,13 @@ pub const OPENING_OCTETS_MAX: usize = hello::HELLO_OCTETS_MAX;
 pub(crate) const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// First octet of a TLS connection.
 pub(crate) const TLS: u8 = 22;
+/// How version 2 of the PROXY protocol begins, as far as no other protocol does.
+const PROXY_2: &[u8] = b"\r\n\r\n\0";
+/// The word that version 1 begins with.
+const PROXY_1: &[u8] = b"PROXY";
+/// Methods of HTTP (RFC 9110 §9, RFC 5789). No other protocol's first word is read as one of them, save `CONNECT` and
+/// `OPTIONS`, which NATS and SIP have too: these are HTTP where the line has more of it.
+const METHODS: [&[u8]; 7] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"TRACE"];
 
 /// What the octets hold so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,50 +62,128 @@ pub enum Opening {
 
 /// Reads what came so far.
 pub fn read(octets: &[u8]) -> Result<Opening, Malformed> {
-    match octets {
-        [] | [TLS] => Ok(Opening::Partial),
-        [TLS, 3, ..] => Ok(match hello::read(octets)? {
-            Hello::Partial => Opening::Partial,
-            Hello::Whole(name) => Opening::Tls(name),
-        }),
-        // SSL 2's form of a first message, which old servers take for TLS (RFC 5246 §E.2): it has no names.
-        [high, ..] if high & 0x80 != 0 => Ok(match octets {
-            [_, _, 1, 3, ..] => Opening::Tls(None),
-            [_] | [_, _] | [_, _, 1] => Opening::Partial,
-            _ => Opening::Other,
-        }),
-        _ if HTTP2.starts_with(octets) && octets.len() < HTTP2.len() => Ok(Opening::Partial),
-        _ if octets.starts_with(HTTP2) => Ok(Opening::Http2),
-        _ => text(octets),
+    Sniffer::default().read(octets)
+}
+
+/// Reads what a connection begins with as it comes.
+#[derive(Debug, Default)]
+pub struct Sniffer(Gathering);
+
+impl Sniffer {
+    /// Reads what came so far. `bytes` begin with those of the last call.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<Opening, Malformed> {
+        match bytes {
+            [] => Ok(Opening::Partial),
+            [CHANGE_CIPHER_SPEC..=HEARTBEAT, ..] => Ok(match self.0.read(bytes)? {
+                Hello::Partial => Opening::Partial,
+                Hello::Whole(name) => Opening::Tls(name),
+            }),
+            // The form of SSL 2 of a first message, which old servers take for TLS (RFC 5246 §E.2): it has no names.
+            [high, rest @ ..] if *high >= 0x80 && rest.len() < 4 && is_ssl2(rest) => Ok(Opening::Partial),
+            [high, rest @ ..] if *high >= 0x80 && is_ssl2(rest) => Err(Malformed),
+            _ if HTTP2.starts_with(bytes) && bytes.len() < HTTP2.len() => Ok(Opening::Partial),
+            _ if bytes.starts_with(HTTP2) => Ok(Opening::Http2),
+            _ if bytes.starts_with(PROXY_2) => Err(Malformed),
+            _ if PROXY_2.starts_with(bytes) => Ok(Opening::Partial),
+            _ => text(bytes),
+        }
+    }
+
+    /// The first message of TLS.
+    pub fn into_hello(self) -> Gathering {
+        self.0
     }
 }
 
+/// Whether the bytes after the first are those of a message in the form of SSL 2, as far as they go: a length, the type, and
+/// a version (2 or 3).
+fn is_ssl2(rest: &[u8]) -> bool {
+    let begins =
+        |version: &[u8]| rest.iter().skip(1).zip([&[1][..], version].concat()).all(|(byte, wanted)| *byte == wanted);
+    begins(&[3]) || begins(&[0, 2])
+}
+
 /// Whether a line of text is the first of a request (RFC 9112 §3), also for servers that forgive blanks and empty lines
-/// before it.
+/// before it, and other blanks and control characters in it.
 fn text(octets: &[u8]) -> Result<Opening, Malformed> {
-    let from = octets.iter().position(|octet| !b"\r\n \t".contains(octet));
+    let from = octets.iter().position(|octet| !is_blank(*octet));
     let line = from.map_or(&[][..], |from| &octets[from..]);
     let method = line.iter().take_while(|octet| is_token(**octet)).count();
     let partial = if octets.len() < OPENING_OCTETS_MAX { Ok(Opening::Partial) } else { Err(Malformed) };
-    match line.get(method) {
-        None => return partial,
-        Some(b' ' | b'\t') if method > 0 => {}
-        Some(_) => return Ok(Opening::Other),
+    let (method, rest) = line.split_at(method);
+    let Some(next) = rest.first() else { return partial };
+    let is_method = METHODS.contains(&method);
+    if !is_blank(*next) {
+        return if is_method { Err(Malformed) } else { Ok(Opening::Other) };
     }
-    let rest = &line[method..];
-    let end = rest.iter().position(|octet| *octet == b'\n');
-    let target = &rest[..end.unwrap_or(rest.len())];
-    if target.iter().any(|octet| octet.is_ascii_control() && !b"\t\r".contains(octet)) {
+    if method.is_empty() {
         return Ok(Opening::Other);
     }
-    let target = target.trim_ascii();
+    if method.eq_ignore_ascii_case(PROXY_1) {
+        return Err(Malformed);
+    }
+    let end = rest.iter().position(|octet| *octet == b'\n');
+    let target = &rest[..end.unwrap_or(rest.len())];
+    // Binary protocols may begin with what looks like a word of one digit or sign.
+    let is_word = method.first().is_some_and(u8::is_ascii_alphabetic);
+    if !is_word && target.iter().any(|octet| octet.is_ascii_control() && !is_blank(*octet)) {
+        return Ok(Opening::Other);
+    }
+    if end.is_none() {
+        return partial;
+    }
     let has_version = target.windows(5).any(|five| five.eq_ignore_ascii_case(b"HTTP/"));
     // HTTP/0.9 had no version.
-    let has_path = target.starts_with(b"/") || target.starts_with(b"http");
-    match end {
-        None => partial,
-        Some(_) if has_version || has_path => Ok(Opening::Http),
-        Some(_) => Ok(Opening::Other),
+    let first = target.split(|octet| is_blank(*octet)).find(|word| !word.is_empty()).unwrap_or_default();
+    let has_path = first.starts_with(b"/") || first.get(..4).is_some_and(|four| four.eq_ignore_ascii_case(b"http"));
+    let is_request = has_version || has_path || is_method && !first.is_empty();
+    Ok(if is_request { Opening::Http } else { Opening::Other })
+}
+
+/// What servers take for blank: Python's servers all that `str.split` does.
+fn is_blank(octet: u8) -> bool {
+    matches!(octet, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0)
+}
+
+/// The first line of a connection that passes as one of a protocol without names, followed while it passes: servers that
+/// take any word for a method act on it once it is whole.
+///
+/// Binary protocols have no lines, so nothing waits for the end of one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FirstLine {
+    is_over: bool,
+    words: usize,
+    /// Bytes of the word under way that are as in the version of HTTP, and its bytes in all.
+    same: usize,
+    length: usize,
+}
+
+impl FirstLine {
+    /// Reads the next bytes, before the server gets them. `Malformed` where the line ends as one of HTTP/1 does: with a
+    /// version that is not its first word.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        const VERSION: &[u8] = b"HTTP/";
+        if self.is_over {
+            return Ok(());
+        }
+        for byte in bytes {
+            if *byte == b'\n' {
+                self.is_over = true;
+                return if self.words > 1 && self.same == VERSION.len() { Err(Malformed) } else { Ok(()) };
+            }
+            if is_blank(*byte) {
+                // The last word counts, whatever blanks follow it.
+                self.length = 0;
+                continue;
+            }
+            if self.length == 0 {
+                (self.words, self.same) = (self.words.saturating_add(1), 0);
+            }
+            let is_same = VERSION.get(self.length).is_some_and(|wanted| byte.eq_ignore_ascii_case(wanted));
+            self.same += usize::from(is_same && self.same == self.length);
+            self.length = self.length.saturating_add(1);
+        }
+        Ok(())
     }
 }
 
@@ -224,11 +311,21 @@ mod tests {
             (b"get key\r\n", Opening::Other),
             (b"PING\r\n", Opening::Other),
             (b"*1\r\n$4\r\nPING\r\n", Opening::Other),
-            (b"SIP \x01", Opening::Other),
             (b"\0\0\0\x08\x04\xd2\x16\x2f", Opening::Other),
-            (b"\x16\x02", Opening::Other),
-            (b"\x80\x2e\x01\x03\x01", Opening::Tls(None)),
             (b"\x80\x2e\x02", Opening::Other),
+            (b"\x80\0\0\x28", Opening::Other),
+            (b"0\x0c\x02\x01\x01\x60\x07", Opening::Other),
+            (b"0033git-upload-pack /a.git\0host=a.io\0", Opening::Other),
+            (b"\x05\x01\0", Opening::Other),
+            (b"\x04\0\0\0\x05\0\0\0\0", Opening::Other),
+            (b"CONNECT {\"verbose\":false}\r\n", Opening::Other),
+            (b"OPTIONS sip:a.io SIP/2.0\r\n", Opening::Other),
+            (b"CONNECT a.io:443 HTTP/1.1\r\n", Opening::Http),
+            (b"GET key\r\n", Opening::Http),
+            (b"GET\x0b/\x0cHTTP/1.1\r\n", Opening::Http),
+            (b"\x0b\x0c\x1f\x85\xa0GET / HTTP/1.1\r\n", Opening::Http),
+            (b"GET\r/\rHTTP/1.1\n", Opening::Http),
+            (b"ANY\xa0\x01\x1fHTTP/1.1\n", Opening::Http),
             ("été".as_bytes(), Opening::Other),
         ] {
             let (at, got) = decided(octets);
@@ -236,11 +333,55 @@ mod tests {
             assert!(at > 0);
         }
         assert_eq!(read(b""), Ok(Opening::Partial));
-        for undecided in [&b"GET / HTTP/1.1"[..], b"G", b"\r\n", b"\x16", b"\x16\x03\x01\0", b"PRI * HTTP/2.0\r\n"] {
+        for undecided in [
+            &b"GET / HTTP/1.1"[..],
+            b"G",
+            b"\r\n",
+            b"\x16",
+            b"\x16\x03\x01\0",
+            b"PRI * HTTP/2.0\r\n",
+            b"SIP \x01",
+            b"\r\n\r\n",
+        ] {
             assert_eq!(read(undecided), Ok(Opening::Partial), "{}", undecided.escape_ascii());
         }
         assert_eq!(read(&vec![b'A'; OPENING_OCTETS_MAX]), Err(Malformed), "undecided for ever");
-        assert_eq!(read(&[22, 3, 1, 0, 0]), Err(Malformed));
+        for refused in [
+            &[22, 3, 1, 0, 0][..],
+            &[22, 2],
+            &[20],
+            &[21, 3, 1, 0, 2, 1, 0],
+            &[23],
+            &[24],
+            b"\x80\x2e\x01\x03\x01",
+            b"\x85\x2e\x01\0\x02",
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 443\r\n",
+            b"\r\n\r\n\0\r\nQUIT\n",
+            b"GET\0/ HTTP/1.1\r\n",
+            b"GET/ HTTP/1.1\r\n",
+        ] {
+            let (at, got) = decided(refused);
+            assert_eq!(got, Err(Malformed), "{} after {at}", refused.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_first_line_that_passes_is_none_of_http() {
+        for (line, want) in [
+            (&b"\x01GET / HTTP/1.1\r\n"[..], Err(Malformed)),
+            (b"(\x0b/\x1fhttp/1.0\x85\r\n", Err(Malformed)),
+            (b"( / HTTP/\n", Err(Malformed)),
+            (b"\0\0\0\x08HTTP/1.1 x\n", Ok(())),
+            (b"HTTP/1.1 \n", Ok(())),
+            (b"( / HTTQ/1.1\n", Ok(())),
+            (b"( / xHTTP/1.1\n", Ok(())),
+            (b"SSH-2.0-x\r\n/ HTTP/1.1\n", Ok(())),
+        ] {
+            assert_eq!(FirstLine::default().read(line), want, "{}", line.escape_ascii());
+            let mut pieces = FirstLine::default();
+            let found = line.chunks(1).try_for_each(|piece| pieces.read(piece));
+            assert_eq!(found, want, "{} in pieces", line.escape_ascii());
+        }
     }
 
     #[test]

@@ -19,8 +19,8 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_hours(1);
 const LOOKS: u32 = 4;
 
 /// Passes octets on until both sides are done, one breaks off, or both were silent for `silence_max` (by one look more at
-/// the longest).
-pub(crate) async fn both<A, B>(one: A, other: B, silence_max: Duration)
+/// the longest). `Err` where one breaks off.
+pub(crate) async fn both<A, B>(one: A, other: B, silence_max: Duration) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -38,9 +38,11 @@ where
         }
     };
     tokio::select! {
-        // Either side may break off.
-        _ = copy_bidirectional(&mut one, &mut other) => {}
-        () = silence => tracing::debug!("a silent connection ended"),
+        passed = copy_bidirectional(&mut one, &mut other) => passed.map(drop),
+        () = silence => {
+            tracing::debug!("a silent connection ended");
+            Ok(())
+        }
     }
 }
 
@@ -93,7 +95,7 @@ mod tests {
             sleep(silence_max / 10).await;
         }
         assert_eq!(client.read(&mut octet).await.unwrap(), 0);
-        passing.await.unwrap();
+        passing.await.unwrap().unwrap();
         assert!(server.write_all(b"x").await.is_err());
     }
 }

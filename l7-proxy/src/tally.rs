@@ -31,6 +31,10 @@ outcomes! {
     Malformed, "malformed";
     /// The server does not answer.
     ServerFailed, "server_failed";
+    /// A TLS handshake went on otherwise than its first message allows: another second message, a renegotiation.
+    Inconsistent, "inconsistent";
+    /// What was let pass ended, since the rules changed.
+    Revoked, "revoked";
 }
 
 /// Counters.

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::Write,
     net::TcpStream,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -22,7 +23,14 @@ struct Nobody;
 impl Desk for Nobody {
     async fn demand(&self, _: Question) -> Option<Demand> {
         let sides = vec![(Direction::Ingress, Limits::Free)];
-        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good })
+        Some(Demand {
+            sides,
+            keeps_source: false,
+            audit: false,
+            bound: false,
+            binding: Match::Good,
+            names: Arc::default(),
+        })
     }
 
     fn revision(&self) -> u64 {

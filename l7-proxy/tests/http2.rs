@@ -40,6 +40,7 @@ impl Open {
             ports: Ports::Any,
             l7: Some(Arc::new(L7::Http(vec![rule]))),
             binding: None,
+            named_only: None,
         }))
     }
 }
@@ -47,7 +48,14 @@ impl Open {
 impl Desk for Open {
     async fn demand(&self, _: Question) -> Option<Demand> {
         let sides = vec![(Direction::Egress, Limits::Rules(vec![Arc::clone(&self.0)]))];
-        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good })
+        Some(Demand {
+            sides,
+            keeps_source: false,
+            audit: false,
+            bound: false,
+            binding: Match::Good,
+            names: Arc::default(),
+        })
     }
 
     fn revision(&self) -> u64 {

@@ -25,7 +25,14 @@ struct Tenants(Arc<Mutex<HashMap<Option<u32>, u64>>>);
 impl Desk for Tenants {
     async fn demand(&self, _: Question) -> Option<Demand> {
         let sides = vec![(Direction::Ingress, Limits::Free)];
-        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good })
+        Some(Demand {
+            sides,
+            keeps_source: false,
+            audit: false,
+            bound: false,
+            binding: Match::Good,
+            names: Arc::default(),
+        })
     }
 
     fn revision(&self) -> u64 {

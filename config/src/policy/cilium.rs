@@ -108,6 +108,7 @@ fn spec_rules(context: &mut Context<'_>, value: &Value<'_>, drafts: &mut Vec<Dra
                     ports: ports.ports,
                     l7: ports.l7,
                     binding: context.binding,
+                    named_only: context.named_only.clone(),
                     place: context.reader.place(item),
                 });
             }

@@ -75,6 +75,7 @@ pub(super) fn policy(context: &mut Context<'_>, value: &Value<'_>) -> Option<Vec
                 ports,
                 l7: None,
                 binding: context.binding,
+                named_only: context.named_only.clone(),
                 place: context.reader.place(item),
             });
         }

@@ -9,7 +9,7 @@ use crate::{
     diagnostic::{Diagnostic, Place},
     l7::L7,
     labels::LabelSelector,
-    rule::{Binding, Direction, Effect, Origin, PeerSelector, Ports, Subject, Tier},
+    rule::{Binding, Direction, Effect, Origin, PeerSelector, PortSet, Ports, Subject, Tier},
 };
 
 /// What an object says.
@@ -42,6 +42,7 @@ pub(super) struct Draft {
     pub(super) ports: Ports,
     pub(super) l7: Option<Arc<L7>>,
     pub(super) binding: Option<Binding>,
+    pub(super) named_only: Option<PortSet>,
     /// Where it stands in its file.
     pub(super) place: Place,
 }

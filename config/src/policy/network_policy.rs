@@ -90,6 +90,7 @@ fn draft(
         ports,
         l7: None,
         binding: context.binding,
+        named_only: context.named_only.clone(),
         place: context.reader.place(place),
     }
 }

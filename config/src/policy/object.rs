@@ -12,7 +12,7 @@ use crate::{
     language::Type,
     question::QueryType,
     reader::{Object, Reader, Value},
-    rule::{Binding, Origin},
+    rule::{Binding, Origin, PortSet},
 };
 
 /// The kinds that are understood.
@@ -36,6 +36,8 @@ pub(super) struct Context<'s> {
     pub(super) query_types: Option<Vec<QueryType>>,
     /// What the annotation [`BINDING`] says.
     pub(super) binding: Option<Binding>,
+    /// What the annotation [`NAMED_PORTS`] says.
+    pub(super) named_only: Option<PortSet>,
     kind_name: String,
     name: String,
     /// Path of the object in its document, with a final dot where it is not the whole of it.
@@ -100,6 +102,7 @@ fn one(source: &Source, value: &Value<'_>, features: Features, parsed: &mut Pars
         namespace: None,
         query_types: None,
         binding: None,
+        named_only: None,
         kind_name: String::new(),
         name: String::new(),
         base: if value.path.is_empty() { String::new() } else { format!("{}.", value.path) },
@@ -129,6 +132,7 @@ fn document(context: &mut Context<'_>, value: &Value<'_>) -> Option<Document> {
     let types = annotation(&object, QUERY_TYPES);
     context.query_types = types.as_ref().and_then(|value| query_types(&mut context.reader, value));
     context.binding = metadata.binding;
+    context.named_only = metadata.named_only;
     let body = match kind {
         Kind::CiliumCidrGroup => Body::CidrGroup(CidrGroup {
             name: context.name.clone(),
@@ -235,8 +239,11 @@ struct Metadata {
     namespace: Option<String>,
     labels: Vec<(String, String)>,
     binding: Option<Binding>,
+    named_only: Option<PortSet>,
 }
 
+/// Annotation with the ports where bound connections must ask for a name, in place of the setting `dns.namedPorts`.
+const NAMED_PORTS: &str = "namegate.io/named-ports";
 /// Annotation that binds names of the policy to connections, in place of the setting `dns.nameBinding`.
 const BINDING: &str = "namegate.io/name-binding";
 
@@ -264,14 +271,19 @@ fn metadata(reader: &mut Reader<'_>, object: &Object<'_>, kind: Kind) -> Metadat
         check_annotations(reader, annotations, kind);
     }
     let annotations = annotations.filter(|_| kind != Kind::CiliumCidrGroup);
-    let binding = annotations.and_then(|annotations| binding(reader, &annotations));
-    Metadata { name, namespace, labels, binding }
+    let own = |key| {
+        let node = annotations.as_ref()?.node.field(key)?;
+        Some(Value { path: format!("{}.{key}", annotations.as_ref()?.path), mark: node.mark(), node })
+    };
+    let binding = own(BINDING).and_then(|value| reader.choice(&value, &Binding::WORDS));
+    let named_only = own(NAMED_PORTS).and_then(|value| reader.parsed(&value));
+    Metadata { name, namespace, labels, binding, named_only }
 }
 
 /// Begins the annotations that are read here. Those of others are theirs to check.
 const OWN: &str = "namegate.io/";
 /// Annotations of policies.
-const ANNOTATIONS: [&str; 2] = [BINDING, QUERY_TYPES];
+const ANNOTATIONS: [&str; 3] = [BINDING, NAMED_PORTS, QUERY_TYPES];
 
 /// Refuses annotations that begin as Namegate's do and are none: a limit that is spelled wrongly would limit nothing.
 fn check_annotations(reader: &mut Reader<'_>, annotations: &Value<'_>, kind: Kind) {
@@ -286,23 +298,16 @@ fn check_annotations(reader: &mut Reader<'_>, annotations: &Value<'_>, kind: Kin
         if !seen.insert(&key.text) {
             reader.wrong(&place, Code::DuplicateKey, "the annotation stands twice");
         } else if !ANNOTATIONS.contains(&&*key.text) {
-            let known = ANNOTATIONS.join("` and `");
+            let known = ANNOTATIONS.join("`, `");
             let near = crate::reader::nearest(&key.text, &ANNOTATIONS);
             let near = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
             reader.wrong(&place, Code::UnknownField, "there is no such annotation").help =
                 Some(format!("{near}The annotations of Namegate are `{known}`"));
-        } else if kind == Kind::CiliumCidrGroup && key.text == BINDING {
+        } else if kind == Kind::CiliumCidrGroup && [BINDING, NAMED_PORTS].contains(&&*key.text) {
             let problem = "the object has no names that this could bind";
             reader.warn(&place, Code::MatchesNothing, problem);
         }
     }
-}
-
-/// What the annotation says of the names in the policy.
-fn binding(reader: &mut Reader<'_>, annotations: &Value<'_>) -> Option<Binding> {
-    let node = annotations.node.field(BINDING)?;
-    let value = Value { path: format!("{}.{BINDING}", annotations.path), mark: node.mark(), node };
-    reader.choice(&value, &Binding::WORDS)
 }
 
 #[cfg(test)]
@@ -325,6 +330,27 @@ spec:
     toPorts: [{{ports: [{{port: '53', protocol: ANY}}]{limits}}}]
 "
         )
+    }
+
+    #[test]
+    fn an_annotation_says_on_which_ports_a_name_is_needed() {
+        let object = |ports: &str| {
+            typed("A", ", rules: {dns: [{matchPattern: '*.io'}]}")
+                .replace("dns-types: A", &format!("named-ports: {ports}"))
+        };
+        for (ports, needed, free) in [("'443,8000-8999'", [443, 8_080], [80, 9_000]), ("none", [0, 0], [443, 80])] {
+            let parsed = parse("p.yaml", &object(ports));
+            assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+            let rules = translate(&parsed.documents, &Catalog::default()).rules;
+            let found = rules[0].named_only.clone().unwrap();
+            assert!(needed.iter().all(|port| *port == 0 || found.contains(*port)), "{found}");
+            assert!(!free.iter().any(|port| found.contains(*port)), "{found}");
+        }
+        for ports in ["'0'", "'80,'", "9-8", "'65536'", "all", "''"] {
+            let found = parse("p.yaml", &object(ports)).diagnostics;
+            let text = found.iter().map(ToString::to_string).collect::<String>();
+            assert!(text.contains("named-ports`: `"), "{ports}: {text}");
+        }
     }
 
     #[test]
@@ -370,7 +396,8 @@ spec:
                  {{other.io/x: y, {annotation}: enforce}}}}\nspec: {spec}\n"
             )
         };
-        let all = "The annotations of Namegate are `namegate.io/name-binding` and `namegate.io/dns-types`";
+        let all = "The annotations of Namegate are `namegate.io/name-binding`, `namegate.io/named-ports`, \
+                   `namegate.io/dns-types`";
         for (version, kind) in [
             ("cilium.io/v2", "CiliumNetworkPolicy"),
             ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"),

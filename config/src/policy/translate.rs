@@ -108,6 +108,7 @@ impl Resolver<'_> {
             ports: draft.ports.clone(),
             l7: draft.l7.clone(),
             binding: draft.binding,
+            named_only: draft.named_only.clone(),
         }
     }
 

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{numbers, word};
 use crate::{
     diagnostic::Code,
+    document::Kind,
     labels::{K8S, LabelSelector, POD_NAMESPACE, Requirement},
     name::Fqdn,
     reader::{Object, Reader, Value},
-    rule::Binding,
+    rule::{Binding, PortSet, RangeInclusive16},
 };
 
 /// Settings of the DNS proxy and of what its answers open.
@@ -38,6 +39,9 @@ pub struct Dns {
     pub tunnelling_except: Vec<Fqdn>,
     /// Whether an opened address is for connections to its names alone, where the policy does not say.
     pub name_binding: Binding,
+    /// Ports where a bound connection must ask for a name, where the policy does not say: protocols without names pass on
+    /// the others.
+    pub named_ports: PortSet,
     /// Addresses kept for one name and endpoint.
     pub addresses_per_name_max: u32,
     /// Names kept for one endpoint.
@@ -133,6 +137,10 @@ impl Default for Dns {
             tunnelling_names_per_minute: 200,
             tunnelling_except: "cluster.local".parse().into_iter().collect(),
             name_binding: Binding::Observe,
+            named_ports: [80, 443, 8_080, 8_443]
+                .map(|port| RangeInclusive16 { start: port, end: port })
+                .into_iter()
+                .collect(),
             addresses_per_name_max: 1_000,
             names_per_endpoint_max: 10_000,
             upstream_timeout_ms: 5_000,
@@ -144,7 +152,7 @@ impl Default for Dns {
     }
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "resolvers",
     "resolverLabels",
     "resolverNamespace",
@@ -157,6 +165,7 @@ const KEYS: [&str; 19] = [
     "tunnellingNamesPerMinute",
     "tunnellingExcept",
     "nameBinding",
+    "namedPorts",
     "addressesPerNameMax",
     "namesPerEndpointMax",
     "upstreamTimeoutMs",
@@ -205,6 +214,10 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
         let items = reader.list(&value).unwrap_or_default();
         dns.tunnelling_except = items.iter().filter_map(|item| reader.parsed(item)).collect();
     }
+    if let Some(value) = object.get("namedPorts") {
+        let items = reader.list(&value).unwrap_or_default();
+        dns.named_ports = items.iter().filter_map(|item| ports(reader, item)).collect();
+    }
     words_of_dns(reader, &object, &mut dns);
     if dns.min_ttl_s > dns.max_ttl_s {
         let place = object.get("minTtl").or_else(|| object.get("maxTtl")).unwrap_or_else(|| value.clone());
@@ -212,6 +225,15 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Dns> {
         reader.wrong(&place, Code::Conflict, problem);
     }
     Some(dns)
+}
+
+/// A port, or the first and the last of a range as text.
+fn ports(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<RangeInclusive16> {
+    if matches!(value.node.kind, Kind::Text(_)) {
+        return reader.parsed(value);
+    }
+    let port = reader.integer(value, 1..=u32::from(u16::MAX)).and_then(|port| u16::try_from(port).ok())?;
+    Some(RangeInclusive16 { start: port, end: port })
 }
 
 /// The address of a resolver that an endpoint can ask.

@@ -44,6 +44,7 @@ pub use frames::{FrameError, Frames, push_frame};
 pub use gate::{Gate, GateError, Key, MapOp, Row};
 pub use learn::{Forgotten, Lookup, NotOpen};
 pub use ledger::LedgerEntry;
+pub use requests::NamesAt;
 pub use retry::{carry_out, tick_out};
 pub use shortage::{Shortage, ShortageKind};
 pub use topology::{Topology, TopologyEndpoint, TopologyNode};

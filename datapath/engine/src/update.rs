@@ -136,6 +136,8 @@ impl Engine {
         for mut rule in rules {
             // Part of the rule: under another setting it is another rule, and its flows are judged again.
             rule.binding = rule.binding.or(Some(self.settings.dns.name_binding)).filter(|_| rule.may_bind());
+            let named_ports = || self.settings.dns.named_ports.clone();
+            rule.named_only = rule.named_only.take().or_else(|| Some(named_ports())).filter(|_| rule.binding.is_some());
             // The text holds all of the rule: a rule with another content has another number.
             let same = known.get(&*rule.origin).into_iter().flatten().find(|(_, known)| **known == rule);
             let (cookie, rule) = match same {

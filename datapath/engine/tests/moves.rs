@@ -44,6 +44,7 @@ fn rule(direction: Direction, peer: PeerSelector) -> Rule {
         ports: Ports::Any,
         l7: None,
         binding: None,
+        named_only: None,
     }
 }
 

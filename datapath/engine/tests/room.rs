@@ -35,6 +35,7 @@ fn rule(effect: Effect, peers: Vec<PeerSelector>) -> Rule {
         ports: Ports::Any,
         l7: None,
         binding: None,
+        named_only: None,
     }
 }
 

@@ -289,6 +289,7 @@ fn rule(direction: Direction, peers: Peers, l7: Option<L7>) -> Rule {
         ports: Ports::Any,
         l7: l7.map(Arc::new),
         binding: None,
+        named_only: None,
     }
 }
 

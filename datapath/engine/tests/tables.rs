@@ -17,7 +17,7 @@ use namegate_config::{
     rule::{Binding, Direction, Effect, Entity, Origin, PeerSelector, Peers, Ports, Rule, Subject, Tier},
     settings::{PrivateAnswers, Scope, Settings},
 };
-use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, NotOpen, Proxies, Row};
+use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, NamesAt, NotOpen, Proxies, Row};
 
 const WEB: Flow = Flow { protocol: 6, port: 443 };
 const OWN: &str = "10.0.0.1";
@@ -34,6 +34,7 @@ fn allow(peers: Vec<PeerSelector>) -> Rule {
         ports: Ports::Any,
         l7: None,
         binding: None,
+        named_only: None,
     }
 }
 
@@ -416,4 +417,26 @@ fn names_count_as_they_were_when_the_connection_began() {
         assert_eq!(openers, open);
     }
     assert!(!setup.engine.is_bound(own, ip("192.0.2.2"), WEB, Binding::Observe, began), "a closed address");
+}
+
+#[test]
+fn names_that_opened_an_address_for_a_connection_count_when_they_are_forgotten() {
+    let rule = Rule { binding: Some(Binding::Enforce), ..allow(vec![name("a.io")]) };
+    let setup = Setup::new(&settings(), vec![rule]);
+    let (own, peer, now) = (ip(OWN), ip("192.0.2.1"), setup.kernel.now);
+    let known = ["a.io".parse().unwrap()];
+    let remembered = NamesAt { at: now, known: &known };
+    let whole = |at: NamesAt<'_>| setup.engine.limits(own, peer, Direction::Egress, WEB, at);
+    assert!(matches!(whole(now.into()), Limits::Closed(_)));
+    assert_eq!(whole(remembered), Limits::Free);
+    assert!(setup.engine.is_bound(own, peer, WEB, Binding::Enforce, remembered));
+    for (asked, passes) in [("a.io", true), ("b.io", false)] {
+        let name = asked.parse().unwrap();
+        let limits = setup.engine.limits_asking(own, peer, WEB, Some(&name), Binding::Enforce, remembered);
+        assert_eq!(limits == Limits::Free, passes, "{asked}");
+    }
+    for (port, passes) in [(80, false), (443, false), (22, true)] {
+        let limits = setup.engine.limits_nameless(own, peer, Flow { port, ..WEB }, Binding::Enforce, remembered);
+        assert_eq!(limits == Limits::Free, passes, "port {port}");
+    }
 }

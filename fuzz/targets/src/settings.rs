@@ -50,6 +50,7 @@ fn written(settings: &Settings) -> Value {
             "scope": if dns.scope == Scope::Endpoint { "endpoint" } else { "node" },
             "refusal": if dns.refusal == Refusal::Refused { "refused" } else { "nxdomain" },
             "nameBinding": Binding::WORDS.iter().find(|(_, binding)| *binding == dns.name_binding).map(|(word, _)| word),
+            "namedPorts": dns.named_ports.ranges().iter().map(ToString::to_string).collect::<Vec<_>>(),
             "tunnelling": match dns.tunnelling {
                 Tunnelling::Off => "off",
                 Tunnelling::Observe => "observe",

@@ -1,20 +1,18 @@
 //! What a connection of any protocol begins with.
 
 use namegate_l7_proxy::{
-    hello::{self, Hello, Malformed},
-    sniff::{self, FirstHost, Opening},
+    hello::{self, Hello},
+    sniff::{self, FirstHost, FirstLine, Opening},
 };
 
 /// Longest input: each of its beginnings is read.
 const BYTES_MAX: usize = 1_024;
-/// How HTTP/2 begins (RFC 9113 §3.4).
-const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a client sends first.
 ///
 /// # Panics
-/// What a beginning is changes with what comes after it; it is another than the rules say; or a host is read that is
-/// nowhere in the bytes, or changes with what comes after it.
+/// What a beginning is changes with what comes after it; bytes pass as a protocol without names that a lenient server would
+/// take for TLS or HTTP; or a host is read that is nowhere in the bytes, or changes with what comes after it.
 pub fn sniffer(data: &[u8]) {
     let data = &data[..data.len().min(BYTES_MAX)];
     let mut decided = None;
@@ -27,64 +25,74 @@ pub fn sniffer(data: &[u8]) {
         }
     }
     let got = decided.unwrap_or(Ok(Opening::Partial));
-    assert_eq!(got, slow(data), "{}", data.escape_ascii());
     match got {
+        Ok(Opening::Other) => check_other(data),
+        Ok(Opening::Tls(name)) => assert_eq!(hello::read(data), Ok(Hello::Whole(name))),
         Ok(Opening::Http) => check_host(data, false),
         Ok(Opening::Http2) => check_host(data, true),
         _ => {}
     }
 }
 
-/// The rules for all of the bytes at once.
-fn slow(data: &[u8]) -> Result<Opening, Malformed> {
-    let Some(first) = data.first() else { return Ok(Opening::Partial) };
-    if *first == 22 && data.get(1).is_none_or(|version| *version == 3) {
-        return match hello::read(data) {
-            _ if data.len() == 1 => Ok(Opening::Partial),
-            Ok(Hello::Partial) => Ok(Opening::Partial),
-            Ok(Hello::Whole(name)) => Ok(Opening::Tls(name)),
-            Err(error) => Err(error),
-        };
-    }
-    if *first >= 0x80 {
-        let is_ssl2 = data.iter().skip(2).zip([1, 3]).all(|(byte, wanted)| *byte == wanted);
-        return Ok(match (is_ssl2, data.len()) {
-            (false, _) => Opening::Other,
-            (true, 4..) => Opening::Tls(None),
-            (true, _) => Opening::Partial,
-        });
-    }
-    if data.len() >= HTTP2.len() && data[..HTTP2.len()] == *HTTP2 {
-        return Ok(Opening::Http2);
-    }
-    if HTTP2.iter().zip(data).all(|(wanted, byte)| wanted == byte) {
-        return Ok(Opening::Partial);
-    }
-    Ok(slow_text(data))
+/// Whether a lenient server would take the bytes for TLS, for HTTP, or for a header before one of them.
+fn is_named(data: &[u8]) -> bool {
+    is_tls_for_go(data) || is_tls_for_openssl(data) || is_proxy_header(data) || is_http(data)
 }
 
-fn slow_text(data: &[u8]) -> Opening {
-    let lenient: Vec<u8> = data.iter().copied().skip_while(|byte| [b'\r', b'\n', b' ', b'\t'].contains(byte)).collect();
-    let is_whole = lenient.contains(&b'\n');
-    let line: Vec<u8> = lenient.iter().copied().take_while(|byte| *byte != b'\n').collect();
-    let Some(blank) = line.iter().position(|byte| *byte == b' ' || *byte == b'\t') else {
-        // One word: a method as far as it goes, or no request.
-        let is_method = line.iter().all(|byte| is_token(*byte));
-        return if is_method && !is_whole { Opening::Partial } else { Opening::Other };
+/// Go takes any version below 16.0 of the first record, and alerts before the first message.
+fn is_tls_for_go(data: &[u8]) -> bool {
+    matches!(data, [21 | 22, 0..16, _, _, _, ..])
+}
+
+/// OpenSSL and older servers take the form of SSL 2.
+fn is_tls_for_openssl(data: &[u8]) -> bool {
+    matches!(data, [128..=255, _, 1, 3, _, ..] | [128..=255, _, 1, 0, 2, ..] | [20..=24, 3, ..])
+}
+
+fn is_proxy_header(data: &[u8]) -> bool {
+    data.starts_with(b"PROXY ") || data.starts_with(b"\r\n\r\n\0\r\nQUIT\n")
+}
+
+/// Servers take the first line for a request once it is whole: nginx, Node and Go after empty lines, with a method of
+/// letters or any token; Python with any blanks around any words.
+fn is_http(data: &[u8]) -> bool {
+    let text: String = data.iter().map(|byte| char::from(*byte)).collect();
+    let is_whole = |text: &str| text.contains('\n');
+    let begin = text.trim_start_matches(['\r', '\n']);
+    let line = begin.split('\n').next().unwrap_or_default().trim_end_matches('\r');
+    let parts: Vec<&str> = line.split(' ').collect();
+    let is_method = |word: &str| !word.is_empty() && word.bytes().all(is_token);
+    let is_strict = is_whole(begin)
+        && match parts[..] {
+            [method, target, version] => is_method(method) && version.starts_with("HTTP/1.") && target.starts_with('/'),
+            // HTTP/0.9, as nginx has it.
+            ["GET", target] => target.starts_with('/'),
+            _ => false,
+        };
+    is_strict || is_whole(&text) && is_http_for_python(&text)
+}
+
+/// `str.split` of Python, as `http.server` and `wsgiref` have it.
+fn is_http_for_python(text: &str) -> bool {
+    let is_blank = |c: char| matches!(u32::from(c), 9..=13 | 28..=32 | 0x85 | 0xa0);
+    let line = text.split('\n').next().unwrap_or_default();
+    let words: Vec<&str> = line.split(is_blank).filter(|word| !word.is_empty()).collect();
+    match words[..] {
+        ["GET", _] => true,
+        [_, _, .., version] => version.starts_with("HTTP/"),
+        _ => false,
+    }
+}
+
+/// What passes as neither is watched to the end of its first line.
+fn check_other(data: &[u8]) {
+    let is_watched = |pieces: usize| {
+        let mut line = FirstLine::default();
+        data.chunks(pieces).try_for_each(|piece| line.read(piece)).is_err()
     };
-    let (method, target) = line.split_at(blank);
-    let has_control = target.iter().any(|byte| (*byte < 32 || *byte == 127) && ![b'\t', b'\r'].contains(byte));
-    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) || has_control {
-        return Opening::Other;
-    }
-    if !is_whole {
-        return Opening::Partial;
-    }
-    let target = String::from_utf8_lossy(target);
-    let target = target.trim_matches([' ', '\t', '\r', '\x0c']);
-    let is_request =
-        target.to_ascii_lowercase().contains("http/") || target.starts_with('/') || target.starts_with("http");
-    if is_request { Opening::Http } else { Opening::Other }
+    let found = is_watched(1);
+    assert_eq!(is_watched(7), found);
+    assert!(found || !is_named(data), "passes: {}", data.escape_ascii());
 }
 
 /// Characters of a method (RFC 9110 §5.6.2).

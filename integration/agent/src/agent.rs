@@ -142,15 +142,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let started = rfc3339(std::time::SystemTime::now());
     let limit = descriptors::raise();
     let front = Front::open(&settings)?;
-    let flows = Arc::new(Flows::default());
-    let book = Arc::new(Book::default());
+    let (flows, book) = (Arc::<Flows>::default(), Arc::<Book>::default());
     let published = Published::default();
     let Published { clients, instruments, problems } = published.clone();
     let Parts { gate, events, openings, features, looked } = open(&settings, published)?;
     let door = gate.door();
     let looking = tokio::spawn(upkeep::follow(looked, door.clone(), Arc::clone(&problems)));
     let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
-    let checks = Arc::new(Checks::default());
+    let checks = Arc::<Checks>::default();
     let copies = openings::follow(openings, door.clone(), Arc::clone(&flows), Arc::clone(&checks), PROXY_MARK);
     let watching = tokio::spawn(copies);
     let refusing = tokio::spawn(refusals::follow(Arc::clone(door.refusals()), Arc::clone(&problems), door.clone()));

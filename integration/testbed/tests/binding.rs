@@ -32,6 +32,8 @@ const BAD: &str = "bad.shared.test";
 const OTHER: &str = "other.shared.test";
 /// Ports of servers that speak first.
 const GREETING: u16 = 2_222;
+/// On a port where connections must ask for a name by default.
+const NAMED: u16 = 8_443;
 /// How long a QUIC connection may take that is not to come about, and one of which nothing is lost: a client sends again
 /// after a second.
 const QUIC_SILENT: Duration = Duration::from_millis(2_500);
@@ -44,7 +46,9 @@ fn shared_world(pods: &[&str]) -> World {
     for name in [GOOD, BAD, OTHER] {
         world.zone().set_addresses(name, 600, &[ip(SHARED)]);
     }
-    world.serve_outside(|host| host.greet_tcp(GREETING, b"SSH-2.0-testbed\r\n")).unwrap();
+    for port in [GREETING, NAMED] {
+        world.serve_outside(move |host| host.greet_tcp(port, b"SSH-2.0-testbed\r\n")).unwrap();
+    }
     world
 }
 
@@ -339,6 +343,56 @@ fn protocols_without_names_pass() {
     assert_eq!(mismatches(&agent), []);
     let unread = talk(pod, echo(SHARED).port(), vec![b"\x16\x03\x01\0\0".to_vec()]);
     assert_eq!(unread, Err(Failure::Reset), "neither TLS nor anything else");
+}
+
+#[test]
+fn a_name_is_needed_on_the_ports_of_the_setting_or_of_the_policy() {
+    let world = shared_world(&[TIE]);
+    let agent = start(&world, &names(&[GOOD]), "enforce");
+    let pod = world.pod(TIE);
+    resolve(pod, &[GOOD]);
+    let greeting = |port| talk(pod, port, vec![]);
+    assert_eq!(greeting(NAMED), Err(Failure::Reset));
+    assert!(greeting(GREETING).is_ok());
+    agent.wait_for("the refusal", |agent| Ok((mismatches(agent) == [("denied".into(), None)]).then_some(()))).unwrap();
+
+    let annotated = |ports: &str| {
+        let metadata = format!("metadata: {{name: dns-and-more, annotations: {{namegate.io/named-ports: '{ports}'}}, ");
+        names(&[GOOD]).replace("metadata: {name: dns-and-more, ", &metadata)
+    };
+    agent.apply(&annotated("1-3000")).unwrap();
+    assert_eq!(greeting(GREETING), Err(Failure::Reset));
+    assert!(greeting(NAMED).is_ok());
+    agent.apply(&annotated("none")).unwrap();
+    assert!(greeting(GREETING).is_ok() && greeting(NAMED).is_ok());
+    let mistakes = agent.apply(&annotated("ssh")).unwrap().mistakes();
+    assert!(mistakes.len() == 1 && mistakes[0].contains("named-ports"), "{mistakes:?}");
+}
+
+/// What was let pass ends with its rule, and not with the TTL of its name.
+#[test]
+fn connections_end_with_their_rule_and_not_with_their_name() {
+    let world = shared_world(&[TIE]);
+    world.zone().set_addresses(GOOD, 1, &[ip(SHARED)]);
+    let agent = start(&world, &names(&[GOOD]), "enforce");
+    let pod = world.pod(TIE);
+    resolve(pod, &[GOOD]);
+    let conversation = pod.open(echo(SHARED), WITHIN).unwrap();
+    conversation.say(b"\0first", WITHIN).unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+    // Another policy changes, and the name has ended.
+    agent.apply(&(names(&[GOOD]) + "---\n" + &names(&[OTHER]).replace("dns-and-more", "other"))).unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    conversation.say(b"second", WITHIN).unwrap();
+    agent.apply(&names(&[OTHER]).replace("dns-and-more", "other")).unwrap();
+    let revoked = |agent: &Agent<'_>| {
+        let status = agent.json("/v1/status")?;
+        let counts = status["requests"].as_array().unwrap();
+        let count = counts.iter().find(|count| count["what"] == "revoked").unwrap()["count"].as_u64();
+        Ok((count == Some(1)).then_some(()))
+    };
+    agent.wait_for("the end", revoked).unwrap();
+    assert!(conversation.say(b"third", WITHIN).is_err());
 }
 
 #[test]

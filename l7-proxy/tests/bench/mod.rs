@@ -36,6 +36,7 @@ impl Desk for Rules {
             audit: false,
             bound: false,
             binding: Match::Good,
+            names: Arc::default(),
         })
     }
 
@@ -63,6 +64,7 @@ pub(crate) fn rule(l7: L7) -> Limits {
         ports: Ports::Any,
         l7: Some(Arc::new(l7)),
         binding: None,
+        named_only: None,
     })])
 }
 

@@ -402,6 +402,7 @@ pub(crate) fn rules(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<
             peers,
             ports,
             binding,
+            named_only: None,
         },
     );
     proptest::collection::vec(rule, count)

@@ -21,7 +21,7 @@ use namegate_config::{
     reference::{self, Limits},
     rule::{self, Binding},
 };
-use namegate_engine::Engine;
+use namegate_engine::{Engine, NamesAt};
 use namegate_l7_proxy::{Access, Demand, Desk, Fate, Match, Named, Question, What};
 use tokio::sync::Notify;
 
@@ -39,6 +39,8 @@ const RECORDS_MAX: usize = 4_096;
 const BATCH_MAX: usize = 1_024;
 /// Pause between two batches: what comes within it is one question to the gate.
 const GATHER: Duration = Duration::from_millis(5);
+/// Names kept for a connection that was let pass.
+const OPENING_NAMES_MAX: usize = 16;
 /// IANA protocol number of TCP.
 const TCP: u8 = 6;
 
@@ -137,20 +139,24 @@ impl Desk for RequestDesk {
 
 /// The limits of both ends. A server on this node sees its client's address, and so do the rules for it.
 fn demand(engine: &Engine, audit: bool, question: &Question) -> Demand {
-    let Question { client, server, age, named } = question;
+    let Question { client, server, age, named, known } = question;
     let flow = reference::Flow { protocol: TCP, port: server.port() };
     let (client, server, now) = (client.ip().to_canonical(), server.ip().to_canonical(), boot_ns());
     let since = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    let (since, now) = (NamesAt { at: since, known }, NamesAt { at: now, known });
     let whole = engine.limits(client, server, rule::Direction::Egress, flow, now);
-    let asking = |name: Option<&Fqdn>, binding| engine.limits_asking(client, server, flow, name, binding, since);
     let closes = |limits: &Limits| matches!(limits, Limits::Closed(_)) && !matches!(whole, Limits::Closed(_));
-    let (egress, bound, binding) = match named {
-        Named::Any => (whole, engine.is_bound(client, server, flow, Binding::Observe, since), Match::Good),
-        Named::One(name) => {
-            let enforced = asking(name.as_ref(), Binding::Enforce);
+    let asking = |binding| match named {
+        Named::Any => None,
+        Named::One(name) => Some(engine.limits_asking(client, server, flow, name.as_ref(), binding, since)),
+        Named::Nameless => Some(engine.limits_nameless(client, server, flow, binding, since)),
+    };
+    let (egress, bound, binding) = match asking(Binding::Enforce) {
+        None => (whole, engine.is_bound(client, server, flow, Binding::Observe, since), Match::Good),
+        Some(enforced) => {
             let binding = if closes(&enforced) {
                 Match::Refused
-            } else if closes(&asking(name.as_ref(), Binding::Observe)) {
+            } else if asking(Binding::Observe).is_some_and(|observed| closes(&observed)) {
                 Match::Observed
             } else {
                 Match::Good
@@ -160,7 +166,28 @@ fn demand(engine: &Engine, audit: bool, question: &Question) -> Demand {
     };
     let ingress = engine.limits(server, client, rule::Direction::Ingress, flow, now);
     let sides = vec![(rule::Direction::Egress, egress), (rule::Direction::Ingress, ingress)];
-    Demand { sides, keeps_source: engine.endpoint_by_address(server).is_some(), audit, bound, binding }
+    let keeps_source = engine.endpoint_by_address(server).is_some();
+    Demand { sides, keeps_source, audit, bound, binding, names: opening_names(engine, (client, server), named, since) }
+}
+
+/// Names that open the server's address for the client. Where the connection asks for one of them, that one is enough.
+fn opening_names(
+    engine: &Engine,
+    (client, server): (IpAddr, IpAddr),
+    wanted: &Named,
+    NamesAt { at, known }: NamesAt<'_>,
+) -> Arc<[Fqdn]> {
+    let endpoint = engine.endpoint_by_address(client);
+    let found = endpoint.into_iter().flat_map(|endpoint| engine.names_of(endpoint, server, at));
+    let alive = found.filter(|known| !known.ended).map(|known| known.name);
+    let mut names: Vec<Fqdn> = alive.chain(known.iter().cloned()).collect();
+    if let Named::One(Some(asked)) = wanted
+        && names.contains(asked)
+    {
+        return [asked.clone()].into();
+    }
+    names.truncate(OPENING_NAMES_MAX);
+    names.into()
 }
 
 /// Reports requests as they come, until the gate stops.

@@ -359,6 +359,7 @@ static CLOSED: LazyLock<[Rule; 2]> = LazyLock::new(|| {
         ports: Ports::Any,
         l7: None,
         binding: None,
+        named_only: None,
     })
 });
 

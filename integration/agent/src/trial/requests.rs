@@ -135,6 +135,7 @@ impl Requests {
             audit: false,
             bound: false,
             binding: Match::Good,
+            names: Arc::default(),
         });
         let (allowed, by) = match request {
             Request::Http { method, path, host, headers } => self.http(method, path, host, headers)?,

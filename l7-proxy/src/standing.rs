@@ -1,0 +1,238 @@
+//! Connections and requests that were let pass and go on: they end once the rules do not let them pass any more.
+//!
+//! One task looks for changes of the rules and wakes all that goes on. Each is judged again in its turn, a few at a time
+//! with a pause, so that a change with 16,384 tunnels asks no more than a few thousand questions a second.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap,
+    body::{Body, Frame, SizeHint},
+};
+use namegate_config::{l7::head::HttpFacts, name::Fqdn};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{interval, sleep},
+};
+
+use crate::{
+    connection::Shared,
+    counted::Counted,
+    desk::{Access, Desk, Fate, Named, Question, What},
+    guard::{Asked, Guard, Judgement},
+    sniff,
+    tally::Outcome,
+};
+
+/// Between two looks for a change.
+const LOOK: Duration = Duration::from_millis(200);
+/// Judgements at a time, and the pause after each.
+const TURNS: usize = 4;
+const PAUSE: Duration = Duration::from_millis(1);
+/// How often a judgement is tried where nobody answers, and the pause between two tries.
+const TRIES: u32 = 5;
+const RETRY: Duration = Duration::from_secs(1);
+/// Bytes of header fields that are kept for a request that goes on. Where it has more, no condition on a field holds when
+/// it is judged again.
+const FIELDS_MAX: usize = 8 << 10;
+/// The status in the record of a request that was let pass and ended.
+const FORBIDDEN: u16 = 403;
+
+/// Changes of the rules, as all that goes on waits for them.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    revision: watch::Sender<u64>,
+    turns: Semaphore,
+}
+
+impl Changes {
+    pub(crate) fn new(revision: u64) -> Self {
+        Self { revision: watch::Sender::new(revision), turns: Semaphore::new(TURNS) }
+    }
+}
+
+/// Looks for changes of the rules until `stop` is closed.
+pub(crate) async fn follow<D: Desk>(shared: Arc<Shared<D>>, mut stop: watch::Receiver<()>) {
+    let mut look = interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            _ = stop.changed() => return,
+        }
+        let now = shared.desk.revision();
+        shared.changes.revision.send_if_modified(|seen| std::mem::replace(seen, now) != now);
+    }
+}
+
+/// What is judged.
+#[derive(Debug)]
+pub(crate) enum Subject {
+    /// A TLS connection that asks for a name.
+    Tls(Option<Fqdn>),
+    /// A connection of a protocol without names.
+    Nameless,
+    /// A request, with the fields that rules see.
+    Http(HttpFacts, HeaderMap),
+}
+
+impl Subject {
+    pub(crate) fn request(facts: &HttpFacts, fields: &HeaderMap) -> Self {
+        let bytes: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let kept = if bytes > FIELDS_MAX { HeaderMap::new() } else { fields.clone() };
+        Self::Http(facts.clone(), kept)
+    }
+
+    /// The name that matters where names are bound.
+    pub(crate) fn named(&self) -> Named {
+        match self {
+            Self::Tls(name) => Named::One(name.clone()),
+            Self::Nameless => Named::Nameless,
+            Self::Http(facts, _) => Named::One(sniff::name_of(&facts.host)),
+        }
+    }
+
+    pub(crate) fn asked(&self) -> Asked<'_> {
+        match self {
+            Self::Tls(name) => Asked::Tls(name.as_ref()),
+            Self::Nameless => Asked::Tls(None),
+            Self::Http(facts, fields) => Asked::Http(facts, fields),
+        }
+    }
+
+    fn what(&self, began: Instant) -> What {
+        match self {
+            Self::Tls(name) => What::Tls { server_name: name.as_ref().map(Fqdn::to_string) },
+            Self::Nameless => What::Tls { server_name: None },
+            Self::Http(HttpFacts { method, path, host, .. }, _) => {
+                let (method, path, host) = (method.clone(), path.clone(), host.clone());
+                What::Http { method, path, host, code: FORBIDDEN, latency: began.elapsed() }
+            }
+        }
+    }
+}
+
+/// Something that was let pass.
+#[derive(Debug)]
+pub(crate) struct Standing<D> {
+    pub(crate) shared: Arc<Shared<D>>,
+    /// Client and server.
+    pub(crate) ends: (SocketAddr, SocketAddr),
+    /// When the connection began.
+    pub(crate) began: Instant,
+    /// The revision of the rules that let it pass.
+    pub(crate) revision: u64,
+    /// Those rules.
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) subject: Subject,
+}
+
+impl<D: Desk> Standing<D> {
+    /// Waits until the rules do not let it pass, and records that.
+    pub(crate) async fn revoked(&self) {
+        let mut revisions = self.shared.changes.revision.subscribe();
+        let mut judged_at = self.revision;
+        loop {
+            if revisions.wait_for(|now| *now > judged_at).await.is_err() {
+                return;
+            }
+            let turn = self.shared.changes.turns.acquire().await;
+            judged_at = self.shared.desk.revision();
+            let judgement = self.judge_again().await;
+            sleep(PAUSE).await;
+            drop(turn);
+            if let Err(judgement) = judgement {
+                self.record(judgement, Fate::Denied);
+                self.shared.tallies.count(Outcome::Revoked);
+                return;
+            }
+        }
+    }
+
+    /// `Err` where it does not pass, without a judgement where nobody answers.
+    async fn judge_again(&self) -> Result<(), Option<Judgement>> {
+        for _ in 0..TRIES {
+            if let Some(guard) = self.ask().await {
+                let judged = guard.judge(self.subject.asked());
+                return if judged.allowed || guard.audit { Ok(()) } else { Err(Some(judged)) };
+            }
+            sleep(RETRY).await;
+        }
+        Err(None)
+    }
+
+    /// The rules as they are now. Names that opened the address when it was let pass count further.
+    async fn ask(&self) -> Option<Guard> {
+        let (client, server) = self.ends;
+        let known = Arc::clone(&self.guard.names);
+        let of = |named| Question { client, server, age: self.began.elapsed(), named, known: Arc::clone(&known) };
+        let any = self.shared.desk.demand(of(Named::Any)).await?;
+        let demand = if any.bound { self.shared.desk.demand(of(self.subject.named())).await? } else { any };
+        Some(Guard::from(demand))
+    }
+
+    /// Records what becomes of it at first, and counts that.
+    pub(crate) fn record_first(&self, judgement: Judgement, fate: Fate) {
+        self.shared.tallies.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
+        self.record(Some(judgement), fate);
+    }
+
+    /// Records what becomes of it, by default with the rule that let it pass.
+    pub(crate) fn record(&self, judgement: Option<Judgement>, fate: Fate) {
+        let judgement = judgement.unwrap_or_else(|| self.guard.judge(self.subject.asked()));
+        let Judgement { direction, rule, mismatch, .. } = judgement;
+        let (client, server) = self.ends;
+        let what = self.subject.what(self.began);
+        self.shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what });
+    }
+}
+
+/// Resolves when what it is about may not go on.
+pub(crate) type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The body of a response. It breaks off once its request is revoked.
+pub(crate) struct StandingBody {
+    body: Counted,
+    revoked: Revoked,
+}
+
+impl StandingBody {
+    pub(crate) fn new(body: Counted, revoked: Revoked) -> Self {
+        Self { body, revoked }
+    }
+}
+
+/// Why a body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("reading the response")]
+    Server(#[from] hyper::Error),
+    #[error("the rules do not allow the request any more")]
+    Revoked,
+}
+
+impl Body for StandingBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.revoked.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(Broken::Revoked)));
+        }
+        Pin::new(&mut self.body).poll_frame(context).map_err(Broken::from)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
