@@ -10,7 +10,6 @@ mod packet;
 mod protection;
 #[doc(hidden)]
 pub mod sealing;
-mod second_hello;
 #[cfg(test)]
 mod tests;
 

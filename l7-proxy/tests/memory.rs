@@ -36,7 +36,8 @@ struct Open;
 impl Desk for Open {
     async fn demand(&self, _: Question) -> Option<Demand> {
         let sides = vec![(Direction::Ingress, Limits::Free)];
-        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good })
+        let names = std::sync::Arc::default();
+        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good, names })
     }
 
     fn revision(&self) -> u64 {

@@ -8,7 +8,6 @@ use rustls::quic::Keys;
 use super::{
     packet::{Connection, Cursor, Malformed, Packet, Version},
     protection::{self, Opened},
-    second_hello,
 };
 use crate::hello::{self, Hello};
 
@@ -149,7 +148,7 @@ impl Attempt {
             Err(Malformed) => return Progress::Refused,
         };
         let repeats = match split(rest) {
-            Ok(Some(Split { message: second, rest: [] })) if is_whole && second_hello::repeats(first, second) => true,
+            Ok(Some(Split { message: second, rest: [] })) if is_whole && hello::may_follow(first, second) => true,
             Ok(None) if is_whole && rest.is_empty() => false,
             Ok(None) => return Progress::Partial,
             Ok(Some(_)) | Err(Malformed) => return Progress::Refused,

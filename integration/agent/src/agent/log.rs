@@ -108,7 +108,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
-    impl std::io::Write for Lines {
+    impl Write for Lines {
         fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend(octets);
             Ok(octets.len())
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn the_next_window_begins_with_the_number_of_lines_left_out() {
         let bounded = Bounded::new(std::io::sink);
-        let place = || tracing::callsite::Identifier(&PLACE);
+        let place = || Identifier(&PLACE);
         let began = Instant::now();
         for _ in 0..LINES_MAX {
             assert_eq!(bounded.take(place(), began), (true, 0));
