@@ -100,10 +100,10 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for _, port := range []string{"80", "8080"} {
+	for _, port := range []string{"80", "8081"} {
 		serve(*address, port, nil)
 	}
-	for _, port := range []string{"443", "8443"} {
+	for _, port := range []string{"443", "8444"} {
 		serve(*address, port, &tls.Config{Certificates: []tls.Certificate{certificate}})
 	}
 	note("ready")

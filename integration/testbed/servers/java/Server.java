@@ -23,7 +23,7 @@ import org.eclipse.jetty.util.Callback;
 
 /** Tomcat, Jetty or Undertow on the clear ports of the gauntlet: a line for each request. */
 public final class Server {
-    private static final int[] PORTS = {80, 8080};
+    private static final int[] PORTS = {80, 8081};
 
     public static void main(String[] arguments) throws Exception {
         String address = arguments[1];

@@ -90,9 +90,9 @@ def hear(port):
     return on_name
 
 
-for port in (80, 8080, 443, 8443):
+for port in (80, 8081, 443, 8444):
     server = Server((ADDRESS, port), Handler)
-    if port in (443, 8443):
+    if port in (443, 8444):
         server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.context.load_cert_chain(CERTIFICATE, KEY)
         server.context.sni_callback = hear(port)

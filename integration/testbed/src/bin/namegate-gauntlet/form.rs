@@ -128,9 +128,9 @@ impl Case {
         let is_clear = matches!(self.protocol(), Protocol::Http1 | Protocol::Http2);
         match (is_clear, self.policy) {
             (true, Policy::Limits) => 80,
-            (true, Policy::Names) => 8080,
+            (true, Policy::Names) => 8081,
             (false, Policy::Limits) => 443,
-            (false, Policy::Names) => 8443,
+            (false, Policy::Names) => 8444,
         }
     }
 }

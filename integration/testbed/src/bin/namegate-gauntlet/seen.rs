@@ -90,7 +90,7 @@ fn fields(line: &str) -> Option<Seen> {
             let paths = [path].into_iter().chain((!other.is_empty()).then_some(other)).collect();
             let (host, limit) = (plain(fields.next()?), plain(fields.next()?));
             let (name, answering) = (fields.next().map(plain).unwrap_or_default(), fields.next().map(plain));
-            let is_clear = matches!(port, 80 | 8080);
+            let is_clear = matches!(port, 80 | 8081);
             let names = [Some(name), answering.filter(|name| !name.is_empty())].into_iter().flatten();
             let names = if is_clear { Vec::new() } else { names.collect() };
             Some(Seen { port, names, request: Some(Request { method, paths, host, limit }) })

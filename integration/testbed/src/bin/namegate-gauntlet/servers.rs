@@ -100,10 +100,10 @@ impl Server {
         let logs = match kind.name {
             "openssl" => vec![
                 log("443", Format::OpenSsl(443)),
-                log("8443", Format::OpenSsl(8443)),
-                log("dtls", Format::OpenSsl(8443)),
+                log("8444", Format::OpenSsl(8444)),
+                log("dtls", Format::OpenSsl(8444)),
             ],
-            "caddy" => vec![log("seen", Format::Caddy(80, 443)), log("seen-names", Format::Caddy(8080, 8443))],
+            "caddy" => vec![log("seen", Format::Caddy(80, 443)), log("seen-names", Format::Caddy(8081, 8444))],
             _ => vec![log("seen", Format::Fields)],
         };
         let mut server = Self { kind, address, logs, folder, children: Vec::new() };
@@ -201,7 +201,7 @@ impl Server {
             php.env("SEEN", self.path("seen")).env("PHP_CLI_SERVER_WORKERS", "4");
             (php, "output")
         };
-        Ok(vec![php(80), php(8080)])
+        Ok(vec![php(80), php(8081)])
     }
 
     /// Three processes: two of TLS, one of DTLS.
@@ -218,7 +218,7 @@ impl Server {
             (openssl, log)
         };
         let over_tcp = ["-client_renegotiation", "-www"];
-        vec![listen("443", 443, &over_tcp), listen("8443", 8443, &over_tcp), listen("dtls", 8443, &["-dtls"])]
+        vec![listen("443", 443, &over_tcp), listen("8444", 8444, &over_tcp), listen("dtls", 8444, &["-dtls"])]
     }
 
     /// The settings of a program with what is in capitals replaced.
@@ -238,9 +238,9 @@ impl Server {
     fn ports(&self) -> &'static [u16] {
         let speaks = |protocol| self.kind.speaks.contains(&protocol);
         match (speaks(Http1), speaks(Tls)) {
-            (true, true) => &[80, 8080, 443, 8443],
-            (true, false) => &[80, 8080],
-            (false, true) => &[443, 8443],
+            (true, true) => &[80, 8081, 443, 8444],
+            (true, false) => &[80, 8081],
+            (false, true) => &[443, 8444],
             (false, false) => &[],
         }
     }
