@@ -50,7 +50,8 @@ pub(crate) fn turns(servers: &[Server], cases: &[Case]) -> Vec<Turn> {
     let mut turns = Vec::new();
     for (at, case) in cases.iter().enumerate() {
         for (place, server) in servers.iter().enumerate() {
-            let is_named = case.to.is_empty() || case.to.iter().any(|name| name == server.kind.name);
+            let is_named =
+                case.to.is_empty() && !server.kind.is_special || case.to.iter().any(|name| name == server.kind.name);
             let speaks = server.kind.speaks.contains(&case.protocol());
             if is_named && speaks {
                 let mark = judge::mark(turns.len());

@@ -48,14 +48,16 @@ pub(crate) struct Kind {
     at_a_time: usize,
     /// Whether the short form has it.
     pub(crate) is_quick: bool,
+    /// Whether it takes part only in forms that name it.
+    pub(crate) is_special: bool,
 }
 
 const fn kind(name: &'static str, speaks: &'static [Protocol], at_a_time: usize, is_quick: bool) -> Kind {
-    Kind { name, speaks, at_a_time, is_quick }
+    Kind { name, speaks, at_a_time, is_quick, is_special: false }
 }
 
 /// All of them.
-pub(crate) const ALL: [Kind; 14] = [
+pub(crate) const ALL: [Kind; 15] = [
     kind("nginx", &[Http1, Tls, Program], MANY, true),
     kind("apache", &[Http1, Http2, Tls, Program], MANY, true),
     kind("node", &[Http1, Tls, Program], MANY, true),
@@ -70,6 +72,8 @@ pub(crate) const ALL: [Kind; 14] = [
     kind("tomcat", &[Http1, Http2], MANY, false),
     kind("jetty", &[Http1, Http2], MANY, false),
     kind("undertow", &[Http1, Http2], MANY, false),
+    // It wants a header of the PROXY protocol before everything.
+    Kind { is_special: true, ..kind("nginx-proxy", &[Http1, Tls], MANY, true) },
 ];
 
 /// A running server. Dropping it ends its processes.
@@ -128,7 +132,7 @@ impl Server {
 
     fn spawn(&mut self, world: &World, places: &Places, identity: &Identity) -> Result<()> {
         let commands = match self.kind.name {
-            "nginx" | "apache" | "caddy" => vec![(self.configured(places, identity)?, "output")],
+            "nginx" | "nginx-proxy" | "apache" | "caddy" => vec![(self.configured(places, identity)?, "output")],
             "openssl" => self.openssl(identity),
             "php" => self.php(places)?,
             _ => vec![(self.own(places, identity)?, "seen")],
@@ -143,7 +147,7 @@ impl Server {
     fn configured(&self, places: &Places, identity: &Identity) -> Result<Command> {
         let settings = |name: &str| self.settings(&places.sources.join(name), identity);
         match self.kind.name {
-            "nginx" => {
+            "nginx" | "nginx-proxy" => {
                 let mut nginx = Command::new("nginx");
                 nginx.arg("-c").arg(settings("nginx/nginx.conf")?).arg("-p").arg(&self.folder);
                 nginx.arg("-e").arg(self.path("complaints"));
@@ -227,6 +231,7 @@ impl Server {
         let to = self.path("settings");
         let text = text
             .replace("ADDRESS", &self.address.to_string())
+            .replace("MORE", if self.kind.name == "nginx-proxy" { " proxy_protocol" } else { "" })
             .replace("FOLDER", &self.folder.to_string_lossy())
             .replace("CERTIFICATE", &identity.certificate.to_string_lossy())
             .replace("MODULES", "/usr/lib/apache2/modules")
