@@ -149,12 +149,12 @@ fn ask(server: SocketAddr, form: &str) -> &'static str {
     let mut stream = TcpStream::connect(server).unwrap();
     stream.set_read_timeout(Some(WITHIN)).unwrap();
     stream.write_all(format!("GET {form} HTTP/1.1\r\nHost: a.io\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     // A reset is an end too.
-    let _ = stream.read_to_end(&mut heard);
+    let _ = stream.read_to_end(&mut received);
     let _ = stream.shutdown(Shutdown::Both);
-    let heard = String::from_utf8_lossy(&heard).into_owned();
-    let (head, body) = heard.split_once("\r\n\r\n").unwrap_or_default();
+    let answer = String::from_utf8_lossy(&received).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
     if head.split(' ').nth(1) != Some("200") {
         return "400";
     }

@@ -38,6 +38,15 @@ func note(fields ...string) {
 	fmt.Fprintln(os.Stdout, strings.Join(fields, "\t"))
 }
 
+// Clean is what a file server makes of a path; it stays a folder's.
+func clean(text string) string {
+	cleaned := path.Clean(text)
+	if strings.HasSuffix(text, "/") && cleaned != "/" {
+		cleaned += "/"
+	}
+	return cleaned
+}
+
 func answer(port string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // A body that breaks off is no body; the request was served.
@@ -45,9 +54,9 @@ func answer(port string) http.HandlerFunc {
 		if r.TLS != nil {
 			name = r.TLS.ServerName
 		}
-		paths := escape(r.URL.Path) + " " + escape(path.Clean(r.URL.Path))
+		paths := []string{escape(r.URL.Path), escape(clean(r.URL.Path))}
 		limit := escape(strings.Join(r.Header.Values("X-Limit"), ","))
-		note("request", port, escape(r.Method), paths, escape(r.Host), limit, escape(name))
+		note("request", port, escape(r.Method), paths[0], paths[1], escape(r.Host), limit, escape(name))
 		fmt.Fprintf(w, "saw %s %s\n", r.Method, r.URL.Path)
 	}
 }
@@ -91,10 +100,10 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for _, port := range []string{"80", "8080"} {
+	for _, port := range []string{"80", "8081"} {
 		serve(*address, port, nil)
 	}
-	for _, port := range []string{"443", "8443"} {
+	for _, port := range []string{"443", "8444"} {
 		serve(*address, port, &tls.Config{Certificates: []tls.Certificate{certificate}})
 	}
 	note("ready")

@@ -23,7 +23,7 @@ import org.eclipse.jetty.util.Callback;
 
 /** Tomcat, Jetty or Undertow on the clear ports of the gauntlet: a line for each request. */
 public final class Server {
-    private static final int[] PORTS = {80, 8080};
+    private static final int[] PORTS = {80, 8081};
 
     public static void main(String[] arguments) throws Exception {
         String address = arguments[1];
@@ -56,7 +56,7 @@ public final class Server {
 
     private static byte[] seen(int port, String method, String path, String host, List<String> limit) {
         String limits = escape(String.join(",", limit));
-        note("request", Integer.toString(port), escape(method), escape(path), escape(host), limits, "");
+        note("request", Integer.toString(port), escape(method), escape(path), "", escape(host), limits, "");
         return ("saw " + method + " " + path + "\n").getBytes(StandardCharsets.UTF_8);
     }
 

@@ -28,7 +28,7 @@ const read = (target) => {
 
 const noteRequest = (port, method, target, host, limit, name) => {
   const { path, host: named } = read(target);
-  note('request', port, escape(method), escape(path), escape(named ?? host), escape(limit), escape(name || ''));
+  note('request', port, escape(method), escape(path), '', escape(named ?? host), escape(limit), escape(name || ''));
   return `saw ${method} ${path}\n`;
 };
 
@@ -87,7 +87,7 @@ process.on('uncaughtException', () => {});
 
 Promise.all([
   serve(http.createServer(answer(80)), 80),
-  serve(http.createServer(answer(8080)), 8080),
+  serve(http.createServer(answer(8081)), 8081),
   serve(https.createServer(secure(443), answer(443)), 443),
-  serve(https.createServer(secure(8443), answer(8443)), 8443),
+  serve(https.createServer(secure(8444), answer(8444)), 8444),
 ]).then(() => note('ready'));

@@ -10,12 +10,12 @@ function escaped($text)
 $uri = $_SERVER['REQUEST_URI'];
 $path = preg_match('#^[a-z]+://[^/]*#i', $uri, $found) ? substr($uri, strlen($found[0])) : $uri;
 $path = rawurldecode(explode('?', $path, 2)[0]);
-$paths = escaped($path) . ' ' . escaped($_SERVER['PHP_SELF']);
 $fields = [
     'request',
     $_SERVER['SERVER_PORT'],
     escaped($_SERVER['REQUEST_METHOD']),
-    $paths,
+    escaped($path),
+    escaped($_SERVER['PHP_SELF']),
     escaped($_SERVER['HTTP_HOST'] ?? ''),
     escaped($_SERVER['HTTP_X_LIMIT'] ?? ''),
     '',

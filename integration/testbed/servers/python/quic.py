@@ -8,7 +8,7 @@ from aioquic.asyncio import serve
 from aioquic.quic.configuration import QuicConfiguration
 
 ADDRESS, CERTIFICATE, KEY = sys.argv[1:]
-PORTS = (443, 8443)
+PORTS = (443, 8444)
 
 
 def note(*fields):
@@ -20,7 +20,7 @@ pull = tls.pull_client_hello
 
 def pull_and_note(buffer):
     hello = pull(buffer)
-    note("hello", 8443, hello.server_name or "")
+    note("hello", 8444, hello.server_name or "")
     return hello
 
 
@@ -30,7 +30,7 @@ tls.pull_client_hello = pull_and_note
 async def main():
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
     configuration.load_cert_chain(CERTIFICATE, KEY)
-    await serve(ADDRESS, 8443, configuration=configuration)
+    await serve(ADDRESS, 8444, configuration=configuration)
     note("ready")
     await asyncio.Future()
 

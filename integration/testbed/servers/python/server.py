@@ -12,9 +12,9 @@ LOCK = threading.Lock()
 
 
 def escape(text):
-    """What is not visible ASCII as \\xHH, so that fields stay apart."""
-    octets = text.encode("utf-8", "surrogateescape")
-    return "".join(chr(b) if 0x20 < b < 0x7F and b != 0x5C else f"\\x{b:02x}" for b in octets)
+    """What is not visible ASCII as \\xHH, so that fields stay apart. Each character is one byte."""
+    encoded = text.encode("latin-1", "replace")
+    return "".join(chr(b) if 0x20 < b < 0x7F and b != 0x5C else f"\\x{b:02x}" for b in encoded)
 
 
 def note(*fields):
@@ -23,11 +23,13 @@ def note(*fields):
 
 
 def read_path(target):
-    """As SimpleHTTPRequestHandler.translate_path does."""
+    """The decoded path, and what SimpleHTTPRequestHandler.translate_path makes of it."""
     path = target.split("?", 1)[0].split("#", 1)[0]
     if "://" in path:
         path = urllib.parse.urlsplit(path).path
-    return posixpath.normpath(urllib.parse.unquote(path, errors="surrogateescape"))
+    path = urllib.parse.unquote(path, encoding="latin-1")
+    folder = "/" if path.endswith("/") else ""
+    return path, posixpath.normpath(path).rstrip("/") + folder or "/"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -49,15 +51,15 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
         except ValueError:
             self.close_connection = True
-        path = read_path(self.path)
+        path, cleaned = read_path(self.path)
         name = getattr(self.connection, "asked", "")
         limit = ",".join(self.headers.get_all("X-Limit", []))
         host = self.headers.get("Host", "")
         if "://" in self.path:
             host = urllib.parse.urlsplit(self.path).netloc
-        fields = [escape(text) for text in (self.command, path, host, limit, name)]
+        fields = [escape(text) for text in (self.command, path, cleaned, host, limit, name)]
         note("request", self.server.server_address[1], *fields)
-        body = f"saw {self.command} {path}\n".encode("utf-8", "surrogateescape")
+        body = f"saw {self.command} {path}\n".encode("latin-1", "replace")
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -88,9 +90,9 @@ def hear(port):
     return on_name
 
 
-for port in (80, 8080, 443, 8443):
+for port in (80, 8081, 443, 8444):
     server = Server((ADDRESS, port), Handler)
-    if port in (443, 8443):
+    if port in (443, 8444):
         server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.context.load_cert_chain(CERTIFICATE, KEY)
         server.context.sni_callback = hear(port)

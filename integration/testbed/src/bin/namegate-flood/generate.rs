@@ -72,7 +72,9 @@ pub(crate) fn run(generate: &Generate) -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of descriptors")?;
     if generate.kind == Kind::QuicInitials {
         let threads = (0..QUIC_THREADS).map(|at| initials(at, generate.quic)).collect::<Result<Vec<_>>>()?;
-        threads.into_iter().for_each(|thread| drop(thread.join()));
+        for thread in threads {
+            drop(thread.join());
+        }
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

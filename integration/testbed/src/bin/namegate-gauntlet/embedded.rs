@@ -1,4 +1,4 @@
-//! Servers inside of this program: rustls over TCP, and quinn. Each writes the name of every ClientHello.
+//! Servers inside of this program: rustls over TCP, and quinn. Each writes the name of every `ClientHello`.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -21,7 +21,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 
 use crate::servers::Identity;
 
-const PORTS: [u16; 2] = [443, 8443];
+const PORTS: [u16; 2] = [443, 8444];
 
 /// Gives one certificate to everybody, and writes down who asked for which name.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ async fn page(acceptor: TlsAcceptor, stream: TcpStream) -> std::io::Result<()> {
 /// Answers QUIC, and no request.
 pub(crate) fn quic(world: &World, address: IpAddr, identity: &Identity, log: &Path) -> Result<()> {
     let noting = noting(identity, log)?;
-    let port = 8443;
+    let port = 8444;
     let noting = noting(port);
     let mut crypto = config(noting.clone())?;
     crypto.alpn_protocols = vec![b"h3".to_vec()];

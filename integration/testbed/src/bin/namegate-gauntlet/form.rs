@@ -107,7 +107,7 @@ pub(crate) struct Case {
 pub(crate) enum Kind {
     Http1(Vec<String>),
     Http2(Vec<Stream>),
-    Tls(TlsForm),
+    Tls(Box<TlsForm>),
     Quic(QuicForm),
     Program(Vec<String>),
 }
@@ -128,9 +128,9 @@ impl Case {
         let is_clear = matches!(self.protocol(), Protocol::Http1 | Protocol::Http2);
         match (is_clear, self.policy) {
             (true, Policy::Limits) => 80,
-            (true, Policy::Names) => 8080,
+            (true, Policy::Names) => 8081,
             (false, Policy::Limits) => 443,
-            (false, Policy::Names) => 8443,
+            (false, Policy::Names) => 8444,
         }
     }
 }
@@ -175,7 +175,7 @@ fn case(group: &str, form: &Form, policy: Policy, chosen: &[(&str, &str)]) -> Ca
     }
     let both = |fields: &[(String, String)]| fields.iter().map(|(name, value)| (fill(name), fill(value))).collect();
     let kind = if let Some(tls) = &form.tls {
-        Kind::Tls(tls.map(&fill))
+        Kind::Tls(Box::new(tls.map(&fill)))
     } else if !form.streams.is_empty() {
         let stream = |stream: &Stream| Stream {
             fields: both(&stream.fields),

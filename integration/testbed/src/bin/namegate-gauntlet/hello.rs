@@ -1,4 +1,4 @@
-//! ClientHello messages of TLS 1.2 and 1.3 (RFC 5246 §7.4.1.2, RFC 8446 §4.1.2), as odd as a form wants them.
+//! `ClientHello` messages of TLS 1.2 and 1.3 (RFC 5246 §7.4.1.2, RFC 8446 §4.1.2), as odd as a form wants them.
 
 use serde::Deserialize;
 
@@ -15,14 +15,14 @@ const VERSIONS: u16 = 43;
 const COOKIE: u16 = 44;
 const KEY_SHARE: u16 = 51;
 
-/// A ClientHello as the data has it.
+/// A `ClientHello` as the data has it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Hello {
     /// Extensions with server names, each with its names; one that begins with a digit and `:` has that type.
     #[serde(default)]
     pub(crate) names: Vec<Vec<String>>,
-    /// Without a key share: a server of TLS 1.3 answers HelloRetryRequest.
+    /// Without a key share: a server of TLS 1.3 answers `HelloRetryRequest`.
     #[serde(default)]
     pub(crate) no_share: bool,
     /// TLS 1.2 alone.

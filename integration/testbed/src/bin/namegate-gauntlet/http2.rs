@@ -1,5 +1,7 @@
 //! HTTP/2 with prior knowledge (RFC 9113), as frames that no library would send.
 
+use std::collections::BTreeMap;
+
 use crate::form::{Stream, bytes};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -31,6 +33,23 @@ fn frames(stream: &Stream, number: u32) -> Vec<u8> {
     all
 }
 
+/// The bodies of what came back, by place of the stream in the form. Characters are bytes.
+pub(crate) fn bodies(said: &str) -> BTreeMap<usize, String> {
+    let said = bytes(said);
+    let (mut rest, mut bodies) = (&said[..], BTreeMap::<usize, String>::new());
+    while let [high, middle, low, kind, _flags, a, b, c, d, more @ ..] = rest {
+        let length = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
+        let (content, after) = more.split_at(length.min(more.len()));
+        if *kind == DATA {
+            let stream = u32::from_be_bytes([*a, *b, *c, *d]) / 2;
+            let body = bodies.entry(usize::try_from(stream).unwrap_or(usize::MAX)).or_default();
+            body.extend(content.iter().copied().map(char::from));
+        }
+        rest = after;
+    }
+    bodies
+}
+
 /// Literal fields without indexing (RFC 7541 §6.2.2).
 fn fields(fields: &[(String, String)]) -> Vec<u8> {
     fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
@@ -40,17 +59,16 @@ fn fields(fields: &[(String, String)]) -> Vec<u8> {
 fn text(text: &str) -> Vec<u8> {
     let bytes = bytes(text);
     let mut length = Vec::new();
-    match u8::try_from(bytes.len()) {
-        Ok(short @ 0..=126) => length.push(short),
-        _ => {
-            let mut rest = bytes.len() - 127;
-            length.push(127);
-            while rest >= 128 {
-                length.push(u8::try_from(rest % 128).unwrap_or(0) | 128);
-                rest /= 128;
-            }
-            length.push(u8::try_from(rest).unwrap_or(0));
+    if let Ok(short @ 0..=126) = u8::try_from(bytes.len()) {
+        length.push(short);
+    } else {
+        let mut rest = bytes.len() - 127;
+        length.push(127);
+        while rest >= 128 {
+            length.push(u8::try_from(rest % 128).unwrap_or(0) | 128);
+            rest /= 128;
         }
+        length.push(u8::try_from(rest).unwrap_or(0));
     }
     [length, bytes].concat()
 }
@@ -63,6 +81,16 @@ fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bodies_are_of_their_streams() {
+        let mut said = frame(SETTINGS, 0, 0, &[]);
+        for (stream, part) in [(3, "b"), (1, "a"), (3, "c")] {
+            said.extend(frame(DATA, 0, stream, part.as_bytes()));
+        }
+        let said: String = said.into_iter().map(char::from).collect();
+        assert_eq!(bodies(&said), [(0, "a".to_owned()), (1, "bc".to_owned())].into());
+    }
 
     #[test]
     fn long_strings_have_their_length_in_more_bytes() {

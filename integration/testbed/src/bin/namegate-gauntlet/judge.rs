@@ -41,8 +41,8 @@ pub(crate) fn forbidden(seen: &Seen) -> Option<String> {
     let request = seen.request.as_ref();
     let why = match (seen.port, request) {
         (80, Some(request)) => limits(request),
-        (8080, Some(request)) => host(request),
-        (80 | 8080, None) => None,
+        (8081, Some(request)) => host(request),
+        (80 | 8081, None) => None,
         _ => names.map(|name| format!("the name `{name}` is denied")),
     };
     why.map(|why| format!("the server served what is denied ({why}): {}", seen.words()))
@@ -142,8 +142,8 @@ mod tests {
             (request(80, "/publicx", "good.test", "1"), true),
             (request(80, "/public/x", "good.test", "1,2"), true),
             (request(80, "/public/x", "bad.test", "1"), true),
-            (request(8080, "/admin", "good.test", ""), false),
-            (request(8080, "/public/x", "", ""), true),
+            (request(8081, "/admin", "good.test", ""), false),
+            (request(8081, "/public/x", "", ""), true),
         ] {
             assert_eq!(forbidden(&seen).is_some(), is_forbidden, "{seen:?}");
         }

@@ -151,7 +151,9 @@ impl Judged<'_> {
                 for one in seen::read(log)? {
                     let marks = judge::marks_of(&one);
                     if marks.is_empty() {
-                        stray.extend(judge::forbidden(&one).map(|why| format!("{}: {why}", server.kind.name)));
+                        stray.extend(
+                            judge::forbidden(&one).map(|why| format!("{}, port {}: {why}", server.kind.name, one.port)),
+                        );
                     }
                     for mark in marks {
                         seen.entry(mark).or_default().push((at, one.clone()));
@@ -186,7 +188,7 @@ impl Judged<'_> {
             wrong.extend(judge::forbidden(one).or_else(unrecorded));
         }
         match said {
-            Ok(said) => wrong.extend(judge::mixed(said, &turn.mark)),
+            Ok(said) => wrong.extend(mixed(case, turn, said)),
             Err(error) if error.contains("panic") => wrong.push(error.clone()),
             Err(_) => {}
         }
@@ -206,6 +208,18 @@ impl Judged<'_> {
     }
 }
 
+/// What is wrong with the answers: over HTTP/1 they come in order, over HTTP/2 each in its own stream.
+fn mixed(case: &Case, turn: &Turn, said: &str) -> Option<String> {
+    let Kind::Http2(streams) = &case.kind else { return judge::mixed(said, &turn.mark) };
+    let bodies = http2::bodies(said);
+    bodies.iter().find_map(|(place, body)| {
+        let asked = streams.get(*place).map(|stream| play::letters_of(stream, &turn.mark)).unwrap_or_default();
+        let foreign = judge::answered(body).into_iter().find(|letter| !asked.contains(letter));
+        let foreign = foreign.map(|letter| format!("the answer to {letter} in stream {place}: {body}"));
+        judge::mixed(body, &turn.mark).or(foreign)
+    })
+}
+
 /// Why an honest form was not served as it must be.
 fn unserved(case: &Case, turn: &Turn, said: &Said, seen: &[(usize, Seen)]) -> Option<String> {
     let text = match said {
@@ -214,9 +228,11 @@ fn unserved(case: &Case, turn: &Turn, said: &Said, seen: &[(usize, Seen)]) -> Op
     };
     let is_http = matches!(case.kind, Kind::Http1(_) | Kind::Http2(_));
     let is_answered = match case.protocol() {
-        Protocol::Http1 | Protocol::Http2 => {
+        Protocol::Http1 => judge::answered(text) == turn.letters,
+        // Streams are answered in any order.
+        Protocol::Http2 => {
             let mut letters = judge::answered(text);
-            letters.dedup();
+            letters.sort_unstable();
             letters == turn.letters
         }
         Protocol::Tls | Protocol::Program => !text.is_empty(),

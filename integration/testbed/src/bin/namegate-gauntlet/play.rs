@@ -40,7 +40,7 @@ pub(crate) type Said = Result<String, String>;
 /// What is sent, with every placeholder filled in.
 enum Sent {
     Bytes(Vec<Vec<u8>>),
-    Tls(tls::TlsForm),
+    Tls(Box<tls::TlsForm>),
     Quic(quic::QuicForm),
     Program(Vec<String>),
 }
@@ -65,11 +65,15 @@ pub(crate) fn turns(servers: &[Server], cases: &[Case]) -> Vec<Turn> {
 fn letters(case: &Case, mark: &str) -> Vec<char> {
     let text = match &case.kind {
         Kind::Http1(pieces) => pieces.iter().map(|piece| complete(piece, mark, case.policy)).collect::<String>(),
-        Kind::Http2(streams) => {
-            streams.iter().flat_map(|stream| &stream.fields).map(|(_, value)| value.replace("{id}", mark)).collect()
-        }
+        Kind::Http2(streams) => return streams.iter().flat_map(|stream| letters_of(stream, mark)).collect(),
         Kind::Tls(_) | Kind::Quic(_) | Kind::Program(_) => String::new(),
     };
+    judge::marks(&text).filter_map(|(_, letter)| letter).collect()
+}
+
+/// Letters of the requests that a stream asks for.
+pub(crate) fn letters_of(stream: &Stream, mark: &str) -> Vec<char> {
+    let text: String = stream.fields.iter().map(|(_, value)| complete(value, mark, Policy::Limits)).collect();
     judge::marks(&text).filter_map(|(_, letter)| letter).collect()
 }
 
@@ -152,7 +156,7 @@ fn sent(case: &Case, mark: &str, server: &Server, places: &Places) -> Sent {
             Sent::Bytes(pieces.iter().map(|piece| bytes(&complete(piece, mark, case.policy))).collect())
         }
         Kind::Http2(streams) => Sent::Bytes(http2::pieces(&streams_of(streams, mark, case.policy))),
-        Kind::Tls(form) => Sent::Tls(form.map(&name)),
+        Kind::Tls(form) => Sent::Tls(Box::new(form.map(&name))),
         Kind::Quic(form) => Sent::Quic(form.clone()),
         Kind::Program(words) => {
             let python = places.python.as_ref().map_or("python3".into(), |python| python.to_string_lossy());
@@ -177,7 +181,7 @@ pub(crate) fn named(text: &str, mark: &str) -> String {
 async fn play(ask: Ask, sent: Sent) -> Result<Vec<u8>> {
     match sent {
         Sent::Bytes(pieces) => wire::exchange(ask, pieces).await,
-        Sent::Tls(form) => tls::exchange(ask, form).await,
+        Sent::Tls(form) => tls::exchange(ask, *form).await,
         Sent::Quic(form) => quic::exchange(ask, form).await,
         Sent::Program(words) => program(&words).await,
     }

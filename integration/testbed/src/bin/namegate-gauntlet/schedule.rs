@@ -50,8 +50,8 @@ impl Schedule {
         [&[254, 0, 0, 32][..], &hash].concat()
     }
 
-    /// The keys after the ServerHello.
-    pub(crate) fn new(shared: SharedSecret, transcript: &[u8]) -> Result<Self> {
+    /// The keys after the `ServerHello`.
+    pub(crate) fn new(shared: &SharedSecret, transcript: &[u8]) -> Result<Self> {
         let hkdf = suite()?.hkdf_provider;
         let early = hkdf.extract_from_zero_ikm(None);
         let salt: [u8; HASH_BYTES] = expand(&*early, "derived", &hash(&[]))?;

@@ -14,7 +14,8 @@ pub(crate) struct Log {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Format {
-    /// Fields between tabs: `hello`, port, name; or `request`, port, method, paths, host, limit, names.
+    /// Fields between tabs: `hello`, port, name; or `request`, port, method, path, another reading of the path or
+    /// nothing, host, limit, name, the name of the part of the settings that answered or nothing.
     Fields,
     /// Caddy's log of accesses to these ports: in clear text, by TLS.
     Caddy(u16, u16),
@@ -81,19 +82,18 @@ fn line_of(line: &str, format: Format) -> Option<Seen> {
 fn fields(line: &str) -> Option<Seen> {
     let mut fields = line.split('\t');
     let (kind, port) = (fields.next()?, fields.next()?.parse().ok()?);
-    let is_clear = matches!(port, 80 | 8080);
-    let names = |text: Option<&str>| -> Vec<String> {
-        let text = text.unwrap_or_default();
-        if is_clear { Vec::new() } else { text.split(' ').filter(|name| *name != "*").map(plain).collect() }
-    };
     match kind {
-        "hello" => Some(Seen { port, names: names(fields.next()), request: None }),
+        "hello" => Some(Seen { port, names: vec![plain(fields.next()?)], request: None }),
         "request" => {
             let method = plain(fields.next()?);
-            let paths = fields.next()?.split(' ').map(plain).collect();
+            let (path, other) = (plain(fields.next()?), plain(fields.next()?));
+            let paths = [path].into_iter().chain((!other.is_empty()).then_some(other)).collect();
             let (host, limit) = (plain(fields.next()?), plain(fields.next()?));
-            let request = Request { method, paths, host, limit };
-            Some(Seen { port, names: names(fields.next()), request: Some(request) })
+            let (name, answering) = (fields.next().map(plain).unwrap_or_default(), fields.next().map(plain));
+            let is_clear = matches!(port, 80 | 8081);
+            let names = [Some(name), answering.filter(|name| !name.is_empty())].into_iter().flatten();
+            let names = if is_clear { Vec::new() } else { names.collect() };
+            Some(Seen { port, names, request: Some(Request { method, paths, host, limit }) })
         }
         _ => None,
     }
@@ -173,14 +173,14 @@ mod tests {
 
     #[test]
     fn lines_of_servers_are_read() {
-        let seen = fields("request\t80\tGET\t/public/t00001a\\x0a /x\\\\y\tgood.test\t1\t").unwrap();
+        let seen = fields("request\t80\tGET\t/public/t00001a\\x0a b\t/x\\\\y\tgood.test\t1\t").unwrap();
         let request = seen.request.unwrap();
-        assert_eq!(request.paths, ["/public/t00001a\n", "/x\\y"]);
+        assert_eq!(request.paths, ["/public/t00001a\n b", "/x\\y"]);
         assert_eq!((seen.port, &*request.host, &*request.limit, seen.names), (80, "good.test", "1", Vec::new()));
-        let seen = fields("request\t443\tGET\t/\tx\t-\ta.good.test *.good.test").unwrap();
+        let seen = fields("request\t443\tGET\t/\t\tx\t-\ta.good.test\t*.good.test").unwrap();
         assert_eq!(
             (seen.names, seen.request.unwrap().limit),
-            (vec!["a.good.test".into(), "*.good.test".into()], "".into())
+            (vec!["a.good.test".into(), "*.good.test".into()], String::new())
         );
         assert_eq!(fields("hello\t443\t-").unwrap().names, [""]);
         assert_eq!(fields("ready"), None);

@@ -14,7 +14,7 @@ use crate::form::Protocol::{self, Http1, Http2, Program, Quic, Tls};
 use crate::seen::{Format, Log};
 
 /// How long a server may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The network of their addresses (RFC 5737); the last byte is the place in the list.
 const NETWORK: [u8; 3] = [192, 0, 2];
@@ -22,6 +22,9 @@ const FIRST: u8 = 11;
 /// Connections at a time to a server that serves one after the other, and to any other.
 const ONE: usize = 1;
 const MANY: usize = 48;
+/// Apache's page, which says what was asked for as those of the others do.
+const APACHE_PAGE: &str =
+    "saw <!--#echo var=\"REQUEST_METHOD\" --> <!--#echo encoding=\"none\" var=\"DOCUMENT_URI\" -->\n";
 
 /// Where programs lie.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,7 +62,7 @@ pub(crate) const ALL: [Kind; 14] = [
     kind("go", &[Http1, Http2, Tls, Quic, Program], MANY, true),
     kind("python", &[Http1, Tls, Program], MANY, true),
     kind("php", &[Http1], 16, true),
-    kind("caddy", &[Http1, Http2, Tls, Quic, Program], MANY, true),
+    kind("caddy", &[Http1, Http2, Tls, Program], MANY, true),
     kind("openssl", &[Tls, Program], ONE, false),
     kind("rustls", &[Tls], MANY, true),
     kind("quinn", &[Quic], MANY, true),
@@ -97,10 +100,10 @@ impl Server {
         let logs = match kind.name {
             "openssl" => vec![
                 log("443", Format::OpenSsl(443)),
-                log("8443", Format::OpenSsl(8443)),
-                log("dtls", Format::OpenSsl(8443)),
+                log("8444", Format::OpenSsl(8444)),
+                log("dtls", Format::OpenSsl(8444)),
             ],
-            "caddy" => vec![log("seen", Format::Caddy(80, 443)), log("seen-names", Format::Caddy(8080, 8443))],
+            "caddy" => vec![log("seen", Format::Caddy(80, 443)), log("seen-names", Format::Caddy(8081, 8444))],
             _ => vec![log("seen", Format::Fields)],
         };
         let mut server = Self { kind, address, logs, folder, children: Vec::new() };
@@ -131,7 +134,7 @@ impl Server {
             _ => vec![(self.own(places, identity)?, "seen")],
         };
         for (command, log) in commands {
-            self.children.push(spawn(world, command, &self.path(log), &self.path("complaints"))?);
+            self.children.push(spawn(world, &command, &self.path(log), &self.path("complaints"))?);
         }
         Ok(())
     }
@@ -147,7 +150,7 @@ impl Server {
                 Ok(nginx)
             }
             "apache" => {
-                fs::write(self.path("page"), "page\n")?;
+                fs::write(self.path("page"), APACHE_PAGE)?;
                 let mut apache = Command::new("apache2");
                 apache.arg("-DFOREGROUND").arg("-f").arg(settings("apache/httpd.conf")?);
                 Ok(apache)
@@ -198,7 +201,7 @@ impl Server {
             php.env("SEEN", self.path("seen")).env("PHP_CLI_SERVER_WORKERS", "4");
             (php, "output")
         };
-        Ok(vec![php(80), php(8080)])
+        Ok(vec![php(80), php(8081)])
     }
 
     /// Three processes: two of TLS, one of DTLS.
@@ -215,7 +218,7 @@ impl Server {
             (openssl, log)
         };
         let over_tcp = ["-client_renegotiation", "-www"];
-        vec![listen("443", 443, &over_tcp), listen("8443", 8443, &over_tcp), listen("dtls", 8443, &["-dtls"])]
+        vec![listen("443", 443, &over_tcp), listen("8444", 8444, &over_tcp), listen("dtls", 8444, &["-dtls"])]
     }
 
     /// The settings of a program with what is in capitals replaced.
@@ -235,9 +238,9 @@ impl Server {
     fn ports(&self) -> &'static [u16] {
         let speaks = |protocol| self.kind.speaks.contains(&protocol);
         match (speaks(Http1), speaks(Tls)) {
-            (true, true) => &[80, 8080, 443, 8443],
-            (true, false) => &[80, 8080],
-            (false, true) => &[443, 8443],
+            (true, true) => &[80, 8081, 443, 8444],
+            (true, false) => &[80, 8081],
+            (false, true) => &[443, 8444],
             (false, false) => &[],
         }
     }
@@ -279,7 +282,7 @@ impl Drop for Server {
     }
 }
 
-fn spawn(world: &World, command: Command, log: &Path, complaints: &Path) -> Result<Child> {
+fn spawn(world: &World, command: &Command, log: &Path, complaints: &Path) -> Result<Child> {
     let mut started = Command::new("setpriv");
     started.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {

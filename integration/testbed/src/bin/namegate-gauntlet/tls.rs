@@ -22,7 +22,7 @@ const APPLICATION: u8 = 23;
 const ALERT: u8 = 21;
 const SERVER_HELLO: u8 = 2;
 const FINISHED: u8 = 20;
-/// The random of a HelloRetryRequest begins with this (§4.1.3).
+/// The random of a `HelloRetryRequest` begins with this (§4.1.3).
 const RETRY: [u8; 4] = [0xcf, 0x21, 0xad, 0x74];
 /// How long a server may take with each message.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 #[serde(deny_unknown_fields)]
 pub(crate) struct TlsForm {
     pub(crate) first: Hello,
-    /// The answer to a HelloRetryRequest; the first one with a share where none is given.
+    /// The answer to a `HelloRetryRequest`; the first one with a share where none is given.
     #[serde(default)]
     pub(crate) second: Option<Hello>,
     /// Bytes before everything; characters are bytes.
@@ -69,8 +69,9 @@ impl TlsForm {
         }
     }
 
-    fn records(&self, message: &[u8]) -> Vec<u8> {
-        let version = self.version.as_deref().map_or(vec![3, 1], bytes);
+    /// A hello in records, whose version is another one after a retry (§5.1).
+    fn records(&self, message: &[u8], version: [u8; 2]) -> Vec<u8> {
+        let version = self.version.as_deref().map_or(version.to_vec(), bytes);
         let size = if self.record == 0 { message.len() } else { self.record };
         let records = message.chunks(size).map(|part| record(HANDSHAKE, &version, part));
         records.collect::<Vec<_>>().join(&bytes(&self.amid)[..])
@@ -84,7 +85,7 @@ pub(crate) async fn exchange(ask: Ask, form: TlsForm) -> Result<Vec<u8>> {
     let (share, session) = (Share::new()?, [0x5a; 32]);
     let content = Content { random: [0x3c; 32], session: &session, share: share.public(), ..Content::default() };
     let mut transcript = form.first.message(&content);
-    let opening = [bytes(&form.before), form.records(&transcript)].concat();
+    let opening = [bytes(&form.before), form.records(&transcript, [3, 1])].concat();
     send(&mut stream, &opening, form.piece).await?;
     let mut reader = Reader { stream, buffer: Vec::new(), messages: Vec::new() };
     let mut hello = reader.message().await?;
@@ -93,13 +94,13 @@ pub(crate) async fn exchange(ask: Ask, form: TlsForm) -> Result<Vec<u8>> {
         let second = form.second.clone().unwrap_or(Hello { no_share: false, ..form.first.clone() });
         let message = second.message(&Content { cookie, ..content });
         transcript = [Schedule::stand_in(&transcript), hello.clone(), message.clone()].concat();
-        let next = [bytes(&form.between), form.records(&message)].concat();
+        let next = [bytes(&form.between), form.records(&message, [3, 3])].concat();
         send(&mut reader.stream, &next, form.piece).await?;
         hello = reader.message().await?;
     }
     transcript.extend(&hello);
     let public = extension(&hello, 51).and_then(|share| share.get(4..)).context("a hello without a share")?;
-    let mut schedule = Schedule::new(share.agree(public)?, &transcript)?;
+    let mut schedule = Schedule::new(&share.agree(public)?, &transcript)?;
     loop {
         let message = reader.sealed_message(&mut schedule).await?;
         transcript.extend(&message);
@@ -134,7 +135,7 @@ async fn send(stream: &mut TcpStream, bytes: &[u8], piece: usize) -> Result<()> 
     Ok(())
 }
 
-/// The content of an extension of a ServerHello (§4.1.3).
+/// The content of an extension of a `ServerHello` (§4.1.3).
 fn extension(hello: &[u8], wanted: u16) -> Option<&[u8]> {
     let session = usize::from(*hello.get(38)?);
     let mut rest = hello.get(39 + session + 5..)?;
@@ -186,7 +187,7 @@ impl Reader {
         (rest.len() >= length).then(|| self.messages.drain(..4 + length).collect())
     }
 
-    /// The next ServerHello in clear text.
+    /// The next `ServerHello` in clear text.
     async fn message(&mut self) -> Result<Vec<u8>> {
         loop {
             match self.whole() {
