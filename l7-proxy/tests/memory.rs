@@ -173,7 +173,9 @@ async fn heads_that_never_end_give_way() {
 /// A tunnel is a connection as long as it lives: else a client could have as many as it likes.
 #[tokio::test]
 async fn tunnels_keep_their_places() {
-    const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    // The example of RFC 6455 §1.3.
+    const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let fixed_server = Some(listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -181,7 +183,8 @@ async fn tunnels_keep_their_places() {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 1_024];
             assert!(stream.read(&mut request).await.unwrap() > 0);
-            let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nfirst";
+            let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nfirst";
             stream.write_all(answer).await.unwrap();
             held.push(stream);
         }

@@ -54,7 +54,7 @@ fn goes_on(stream: &mut TcpStream) -> bool {
 }
 
 /// Opens what stays open, changes the rules so that they still allow it, then so that they do not.
-fn check(names: &Names, proxy: &Proxy, mut stream: TcpStream, still: Limits, gone: Limits) {
+fn check(names: &Names, proxy: &Proxy, mut stream: TcpStream, still: &Limits, gone: Limits) {
     assert!(goes_on(&mut stream));
     for _ in 0..2 {
         names.change(still.clone());
@@ -95,7 +95,7 @@ fn a_tls_tunnel_ends_with_its_rule() {
         let hello = ClientHello { share: Share::P384, ..ClientHello::first() };
         stream.write_all(&hello.record()).unwrap();
         assert_eq!(read_record(&mut stream).unwrap(), FINAL);
-        check(&names, &proxy, stream, still, gone);
+        check(&names, &proxy, stream, &still, gone);
     }
 }
 
@@ -107,7 +107,7 @@ fn a_connection_without_a_name_ends_with_its_rule() {
     let mut stream = connect(&proxy);
     stream.write_all(&[0; 8]).unwrap();
     thread::sleep(std::time::Duration::from_millis(100));
-    check(&names, &proxy, stream, Limits::Free, Limits::Closed(None));
+    check(&names, &proxy, stream, &Limits::Free, Limits::Closed(None));
 }
 
 fn has_head(seen: &[u8]) -> bool {
@@ -126,18 +126,20 @@ fn head(stream: &mut TcpStream) -> String {
 
 #[test]
 fn a_websocket_tunnel_ends_with_its_rule() {
-    let switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
+    // The example of RFC 6455 §1.3.
+    let switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     let address = server(switched, has_head);
     for (still, gone) in [(paths("/chat|/x"), paths("/x")), (Limits::Free, Limits::Closed(None))] {
         let names = Names::new(By::ServerNames);
         names.change(paths("/chat"));
         let proxy = proxy(&names, address);
         let mut stream = connect(&proxy);
-        stream
-            .write_all(b"GET /chat HTTP/1.1\r\nHost: good.test\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
-            .unwrap();
+        let handshake = b"GET /chat HTTP/1.1\r\nHost: good.test\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        stream.write_all(handshake).unwrap();
         assert!(head(&mut stream).starts_with("HTTP/1.1 101"));
-        check(&names, &proxy, stream, still, gone);
+        check(&names, &proxy, stream, &still, gone);
     }
 }
 

@@ -90,10 +90,8 @@ impl Desk for Names {
             Named::Nameless => self.by == By::Binding,
         };
         let is_bound = self.by != By::ServerNames;
-        let (limits, binding) = match is_good || !is_bound {
-            true => (allowed, Match::Good),
-            false => (Limits::Closed(None), Match::Refused),
-        };
+        let (limits, binding) =
+            if is_good || !is_bound { (allowed, Match::Good) } else { (Limits::Closed(None), Match::Refused) };
         Some(Demand {
             sides: vec![(Direction::Egress, limits)],
             keeps_source: false,
@@ -265,7 +263,7 @@ impl ClientHello {
         }
     }
 
-    /// What may follow the first after a HelloRetryRequest for P-384.
+    /// What may follow the first after a `HelloRetryRequest` for P-384.
     pub(crate) fn second() -> Self {
         Self { share: Share::P384, ..Self::first() }
     }
