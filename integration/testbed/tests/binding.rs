@@ -32,8 +32,8 @@ const BAD: &str = "bad.shared.test";
 const OTHER: &str = "other.shared.test";
 /// Ports of servers that speak first.
 const GREETING: u16 = 2_222;
-/// On a port where connections must ask for a name by default.
-const NAMED: u16 = 8_443;
+/// On a port where connections must ask for a name by the setting.
+const NAMED: u16 = 3_333;
 /// How long a QUIC connection may take that is not to come about, and one of which nothing is lost: a client sends again
 /// after a second.
 const QUIC_SILENT: Duration = Duration::from_millis(2_500);
@@ -348,7 +348,9 @@ fn protocols_without_names_pass() {
 #[test]
 fn a_name_is_needed_on_the_ports_of_the_setting_or_of_the_policy() {
     let world = shared_world(&[TIE]);
-    let agent = start(&world, &names(&[GOOD]), "enforce");
+    let dns = json!({"nameBinding": "enforce", "namedPorts": [443, "3300-3400"]});
+    let options = Options::default().policies(&names(&[GOOD])).with(json!({"dns": dns}));
+    let agent = Agent::start(&world, &options).unwrap();
     let pod = world.pod(TIE);
     resolve(pod, &[GOOD]);
     let greeting = |port| talk(pod, port, vec![]);
@@ -366,7 +368,7 @@ fn a_name_is_needed_on_the_ports_of_the_setting_or_of_the_policy() {
     agent.apply(&annotated("none")).unwrap();
     assert!(greeting(GREETING).is_ok() && greeting(NAMED).is_ok());
     let mistakes = agent.apply(&annotated("ssh")).unwrap().mistakes();
-    assert!(mistakes.len() == 1 && mistakes[0].contains("named-ports"), "{mistakes:?}");
+    assert!(mistakes.len() == 1 && mistakes[0].contains("`ssh`"), "{mistakes:?}");
 }
 
 /// What was let pass ends with its rule, and not with the TTL of its name.

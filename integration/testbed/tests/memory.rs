@@ -103,7 +103,7 @@ fn streams_that_are_not_read_have_a_bound() {
 #[test]
 fn responses_that_are_not_read_have_a_bound() {
     // More of them fill the kernel's memory for TCP.
-    bounded(300, b"GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n", false);
+    bounded(100, b"GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n", false);
 }
 
 #[test]
