@@ -156,11 +156,13 @@ pub struct FirstLine {
     /// Bytes of the word under way that are as in the version of HTTP, and its bytes in all.
     same: usize,
     length: usize,
+    /// A word after the first one begins as the version of HTTP does.
+    has_version: bool,
 }
 
 impl FirstLine {
-    /// Reads the next bytes, before the server gets them. `Malformed` where the line ends as one of HTTP/1 does: with a
-    /// version that is not its first word.
+    /// Reads the next bytes, before the server gets them. `Malformed` where the line has a version, as one of HTTP/1 does,
+    /// that is not its first word: servers do not agree on what may follow it.
     pub fn read(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         const VERSION: &[u8] = b"HTTP/";
         if self.is_over {
@@ -169,10 +171,9 @@ impl FirstLine {
         for byte in bytes {
             if *byte == b'\n' {
                 self.is_over = true;
-                return if self.words > 1 && self.same == VERSION.len() { Err(Malformed) } else { Ok(()) };
+                return if self.has_version { Err(Malformed) } else { Ok(()) };
             }
             if is_blank(*byte) {
-                // The last word counts, whatever blanks follow it.
                 self.length = 0;
                 continue;
             }
@@ -182,6 +183,7 @@ impl FirstLine {
             let is_same = VERSION.get(self.length).is_some_and(|wanted| byte.eq_ignore_ascii_case(wanted));
             self.same += usize::from(is_same && self.same == self.length);
             self.length = self.length.saturating_add(1);
+            self.has_version |= self.words > 1 && self.same == VERSION.len();
         }
         Ok(())
     }
@@ -371,6 +373,7 @@ mod tests {
             (&b"\x01GET / HTTP/1.1\r\n"[..], Err(Malformed)),
             (b"(\x0b/\x1fhttp/1.0\x85\r\n", Err(Malformed)),
             (b"( / HTTP/\n", Err(Malformed)),
+            (b"'x / HTTP/1.1\r\x0e\x0e\n", Err(Malformed)),
             (b"\0\0\0\x08HTTP/1.1 x\n", Ok(())),
             (b"HTTP/1.1 \n", Ok(())),
             (b"( / HTTQ/1.1\n", Ok(())),
