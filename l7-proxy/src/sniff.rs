@@ -169,7 +169,8 @@ impl FirstLine {
             return Ok(());
         }
         for byte in bytes {
-            if *byte == b'\n' {
+            // Servers skip empty lines before the first.
+            if *byte == b'\n' && self.words > 0 {
                 self.is_over = true;
                 return if self.has_version { Err(Malformed) } else { Ok(()) };
             }
@@ -374,6 +375,7 @@ mod tests {
             (b"(\x0b/\x1fhttp/1.0\x85\r\n", Err(Malformed)),
             (b"( / HTTP/\n", Err(Malformed)),
             (b"'x / HTTP/1.1\r\x0e\x0e\n", Err(Malformed)),
+            (b"\n\r\n5 / HTTP/1.1\x00\n", Err(Malformed)),
             (b"\0\0\0\x08HTTP/1.1 x\n", Ok(())),
             (b"HTTP/1.1 \n", Ok(())),
             (b"( / HTTQ/1.1\n", Ok(())),
