@@ -348,6 +348,10 @@ mod tests {
         ] {
             assert_eq!(read(undecided), Ok(Opening::Partial), "{}", undecided.escape_ascii());
         }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_protocol_with_names_is_refused() {
         assert_eq!(read(&vec![b'A'; OPENING_OCTETS_MAX]), Err(Malformed), "undecided for ever");
         for refused in [
             &[22, 3, 1, 0, 0][..],

@@ -1,7 +1,5 @@
 //! First bytes that real servers take for HTTP or TLS, and that are not so in every respect. The server's own log says what
 //! it answered.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
-
 #[expect(dead_code, reason = "each program of this folder uses its own part")]
 mod common;
 
@@ -91,8 +89,8 @@ fn request_lines_that_servers_forgive_are_requests() {
                 assert!(!is_served, "{kind} {by:?} {}: {}", line.escape_ascii(), answer.escape_ascii());
             }
         }
-        let served = server.log().lines().filter(|line| line.starts_with("served")).count();
-        assert_eq!(served, 2, "{kind}: {}", server.log());
+        let heads = server.log().lines().filter(|line| line.starts_with("served")).count();
+        assert_eq!(heads, 2, "{kind}: {}", server.log());
     }
 }
 

@@ -22,6 +22,30 @@ use namegate_l7_proxy::Fate;
 /// Servers of TLS 1.3 that have P-384 alone, so that the client must send another key share, and log the names they see.
 const SERVERS: [&str; 4] = ["openssl", "node", "python3", "nginx"];
 
+/// A server in Node that writes down the names it is asked for.
+const NODE: &str = "const tls = require('tls'), fs = require('fs');
+                 const of = name => ({key: fs.readFileSync(name + '.key'), cert: fs.readFileSync(name + '.crt')});
+                 const context = name => tls.createSecureContext(of(name));
+                 tls.createServer({...of('good.test'), ecdhCurve: 'P-384', SNICallback: (name, done) => {
+                   console.log('asked for ' + name); done(null, context(name)); }}, socket => socket.pipe(socket))
+                   .on('tlsClientError', () => {}).listen(PORT, '127.0.0.1');";
+/// The same in Python.
+const PYTHON: &str = "import socket, ssl, threading
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain('good.test.crt', 'good.test.key')
+context.set_ecdh_curve('secp384r1')
+context.sni_callback = lambda connection, name, _: print('asked for', name, flush=True)
+def serve(stream):
+    try:
+        stream = context.wrap_socket(stream, server_side=True)
+        while data := stream.recv(4096):
+            stream.sendall(data)
+    except (OSError, ssl.SSLError):
+        pass
+listener = socket.create_server(('127.0.0.1', PORT))
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()";
+
 fn serve(folder: &Path, program: &str) -> Server {
     match program {
         "openssl" => Server::start(
@@ -50,64 +74,32 @@ fn serve(folder: &Path, program: &str) -> Server {
                 "-client_renegotiation",
             ],
         ),
-        "node" => Server::start(
-            folder,
-            "node",
-            &[
-                "-e",
-                "const tls = require('tls'), fs = require('fs');
-                 const of = name => ({key: fs.readFileSync(name + '.key'), cert: fs.readFileSync(name + '.crt')});
-                 const context = name => tls.createSecureContext(of(name));
-                 tls.createServer({...of('good.test'), ecdhCurve: 'P-384', SNICallback: (name, done) => {
-                   console.log('asked for ' + name); done(null, context(name)); }}, socket => socket.pipe(socket))
-                   .on('tlsClientError', () => {}).listen(PORT, '127.0.0.1');",
-            ],
-        ),
-        "python3" => Server::start(
-            folder,
-            "python3",
-            &[
-                "-c",
-                "import socket, ssl, threading
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain('good.test.crt', 'good.test.key')
-context.set_ecdh_curve('secp384r1')
-context.sni_callback = lambda connection, name, _: print('asked for', name, flush=True)
-def serve(stream):
-    try:
-        stream = context.wrap_socket(stream, server_side=True)
-        while data := stream.recv(4096):
-            stream.sendall(data)
-    except (OSError, ssl.SSLError):
-        pass
-listener = socket.create_server(('127.0.0.1', PORT))
-while True:
-    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()",
-            ],
-        ),
-        _ => {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let hosts = [GOOD, BAD].map(|name| {
-                format!(
-                    "server {{ listen 127.0.0.1:{port} ssl; server_name {name}; ssl_certificate {name}.crt;
-                     ssl_certificate_key {name}.key; ssl_ecdh_curve secp384r1; ssl_protocols TLSv1.2 TLSv1.3;
-                     location / {{ return 200 {name}; }} }}"
-                )
-            });
-            let folder_text = folder.display();
-            let text = format!(
-                "daemon off; master_process off; pid {folder_text}/nginx.pid; error_log {folder_text}/nginx.log debug;
-                 events {{}} http {{ access_log off; {} }}",
-                hosts.concat()
-            );
-            std::fs::write(folder.join("nginx.conf"), text).unwrap();
-            let configuration = folder.join("nginx.conf");
-            let mut server =
-                Server::start_at(folder, "nginx", &["-c", configuration.to_str().unwrap(), "-p", "."], port);
-            server = server.logging_to(folder.join("nginx.log"));
-            server
-        }
+        "node" => Server::start(folder, "node", &["-e", NODE]),
+        "python3" => Server::start(folder, "python3", &["-c", PYTHON]),
+        _ => nginx(folder),
     }
+}
+
+fn nginx(folder: &Path) -> Server {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let hosts = [GOOD, BAD].map(|name| {
+        format!(
+            "server {{ listen 127.0.0.1:{port} ssl; server_name {name}; ssl_certificate {name}.crt;
+             ssl_certificate_key {name}.key; ssl_ecdh_curve secp384r1; ssl_protocols TLSv1.2 TLSv1.3;
+             location / {{ return 200 {name}; }} }}"
+        )
+    });
+    let folder_text = folder.display();
+    let text = format!(
+        "daemon off; master_process off; pid {folder_text}/nginx.pid; error_log {folder_text}/nginx.log debug;
+         events {{}} http {{ access_log off; {} }}",
+        hosts.concat()
+    );
+    std::fs::write(folder.join("nginx.conf"), text).unwrap();
+    let configuration = folder.join("nginx.conf");
+    let mut server = Server::start_at(folder, "nginx", &["-c", configuration.to_str().unwrap(), "-p", "."], port);
+    server = server.logging_to(folder.join("nginx.log"));
+    server
 }
 
 /// Sends the first message, waits for the server's retry, sends more, and gives the record that comes back then.
