@@ -227,7 +227,10 @@ impl Accounts {
                 Full::Share => holder,
             };
             let room = (self.connections_max / LEAVING_PART).max(1).saturating_sub(book.leaving);
-            book.close_idle(from, now_ms, room.min(BATCH));
+            // A search takes time for each connection: none is made for nothing.
+            if room > 0 {
+                book.close_idle(from, now_ms, room.min(BATCH));
+            }
             book.take(holder, client).ok()?;
         }
         let holding = book.holders.entry(holder).or_default();
