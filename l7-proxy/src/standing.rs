@@ -134,37 +134,40 @@ pub(crate) struct Standing<D> {
 }
 
 impl<D: Desk> Standing<D> {
-    /// Waits until the rules do not let it pass, and records that.
+    /// Waits until the rules do not let it pass, or nobody says that they do, and records that.
     pub(crate) async fn revoked(&self) {
         let mut revisions = self.shared.changes.revision.subscribe();
         let mut judged_at = self.revision;
+        let mut tries = 0;
         loop {
             if revisions.wait_for(|now| *now > judged_at).await.is_err() {
                 return;
             }
-            let turn = self.shared.changes.turns.acquire().await;
-            judged_at = self.shared.desk.revision();
-            let judgement = self.judge_again().await;
-            sleep(PAUSE).await;
-            drop(turn);
-            if let Err(judgement) = judgement {
-                self.record(judgement, Fate::Denied);
-                self.shared.tallies.count(Outcome::Revoked);
-                return;
+            let revision = self.shared.desk.revision();
+            match self.judge_in_turn().await {
+                Some(judged) if judged.is_ok() => (judged_at, tries) = (revision, 0),
+                None if tries + 1 < TRIES => {
+                    tries += 1;
+                    sleep(RETRY).await;
+                }
+                judged => {
+                    self.record(judged.and_then(Result::err), Fate::Denied);
+                    self.shared.tallies.count(Outcome::Revoked);
+                    return;
+                }
             }
         }
     }
 
-    /// `Err` where it does not pass, without a judgement where nobody answers.
-    async fn judge_again(&self) -> Result<(), Option<Judgement>> {
-        for _ in 0..TRIES {
-            if let Some(guard) = self.ask().await {
-                let judged = guard.judge(self.subject.asked());
-                return if judged.allowed || guard.audit { Ok(()) } else { Err(Some(judged)) };
-            }
-            sleep(RETRY).await;
-        }
-        Err(None)
+    /// Judges it again when it is its turn: `Err` where it does not pass, `None` where nobody answers. A turn lasts for one
+    /// question, so that those who get no answer hold up no others.
+    async fn judge_in_turn(&self) -> Option<Result<(), Judgement>> {
+        let _turn = self.shared.changes.turns.acquire().await;
+        let asked = self.ask().await;
+        sleep(PAUSE).await;
+        let guard = asked?;
+        let judged = guard.judge(self.subject.asked());
+        Some(if judged.allowed || guard.audit { Ok(()) } else { Err(judged) })
     }
 
     /// The rules as they are now. Names that opened the address when it was let pass count further.
