@@ -10,7 +10,7 @@ use axum::{
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
-use crate::{gatekeeper::Gatekeeper, routes};
+use crate::{backend::Backend, routes};
 
 /// Bytes of a problem document that are read.
 const PROBLEM_BYTES_MAX: usize = 1 << 20;
@@ -35,7 +35,7 @@ pub struct Service {
 
 impl Service {
     /// Makes the service as a server has it.
-    pub fn new(gate: Arc<dyn Gatekeeper>) -> std::io::Result<Self> {
+    pub fn new(gate: Arc<dyn Backend>) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { runtime, router: routes::router(gate) })
     }

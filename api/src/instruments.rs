@@ -1,22 +1,34 @@
 //! What is measured as it happens.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     metrics::histogram::{Histogram, exponential_buckets},
-    registry::{Registry, Unit},
+    registry::Unit,
 };
 
-/// Histograms that the agent feeds; cheap to clone, all clones are one.
+use crate::metrics::Exposition;
+
+/// Histograms that the agent feeds, and the registry that they are in; cheap to clone, all clones are one.
 #[derive(Clone, Debug)]
 pub struct Instruments {
     answer_installed: Histogram,
+    exposition: Arc<Exposition>,
 }
 
 impl Default for Instruments {
     fn default() -> Self {
         // 16 us to 0.5 s.
-        Self { answer_installed: Histogram::new(exponential_buckets(16e-6, 2.0, 16)) }
+        let answer_installed = Histogram::new(exponential_buckets(16e-6, 2.0, 16));
+        let exposition = Exposition::new(|registry| {
+            registry.register_with_unit(
+                "dns_install",
+                "Time from an answer to its addresses in the kernel",
+                Unit::Seconds,
+                answer_installed.clone(),
+            );
+        });
+        Self { answer_installed, exposition: Arc::new(exposition) }
     }
 }
 
@@ -26,12 +38,8 @@ impl Instruments {
         self.answer_installed.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        registry.register_with_unit(
-            "dns_install",
-            "Time from an answer to its addresses in the kernel",
-            Unit::Seconds,
-            self.answer_installed.clone(),
-        );
+    /// The metrics that are served, these among them.
+    pub(crate) fn exposition(&self) -> &Exposition {
+        &self.exposition
     }
 }

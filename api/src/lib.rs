@@ -1,7 +1,7 @@
 //! Answers questions: a REST API on a unix socket, its OpenAPI document, metrics and the stream of flows; by setting metrics
 //! alone over TCP.
 //!
-//! The crate knows the wire and nothing of kernels or policies: whoever runs the gate implements [`Gatekeeper`].
+//! The crate knows the wire and nothing of kernels or policies: the agent implements [`Backend`].
 //!
 //! ```
 //! let document = namegate_api::openapi();
@@ -10,11 +10,11 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod backend;
 mod clock;
 mod flow_hub;
 #[doc(hidden)]
 pub mod fuzzing;
-mod gatekeeper;
 mod instruments;
 mod limits;
 mod metrics;
@@ -22,13 +22,14 @@ mod metrics_port;
 mod problem;
 mod query;
 mod routes;
+mod scrape;
 mod segment;
 mod server;
 pub mod view;
 
+pub use backend::{Backend, CacheFilter, FlowFeed, Refusal, Reply};
 pub use clock::rfc3339;
 pub use flow_hub::{FlowHub, FlowReader, Read};
-pub use gatekeeper::{CacheFilter, FlowFeed, Gatekeeper, Refusal, Reply};
 pub use instruments::Instruments;
 pub use metrics_port::{MetricsPort, PortError};
 pub use problem::{PROBLEM_JSON, Problem};

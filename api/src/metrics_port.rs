@@ -23,10 +23,11 @@ use tokio::{
 
 use crate::{
     accept::{self, Manner},
-    gatekeeper::Gatekeeper,
-    limits, metrics,
+    backend::Backend,
+    limits,
     problem::Problem,
     routes::without_parameters,
+    scrape,
 };
 
 /// Connections at once; more wait in the queue of the port.
@@ -79,7 +80,7 @@ impl MetricsPort {
     }
 
     /// Answers until `stop` is ready, then finishes what is under way.
-    pub async fn serve(self, gate: Arc<dyn Gatekeeper>, stop: impl Future<Output = ()>) {
+    pub async fn serve(self, gate: Arc<dyn Backend>, stop: impl Future<Output = ()>) {
         let manner = Manner { connections_max: CONNECTIONS_MAX, one_request: Some(CONNECTION_MAX) };
         accept::serve(&self.listener, router(gate), manner, stop).await;
     }
@@ -87,12 +88,12 @@ impl MetricsPort {
 
 #[derive(Clone)]
 struct Figures {
-    gate: Arc<dyn Gatekeeper>,
+    gate: Arc<dyn Backend>,
     /// The last text, and when it was made.
     last: Arc<Mutex<Option<(Instant, String)>>>,
 }
 
-fn router(gate: Arc<dyn Gatekeeper>) -> Router {
+fn router(gate: Arc<dyn Backend>) -> Router {
     Router::new()
         .route("/metrics", get(figures))
         .fallback(async || Problem::metrics_alone())
@@ -108,10 +109,10 @@ async fn figures(State(figures): State<Figures>, uri: Uri) -> Result<Response, P
     let text = match &*last {
         Some((made, text)) if made.elapsed() < FIGURES_AGE_MAX => text.clone(),
         _ => {
-            let text = metrics::text(&*figures.gate).await?;
+            let text = scrape::text(&*figures.gate).await?;
             *last = Some((Instant::now(), text.clone()));
             text
         }
     };
-    Ok(metrics::response(text).into_response())
+    Ok(scrape::response(text).into_response())
 }

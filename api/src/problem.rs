@@ -8,7 +8,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::gatekeeper::Refusal;
+use crate::backend::Refusal;
 
 /// Media type of problem documents.
 pub const PROBLEM_JSON: &str = "application/problem+json";

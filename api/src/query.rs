@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use namegate_config::name::NamePattern;
 
 use crate::{
-    gatekeeper::CacheFilter,
+    backend::CacheFilter,
     problem::Problem,
     view::{LookupSource, Verdict},
 };

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{gatekeeper::Gatekeeper, limits, problem::Problem, query::Parameters};
+use crate::{backend::Backend, limits, problem::Problem, query::Parameters};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,7 +32,7 @@ struct Document;
 /// What every handler has at hand.
 #[derive(Clone)]
 pub(crate) struct Api {
-    gate: Arc<dyn Gatekeeper>,
+    gate: Arc<dyn Backend>,
     streams: Arc<Semaphore>,
 }
 
@@ -59,7 +59,7 @@ fn described() -> OpenApiRouter<Api> {
 }
 
 /// The whole service.
-pub(crate) fn router(gate: Arc<dyn Gatekeeper>) -> Router {
+pub(crate) fn router(gate: Arc<dyn Backend>) -> Router {
     let (router, document) = described().split_for_parts();
     let document = Arc::new(document);
     let requests = Arc::new(Semaphore::new(limits::REQUESTS_MAX));

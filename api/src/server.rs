@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::{
     accept::{self, Manner},
-    gatekeeper::Gatekeeper,
+    backend::Backend,
     limits, routes,
 };
 
@@ -81,7 +81,7 @@ impl Server {
     }
 
     /// Answers until `stop` is ready, then finishes what is under way.
-    pub async fn serve(self, gate: Arc<dyn Gatekeeper>, stop: impl Future<Output = ()>) {
+    pub async fn serve(self, gate: Arc<dyn Backend>, stop: impl Future<Output = ()>) {
         let manner = Manner { connections_max: limits::CONNECTIONS_MAX, one_request: None };
         accept::serve(&self.listener, routes::router(gate), manner, stop).await;
     }

@@ -203,6 +203,11 @@ impl Source {
         Self(Arc::new(NamedSource::new(name, text.to_owned()).with_language("yaml")))
     }
 
+    /// An object that has no text.
+    pub(crate) fn of_object(name: &str) -> Self {
+        Self::new(name, "")
+    }
+
     pub(crate) fn text(&self) -> &str {
         self.0.inner()
     }
@@ -210,7 +215,9 @@ impl Source {
     /// An error at a place of this file.
     pub(crate) fn error(&self, span: Span, code: Code, field: &str, problem: impl Into<String>) -> Diagnostic {
         let (line, column) = self.line_and_column(span.offset);
-        let start = span.offset.min(self.text().len());
+        // Without a text the place is only an order.
+        let end = if self.text().is_empty() { usize::MAX } else { self.text().len() };
+        let start = span.offset.min(end);
         Diagnostic {
             severity: Severity::Error,
             code,
@@ -220,7 +227,7 @@ impl Source {
             line,
             column,
             source: Arc::clone(&self.0),
-            span: (start, span.len.min(self.text().len() - start)).into(),
+            span: (start, span.len.min(end - start)).into(),
         }
     }
 

@@ -153,6 +153,32 @@ impl Node {
         }
     }
 
+    /// An object of an API as a tree. It has no text, so a place is the number of the value in the order of the object:
+    /// what is found out about the object is reported in that order.
+    pub(crate) fn from_json(value: &serde_json::Value) -> Self {
+        Self::numbered(value, &mut 0)
+    }
+
+    fn numbered(value: &serde_json::Value, number: &mut usize) -> Self {
+        use serde_json::Value;
+        let span = next_span(number);
+        let kind = match value {
+            Value::Null => Kind::Null,
+            Value::Bool(value) => Kind::Bool(*value),
+            Value::Number(value) => value.as_i128().map_or(Kind::Float, Kind::Integer),
+            Value::String(text) => Kind::Text(text.clone()),
+            Value::Array(items) => Kind::List(items.iter().map(|item| Self::numbered(item, number)).collect()),
+            Value::Object(fields) => {
+                let field = |(key, value): (&String, &Value)| {
+                    let key = Key { text: key.clone(), span: next_span(number) };
+                    (key, Self::numbered(value, number))
+                };
+                Kind::Map(fields.iter().map(field).collect())
+            }
+        };
+        Self { kind, span }
+    }
+
     fn shift(&mut self, by: usize) {
         self.span.offset += by;
         match &mut self.kind {
@@ -166,6 +192,11 @@ impl Node {
             _ => {}
         }
     }
+}
+
+fn next_span(number: &mut usize) -> Span {
+    *number += 1;
+    Span { offset: *number, len: 0 }
 }
 
 fn span_of(location: &serde_saphyr::Location) -> Option<Span> {
@@ -256,6 +287,8 @@ impl<'de> Visitor<'de> for KindVisitor {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     /// The marked text of each document, or the line and problem of its error.
@@ -308,6 +341,30 @@ mod tests {
         let found = read(&Source::new("x.yaml", text)).remove(0).unwrap_err();
         let (start, end) = (found.span().offset(), found.span().offset() + found.span().len());
         assert_eq!((start, &text[start..end]), (5, "\u{feff}"));
+    }
+
+    #[test]
+    fn an_object_is_the_tree_of_its_text() {
+        let text = "{\"a\": [1, -2, 1.5, 18446744073709551615, true, null, \"x\\u00e9y\\n\"], \"b\": {\"c\": {}}}";
+        let shape = |node: &Node| {
+            fn walk(node: &Node, text: &mut String) {
+                match &node.kind {
+                    Kind::List(items) => items.iter().for_each(|item| walk(item, text)),
+                    Kind::Map(fields) => fields.iter().for_each(|(key, value)| {
+                        text.push_str(&key.text);
+                        walk(value, text);
+                    }),
+                    other => write!(text, "{other:?}").unwrap(),
+                }
+                text.push(';');
+            }
+            let mut text = String::new();
+            walk(node, &mut text);
+            text
+        };
+        let of_text = read(&Source::new("x.json", text)).remove(0).unwrap();
+        let of_object = Node::from_json(&serde_json::from_str(text).unwrap());
+        assert_eq!(shape(&of_object), shape(&of_text));
     }
 
     #[test]

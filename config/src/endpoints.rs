@@ -21,8 +21,6 @@ use crate::{
     settings::one_document,
 };
 
-/// Label that Kubernetes gives every namespace.
-pub(crate) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// Longest name of an interface in octets (`IFNAMSIZ` less the final zero).
 const INTERFACE_OCTETS_MAX: usize = 15;
 
@@ -108,13 +106,7 @@ impl EndpointsFile {
     pub fn labels(&self, endpoint: &Endpoint) -> Labels {
         let listed = self.namespaces.iter().find(|namespace| namespace.name == endpoint.namespace);
         let of_namespace = listed.into_iter().flat_map(|namespace| pairs(&namespace.labels));
-        Labels::pod(
-            &endpoint.namespace,
-            pairs(&endpoint.labels),
-            std::iter::once((NAMESPACE_NAME, &*endpoint.namespace))
-                .chain(of_namespace.filter(|(key, _)| *key != NAMESPACE_NAME)),
-            endpoint.service_account.as_deref(),
-        )
+        Labels::pod(&endpoint.namespace, pairs(&endpoint.labels), of_namespace, endpoint.service_account.as_deref())
     }
 }
 

@@ -2,6 +2,11 @@
 //!
 //! A label is `source:key=value`. A selector key without a source matches any source. Operators follow the Kubernetes
 //! API (`LabelSelectorRequirement`): `NotIn` and `DoesNotExist` also match where the key is absent.
+//!
+//! There are two key spaces. What the system derives (namespace, labels of the namespace, service account, cluster) has the
+//! source [`K8S`] and a key of [`is_derived`]. What a user writes under such a key has the source [`WRITTEN`]: only
+//! selectors of Kubernetes for own labels see it, and nothing that a pod, a service or a node says of itself stands for
+//! a derived label.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -11,12 +16,23 @@ pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 /// Service account of a pod, as a label.
 pub const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
+/// Name of the cluster, as Cilium labels every pod with it.
+pub const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
+/// Label that Kubernetes gives every namespace: its name.
+pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// Source of labels that come from Kubernetes objects.
 pub const K8S: &str = "k8s";
+/// Source of labels that users wrote under a key of the system. No policy can name it.
+pub const WRITTEN: &str = "written";
 /// Source of the labels of nodes.
 pub const NODE: &str = "node";
 /// Source of labels with a fixed meaning (`reserved:world`).
 pub const RESERVED: &str = "reserved";
+
+/// Whether the system alone gives labels of source [`K8S`] with this key.
+pub fn is_derived(key: &str) -> bool {
+    matches!(key, POD_NAMESPACE | SERVICE_ACCOUNT | CLUSTER) || key.starts_with(NAMESPACE_LABELS)
+}
 
 /// `source:key=value`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,7 +50,8 @@ pub struct Label {
 pub struct Labels(Vec<Label>);
 
 impl Labels {
-    /// The labels of a pod: its own and its namespace's under [`NAMESPACE_LABELS`], with the names of both.
+    /// The labels of a pod: its own and its namespace's under [`NAMESPACE_LABELS`], with the name of the namespace.
+    /// [`NAMESPACE_NAME`] is derived from that name, whatever the namespace's labels say.
     pub fn pod<'a>(
         namespace: &str,
         own: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -45,12 +62,13 @@ impl Labels {
         for (key, value) in own {
             labels.insert(K8S, key, value);
         }
-        for (key, value) in of_namespace {
-            labels.insert(K8S, &format!("{NAMESPACE_LABELS}{key}"), value);
+        for (key, value) in of_namespace.into_iter().filter(|(key, _)| *key != NAMESPACE_NAME) {
+            labels.derive(&format!("{NAMESPACE_LABELS}{key}"), value);
         }
-        labels.insert(K8S, POD_NAMESPACE, namespace);
+        labels.derive(&format!("{NAMESPACE_LABELS}{NAMESPACE_NAME}"), namespace);
+        labels.derive(POD_NAMESPACE, namespace);
         if let Some(account) = service_account {
-            labels.insert(K8S, SERVICE_ACCOUNT, account);
+            labels.derive(SERVICE_ACCOUNT, account);
         }
         labels
     }
@@ -58,7 +76,7 @@ impl Labels {
     /// A peer with one fixed meaning: `world`, `host`, `remote-node`, `health`, `init`, `ingress`, `unmanaged`.
     pub fn reserved(name: &str) -> Self {
         let mut labels = Self::default();
-        labels.insert(RESERVED, name, "");
+        labels.reserve(name);
         labels
     }
 
@@ -71,8 +89,23 @@ impl Labels {
         labels
     }
 
-    /// Adds a label.
+    /// Adds a label that a user wrote; never a derived or a reserved one.
     pub fn insert(&mut self, source: &str, key: &str, value: &str) {
+        let is_taken = source == RESERVED || (source == K8S && is_derived(key));
+        self.put(if is_taken { WRITTEN } else { source }, key, value);
+    }
+
+    /// Adds a label that the system derives from an object of Kubernetes.
+    pub fn derive(&mut self, key: &str, value: &str) {
+        self.put(K8S, key, value);
+    }
+
+    /// Adds `reserved:NAME`.
+    pub fn reserve(&mut self, name: &str) {
+        self.put(RESERVED, name, "");
+    }
+
+    fn put(&mut self, source: &str, key: &str, value: &str) {
         let label = Label { key: key.into(), source: source.into(), value: value.into() };
         if let Err(at) = self.0.binary_search(&label) {
             self.0.insert(at, label);
@@ -127,8 +160,10 @@ impl fmt::Display for Label {
 }
 
 /// Requirements that must all hold; the empty selector matches everything.
+///
+/// They are sorted and each stands once. A clone shares them: many rules have the same selectors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LabelSelector(BTreeSet<Requirement>);
+pub struct LabelSelector(Arc<[Requirement]>);
 
 /// One condition on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -157,12 +192,20 @@ pub enum Operator {
 impl LabelSelector {
     /// A selector of these requirements.
     pub fn new(requirements: impl IntoIterator<Item = Requirement>) -> Self {
-        Self(requirements.into_iter().collect())
+        let mut requirements: Vec<Requirement> = requirements.into_iter().collect();
+        requirements.sort_unstable();
+        requirements.dedup();
+        Self(requirements.into())
     }
 
     /// Adds a requirement.
     pub fn require(&mut self, requirement: Requirement) {
-        self.0.insert(requirement);
+        *self = Self::new(self.0.iter().cloned().chain([requirement]));
+    }
+
+    /// Whether a clone of it lives.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 
     /// Whether every requirement holds.
@@ -184,12 +227,28 @@ impl Requirement {
 
     /// A requirement on a key as written in a document: the first `:` ends the source, `any:` is any source.
     pub fn new(key: &str, operator: Operator) -> Self {
-        let (source, key) = match key.split_once(':') {
-            Some(("any", key)) => (None, key),
-            Some((source, key)) => (Some(source.to_owned()), key),
-            None => (None, key),
-        };
-        Self { source, key: key.to_owned(), operator }
+        match key.split_once(':') {
+            Some(("any", key)) => Self::of(None, key, operator),
+            Some((source, key)) => Self::of(Some(source), key, operator),
+            None => Self::of(None, key, operator),
+        }
+    }
+
+    /// A requirement on a key of a source; `None` is any. A key of the system means what the system derives, whoever else
+    /// has labels with that key.
+    pub fn of(source: Option<&str>, key: &str, operator: Operator) -> Self {
+        let source = source.or_else(|| is_derived(key).then_some(K8S));
+        Self { source: source.map(str::to_owned), key: key.to_owned(), operator }
+    }
+
+    /// A requirement on the labels that users write, as selectors of Kubernetes ask for them.
+    pub fn own(key: &str, operator: Operator) -> Self {
+        Self::of(Some(if is_derived(key) { WRITTEN } else { K8S }), key, operator)
+    }
+
+    /// Whether it asks for this key of this source.
+    pub(crate) fn is_on(&self, source: &str, key: &str) -> bool {
+        self.source.as_deref() == Some(source) && self.key == key
     }
 
     /// Whether it holds for these labels.
@@ -259,6 +318,68 @@ mod tests {
             let requirement = Requirement::new(key, operator);
             assert_eq!(requirement.matches(&tiefighter()), want, "{requirement}");
         }
+    }
+
+    /// What a pod of `evil` and its namespace write, to be taken for a pod of `prod`.
+    fn forger() -> Labels {
+        let own = [
+            ("app", "web"),
+            (POD_NAMESPACE, "prod"),
+            ("io.cilium.k8s.namespace.labels.team", "core"),
+            ("io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name", "prod"),
+            (SERVICE_ACCOUNT, "admin"),
+            (CLUSTER, "other"),
+        ];
+        let of_namespace = [
+            (NAMESPACE_NAME, "prod"),
+            (POD_NAMESPACE, "prod"),
+            (SERVICE_ACCOUNT, "admin"),
+            ("io.cilium.k8s.namespace.labels.team", "core"),
+        ];
+        Labels::pod("evil", own, of_namespace, None)
+    }
+
+    #[test]
+    fn what_a_user_writes_never_stands_for_what_is_derived() {
+        let forger = forger();
+        assert_eq!(forger.namespace(), Some("evil"));
+        let set = |value: &str| -> BTreeSet<String> { [value.to_owned()].into() };
+        for source in ["", "k8s:", "any:"] {
+            for (key, value) in [
+                (POD_NAMESPACE, "prod"),
+                ("io.cilium.k8s.namespace.labels.team", "core"),
+                ("io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name", "prod"),
+                (SERVICE_ACCOUNT, "admin"),
+                (CLUSTER, "other"),
+            ] {
+                let is = |operator| Requirement::new(&format!("{source}{key}"), operator).matches(&forger);
+                assert!(!is(Operator::In(set(value))), "{source}{key}={value}");
+                assert!(is(Operator::NotIn(set(value))), "{source}{key}!={value}");
+            }
+            let is = |key: &str, operator| Requirement::new(&format!("{source}{key}"), operator).matches(&forger);
+            assert!(is(POD_NAMESPACE, Operator::In(set("evil"))), "{source}");
+            assert!(!is(SERVICE_ACCOUNT, Operator::Exists) && is(SERVICE_ACCOUNT, Operator::DoesNotExist), "{source}");
+            assert!(!is("io.cilium.k8s.namespace.labels.team", Operator::Exists), "{source}");
+        }
+        let mut labels = Labels::default();
+        labels.insert(RESERVED, "world", "");
+        labels.insert(NODE, POD_NAMESPACE, "prod");
+        assert!(!labels.is_world() && labels.namespace().is_none());
+        assert!(!Requirement::new(POD_NAMESPACE, Operator::Exists).matches(&labels));
+    }
+
+    /// A selector of Kubernetes for own labels finds what the pod has written, as the API server's does.
+    #[test]
+    fn own_labels_are_found_under_every_key() {
+        let is =
+            |key: &str, value: &str| Requirement::own(key, Operator::In([value.to_owned()].into())).matches(&forger());
+        assert!(is("app", "web") && is(POD_NAMESPACE, "prod") && is(SERVICE_ACCOUNT, "admin"));
+        assert!(!is(POD_NAMESPACE, "evil"));
+        let absent = Requirement::own(POD_NAMESPACE, Operator::DoesNotExist);
+        assert!(absent.matches(&tiefighter()) && !absent.matches(&forger()));
+        let (own, derived) =
+            (Requirement::own(POD_NAMESPACE, Operator::Exists), Requirement::of(None, POD_NAMESPACE, Operator::Exists));
+        assert_ne!(own.to_string(), derived.to_string(), "one text would be one identity");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod diagnostic;
 mod document;
 pub mod endpoints;
 pub mod fair_ring;
+pub mod intern;
 pub mod l7;
 mod label_syntax;
 pub mod labels;

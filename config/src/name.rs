@@ -4,7 +4,11 @@
 //! those of Cilium 1.20: a run of stars stands for any characters of one label; two or more stars before a first dot
 //! stand for one or more whole labels; a pattern of stars alone matches every name.
 
+mod index;
+
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+
+pub use index::NameIndex;
 
 /// Longest name in octets, without the final dot (RFC 1035 §2.3.4).
 pub const NAME_OCTETS_MAX: usize = 253;
@@ -191,6 +195,14 @@ impl NamePattern {
     /// The pattern, lower case, without a trailing dot.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The labels behind the last label with a star: every name that it matches ends with them.
+    pub fn fixed_labels(&self) -> &str {
+        match self.text.rsplit_once('*') {
+            Some((_, rest)) => rest.split_once('.').map_or("", |(_, labels)| labels),
+            None => &self.text,
+        }
     }
 
     /// The one name it stands for, where it has no star.

@@ -108,7 +108,7 @@ mod tests {
     fn entities_expand_over_labels() {
         let apiserver = {
             let mut labels = Labels::node(false, []);
-            labels.insert("reserved", "kube-apiserver", "");
+            labels.reserve("kube-apiserver");
             labels
         };
         let peers = [

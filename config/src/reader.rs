@@ -166,12 +166,22 @@ impl<'s> Reader<'s> {
         if let Kind::Text(text) = &value.node.kind {
             return Some(text);
         }
-        let written = self.source.text().get(value.node.span.offset..value.node.span.offset + value.node.span.len);
-        let quoted = written.filter(|_| matches!(value.node.kind, Kind::Integer(_) | Kind::Float | Kind::Bool(_)));
-        let quoted = quoted.map(|written| format!("put it in quotes: \"{written}\""));
+        let quoted = self.written(value.node).map(|written| format!("put it in quotes: \"{written}\""));
         let value = value.at_value();
         self.wrong_type(&value, "text").help = quoted;
         None
+    }
+
+    /// A number or boolean as it is written.
+    fn written(&self, node: &Node) -> Option<String> {
+        let span = node.span;
+        let text = self.source.text().get(span.offset..span.offset + span.len);
+        match node.kind {
+            Kind::Integer(number) => Some(text.map_or_else(|| number.to_string(), str::to_owned)),
+            Kind::Bool(value) => Some(text.map_or_else(|| value.to_string(), str::to_owned)),
+            Kind::Float => text.map(str::to_owned),
+            _ => None,
+        }
     }
 
     /// Text that is not empty.

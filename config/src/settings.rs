@@ -80,6 +80,8 @@ pub struct Limits {
     pub addresses_reserved: Option<u32>,
     /// Learned addresses that one endpoint may have.
     pub addresses_per_endpoint: Option<u32>,
+    /// Bytes that the names of one endpoint, and their addresses, may take.
+    pub learned_bytes_per_endpoint: u32,
     /// Prefixes that the policies of one namespace may have.
     pub cidrs_per_namespace: Option<u32>,
     /// Rows for compiled rules that the endpoints of one namespace may have.
@@ -99,6 +101,7 @@ impl Default for Limits {
             l7_connections_per_endpoint: 4_096,
             addresses_reserved: None,
             addresses_per_endpoint: None,
+            learned_bytes_per_endpoint: 16 << 20,
             cidrs_per_namespace: None,
             policy_rows_per_namespace: None,
         }
@@ -264,7 +267,10 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
     const CONNECTIONS_MAX: u32 = 1 << 20;
     const SHARES: [&str; 4] =
         ["addressesReserved", "addressesPerEndpoint", "cidrsPerNamespace", "policyRowsPerNamespace"];
-    const KEYS: [&str; 8] = [
+    /// A name with the default of addresses finds room.
+    const BYTES_MIN: u32 = 1 << 20;
+    const BYTES_MAX: u32 = 1 << 30;
+    const KEYS: [&str; 9] = [
         "addresses",
         "policyRows",
         "cidrs",
@@ -273,6 +279,7 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
         "endpoints",
         "l7Connections",
         "l7ConnectionsPerEndpoint",
+        "learnedBytesPerEndpoint",
     ];
     let object = reader.object(value, &[&KEYS[..], &SHARES].concat())?;
     let mut limits = Limits::default();
@@ -288,6 +295,7 @@ fn limits(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Limits> {
             ("endpoints", &mut limits.endpoints, 1..=65_536),
             ("l7Connections", &mut limits.l7_connections, 1..=CONNECTIONS_MAX),
             ("l7ConnectionsPerEndpoint", &mut limits.l7_connections_per_endpoint, 1..=CONNECTIONS_MAX),
+            ("learnedBytesPerEndpoint", &mut limits.learned_bytes_per_endpoint, BYTES_MIN..=BYTES_MAX),
         ],
     );
     let mut shares = SHARES.map(|key| {
@@ -397,6 +405,7 @@ limits:
   l7ConnectionsPerEndpoint: 7
   addressesReserved: 8
   addressesPerEndpoint: 9
+  learnedBytesPerEndpoint: 2097152
   cidrsPerNamespace: 10
   policyRowsPerNamespace: 11
 ";
@@ -449,6 +458,7 @@ limits:
                 l7_connections_per_endpoint: 7,
                 addresses_reserved: Some(8),
                 addresses_per_endpoint: Some(9),
+                learned_bytes_per_endpoint: 2 << 20,
                 cidrs_per_namespace: Some(10),
                 policy_rows_per_namespace: Some(11),
             },

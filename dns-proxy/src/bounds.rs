@@ -1,6 +1,6 @@
 //! How much of everything one worker may hold, and how descriptors are shared out between its kinds of sockets.
 
-use crate::proxy::Config;
+use crate::config::Config;
 
 /// Sockets to resolvers, those included that only wait for their last answers.
 const SOCKETS_MAX: usize = 4_096;

@@ -17,7 +17,7 @@ use crate::{
     batch::{CLIENT_BATCH, Inbox, UPSTREAM_BATCH},
     desk::Desk,
     poller::Poller,
-    proxy::Settings,
+    settings::Settings,
     slots::Key,
     tally::{Outcome, Tallies},
     tcp::{self, Clients, TcpQuestion},

@@ -9,12 +9,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use book::Book;
 use namegate_config::shares::Full;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep};
 
 use crate::holder::{Holder, network};
 
@@ -29,6 +29,8 @@ pub(crate) const CONNECTION_BYTES: usize = 8 << 10;
 /// Bytes of a beginning that count at most: no buffer for unfinished heads is larger.
 const UNREAD_BYTES_MAX: usize = 64 << 10;
 
+/// Between two questions whether a holder may have more bytes.
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 /// Requests that a client may give up before they are answered, beyond those that it let be answered.
 const GIVEN_UP_MAX: i64 = 256;
 
@@ -171,6 +173,11 @@ impl Account {
         }
     }
 
+    /// Whether the connection gives way to others.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowded.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn close(&self, crowded: Crowded) {
         *self.crowded.lock().unwrap_or_else(PoisonError::into_inner) = Some(crowded);
         self.leave.notify_waiters();
@@ -191,6 +198,23 @@ impl Account {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.bytes_of_holder.fetch_sub(bytes, Ordering::Relaxed);
         self.accounts.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Waits until the holder may have more bytes.
+    pub(crate) async fn room(&self) {
+        while self.is_over() {
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Whether the holder has more bytes than it leaves free: it gets no more until connections of it have given way.
+    pub(crate) fn is_over(&self) -> bool {
+        let own = self.bytes_of_holder.load(Ordering::Relaxed);
+        let is_over = own + self.accounts.bytes.load(Ordering::Relaxed) > self.accounts.bytes_max;
+        if is_over {
+            self.accounts.relieve();
+        }
+        is_over
     }
 
     fn bytes(&self) -> usize {
@@ -316,7 +340,7 @@ impl Accounts {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, time::Duration};
+    use std::net::Ipv4Addr;
 
     use super::*;
 

@@ -7,7 +7,6 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::watch,
     time::{Instant, timeout_at},
 };
@@ -19,6 +18,7 @@ use crate::{
     guard::{Asked, Guard},
     hello::Malformed,
     http::{self, Opened},
+    server::Server,
     sniff::{Opening, Sniffer},
     socket,
     standing::{Standing, Subject},
@@ -49,7 +49,7 @@ pub(crate) async fn serve<D: Desk>(
     stop: watch::Receiver<()>,
 ) -> io::Result<()> {
     let ends = opened.ends;
-    let Some(mut upstream) = shared.connect(ends, &guarded.1).await else {
+    let Some(mut upstream) = shared.connect(stream.account(), ends, &guarded.1).await else {
         socket::reset(stream);
         return Ok(());
     };
@@ -141,7 +141,7 @@ impl Default for Beginning {
 impl Beginning {
     /// Reads what the client begins with until it is known for what it is, it ends, or it takes too long. Gives `false`
     /// where the server speaks before: only after that was judged, which `answered` says, its words are passed on.
-    async fn listen(&mut self, stream: &mut Client, upstream: &mut TcpStream) -> io::Result<bool> {
+    async fn listen(&mut self, stream: &mut Client, upstream: &mut Server) -> io::Result<bool> {
         let mut answer = Vec::with_capacity(CHUNK_OCTETS);
         loop {
             let deadline = self.deadline;
@@ -181,7 +181,7 @@ impl Beginning {
 }
 
 /// Waits for a server's bytes, and takes them where they may pass. Gives how many there are.
-async fn hear(upstream: &mut TcpStream, answer: &mut Vec<u8>, passes: bool) -> io::Result<usize> {
+async fn hear(upstream: &mut Server, answer: &mut Vec<u8>, passes: bool) -> io::Result<usize> {
     if passes { upstream.read_buf(answer).await } else { upstream.peek(&mut [0]).await }
 }
 

@@ -10,12 +10,13 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, ReadBuf},
     net::TcpStream,
 };
 
 use crate::{
     account::{Account, Accounts, CONNECTION_BYTES, Charge},
+    delegate::delegate_writes,
     holder::Holder,
     pace, socket,
 };
@@ -83,6 +84,15 @@ impl Client {
     }
 }
 
+/// What could not be sent of a connection that gives way is not kept by the kernel either.
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.account().is_crowded() {
+            socket::reset(&self.stream);
+        }
+    }
+}
+
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
@@ -99,28 +109,4 @@ impl AsyncRead for Client {
     }
 }
 
-impl AsyncWrite for Client {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
+delegate_writes!([] Client);

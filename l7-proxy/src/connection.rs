@@ -10,22 +10,23 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, ReadBuf},
     sync::watch,
     time::timeout,
 };
 
 use crate::{
-    account::Accounts,
+    account::{Account, Accounts},
     bound,
     client::Client,
+    delegate::delegate_writes,
     desk::{Access, Desk, Fate, Named, Question, What},
     framing::Framing,
     guard::{Asked, Guard, Judgement},
     hello::{Gathering, Hello},
     http::{self, Opened},
     proxy::Config,
+    server::Server,
     sniff::{HTTP2, TLS},
     socket,
     standing::{Changes, Standing, Subject},
@@ -77,10 +78,15 @@ impl<D: Desk> Shared<D> {
     }
 
     /// Connects to the server; `None` where it does not accept, which is counted.
-    pub(crate) async fn connect(&self, (client, server): (SocketAddr, SocketAddr), guard: &Guard) -> Option<TcpStream> {
+    pub(crate) async fn connect(
+        &self,
+        account: &Arc<Account>,
+        (client, server): (SocketAddr, SocketAddr),
+        guard: &Guard,
+    ) -> Option<Server> {
         let source = guard.keeps_source.then(|| client.ip().to_canonical());
         match socket::connect(server, source, self.mark).await {
-            Ok(upstream) => Some(upstream),
+            Ok(upstream) => Some(Server::new(upstream, account)),
             Err(error) => {
                 self.tallies.count(Outcome::ServerFailed);
                 tracing::debug!(%error, %server, "a server does not accept");
@@ -201,7 +207,7 @@ async fn tls<D: Desk>(
         socket::reset(stream);
         return Ok(());
     }
-    let Some(upstream) = shared.connect(ends, &standing.guard).await else {
+    let Some(upstream) = shared.connect(stream.account(), ends, &standing.guard).await else {
         socket::reset(stream);
         return Ok(());
     };
@@ -274,28 +280,4 @@ impl AsyncRead for Prefixed {
     }
 }
 
-impl AsyncWrite for Prefixed {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, octets)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        octets: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, octets)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
+delegate_writes!([] Prefixed);

@@ -15,11 +15,18 @@ use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
 };
 
-use crate::account::{Account, Charge};
+use tokio::time::{Sleep, sleep};
 
-/// Bytes of a body that may have come and wait behind a part that the other side does not take: the window of an HTTP/2
-/// stream, or the buffer of an HTTP/1 connection.
+use crate::account::{Account, Charge, PAUSE};
+
+/// Bytes of a body that may have come and wait: the window of an HTTP/2 stream, or the buffer of an HTTP/1 connection.
 pub(crate) const WINDOW_BYTES: u32 = 64 << 10;
+/// Bytes of the buffers that a body is read into, as long as a part waits: the one that the first part that waits stands
+/// in, and the one that is read into next.
+const BUFFER_BYTES: usize = 2 * WINDOW_BYTES as usize;
+/// A part that is smaller gets a place of its own where it must wait behind another: it would keep all of the buffer that
+/// it was read into.
+const COPIED_BYTES_MAX: usize = WINDOW_BYTES as usize / 2;
 /// Bytes of a request under way beside its head: tasks, and the states of its streams.
 const REQUEST_BYTES: usize = 4 << 10;
 /// Bytes of a header field beside its name and value (RFC 9113 §10.5.1).
@@ -34,11 +41,13 @@ pub(crate) fn charge_request(account: &Arc<Account>, fields: &HeaderMap, target:
     account.charge(REQUEST_BYTES + target + fields.iter().map(field).sum::<usize>())
 }
 
-/// A body with an account of its parts.
+/// A body with an account of its parts. Where its holder has too many bytes, it waits for connections to give way.
 #[derive(Debug)]
 pub(crate) struct Counted {
     body: Incoming,
     parts: Arc<Parts>,
+    /// What has come stays in its window meanwhile.
+    pause: Option<(Pin<Box<Sleep>>, Charge)>,
     /// What lasts as long as the body.
     _request: Option<Charge>,
 }
@@ -53,7 +62,7 @@ struct Parts {
 impl Counted {
     pub(crate) fn new(body: Incoming, account: &Arc<Account>, request: Option<Charge>) -> Self {
         let parts = Arc::new(Parts { account: Arc::clone(account), count: AtomicUsize::new(0) });
-        Self { body, parts, _request: request }
+        Self { body, parts, pause: None, _request: request }
     }
 }
 
@@ -65,6 +74,17 @@ impl Body for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        loop {
+            if let Some((pause, _)) = &mut self.pause {
+                ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            if !self.parts.account.is_over() {
+                break;
+            }
+            let charge = self.parts.account.charge(WINDOW_BYTES as usize);
+            self.pause = Some((Box::pin(sleep(PAUSE)), charge));
+        }
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else { return Poll::Ready(None) };
         self.parts.account.progress();
         let counted = |bytes| Part::count(&self.parts, bytes);
@@ -89,8 +109,10 @@ struct Part {
 impl Part {
     fn count(parts: &Arc<Parts>, bytes: Bytes) -> Bytes {
         let is_first = parts.count.fetch_add(1, Ordering::Relaxed) == 0;
-        let behind = if is_first { WINDOW_BYTES as usize } else { 0 };
-        parts.account.add(bytes.len() + behind);
+        let buffers = if is_first { BUFFER_BYTES } else { 0 };
+        parts.account.add(bytes.len() + buffers);
+        let is_copied = !is_first && bytes.len() <= COPIED_BYTES_MAX;
+        let bytes = if is_copied { Bytes::copy_from_slice(&bytes) } else { bytes };
         Bytes::from_owner(Self { bytes, parts: Arc::clone(parts) })
     }
 }
@@ -104,7 +126,7 @@ impl AsRef<[u8]> for Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let is_last = self.parts.count.fetch_sub(1, Ordering::Relaxed) == 1;
-        let behind = if is_last { WINDOW_BYTES as usize } else { 0 };
-        self.parts.account.remove(self.bytes.len() + behind);
+        let buffers = if is_last { BUFFER_BYTES } else { 0 };
+        self.parts.account.remove(self.bytes.len() + buffers);
     }
 }

@@ -42,6 +42,10 @@ pub trait Desk: Clone + Send + Sync + 'static {
     fn relieved(&self, endpoint: Option<u32>) {
         let _ = endpoint;
     }
+
+    /// Is called on each thread of the proxy once in a second, so that memory which the thread has freed can go back to the
+    /// system. It must not block.
+    fn tidy(&self) {}
 }
 
 /// A connection, as far as it is known.

@@ -23,10 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use namegate_config::l7::head::{self, HttpFacts, Refused};
-use tokio::{
-    net::TcpStream,
-    sync::{Mutex, watch},
-};
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     account::Charge,
@@ -38,6 +35,7 @@ use crate::{
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, Judgement},
     pace::{self, Executor},
+    server::Server,
     sniff,
     splice::{self, SILENCE_MAX},
     standing::{Revoked, Standing, StandingBody, Subject},
@@ -52,10 +50,12 @@ const HEAD_OCTETS_MAX: u32 = 64 << 10;
 const FIELDS_MAX: usize = 128;
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 100;
-/// Bytes of a connection of HTTP/1, of both sides: buffers and tasks.
-const HTTP1_BYTES: usize = 24 << 10;
+/// Bytes of a connection of HTTP/1, of both sides: buffers and tasks, as they were measured with what the allocator adds.
+const HTTP1_BYTES: usize = 48 << 10;
 /// The same of HTTP/2.
 const HTTP2_BYTES: usize = 64 << 10;
+/// The code in the record of a request whose client did not wait for the answer.
+const UNANSWERED: u16 = 0;
 /// The body of a denial, as Cilium's proxy has it.
 const DENIED: &str = "Access denied\n";
 /// Why a request did not pass.
@@ -70,7 +70,7 @@ pub(crate) struct Opened {
     /// When it began.
     pub(crate) began: Instant,
     /// The connection to the server, where there is one already.
-    pub(crate) upstream: Option<TcpStream>,
+    pub(crate) upstream: Option<Server>,
 }
 
 type Reply = Response<Either<StandingBody, Full<Bytes>>>;
@@ -104,12 +104,12 @@ pub(crate) async fn serve<D: Desk>(
 ) {
     let Opened { ends: (client, server), began, upstream } = opened;
     let seat = Arc::clone(stream.client().seat());
-    let holder = seat.account().holder();
     let _charge = seat.account().charge(if is_http2 { HTTP2_BYTES } else { HTTP1_BYTES });
-    let upstream = Upstream::new((server, shared.mark), is_http2, holder, upstream);
+    let upstream = Upstream::new((server, shared.mark), is_http2, seat.account(), upstream);
     let doubtful = Doubtful::default();
     let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
     let (guard, of_host, asked) = (Mutex::new(guard), Mutex::default(), AtomicU64::new(0));
+    let account = Arc::clone(seat.account());
     let session = Arc::new(Session { shared, client, server, upstream, seat, began, guard, of_host, asked, doubtful });
     let service = service_fn(move |request: Request<Incoming>| {
         let session = Arc::clone(&session);
@@ -127,7 +127,7 @@ pub(crate) async fn serve<D: Desk>(
     });
     let stream = TokioIo::new(stream);
     let ended = if is_http2 {
-        let mut builder = http2::Builder::new(Executor(holder));
+        let mut builder = http2::Builder::new(Executor(account));
         builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_send_buf_size(SEND_BYTES);
         builder.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         builder.max_header_list_size(HEAD_OCTETS_MAX).keep_alive_interval(IDLE_MAX);
@@ -167,6 +167,7 @@ impl<D: Desk> Session<D> {
         if let Some(refused) = self.doubtful.refuses(number) {
             return self.malformed(refused, version);
         }
+        account.room().await;
         let host = match head::host(&parts) {
             Ok(host) => host,
             Err(refused) => return self.malformed(refused, version),
@@ -186,7 +187,7 @@ impl<D: Desk> Session<D> {
             let nobody = if judged.mismatch { MISMATCH } else { "no rule allows the flow" };
             let why = judged.rule.as_ref().map_or_else(|| nobody.to_owned(), ToString::to_string);
             let reply = plain(StatusCode::FORBIDDEN, DENIED, &why);
-            self.record(facts, judged, Fate::Denied, reply.status(), began);
+            self.record(facts, judged, Fate::Denied, reply.status().as_u16(), began);
             return reply;
         }
         self.shared.tallies.count(Outcome::Allowed);
@@ -196,6 +197,7 @@ impl<D: Desk> Session<D> {
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
         let body = FromClient::new(Counted::new(body, account, None), !guard.demands_fields());
         let broken = body.broken();
+        let passed = Passed { session: self, said: Some((facts, judged, fate)), code: UNANSWERED, began };
         let reply = tokio::select! {
             biased;
             sent = self.upstream.send(Request::from_parts(parts, body), source) => match sent {
@@ -208,7 +210,7 @@ impl<D: Desk> Session<D> {
             },
             () = &mut revoked => plain(StatusCode::FORBIDDEN, DENIED, "the rules have changed"),
         };
-        self.record(facts, judged, fate, reply.status(), began);
+        passed.answered(reply.status());
         reply
     }
 
@@ -273,7 +275,7 @@ impl<D: Desk> Session<D> {
         let server = hyper::upgrade::on(&mut response);
         let account = Arc::clone(self.seat.account());
         account.pass();
-        drop(pace::spawn(account.holder(), async move {
+        pace::spawn(&account, async move {
             let passing = async {
                 if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
                     // Either side may break off.
@@ -283,9 +285,8 @@ impl<D: Desk> Session<D> {
             tokio::select! {
                 () = passing => {}
                 () = revoked => {}
-                _ = account.crowded_out() => tracing::debug!("a tunnel gave way to other connections"),
             }
-        }));
+        });
         response.map(|body| Either::Left(StandingBody::new(body, Box::pin(std::future::pending()))))
     }
 
@@ -311,12 +312,35 @@ impl<D: Desk> Session<D> {
         }
     }
 
-    fn record(&self, facts: HttpFacts, judged: Judgement, fate: Fate, status: StatusCode, began: Instant) {
+    fn record(&self, facts: HttpFacts, judged: Judgement, fate: Fate, code: u16, began: Instant) {
         let Judgement { direction, rule, mismatch, .. } = judged;
         let HttpFacts { method, path, host, .. } = facts;
-        let what = What::Http { method, path, host, code: status.as_u16(), latency: began.elapsed() };
+        let what = What::Http { method, path, host, code, latency: began.elapsed() };
         let Self { client, server, .. } = *self;
         self.shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what });
+    }
+}
+
+/// A request that is on its way to the server. It is recorded once it is answered, and also where its client does not wait
+/// for that: the server may have got it.
+struct Passed<'s, D: Desk> {
+    session: &'s Session<D>,
+    said: Option<(HttpFacts, Judgement, Fate)>,
+    code: u16,
+    began: Instant,
+}
+
+impl<D: Desk> Passed<'_, D> {
+    fn answered(mut self, status: StatusCode) {
+        self.code = status.as_u16();
+    }
+}
+
+impl<D: Desk> Drop for Passed<'_, D> {
+    fn drop(&mut self) {
+        if let Some((facts, judged, fate)) = self.said.take() {
+            self.session.record(facts, judged, fate, self.code, self.began);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod bound;
 mod client;
 mod connection;
 mod counted;
+mod delegate;
 mod desk;
 mod framing;
 #[doc(hidden)]
@@ -30,6 +31,7 @@ mod pace;
 mod proxy;
 pub mod quic;
 mod record;
+mod server;
 pub mod sniff;
 mod socket;
 mod splice;

@@ -12,16 +12,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{self, AsyncRead, AsyncWrite, ReadBuf},
-    task::{JoinHandle, yield_now},
-};
+use tokio::task::yield_now;
 
-use crate::holder::Holder;
+use crate::{account::Account, holder::Holder};
 
 /// How long the tasks of a holder may run in one round.
 const QUOTA: Duration = Duration::from_millis(1);
@@ -91,6 +88,10 @@ impl Round {
             let count = turns.waiting.len().min((2 * turns.ran).max(WOKEN_MIN));
             woken.extend(turns.waiting.drain(..count));
             (turns.spent, turns.ran) = (Duration::ZERO, 0);
+            if turns.waiting.is_empty() {
+                // The room that a flood took in it goes back.
+                turns.waiting = VecDeque::new();
+            }
             self.is_wanted |= !turns.waiting.is_empty();
             count > 0 || !turns.waiting.is_empty()
         });
@@ -153,24 +154,32 @@ impl<F: Future> Future for Paced<F> {
     }
 }
 
-/// Starts a task of a holder's connection.
-pub(crate) fn spawn<F>(holder: Holder, task: F) -> JoinHandle<F::Output>
+/// Starts a task of a connection. It ends where the connection gives way to others, and waits for no turn to do so.
+pub(crate) fn spawn<F>(account: &Arc<Account>, task: F)
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    tokio::spawn(Paced::new(holder, task))
+    let account = Arc::clone(account);
+    let task = Paced::new(account.holder(), task);
+    drop(tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            _ = account.crowded_out() => {}
+            _ = task => {}
+        }
+    }));
 }
 
 /// Starts the tasks that hyper has for a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Executor(pub(crate) Holder);
+#[derive(Clone, Debug)]
+pub(crate) struct Executor(pub(crate) Arc<Account>);
 
 impl<F> hyper::rt::Executor<F> for Executor
 where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        drop(spawn(self.0, task));
+        spawn(&self.0, task);
     }
 }
 
@@ -185,43 +194,6 @@ pub(crate) fn poll_slice(context: &Context<'_>) -> Poll<()> {
     }
 }
 
-/// A stream that is read in slices.
-#[derive(Debug)]
-pub(crate) struct Sliced<S>(pub(crate) S);
-
-impl<S: AsyncRead + Unpin> AsyncRead for Sliced<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(poll_slice(context));
-        Pin::new(&mut self.0).poll_read(context, into)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Sliced<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[std::io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -229,9 +201,18 @@ mod tests {
         sync::atomic::AtomicU64,
     };
 
+    use tokio::task::JoinHandle;
+
     use super::*;
 
     const HONEST: Holder = Holder::Client(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
+    fn spawn<F>(holder: Holder, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        tokio::spawn(Paced::new(holder, task))
+    }
 
     #[tokio::test]
     async fn one_task_of_a_holder_does_not_wait_for_all_those_of_another() {

@@ -13,7 +13,7 @@ use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
     sync::watch,
-    time::timeout,
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
@@ -29,6 +29,8 @@ use crate::{
 const PORT_TRIES: usize = 16;
 /// How long requests under way may take when the proxy ends.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// Between two calls of [`Desk::tidy`].
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// Descriptors asked of the system: two for each connection.
 const DESCRIPTORS: u64 = 65_536;
 
@@ -129,6 +131,7 @@ impl Proxy {
         for (own, (runtime, _)) in runtimes.iter().enumerate() {
             let _entered = runtime.enter();
             runtime.spawn(pace::rounds());
+            runtime.spawn(tidy(Arc::clone(&shared)));
             for listener in &listeners {
                 let listener = listener.try_clone().and_then(TcpListener::from_std).map_err(ProxyError::Runtime)?;
                 let place = (Arc::clone(&workers), own);
@@ -181,6 +184,16 @@ impl Proxy {
             // A thread that panicked has said so.
             let _ = thread.join();
         }
+    }
+}
+
+/// Has the thread that it runs on tidied up, again and again.
+async fn tidy<D: Desk>(shared: Arc<Shared<D>>) {
+    let mut turns = interval(TIDY_EVERY);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        shared.desk.tidy();
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::{
     time::sleep,
 };
 
+use crate::delegate::delegate_writes;
+
 /// How long neither side may say anything.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_hours(1);
 /// How often within that time somebody looks.
@@ -61,19 +63,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<'_, S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<'_, S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, octets)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
+delegate_writes!([S: AsyncWrite + Unpin] Counted<'_, S>);
 
 #[cfg(test)]
 mod tests {

@@ -7,17 +7,18 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, copy_bidirectional},
     time::timeout,
 };
 
 use crate::{
     client::Client,
     connection::{IDLE_MAX, Prefixed},
+    delegate::delegate_writes,
     desk::{Desk, Fate},
     handshake::{Answer, Handshake, Legacy},
     hello::{Gathering, Malformed},
+    server::Server,
     sniff::FirstLine,
     socket,
     splice::{self, SILENCE_MAX},
@@ -42,7 +43,7 @@ enum Followed {
 /// are the client's bytes, the message first.
 pub(crate) async fn tls<D: Desk>(
     standing: Standing<D>,
-    (mut client, mut server): (Client, TcpStream),
+    (mut client, mut server): (Client, Server),
     (gathering, mut first): (Gathering, Vec<u8>),
 ) -> io::Result<()> {
     let after = first.split_off(gathering.length());
@@ -68,7 +69,7 @@ pub(crate) async fn tls<D: Desk>(
 pub(crate) async fn unread<D: Desk>(
     standing: &Standing<D>,
     client: Prefixed,
-    mut server: TcpStream,
+    mut server: Server,
     legacy: Option<Legacy>,
 ) {
     let watch = legacy.map(Watch::Legacy);
@@ -84,7 +85,7 @@ pub(crate) async fn unread<D: Desk>(
 }
 
 /// Passes bytes of a protocol without names until one side ends or the rules change.
-pub(crate) async fn nameless<D: Desk>(standing: &Standing<D>, client: Prefixed, mut server: TcpStream) {
+pub(crate) async fn nameless<D: Desk>(standing: &Standing<D>, client: Prefixed, mut server: Server) {
     let watch = Some(Watch::FirstLine(FirstLine::default()));
     client.client().account().pass();
     let mut client = Watched { stream: client, watch, standing };
@@ -104,7 +105,7 @@ fn is_refusal<T>(passed: &io::Result<T>) -> bool {
 }
 
 /// Passes a handshake on, message by message.
-async fn follow(client: &mut Client, server: &mut TcpStream, mut handshake: Handshake) -> io::Result<Followed> {
+async fn follow(client: &mut Client, server: &mut Server, mut handshake: Handshake) -> io::Result<Followed> {
     let mut answer = Vec::with_capacity(CHUNK);
     loop {
         match handshake.take() {
@@ -145,7 +146,7 @@ fn passes_inconsistent<D: Desk>(standing: &Standing<D>) -> bool {
     is_audited
 }
 
-fn reset(client: &Client, server: &TcpStream) {
+fn reset(client: &Client, server: &Server) {
     socket::reset(client);
     socket::reset(server);
 }
@@ -190,16 +191,4 @@ impl<D: Desk> AsyncRead for Watched<'_, D> {
     }
 }
 
-impl<D: Desk> AsyncWrite for Watched<'_, D> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
+delegate_writes!([D: Desk] Watched<'_, D>);

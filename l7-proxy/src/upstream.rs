@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use hyper::{
@@ -12,13 +13,14 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::Mutex};
+use tokio::sync::Mutex;
 
 use crate::{
+    account::Account,
     body::RequestBody,
     counted::WINDOW_BYTES,
-    holder::Holder,
-    pace::{self, Executor, Sliced},
+    pace::{self, Executor},
+    server::Server,
     socket,
 };
 
@@ -48,17 +50,17 @@ pub(crate) struct Upstream {
     server: SocketAddr,
     mark: u32,
     is_http2: bool,
-    /// Whose connection it is for.
-    holder: Holder,
+    /// Of the client's connection that it is for.
+    account: Arc<Account>,
     /// Opened before the first request.
-    opened: Mutex<Option<TcpStream>>,
+    opened: Mutex<Option<Server>>,
     sender: Mutex<Option<Sender>>,
 }
 
 impl Upstream {
-    pub(crate) fn new(ends: (SocketAddr, u32), is_http2: bool, holder: Holder, opened: Option<TcpStream>) -> Self {
-        let (server, mark) = ends;
-        Self { server, mark, is_http2, holder, opened: Mutex::new(opened), sender: Mutex::default() }
+    pub(crate) fn new(ends: (SocketAddr, u32), is_http2: bool, account: &Arc<Account>, opened: Option<Server>) -> Self {
+        let ((server, mark), account) = (ends, Arc::clone(account));
+        Self { server, mark, is_http2, account, opened: Mutex::new(opened), sender: Mutex::default() }
     }
 
     /// Sends a request and gives the head of the response. A request that a closing server did not take is sent once more.
@@ -117,13 +119,16 @@ impl Upstream {
     }
 
     async fn connect(&self, source: Option<IpAddr>) -> Result<Sender, UpstreamError> {
-        let stream = match self.opened.lock().await.take() {
-            Some(opened) => opened,
-            None => socket::connect(self.server, source, self.mark).await.map_err(UpstreamError::Connect)?,
+        let opened = self.opened.lock().await.take();
+        let stream = if let Some(opened) = opened {
+            opened
+        } else {
+            let stream = socket::connect(self.server, source, self.mark).await.map_err(UpstreamError::Connect)?;
+            Server::new(stream, &self.account)
         };
-        let stream = TokioIo::new(Sliced(stream));
+        let stream = TokioIo::new(stream);
         if self.is_http2 {
-            let (sender, connection) = http2::Builder::new(Executor(self.holder))
+            let (sender, connection) = http2::Builder::new(Executor(Arc::clone(&self.account)))
                 .initial_stream_window_size(WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .max_send_buf_size(SEND_BYTES)
@@ -132,7 +137,7 @@ impl Upstream {
                 .await
                 .map_err(UpstreamError::Talk)?;
             // It ends with its last sender; what went wrong shows at the request.
-            drop(pace::spawn(self.holder, connection));
+            pace::spawn(&self.account, connection);
             return Ok(Sender::Two(sender));
         }
         let (sender, connection) = http1::Builder::new()
@@ -141,7 +146,7 @@ impl Upstream {
             .handshake(stream)
             .await
             .map_err(UpstreamError::Talk)?;
-        drop(pace::spawn(self.holder, connection.with_upgrades()));
+        pace::spawn(&self.account, connection.with_upgrades());
         Ok(Sender::One(sender))
     }
 }

@@ -145,6 +145,31 @@ async fn responses_that_are_not_read_give_way() {
     tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
 }
 
+/// The kernel keeps what a closed connection could not send for as long as its client reads nothing, on no account of
+/// ours: what gives way is reset.
+#[tokio::test]
+async fn a_connection_that_gives_way_leaves_nothing_to_be_sent() {
+    let proxy = start(1_000).await;
+    let mut held = Vec::new();
+    for _ in 0..120 {
+        let mut stream = connect(2, &proxy).await;
+        let _ = stream.write_all(b"GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        held.push(stream);
+    }
+    crowd(&proxy).await;
+    let started = Instant::now();
+    let mut resets = 0;
+    while resets < counted(&proxy, "gave_way") {
+        assert!(started.elapsed() < WITHIN, "{resets} resets, {:?}", proxy.tallies());
+        // The error of a socket is given once.
+        resets += held.iter().filter(|stream| matches!(stream.take_error(), Ok(Some(_)))).count() as u64;
+        sleep(Duration::from_millis(5)).await;
+    }
+    drop(held);
+    empty(&proxy).await;
+    tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
+}
+
 #[tokio::test]
 async fn heads_that_never_end_give_way() {
     let proxy = start(1_000).await;

@@ -1,6 +1,9 @@
 //! `cargo xtask bench`: installs or builds the programs that Namegate is measured beside, then measures.
 
 mod chart;
+mod control;
+mod datapath;
+mod figures;
 mod l7;
 mod policy;
 
@@ -31,11 +34,21 @@ pub(crate) enum What {
         after_help = "Examples:\n  sudo -E cargo xtask bench l7\n  sudo -E cargo xtask bench l7 --peers envoy,namegate --works http --rounds 5\n  sudo -E cargo xtask bench l7 -o json > l7.json\n\nExit status: 0 if each leg was measured or skipped, 1 if one failed, 2 if nothing could be measured."
     )]
     L7(l7::L7),
+    /// Throughput, new connections, requests and the cost of one packet: bare, nftables, iptables with ipset, Namegate.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask bench datapath\n  sudo -E cargo xtask bench datapath --peers nftables,namegate --sizes many --rounds 5\n  sudo -E cargo xtask bench datapath -o json > datapath.json\n\nExit status: 0 if each leg was measured, 1 if one failed, 2 if nothing could be measured."
+    )]
+    Datapath(datapath::Datapath),
     /// How policies grow: time from text to rows, one change, rows of the kernel and memory.
     #[command(
         after_help = "Examples:\n  cargo xtask bench policy\n  cargo xtask bench policy --rounds 5 --write\n  cargo xtask bench policy -o json > policy.json"
     )]
     Policy(policy::Policy),
+    /// Latency of DNS while policies change, time until a change is enforced, memory, start, and hostile loads.
+    #[command(
+        after_help = "Examples:\n  sudo -E cargo xtask bench control\n  sudo -E cargo xtask bench control --rows policies-12000,idle --seconds 5\n  sudo -E cargo xtask bench control --write\n  sudo -E cargo xtask bench control -o json > control.json\n\nExit status: 0 if every row was measured, 1 if one failed, 2 if nothing could be measured."
+    )]
+    Control(control::Control),
 }
 
 /// Handed on to `namegate-bench dns`.
@@ -60,7 +73,9 @@ pub(crate) fn run(what: &What) -> Result<ExitCode> {
     match what {
         What::Dns(dns) => dns.run(),
         What::L7(l7) => l7.run(),
+        What::Datapath(datapath) => datapath.run(),
         What::Policy(policy) => policy.run(),
+        What::Control(control) => control.run(),
     }
 }
 

@@ -24,15 +24,27 @@ const MANIFEST: &str = "integration/deploy/kubernetes/namegate.yaml";
 const CRDS: &str = "integration/deploy/crds";
 
 /// What is tried unless told otherwise, and what else there is.
-const SUITES: [&str; 7] = [CHURN, "seed", "faults", "conformance", "mistakes", "reboot", "race"];
-const ALL_SUITES: [&str; 11] =
-    [CHURN, SCALE, "seed", "faults", "conformance", "cyclonus", "mistakes", "services", NODES, "reboot", "race"];
+const SUITES: [&str; 8] = [CHURN, "seed", "faults", "conformance", "mistakes", "labels", "reboot", "race"];
+const ALL_SUITES: [&str; 12] = [
+    CHURN,
+    SCALE,
+    "seed",
+    "faults",
+    "conformance",
+    "cyclonus",
+    "mistakes",
+    "labels",
+    "services",
+    NODES,
+    "reboot",
+    "race",
+];
 /// Stands for all of them.
 const ALL: &str = "all";
 /// Done on two nodes.
 const NODES: &str = "nodes";
 /// What can be; all others are done on one.
-const ON_TWO: [&str; 4] = ["seed", "conformance", "cyclonus", "mistakes"];
+const ON_TWO: [&str; 5] = ["seed", "conformance", "cyclonus", "mistakes", "labels"];
 /// Done with an API server of their own, whose pods are on no node.
 const CHURN: &str = "churn";
 const SCALE: &str = "scale";
@@ -56,7 +68,7 @@ pub(crate) struct E2e {
     /// Only cases of conformance whose name has this text.
     #[arg(long)]
     only: Option<String>,
-    /// How many nodes the cluster is to have for the suites seed, conformance, cyclonus and mistakes.
+    /// How many nodes the cluster is to have for the suites seed, conformance, cyclonus, mistakes and labels.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     nodes: u8,
     /// End the cluster afterwards.

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::{available_parallelism, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -41,6 +41,8 @@ const SHORT_S: u64 = 60;
 /// One input may take this long, seconds, and this much memory, MiB.
 const TIMEOUT_S: u32 = 10;
 const MEMORY_MIB: u32 = 2_048;
+/// What libFuzzer says of an input that took too long.
+const TIMEOUT: &str = "ERROR: libFuzzer: timeout";
 /// libFuzzer itself needs a compiler for C++.
 const COMPILER: Tool = Tool { program: "c++", package: "g++" };
 
@@ -144,16 +146,32 @@ fn fuzz(targets: &[&str], seconds: u64) -> Result<usize> {
         sleep(Duration::from_millis(200));
         for at in (0..running.len()).rev() {
             if let Some(status) = running[at].child.try_wait()? {
-                failed += usize::from(!running.swap_remove(at).tell(status.success())?);
+                let run = running.swap_remove(at);
+                let left = run.ends.saturating_duration_since(Instant::now()).as_secs();
+                match run.tell(status.success())? {
+                    Outcome::Failed => failed += 1,
+                    Outcome::Starved if left > 0 => running.push(Run::start(&run.target, left)?),
+                    Outcome::Clean | Outcome::Starved => {}
+                }
             }
         }
     }
     Ok(failed)
 }
 
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Clean,
+    Failed,
+    /// An input took too long, and is quick when it is played again: the machine had no time for it.
+    Starved,
+}
+
 /// A target at work. Ends with this program.
 struct Run {
     target: String,
+    ends: Instant,
     child: Child,
     log: PathBuf,
 }
@@ -176,27 +194,47 @@ impl Run {
         }
         let child = command.stdout(Stdio::null()).stderr(output).spawn();
         let child = child.with_context(|| format!("running {}", program(target).display()))?;
-        Ok(Self { target: target.to_owned(), child, log })
+        let ends = Instant::now() + Duration::from_secs(seconds);
+        Ok(Self { target: target.to_owned(), ends, child, log })
     }
 
-    /// Says what came out; gives whether it went well.
-    fn tell(&self, success: bool) -> Result<bool> {
+    /// Says what came out.
+    fn tell(&self, success: bool) -> Result<Outcome> {
         let log = fs::read(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
         let log = String::from_utf8_lossy(&log);
         if success {
             println!("{:<12} {:>12} inputs, reached {}", self.target, executed(&log), reached(&log));
-            return Ok(true);
+            return Ok(Outcome::Clean);
+        }
+        let input = log.lines().find_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path);
+        if log.contains(TIMEOUT)
+            && let Some(input) = input
+            && is_quick(&self.target, input)?
+        {
+            println!(
+                "{:<12} {:>12} inputs, then an input had no time for {TIMEOUT_S} s; played again, it is quick: it goes on",
+                self.target,
+                executed(&log)
+            );
+            return Ok(Outcome::Starved);
         }
         let start = log.find("panicked at").or_else(|| log.find("ERROR: ")).unwrap_or(0);
         let told: Vec<&str> = log[start..].lines().take(4).collect();
         println!("{:<12} failed: {}", self.target, told.join("\n  "));
-        if let Some(input) = log.lines().find_map(|line| line.split_once("Test unit written to ")) {
-            println!("  the input: {}", input.1);
+        if let Some(input) = input {
+            println!("  the input: {input}");
             println!("  next step: copy it to fuzz/corpus/{}, then `cargo test -p namegate-fuzz-targets`", self.target);
         }
         println!("  everything it said: {}", self.log.display());
-        Ok(false)
+        Ok(Outcome::Failed)
     }
+}
+
+/// Plays an input again; gives whether it ends well, and in time.
+fn is_quick(target: &str, input: &str) -> Result<bool> {
+    let mut again = Command::new(program(target));
+    again.arg(format!("-timeout={TIMEOUT_S}")).arg(input).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(again.status().with_context(|| format!("running {}", program(target).display()))?.success())
 }
 
 impl Drop for Run {

@@ -41,7 +41,7 @@ const JSON_LINES: &str = "application/x-ndjson";
 pub(super) async fn stream(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
     let filter = FlowFilter::read(&uri)?;
     let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| Problem::busy("streams", STREAMS_MAX))?;
-    let feed = api.gate.flows();
+    let feed = api.gate.flows(filter.last > 0).await?;
     let mut past: VecDeque<_> = feed.recent.into_iter().filter(|flow| filter.passes(flow)).collect();
     past.drain(..past.len().saturating_sub(filter.last));
     let lines = Lines { past, live: filter.follow.then_some(feed.live), filter, _permit: permit };

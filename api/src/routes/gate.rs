@@ -9,8 +9,8 @@ use axum::{
 
 use super::{Api, without_parameters};
 use crate::{
-    metrics,
     problem::Problem,
+    scrape,
     view::{Health, Policy, Status},
 };
 
@@ -93,5 +93,5 @@ pub(super) async fn readyz(State(api): State<Api>, uri: Uri) -> Result<Response,
 )]
 pub(super) async fn metrics(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
     without_parameters(&uri)?;
-    Ok(metrics::response(metrics::text(&*api.gate).await?).into_response())
+    Ok(scrape::response(scrape::text(&*api.gate).await?).into_response())
 }

@@ -61,7 +61,7 @@ pub struct HttpRequest {
     pub path: String,
     /// Host, with the port where one was sent.
     pub host: String,
-    /// Status that the client got.
+    /// Status that the client got; 0 where it did not wait for the answer.
     pub code: u16,
     /// Milliseconds from the request's head to that of the response.
     pub latency_ms: f64,

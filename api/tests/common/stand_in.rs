@@ -6,7 +6,7 @@ use std::{
 };
 
 use namegate_api::{
-    CacheFilter, FlowFeed, FlowHub, Gatekeeper, Instruments, Refusal, Reply,
+    Backend, CacheFilter, FlowFeed, FlowHub, Instruments, Refusal, Reply,
     view::{
         CniEndpoint, CniRegistration, CniState, Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Flow,
         FlowEndpoint, FlowPeer, Forgotten, FqdnLookup, FqdnNames, FqdnSelector, Health, LookupSource, NameCounts,
@@ -104,7 +104,7 @@ fn endpoint() -> Endpoint {
     }
 }
 
-impl Gatekeeper for StandIn {
+impl Backend for StandIn {
     fn fqdn_cache(&self, filter: CacheFilter) -> Reply<'_, Vec<FqdnLookup>> {
         Box::pin(async move {
             let filter = self.remember(filter)?;
@@ -220,8 +220,8 @@ impl Gatekeeper for StandIn {
         })
     }
 
-    fn flows(&self) -> FlowFeed {
-        FlowFeed { recent: self.past.lock().unwrap().clone(), live: self.live.subscribe() }
+    fn flows(&self, _past: bool) -> Reply<'_, FlowFeed> {
+        Box::pin(async { Ok(FlowFeed { recent: self.past.lock().unwrap().clone(), live: self.live.subscribe() }) })
     }
 
     fn instruments(&self) -> &Instruments {

@@ -10,7 +10,7 @@ use super::{
     world::{CLUSTER_DOMAIN, HOST},
 };
 use crate::{
-    endpoints::{Attachment, Endpoint, EndpointsFile, NAMESPACE_NAME},
+    endpoints::{Attachment, Endpoint, EndpointsFile},
     rule::Transport,
     services::{self, Target},
     settings::Dns,
@@ -39,16 +39,12 @@ impl World {
         let mut namespaces: BTreeMap<&str, BTreeMap<String, String>> =
             file.endpoints.iter().map(|endpoint| (&*endpoint.namespace, BTreeMap::new())).collect();
         namespaces.extend(file.namespaces.iter().map(|one| (&*one.name, one.labels.clone())));
-        world.namespaces = namespaces.into_iter().map(|(name, labels)| namespace(name, labels)).collect();
+        let namespace = |(name, labels): (&str, _)| Namespace { name: name.to_owned(), labels };
+        world.namespaces = namespaces.into_iter().map(namespace).collect();
         world.pods = file.endpoints.iter().map(|endpoint| pod(endpoint)).collect();
         world.services = file.services.iter().map(service).chain(resolver(file, dns)).collect();
         world
     }
-}
-
-fn namespace(name: &str, mut labels: BTreeMap<String, String>) -> Namespace {
-    labels.insert(NAMESPACE_NAME.to_owned(), name.to_owned());
-    Namespace { name: name.to_owned(), labels }
 }
 
 const fn protocol(transport: Transport) -> Protocol {

@@ -7,7 +7,7 @@ use super::{
     world::{ALIASES_MAX, CLUSTER_TTL_S, Pod, Protocol, Resolved, Service, Side, SideKind, TargetPort, World},
 };
 use crate::{
-    labels::{Labels, NODE, RESERVED},
+    labels::{Labels, NODE},
     name::Fqdn,
     policy::Audience,
 };
@@ -80,7 +80,7 @@ impl World {
         if let Some(node) = self.nodes.iter().find(|node| node.name == name) {
             pairs(&node.labels).for_each(|(key, value)| labels.insert(NODE, key, value));
             if node.apiserver {
-                labels.insert(RESERVED, "kube-apiserver", "");
+                labels.reserve("kube-apiserver");
             }
         }
         Side { place, address, kind: SideKind::Host(name.to_owned()), named_ports: Arc::new([]), labels }
@@ -156,7 +156,7 @@ impl World {
 fn world_side(place: Place, address: IpAddr, apiserver: bool) -> Side {
     let mut labels = Labels::reserved("world");
     if apiserver {
-        labels.insert(RESERVED, "kube-apiserver", "");
+        labels.reserve("kube-apiserver");
     }
     Side { place, address, kind: SideKind::World, named_ports: Arc::new([]), labels }
 }

@@ -313,7 +313,7 @@ impl Side {
     pub fn labels_from(&self, node: Option<&str>) -> Labels {
         let mut labels = self.labels.clone();
         if let SideKind::Host(own) = &self.kind {
-            labels.insert("reserved", if node == Some(own) { "host" } else { "remote-node" }, "");
+            labels.reserve(if node == Some(own) { "host" } else { "remote-node" });
         }
         labels
     }

@@ -155,14 +155,14 @@ fn endpoints_of(context: &mut Context<'_>, conditions: Vec<Condition<'_>>) -> La
     let mut selector = LabelSelector::default();
     let own = context.namespace.as_deref().map(selector::in_namespace);
     for Condition { requirement, place } in conditions {
-        let names_namespace =
-            requirement.key == POD_NAMESPACE && own.as_ref().is_some_and(|own| own.operator != requirement.operator);
+        let names_namespace = requirement.is_on(K8S, POD_NAMESPACE)
+            && own.as_ref().is_some_and(|own| own.operator != requirement.operator);
         if !names_namespace {
             selector.require(requirement);
             continue;
         }
         let namespace = context.namespace.clone().unwrap_or_default();
-        if requirement.source.as_deref() == Some(K8S) && place.path.contains(".matchLabels.") {
+        if place.path.contains(".matchLabels.k8s:") {
             let problem = format!("a policy applies in its own namespace only: `{namespace}` is used instead");
             context.reader.warn(&place, Code::Overwritten, problem);
             continue;

@@ -1,16 +1,26 @@
 //! Rules whose references are not looked up yet.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::CidrGroup;
 use crate::{
     diagnostic::{Diagnostic, Place},
     l7::L7,
     labels::LabelSelector,
     rule::{Binding, Direction, Effect, Origin, PeerSelector, PortSet, Ports, Subject, Tier},
 };
+
+/// A group of prefixes (CiliumCIDRGroup).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CidrGroup {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its prefixes.
+    pub cidrs: Vec<IpNet>,
+}
 
 /// What an object says.
 #[derive(Clone, Debug)]

@@ -44,8 +44,9 @@ use crate::{
 };
 
 use draft::Body;
+pub use draft::CidrGroup;
 pub use lint::{Audience, lint};
-pub use translate::{Catalog, CidrGroup, Service, Translated, translate};
+pub use translate::{Catalog, Service, Translated, translate};
 
 /// One object without mistakes; what it refers to is still to be looked up.
 #[derive(Clone, Debug)]
@@ -110,6 +111,14 @@ pub fn parse_with(file_name: &str, text: &str, features: &Features) -> Parsed {
             Err(error) => parsed.diagnostics.push(error),
         }
     }
+    parsed
+}
+
+/// Reads an object of an API; `name` stands in the diagnostics, which have no lines.
+pub fn parse_object(name: &str, object: &serde_json::Value, features: &Features) -> Parsed {
+    let node = Node::from_json(object);
+    let mut parsed = Parsed::default();
+    parse_node(&Source::of_object(name), &Value::root(&node), *features, &mut parsed);
     parsed
 }
 

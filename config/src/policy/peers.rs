@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     diagnostic::{Code, Severity},
-    labels::{LabelSelector, NAMESPACE_LABELS, POD_NAMESPACE, RESERVED, Requirement},
+    labels::{K8S, LabelSelector, NAMESPACE_LABELS, POD_NAMESPACE, RESERVED, Requirement},
     name::{Fqdn, NamePattern},
     reader::{Object, Value},
     rule::{CidrReach, CidrSelector, Direction, Effect, Entity, PeerSelector},
@@ -80,8 +80,10 @@ fn endpoints(context: &mut Context<'_>, value: &Value<'_>) -> Option<LabelSelect
     if any(|requirement| requirement.source.as_deref() == Some(RESERVED)) {
         return Some(selector);
     }
-    let says_where =
-        any(|requirement| requirement.key == POD_NAMESPACE || requirement.key.starts_with(NAMESPACE_LABELS));
+    let says_where = any(|requirement| {
+        let is_of_namespace = requirement.key == POD_NAMESPACE || requirement.key.starts_with(NAMESPACE_LABELS);
+        is_of_namespace && requirement.source.as_deref() == Some(K8S)
+    });
     match context.namespace.as_deref().filter(|_| !says_where) {
         Some(namespace) => selector.require(selector::in_namespace(namespace)),
         None => selector.require(selector::is_pod()),

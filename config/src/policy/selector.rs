@@ -9,13 +9,11 @@ use super::{
 use crate::{
     diagnostic::Code,
     label_syntax::{key_problem, value_problem},
-    labels::{K8S, LabelSelector, NAMESPACE_LABELS, NODE, Operator, POD_NAMESPACE, RESERVED, Requirement},
+    labels::{CLUSTER, K8S, LabelSelector, NAMESPACE_LABELS, NODE, Operator, POD_NAMESPACE, RESERVED, Requirement},
     reader::{Object, Value},
     rule::Entity,
 };
 
-/// Name of the cluster, as Cilium labels every pod with it.
-const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 /// The name of a cluster that has not been given one.
 const CLUSTER_NAME: &str = "default";
 
@@ -150,6 +148,9 @@ fn requirement<'n>(
         return None;
     }
     let (source, key) = match keys {
+        Keys::POD => {
+            return Some(Condition { requirement: Requirement::own(key, operator), place: place.clone() });
+        }
         Keys::Plain(source, prefix) => (Some(source), format!("{prefix}{key}")),
         _ => (known_source(context, place, source, key)?, key.to_owned()),
     };
@@ -157,8 +158,7 @@ fn requirement<'n>(
     if key == CLUSTER && source != Some(RESERVED) && keys == Keys::Endpoint {
         return of_cluster(operator).map(|requirement| Condition { requirement, place: place.clone() });
     }
-    let requirement = Requirement { source: source.map(str::to_owned), key, operator };
-    Some(Condition { requirement, place: place.clone() })
+    Some(Condition { requirement: Requirement::of(source, &key, operator), place: place.clone() })
 }
 
 /// The source that a requirement asks for; an inner `None` is any.
@@ -200,12 +200,12 @@ fn of_cluster(operator: Operator) -> Option<Requirement> {
         Operator::Exists => true,
         Operator::DoesNotExist => false,
     };
-    (!holds).then(|| Requirement { source: Some(K8S.to_owned()), key: CLUSTER.to_owned(), operator: Operator::Exists })
+    (!holds).then(|| exists(K8S, CLUSTER))
 }
 
 /// Whether the label is there, with source `k8s`.
 pub(super) fn exists(source: &str, key: &str) -> Requirement {
-    Requirement { source: Some(source.to_owned()), key: key.to_owned(), operator: Operator::Exists }
+    Requirement::of(Some(source), key, Operator::Exists)
 }
 
 /// Pods of one namespace.

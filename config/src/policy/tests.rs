@@ -55,8 +55,8 @@ fn peers_are_in_the_namespace_of_the_policy_unless_they_say_otherwise() {
         ),
         (
             "{matchExpressions: [{key: io.cilium.k8s.namespace.labels.team, operator: NotIn, values: [navy]}]}",
-            "{any:io.cilium.k8s.namespace.labels.team!=navy, k8s:io.kubernetes.pod.namespace}",
-            "{any:io.cilium.k8s.namespace.labels.team!=navy, k8s:io.kubernetes.pod.namespace}",
+            "{k8s:io.cilium.k8s.namespace.labels.team!=navy, k8s:io.kubernetes.pod.namespace}",
+            "{k8s:io.cilium.k8s.namespace.labels.team!=navy, k8s:io.kubernetes.pod.namespace}",
         ),
     ] {
         for (kind, metadata, want) in [
@@ -390,5 +390,38 @@ fn what_would_open_too_much_is_refused() {
         let errors: Vec<&str> = parsed.diagnostics.iter().filter(|f| f.is_error()).map(|f| &*f.problem).collect();
         assert_eq!(errors, [want], "{element}");
         assert!(parsed.documents.is_empty());
+    }
+}
+
+/// What is found out about an object of an API server is what is found out about its text.
+#[test]
+fn an_object_is_read_as_its_text_is() {
+    let object = |spec: &str| {
+        let text = format!(
+            r#"{{"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+            "metadata": {{"name": "p", "namespace": "shop"}}, "spec": {spec}}}"#
+        );
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    for spec in [
+        r#"{"endpointSelector": {}, "egress": [{"toEntities": ["world"]}, {"toFQDNs": [{"matchName": "a.example"}]}]}"#,
+        r#"{"endpointSelector": {}, "egress": [{"toServices": [{"k8sService": {"serviceName": "a"}}]}]}"#,
+        r#"{"endpointSelektor": {}, "egress": [{"toEntities": ["worlds"]}], "ingress": 3}"#,
+        r#"{"endpointSelector": {"matchLabels": {"a": 1, "b": true, "d": null, "e": -7}}}"#,
+        r#"{"endpointSelector": {}, "egress": [{"toPorts": [{"ports": [{"port": 80}]}], "toCIDR": ["x", "10.0.0.0/8"]}]}"#,
+        r#"{"endpointSelector": {}, "egress": [{"toCIDR": ["192.0.2.1/24"]}, {"icmps": []}, {"unknown": {"a": [1]}}]}"#,
+        "null",
+        "[]",
+    ] {
+        let object = object(spec);
+        let of_object = parse_object("CiliumNetworkPolicy shop/p", &object, &Features::default());
+        let of_text = parse_with("CiliumNetworkPolicy shop/p", &object.to_string(), &Features::default());
+        let found = |parsed: &Parsed| {
+            let shown = |one: &Diagnostic| format!("{:?} {:?} {one} {:?}", one.severity, one.code, one.help);
+            parsed.diagnostics.iter().map(shown).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&of_object), found(&of_text), "{spec}");
+        let rules = |parsed: &Parsed| translate(&parsed.documents, &Catalog::default()).rules;
+        assert_eq!(rules(&of_object), rules(&of_text), "{spec}");
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, HashSet},
+    hash::Hash,
     net::IpAddr,
 };
 
@@ -10,11 +11,11 @@ use ipnet::IpNet;
 
 use super::{
     Document,
-    draft::{Body, Draft, DraftPeer, DraftPeers, GroupReference, ServiceReference},
+    draft::{Body, CidrGroup, Draft, DraftPeer, DraftPeers, GroupReference, ServiceReference},
 };
 use crate::{
     diagnostic::Diagnostic,
-    labels::{K8S, LabelSelector, Labels, POD_NAMESPACE, Requirement},
+    labels::{K8S, LabelSelector, Labels, Operator, POD_NAMESPACE, Requirement},
     rule::{CidrReach, CidrSelector, PeerSelector, Peers, Rule},
 };
 
@@ -30,8 +31,29 @@ pub struct Catalog {
     pub cidr_groups: Vec<CidrGroup>,
 }
 
+impl Catalog {
+    /// What one of the two has and the other has not.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Self {
+        Self {
+            services: differences(&self.services, &other.services),
+            cidr_groups: differences(&self.cidr_groups, &other.cidr_groups),
+        }
+    }
+
+    /// Whether there are no facts.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.cidr_groups.is_empty()
+    }
+}
+
+fn differences<T: Clone + Eq + Hash>(one: &[T], other: &[T]) -> Vec<T> {
+    let (of_one, of_other): (HashSet<&T>, HashSet<&T>) = (one.iter().collect(), other.iter().collect());
+    of_one.symmetric_difference(&of_other).map(|fact| (*fact).clone()).collect()
+}
+
 /// A Kubernetes service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Service {
     /// Its name.
     pub name: String,
@@ -43,17 +65,6 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// Addresses behind a service without a selector, whoever has them.
     pub backends: Vec<IpAddr>,
-}
-
-/// A group of prefixes (CiliumCIDRGroup).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CidrGroup {
-    /// Its name.
-    pub name: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Its prefixes.
-    pub cidrs: Vec<IpNet>,
 }
 
 /// Rules, and what became of the references.
@@ -83,6 +94,42 @@ pub fn translate<D: Borrow<Document>>(documents: &[D], catalog: &Catalog) -> Tra
     let mut diagnostics = resolver.found;
     diagnostics.retain(|found| seen.insert((found.file().to_owned(), found.span().offset(), found.field.clone())));
     Translated { rules, diagnostics }
+}
+
+impl Document {
+    /// Whether its rules depend on nothing but itself.
+    pub fn is_self_contained(&self) -> bool {
+        self.references().next().is_none()
+    }
+
+    /// Whether one of its references selects one of these facts.
+    pub fn refers_to(&self, facts: &Catalog) -> bool {
+        self.references().any(|peer| match peer {
+            DraftPeer::Ready(_) => false,
+            DraftPeer::Group { reference, .. } => facts.cidr_groups.iter().any(|group| reference.selects(group)),
+            DraftPeer::Service { reference, .. } => facts.services.iter().any(|service| reference.selects(service)),
+        })
+    }
+
+    /// The group of prefixes that it is, where it is one.
+    pub fn cidr_group(&self) -> Option<&CidrGroup> {
+        match &self.body {
+            Body::CidrGroup(group) => Some(group),
+            Body::Rules(_) => None,
+        }
+    }
+
+    fn references(&self) -> impl Iterator<Item = &DraftPeer> {
+        let drafts = match &self.body {
+            Body::Rules(drafts) => &drafts[..],
+            Body::CidrGroup(_) => &[],
+        };
+        let peers = drafts.iter().flat_map(|draft| match &draft.peers {
+            DraftPeers::Any => &[][..],
+            DraftPeers::Of(peers) => peers,
+        });
+        peers.filter(|peer| !matches!(peer, DraftPeer::Ready(_)))
+    }
 }
 
 struct Resolver<'a> {
@@ -183,8 +230,49 @@ impl Service {
         let mut selector = LabelSelector::default();
         selector.require(Requirement::equals(&format!("{K8S}:{POD_NAMESPACE}"), &self.namespace));
         for (key, value) in &self.selector {
-            selector.require(Requirement::equals(&format!("{K8S}:{key}"), value));
+            selector.require(Requirement::own(key, Operator::In([value.clone()].into())));
         }
         vec![PeerSelector::Labels(selector)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::parse;
+
+    /// A policy of `shop` with these peers.
+    fn document(peers: &str) -> Document {
+        let text = format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p, namespace: shop}}\n\
+             spec: {{endpointSelector: {{}}, egress: [{peers}]}}\n"
+        );
+        let mut parsed = parse("p.yaml", &text);
+        assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+        parsed.documents.remove(0)
+    }
+
+    #[test]
+    fn a_document_is_concerned_by_what_it_refers_to_alone() {
+        let service = |name: &str| Service { name: name.into(), namespace: "shop".into(), ..Service::default() };
+        let group = |name: &str| CidrGroup { name: name.into(), ..CidrGroup::default() };
+        let before = Catalog { services: vec![service("db"), service("web")], cidr_groups: vec![group("a")] };
+        let moved = Service { backends: vec!["192.0.2.1".parse().unwrap()], ..service("db") };
+        let after = Catalog { services: vec![service("web"), moved], cidr_groups: vec![group("a"), group("b")] };
+        let changed = before.differences(&after);
+        assert_eq!((changed.services.len(), changed.cidr_groups.len()), (2, 1));
+        assert!(before.differences(&before.clone()).is_empty());
+        for (peers, self_contained, concerned) in [
+            ("{toEntities: [world]}", true, false),
+            ("{toServices: [{k8sService: {serviceName: db, namespace: shop}}]}", false, true),
+            ("{toServices: [{k8sService: {serviceName: web, namespace: shop}}]}", false, false),
+            ("{toServices: [{k8sService: {serviceName: absent, namespace: shop}}]}", false, false),
+            ("{toCIDRSet: [{cidrGroupRef: b}]}", false, true),
+            ("{toCIDRSet: [{cidrGroupRef: a}]}", false, false),
+        ] {
+            let document = document(peers);
+            assert_eq!(document.is_self_contained(), self_contained, "{peers}");
+            assert_eq!(document.refers_to(&changed), concerned, "{peers}");
+        }
     }
 }

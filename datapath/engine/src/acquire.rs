@@ -9,7 +9,6 @@ use crate::{
     engine::NODE_SCOPE,
     identities::Gone,
     selectors::{Set, TermId},
-    update::policy_rows,
 };
 
 /// Why rows of policies find no room.
@@ -26,7 +25,7 @@ impl Engine {
     /// `None` where these find no room.
     pub(crate) fn acquire(&mut self, set: &[TermId], scope: u32, ops: &mut Vec<MapOp>) -> Option<u32> {
         if let Some(id) = self.identities.reuse(set) {
-            let is_sure = self.doubt.is_none() && self.only_judge(scope).is_none();
+            let is_sure = self.doubt.is_none() && self.judges(scope).is_none();
             if is_sure || self.admit(id, set, scope, ops) {
                 return Some(id);
             }
@@ -44,19 +43,25 @@ impl Engine {
         }
         // Another row must not find it: it has no rows.
         self.identities.forget(id);
+        self.ledger.identities.forget(&set);
         None
     }
 
-    /// The only policy that judges the addresses of a scope: 0 is none. `None` where every policy might.
-    fn only_judge(&self, scope: u32) -> Option<u32> {
+    /// The only policies that judge the addresses of a scope: that of its endpoint, and the one that this moves to. `None`
+    /// where every policy might.
+    fn judges(&self, scope: u32) -> Option<[u32; 2]> {
         let is_shared = scope == 0 || scope == NODE_SCOPE;
-        (!is_shared).then(|| self.local.get(&EndpointId(scope)).map_or(0, |local| local.policy))
+        let id = EndpointId(scope);
+        let held = || self.local.get(&id).map_or(0, |local| local.policy);
+        let planned = || self.plan.endpoints.get(&id).map_or(0, |planned| planned.policy);
+        (!is_shared).then(|| [held(), planned()])
     }
 
     /// Writes the rows of an identity in use into the policies that judge it in a scope; false where there is no room.
     fn admit(&mut self, id: u32, set: &[TermId], scope: u32, ops: &mut Vec<MapOp>) -> bool {
-        if let Some(policy) = self.only_judge(scope) {
-            return self.admit_to(id, set, &[policy], ops).is_ok();
+        if let Some([held, planned]) = self.judges(scope) {
+            let policies = if held == planned { &[held][..] } else { &[held, planned] };
+            return self.admit_to(id, set, policies, ops).is_ok();
         }
         loop {
             match self.admit_to(id, set, &self.users_of(set), ops) {
@@ -77,13 +82,7 @@ impl Engine {
                 self.mirror.put(Row::Endpoint(interface, local.value), ops);
             }
         }
-        if let Some(compiled) = self.policies.remove(&policy) {
-            for row in policy_rows(policy, &compiled) {
-                self.mirror.delete(row.key(), ops);
-            }
-        }
-        self.uninstalled.insert(policy, "limits.policyRowsPerNamespace");
-        self.list_users();
+        self.uninstall(policy, "limits.policyRowsPerNamespace", ops);
     }
 
     /// The same for these policies.
@@ -131,13 +130,13 @@ impl Engine {
         let mut of_tenants: HashMap<Arc<str>, (usize, u32)> = HashMap::new();
         for (policy, rows) in rows {
             let new = self.mirror.new_rows(rows);
-            if let Some(tenant) = self.tenants.get(policy).filter(|_| new > 0) {
+            if let Some(tenant) = self.mirror.tenant(*policy).filter(|_| new > 0) {
                 let entry = of_tenants.entry(Arc::clone(tenant)).or_insert((0, *policy));
                 entry.0 += new;
             }
         }
         for (tenant, (new, policy)) in of_tenants {
-            if self.policy_rows_in(&tenant) + new > self.policy_share() {
+            if self.mirror.rows_of_tenant(&tenant) + new > self.policy_share() {
                 self.refuse_in("limits.policyRowsPerNamespace", &tenant);
                 return Err(NoRoom::Share(policy));
             }
@@ -165,9 +164,9 @@ impl Engine {
         users
     }
 
-    /// Removes the rows of identities that nothing names any more.
-    pub(crate) fn sweep(&mut self, ops: &mut Vec<MapOp>) {
-        for Gone { id, set, holders } in self.identities.sweep() {
+    /// Removes the rows of some identities that nothing names any more; true where these were all.
+    pub(crate) fn sweep(&mut self, most: usize, ops: &mut Vec<MapOp>) -> bool {
+        for Gone { id, set, holders } in self.identities.sweep(most) {
             for policy in holders {
                 let Some(compiled) = self.policies.get_mut(&policy) else { continue };
                 for (direction, row) in compiled.rows_of(id) {
@@ -176,6 +175,9 @@ impl Engine {
                 compiled.dismiss(id);
             }
             self.ledger.identities.forget(&set);
+            self.terms.fronts.doubt(&set);
         }
+        self.forget_fronts();
+        !self.identities.has_idle()
     }
 }

@@ -3,89 +3,48 @@
 //! A time to live ends exactly: an answer heard later can move an end back, never forward. Ended names are kept for a
 //! while, to explain denials and to judge long connections again.
 
+mod known;
 mod opened;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BTreeSet, BinaryHeap, HashMap, hash_map::Entry},
     net::IpAddr,
+    ops::RangeInclusive,
     sync::Arc,
 };
 
-use lru::LruCache;
 use namegate_abi::{Address, AddressKey, AddressValue};
 use namegate_config::name::Fqdn;
 
+pub(crate) use known::{Known, Name};
+pub(crate) use opened::Opening;
+
 use crate::{
-    EndpointId,
-    selectors::{Set, TermId},
+    EndpointId, NameChange,
+    feed::NameFeed,
+    names::{NameId, Names},
+    selectors::TermId,
 };
 
 /// How long a name is remembered after its end, in nanoseconds.
 pub(crate) const ENDED_KEPT_NS: u64 = 3_600_000_000_000;
 /// Names that one endpoint keeps for one address: see [`Opened::victim`].
 pub(crate) const NAMES_PER_ADDRESS_MAX: usize = 256;
-/// How often the names of an endpoint at its bound are searched for ended ones.
-const SEARCH_NS: u64 = 1_000_000_000;
 
 /// Every learned name.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
+    pub(crate) names: Names,
     pub(crate) endpoints: HashMap<EndpointId, Known>,
     pub(crate) rows: HashMap<AddressKey, Opened>,
+    /// Address and scope of each row.
+    places: BTreeSet<(Address, u32)>,
     /// Rows that each endpoint accounts for.
     charges: HashMap<EndpointId, usize>,
     due: BinaryHeap<Reverse<(u64, AddressKey)>>,
-}
-
-/// What one endpoint learned.
-#[derive(Debug)]
-pub(crate) struct Known {
-    /// `namespace/name`.
-    pub(crate) key: Arc<str>,
-    pub(crate) names: LruCache<Fqdn, Name>,
-    /// Those of them that no selector matches, in the same order.
-    plain: LruCache<Fqdn, ()>,
-    /// When ended names were searched for.
-    searched_ns: u64,
-}
-
-impl Known {
-    fn remove(&mut self, name: &Fqdn) -> Option<Name> {
-        self.plain.pop(name);
-        self.names.pop(name)
-    }
-
-    /// Removes what is worth least: a name that no selector matches before one that a selector matches, and of these the
-    /// one that was heard longest ago.
-    fn remove_least(&mut self) -> Option<(Fqdn, Name)> {
-        match self.plain.pop_lru() {
-            Some((name, ())) => self.names.pop(&name).map(|entry| (name, entry)),
-            None => self.names.pop_lru(),
-        }
-    }
-
-    /// Removes the names whose last address has ended. At most once in a while: it takes time for each name.
-    fn remove_ended(&mut self, now: u64) -> Vec<(Fqdn, Name)> {
-        if now.saturating_sub(self.searched_ns) < SEARCH_NS {
-            return Vec::new();
-        }
-        self.searched_ns = now;
-        let is_over = |entry: &Name| entry.addresses.iter().all(|learned| learned.expires_ns <= now);
-        let ended: Vec<Fqdn> =
-            self.names.iter().filter(|(_, entry)| is_over(entry)).map(|(name, _)| name.clone()).collect();
-        ended.into_iter().filter_map(|name| self.remove(&name).map(|entry| (name, entry))).collect()
-    }
-}
-
-/// What one endpoint learned for a name.
-#[derive(Clone, Debug)]
-pub(crate) struct Name {
-    pub(crate) addresses: Vec<LearnedAddress>,
-    pub(crate) ttl_s: u32,
-    pub(crate) learned_ns: u64,
-    /// Selectors that match the name.
-    terms: Set,
+    /// What readers beside the engine follow.
+    pub(crate) feed: NameFeed,
 }
 
 /// An address of a name, and when its TTL ends.
@@ -100,6 +59,7 @@ pub struct LearnedAddress {
 /// The names behind one row of `ADDRESSES`.
 #[derive(Debug, Default)]
 pub(crate) struct Opened {
+    /// By endpoint, then by name.
     pub(crate) openings: Vec<Opening>,
     /// The row, where there is one.
     pub(crate) value: Option<AddressValue>,
@@ -109,25 +69,23 @@ pub(crate) struct Opened {
     due_ns: Option<u64>,
 }
 
-/// A name that an endpoint learned, as seen from the address.
-#[derive(Clone, Debug)]
-pub(crate) struct Opening {
-    pub(crate) endpoint: EndpointId,
-    pub(crate) name: Fqdn,
-    terms: Set,
-    pub(crate) expires_ns: u64,
+/// Addresses of one answer: sorted, each once.
+pub(crate) type Heard = [(Address, u64)];
+
+/// How many names and bytes one endpoint may keep.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) names: usize,
+    pub(crate) bytes: usize,
 }
 
-/// An answer for one name and address.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Heard<'a> {
-    pub(crate) endpoint: EndpointId,
-    pub(crate) name: &'a Fqdn,
-    pub(crate) address: LearnedAddress,
-    pub(crate) ttl_s: u32,
-    pub(crate) learned_ns: u64,
-    /// Addresses of the same answer: none of them gives way to another.
-    pub(crate) beside: &'a [IpAddr],
+/// Names that gave way to others.
+#[derive(Debug, Default)]
+pub(crate) struct Trimmed {
+    /// At the bound of names.
+    pub(crate) of_names: Vec<Fqdn>,
+    /// At the bound of bytes.
+    pub(crate) of_bytes: Vec<Fqdn>,
 }
 
 /// The selectors in force until a moment.
@@ -136,76 +94,82 @@ pub(crate) type Steps = Vec<(u64, Vec<TermId>)>;
 impl Cache {
     /// Begins to remember an endpoint.
     pub(crate) fn open(&mut self, endpoint: EndpointId, key: &Arc<str>) {
-        let known = || Known {
-            key: Arc::clone(key),
-            names: LruCache::unbounded(),
-            plain: LruCache::unbounded(),
-            searched_ns: 0,
-        };
-        self.endpoints.entry(endpoint).or_insert_with(known);
+        if let Entry::Vacant(vacant) = self.endpoints.entry(endpoint) {
+            vacant.insert(Known::new(Arc::clone(key)));
+            self.feed.note(|| NameChange::Arrived { endpoint, key: Arc::clone(key) });
+        }
     }
 
-    /// Notes an address of a name in `row`; true where a bound was reached. Rows that lost a name to a bound are added to
-    /// `touched`.
+    /// Notes the addresses of a name in the rows of `scope`; true where a bound was reached. Rows that may say something
+    /// else now are added to `touched`.
     pub(crate) fn hear(
         &mut self,
-        row: AddressKey,
-        heard: Heard<'_>,
+        (scope, endpoint): (u32, EndpointId),
+        name: NameId,
+        (heard, ttl_s, learned_ns): (&Heard, u32, u64),
         addresses_max: usize,
-        terms: impl FnOnce() -> Set,
         touched: &mut Vec<AddressKey>,
     ) -> bool {
-        let Some(known) = self.endpoints.get_mut(&heard.endpoint) else { return false };
-        let name = known.names.get_or_insert_mut_ref(heard.name, || Name {
-            addresses: Vec::new(),
-            ttl_s: 0,
-            learned_ns: 0,
-            terms: terms(),
-        });
-        name.ttl_s = heard.ttl_s;
-        name.learned_ns = heard.learned_ns;
-        let expires_ns = heard.address.expires_ns;
-        let terms = Arc::clone(&name.terms);
-        if terms.is_empty() {
-            known.plain.put(heard.name.clone(), ());
-        }
-        let mut evicted = None;
-        if let Some(known) = name.addresses.iter_mut().find(|known| known.address == heard.address.address) {
-            known.expires_ns = known.expires_ns.max(expires_ns);
-        } else {
-            if name.addresses.len() >= addresses_max {
-                let others = name.addresses.iter().enumerate().filter(|(_, one)| !heard.beside.contains(&one.address));
-                let Some((first, _)) = others.min_by_key(|(_, one)| one.expires_ns) else { return true };
-                evicted = Some(name.addresses.swap_remove(first));
-            }
-            name.addresses.push(heard.address);
-        }
-        let at_bound = evicted.is_some();
-        if let Some(evicted) = evicted {
-            let key = AddressKey { scope: row.scope, address: evicted.address.into() };
-            self.close(key, heard.endpoint, heard.name);
+        let is_plain = self.names.terms(name).is_empty();
+        let Some(known) = self.endpoints.get_mut(&endpoint) else { return false };
+        let evicted = known.hear(name, is_plain, heard, (ttl_s, learned_ns), addresses_max);
+        for address in &evicted {
+            let key = AddressKey { scope, address: *address };
+            self.close(key, endpoint, name);
             touched.push(key);
         }
-        self.open_row(row, heard, terms) || at_bound
+        self.note_heard(endpoint, name, heard);
+        let mut at_bound = !evicted.is_empty();
+        for &(address, expires_ns) in heard {
+            let row = AddressKey { scope, address };
+            touched.push(row);
+            at_bound |= self.open_row(row, Opening { endpoint, name, expires_ns }, learned_ns);
+        }
+        at_bound
+    }
+
+    /// Notes addresses of a name for readers, with the ends that they have by now.
+    fn note_heard(&mut self, endpoint: EndpointId, name: NameId, heard: &Heard) {
+        let Some(known) = self.endpoints.get(&endpoint) else { return };
+        let Some(entry) = known.name(name) else { return };
+        for (address, _) in heard {
+            let Ok(at) = entry.addresses.binary_search_by_key(address, |(address, _)| *address) else { continue };
+            let (address, expires_ns) = entry.addresses[at];
+            self.feed.note(|| NameChange::Learned {
+                endpoint,
+                name: self.names.name(name).clone(),
+                address: LearnedAddress { address: address.to_ip(), expires_ns },
+                ttl_s: entry.ttl_s,
+                learned_ns: entry.learned_ns,
+            });
+        }
     }
 
     /// True where another name of the address gave way.
-    fn open_row(&mut self, row: AddressKey, heard: Heard<'_>, terms: Set) -> bool {
-        let opened = self.rows.entry(row).or_default();
-        let same = |opening: &&mut Opening| opening.endpoint == heard.endpoint && opening.name == *heard.name;
-        if let Some(opening) = opened.openings.iter_mut().find(same) {
-            opening.expires_ns = opening.expires_ns.max(heard.address.expires_ns);
+    fn open_row(&mut self, row: AddressKey, opening: Opening, now: u64) -> bool {
+        let opened = self.rows.entry(row).or_insert_with(|| {
+            self.places.insert((row.address, row.scope));
+            Opened::default()
+        });
+        let at = match opened.find(opening.endpoint, opening.name) {
+            Ok(at) => {
+                let known = &mut opened.openings[at];
+                known.expires_ns = known.expires_ns.max(opening.expires_ns);
+                return false;
+            }
+            Err(at) => at,
+        };
+        if opened.of_endpoint(opening.endpoint).len() < NAMES_PER_ADDRESS_MAX {
+            opened.openings.insert(at, opening);
             return false;
         }
-        let opening =
-            Opening { endpoint: heard.endpoint, name: heard.name.clone(), terms, expires_ns: heard.address.expires_ns };
-        let own = opened.openings.iter().filter(|opening| opening.endpoint == heard.endpoint).count();
-        if own < NAMES_PER_ADDRESS_MAX {
-            opened.openings.push(opening);
-            return false;
-        }
-        let gone = match opened.victim(&opening, heard.learned_ns) {
-            Some(at) => std::mem::replace(&mut opened.openings[at], opening),
+        let gone = match opened.victim(&opening, now, &self.names) {
+            Some(victim) => {
+                let gone = opened.openings.remove(victim);
+                let at = if victim < at { at - 1 } else { at };
+                opened.openings.insert(at, opening);
+                gone
+            }
             // Nothing gives way that would close what is open.
             None => opening,
         };
@@ -213,62 +177,74 @@ impl Cache {
         true
     }
 
-    /// Removes names, down to `names_max`: ended ones first, then those that no selector matches, then those that were
+    /// Removes names, down to the bounds: ended ones first, then those that no selector matches, then those that were
     /// heard longest ago.
     pub(crate) fn trim(
         &mut self,
         endpoint: EndpointId,
-        names_max: usize,
+        bounds: Bounds,
         (scope, now): (u32, u64),
         touched: &mut Vec<AddressKey>,
-    ) -> Vec<Fqdn> {
-        let mut gone = Vec::new();
-        let Some(known) = self.endpoints.get_mut(&endpoint) else { return Vec::new() };
-        if known.names.len() > names_max {
-            gone = known.remove_ended(now);
+    ) -> Trimmed {
+        let mut trimmed = Trimmed::default();
+        while let Some(known) = self.endpoints.get_mut(&endpoint) {
+            let is_of_names = known.len() > bounds.names;
+            if !is_of_names && known.bytes() <= bounds.bytes {
+                break;
+            }
+            let Some(name) = known.least(now) else { break };
+            let gone = self.names.name(name).clone();
+            self.forget(endpoint, name, scope, touched);
+            if is_of_names { &mut trimmed.of_names } else { &mut trimmed.of_bytes }.push(gone);
         }
-        while known.names.len() > names_max {
-            gone.extend(known.remove_least());
-        }
-        for (name, entry) in &gone {
-            self.close_all(scope, endpoint, name, entry, touched);
-        }
-        gone.into_iter().map(|(name, _)| name).collect()
+        trimmed
     }
 
     /// Removes a name; gives the number of its addresses.
     pub(crate) fn forget(
         &mut self,
         endpoint: EndpointId,
-        name: &Fqdn,
+        name: NameId,
         scope: u32,
         touched: &mut Vec<AddressKey>,
     ) -> usize {
-        let entry = self.endpoints.get_mut(&endpoint).and_then(|known| known.remove(name));
-        let Some(entry) = entry else { return 0 };
-        self.close_all(scope, endpoint, name, &entry, touched);
-        entry.addresses.len()
+        let gone = self.endpoints.get_mut(&endpoint).and_then(|known| known.remove(name));
+        let Some(addresses) = gone else { return 0 };
+        for (address, _) in &addresses {
+            let key = AddressKey { scope, address: *address };
+            self.close(key, endpoint, name);
+            touched.push(key);
+        }
+        self.names.forget(name, endpoint);
+        addresses.len()
     }
 
     /// Removes everything that an endpoint learned.
     pub(crate) fn leave(&mut self, endpoint: EndpointId, scope: u32, touched: &mut Vec<AddressKey>) {
-        let Some(known) = self.endpoints.remove(&endpoint) else { return };
-        for (name, entry) in &known.names {
-            self.close_all(scope, endpoint, name, entry, touched);
+        while let Some(name) = self.name_of(endpoint) {
+            self.forget(endpoint, name, scope, touched);
+        }
+        self.forget_endpoint(endpoint);
+    }
+
+    /// Forgets an endpoint that knows no name.
+    pub(crate) fn forget_endpoint(&mut self, endpoint: EndpointId) {
+        if self.endpoints.remove(&endpoint).is_some() {
+            self.feed.note(|| NameChange::Left { endpoint });
         }
     }
 
-    fn close_all(&mut self, scope: u32, who: EndpointId, name: &Fqdn, entry: &Name, touched: &mut Vec<AddressKey>) {
-        for learned in &entry.addresses {
-            let key = AddressKey { scope, address: learned.address.into() };
-            self.close(key, who, name);
-            touched.push(key);
-        }
+    /// A name that an endpoint knows.
+    pub(crate) fn name_of(&self, endpoint: EndpointId) -> Option<NameId> {
+        self.endpoints.get(&endpoint)?.names().next().map(|(name, _)| name)
     }
 
-    fn close(&mut self, row: AddressKey, endpoint: EndpointId, name: &Fqdn) {
-        if let Some(opened) = self.rows.get_mut(&row) {
-            opened.openings.retain(|opening| opening.endpoint != endpoint || opening.name != *name);
+    fn close(&mut self, row: AddressKey, endpoint: EndpointId, name: NameId) {
+        self.note_closed(endpoint, name, row.address);
+        if let Some(opened) = self.rows.get_mut(&row)
+            && let Ok(at) = opened.find(endpoint, name)
+        {
+            opened.openings.remove(at);
         }
     }
 
@@ -282,33 +258,65 @@ impl Cache {
         }
     }
 
+    fn note_closed(&mut self, endpoint: EndpointId, name: NameId, address: Address) {
+        self.feed.note(|| NameChange::Closed {
+            endpoint,
+            name: self.names.name(name).clone(),
+            address: address.to_ip(),
+        });
+    }
+
     fn drop_address(&mut self, address: Address, opening: &Opening) {
+        self.note_closed(opening.endpoint, opening.name, address);
         let Some(known) = self.endpoints.get_mut(&opening.endpoint) else { return };
-        let Some(name) = known.names.peek_mut(&opening.name) else { return };
-        let ip = address.to_ip();
-        name.addresses.retain(|learned| learned.address != ip);
-        if name.addresses.is_empty() {
-            known.remove(&opening.name);
+        if known.drop_address(opening.name, address) {
+            self.names.forget(opening.name, opening.endpoint);
         }
     }
 
-    /// Looks every name up again, after the selectors changed.
-    pub(crate) fn rename(&mut self, terms: impl Fn(&Fqdn) -> Set) {
-        let mut seen: HashMap<Fqdn, Set> = HashMap::new();
-        for known in self.endpoints.values_mut() {
-            for (name, entry) in &mut known.names {
-                entry.terms = Arc::clone(seen.entry(name.clone()).or_insert_with(|| terms(name)));
-            }
-            known.plain.clear();
-            for (name, _) in known.names.iter().rev().filter(|(_, entry)| entry.terms.is_empty()) {
-                known.plain.put(name.clone(), ());
-            }
+    /// Notes the selectors that match a name now. Rows that may say something else are added to `touched`; `scope` gives
+    /// that of an endpoint.
+    pub(crate) fn set_terms(
+        &mut self,
+        name: NameId,
+        terms: Vec<TermId>,
+        scope: impl Fn(EndpointId) -> u32,
+        touched: &mut impl Extend<AddressKey>,
+    ) {
+        let is_plain = terms.is_empty();
+        if !self.names.set_terms(name, terms) {
+            return;
         }
-        for opening in self.rows.values_mut().flat_map(|opened| &mut opened.openings) {
-            if let Some(terms) = seen.get(&opening.name) {
-                opening.terms = Arc::clone(terms);
-            }
+        for endpoint in self.names.endpoints(name) {
+            let Some(known) = self.endpoints.get_mut(endpoint) else { continue };
+            known.set_plain(name, is_plain);
+            let scope = scope(*endpoint);
+            touched.extend(known.addresses(name).iter().map(|(address, _)| AddressKey { scope, address: *address }));
         }
+    }
+
+    /// Rows of the addresses in a range.
+    pub(crate) fn rows_in(&self, range: RangeInclusive<Address>) -> Vec<AddressKey> {
+        let rows = self.places.range((*range.start(), 0)..=(*range.end(), u32::MAX));
+        rows.map(|&(address, scope)| AddressKey { scope, address }).collect()
+    }
+
+    /// Forgets a row that no name has opened.
+    pub(crate) fn forget_row(&mut self, row: AddressKey) {
+        if self.rows.get(&row).is_some_and(|opened| opened.openings.is_empty()) {
+            self.rows.remove(&row);
+            self.places.remove(&(row.address, row.scope));
+        }
+    }
+
+    /// Rows in which an endpoint has a name.
+    pub(crate) fn rows_of(&self, endpoint: EndpointId, scope: u32) -> Vec<AddressKey> {
+        let names = self.endpoints.get(&endpoint).into_iter().flat_map(Known::names);
+        let addresses = names.flat_map(|(_, name)| &name.addresses);
+        let mut rows: Vec<AddressKey> = addresses.map(|(address, _)| AddressKey { scope, address: *address }).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
     }
 
     /// Notes when the row must be looked at again.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::BuildHasher,
+    sync::Arc,
 };
 
 use namegate_abi::{NODE_INTERFACE, limits, map_names};
@@ -22,6 +23,10 @@ pub(crate) struct Mirror {
     learned: usize,
     /// Rows of each policy.
     of_policies: HashMap<u32, usize>,
+    /// Policies all of whose endpoints are of one namespace.
+    tenants: HashMap<u32, Arc<str>>,
+    /// Rows of the policies of each.
+    of_tenants: HashMap<Arc<str>, usize>,
     /// Rows that found no room, by map.
     refused: [u64; MAPS],
     /// What is refused was refused and counted before.
@@ -61,6 +66,8 @@ impl Mirror {
             reserve: usize::try_from(limits.reserved_addresses()).unwrap_or(usize::MAX),
             learned: 0,
             of_policies: HashMap::new(),
+            tenants: HashMap::new(),
+            of_tenants: HashMap::new(),
             refused: [0; MAPS],
             is_retry: false,
         }
@@ -72,6 +79,7 @@ impl Mirror {
         self.counts = [0; MAPS];
         self.learned = 0;
         self.of_policies.clear();
+        self.of_tenants.clear();
         let keys: Vec<Key> = self.rows.keys().copied().collect();
         for key in keys {
             self.count(&key, true);
@@ -87,7 +95,12 @@ impl Mirror {
         }
         match key {
             Key::Address(address) if address.scope != 0 => step(&mut self.learned),
-            Key::Policy(_, policy) => step(self.of_policies.entry(policy.policy).or_default()),
+            Key::Policy(_, policy) => {
+                step(self.of_policies.entry(policy.policy).or_default());
+                if let Some(tenant) = self.tenants.get(&policy.policy) {
+                    step(self.of_tenants.entry(Arc::clone(tenant)).or_default());
+                }
+            }
             _ => {}
         }
         if let Key::Policy(_, policy) = key
@@ -109,9 +122,37 @@ impl Mirror {
         }
     }
 
-    /// Rows of a policy.
-    pub(crate) fn rows_of_policy(&self, policy: u32) -> usize {
-        self.of_policies.get(&policy).copied().unwrap_or(0)
+    /// Notes the namespace of all endpoints of a policy. Rows of policies that are about to go count for none.
+    pub(crate) fn set_tenant(&mut self, policy: u32, tenant: Option<&Arc<str>>) {
+        if self.tenants.get(&policy) == tenant {
+            return;
+        }
+        let rows = self.of_policies.get(&policy).copied().unwrap_or(0);
+        let old = match tenant {
+            Some(tenant) => {
+                *self.of_tenants.entry(Arc::clone(tenant)).or_default() += rows;
+                self.tenants.insert(policy, Arc::clone(tenant))
+            }
+            None => self.tenants.remove(&policy),
+        };
+        if let Some(old) = old
+            && let Some(count) = self.of_tenants.get_mut(&old)
+        {
+            *count = count.saturating_sub(rows);
+            if *count == 0 {
+                self.of_tenants.remove(&old);
+            }
+        }
+    }
+
+    /// The namespace of all endpoints of a policy.
+    pub(crate) fn tenant(&self, policy: u32) -> Option<&Arc<str>> {
+        self.tenants.get(&policy)
+    }
+
+    /// Rows of the policies of a namespace.
+    pub(crate) fn rows_of_tenant(&self, tenant: &str) -> usize {
+        self.of_tenants.get(tenant).copied().unwrap_or(0)
     }
 
     pub(crate) const fn rows(&self) -> &HashMap<Key, Row> {

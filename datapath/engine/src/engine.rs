@@ -6,31 +6,30 @@ use std::{
     sync::Arc,
 };
 
-use namegate_abi::{AddressKey, AddressValue, CidrKey, EndpointValue, identity};
-use namegate_config::{
-    name::Fqdn,
-    rule::{Origin, Rule},
-    settings::{Scope, Settings},
-};
+use namegate_abi::{Address, AddressKey, AddressValue, CidrKey, EndpointValue, identity};
+use namegate_config::{name::Fqdn, rule::Rule, settings::Settings};
 
 use crate::{
-    EndpointId, LedgerEntry, Row,
-    cache::{Cache, Heard, LearnedAddress},
+    EndpointId, LedgerEntry, Row, Topology,
+    cache::Cache,
     compile::Policy,
     diff::Mirror,
     identities::Identities,
+    learn::heard_of,
     ledger::{InUse, Ledger},
-    plan::{Plan, Subjects},
+    peers::Peers,
+    plan::Plan,
     retry::{Doubt, Retry},
+    rules::Rules,
     selectors::{Set, TermId, Terms},
+    shares::PrefixClaims,
     shortage::Shut,
-    topology::{Peers, Topology},
+    update::scope_of,
+    work::Work,
 };
 
 /// Scope of learned addresses under `dns.scope: node`.
 pub(crate) const NODE_SCOPE: u32 = u32::MAX;
-/// Origins of rules no longer in force that are kept for records of old flows.
-const OLD_ORIGINS_MAX: usize = 65_536;
 
 /// Knows what the kernel should hold.
 ///
@@ -40,22 +39,26 @@ const OLD_ORIGINS_MAX: usize = 65_536;
 pub struct Engine {
     pub(crate) settings: Settings,
     pub(crate) ledger: Ledger,
-    /// Every rule, with its number.
-    pub(crate) rules: Vec<(u32, Arc<Rule>)>,
-    /// Where in these a subject is found.
-    pub(crate) subjects: Subjects,
-    pub(crate) origins: HashMap<u32, Arc<Origin>>,
+    pub(crate) rules: Rules,
     pub(crate) terms: Terms,
     pub(crate) identities: Identities,
     pub(crate) policies: BTreeMap<u32, Policy>,
     /// Policies by the selectors, and the names of peers' ports, that they use.
-    pub(crate) users: HashMap<TermId, Vec<u32>>,
-    pub(crate) port_users: HashMap<String, Vec<u32>>,
+    pub(crate) users: HashMap<TermId, BTreeSet<u32>>,
+    pub(crate) port_users: HashMap<String, BTreeSet<u32>>,
     pub(crate) peers: Peers,
+    /// Changes of the peers, and of the rules, so far: a picture of the same count has the same ones.
+    pub(crate) moves: u64,
+    pub(crate) rulings: u64,
+    /// Addresses that are others' than in the picture of this count of `moves`.
+    pub(crate) unshown: BTreeSet<Address>,
+    pub(crate) shown: u64,
     /// Rows of scope 0, with what matches each address.
-    pub(crate) placed: HashMap<namegate_abi::Address, (AddressValue, Set)>,
+    pub(crate) placed: HashMap<Address, (AddressValue, Set)>,
+    /// The number of who is behind the ports of an address.
+    pub(crate) front_at: HashMap<Address, TermId>,
     /// Addresses of the cluster whose row is not as it should be, with what matches them.
-    pub(crate) unplaced: HashMap<namegate_abi::Address, Set>,
+    pub(crate) unplaced: HashMap<Address, Set>,
     pub(crate) cidrs: HashMap<(u32, CidrKey), u32>,
     /// Every prefix that should have a row, with what matches its addresses.
     pub(crate) nets: BTreeMap<(u32, CidrKey), Set>,
@@ -66,17 +69,20 @@ pub struct Engine {
     /// Those of them that no answer has let a client know: the answers with them were refused.
     pub(crate) withheld: BTreeSet<AddressKey>,
     /// Addresses whose learned rows are taken away: the row of the cluster that should stand above them is not there.
-    pub(crate) hidden: HashSet<namegate_abi::Address>,
+    pub(crate) hidden: HashSet<Address>,
     /// Policies that found no room, and the setting that makes more.
     pub(crate) uninstalled: BTreeMap<u32, &'static str>,
-    /// Policies all of whose endpoints are of one namespace.
-    pub(crate) tenants: HashMap<u32, Arc<str>>,
+    /// The last learned address that was tried again, where more are to be.
+    pub(crate) reopened: Option<AddressKey>,
+    pub(crate) prefix_claims: PrefixClaims,
     /// Prefixes above the share of the namespace whose policies ask for them.
     pub(crate) above_share: BTreeMap<(u32, CidrKey), Arc<str>>,
     /// Trusted resolvers that found no room.
     pub(crate) unresolved: BTreeSet<IpAddr>,
     /// Which policy should judge whom.
     pub(crate) plan: Plan,
+    /// What a change still has to do.
+    pub(crate) work: Work,
     pub(crate) retry: Retry,
     pub(crate) cache: Cache,
     pub(crate) local: BTreeMap<EndpointId, Local>,
@@ -135,8 +141,8 @@ impl Local {
 /// New rules, and/or who is where. What is `None` stays.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
-    /// Every rule in force, in order.
-    pub rules: Option<Vec<Rule>>,
+    /// Every rule in force, in order. One that is the same as before is found sooner where it is the same `Arc`.
+    pub rules: Option<Vec<Arc<Rule>>>,
     /// Everybody who is known.
     pub topology: Option<Topology>,
 }
@@ -147,16 +153,19 @@ impl Engine {
         Self {
             settings: settings.clone(),
             ledger: Ledger::default(),
-            rules: Vec::new(),
-            subjects: Subjects::default(),
-            origins: HashMap::new(),
+            rules: Rules::default(),
             terms: Terms::default(),
             identities: Identities::default(),
             policies: BTreeMap::new(),
             users: HashMap::new(),
             port_users: HashMap::new(),
             peers: Peers::default(),
+            moves: 0,
+            rulings: 0,
+            unshown: BTreeSet::new(),
+            shown: 0,
             placed: HashMap::new(),
+            front_at: HashMap::new(),
             unplaced: HashMap::new(),
             cidrs: HashMap::new(),
             nets: BTreeMap::new(),
@@ -165,10 +174,12 @@ impl Engine {
             withheld: BTreeSet::new(),
             hidden: HashSet::new(),
             uninstalled: BTreeMap::new(),
-            tenants: HashMap::new(),
+            reopened: None,
+            prefix_claims: PrefixClaims::default(),
             above_share: BTreeMap::new(),
             unresolved: BTreeSet::new(),
             plan: Plan::default(),
+            work: Work::default(),
             retry: Retry::default(),
             cache: Cache::default(),
             local: BTreeMap::new(),
@@ -192,9 +203,10 @@ impl Engine {
                     self.restore_learned(&endpoint, &names, &addresses, learned_ns);
                 }
                 Some(LedgerEntry::Forgotten { endpoint, name }) => {
-                    if let (Some(id), Ok(name)) = (self.ledger.endpoints.get(&endpoint), name.parse()) {
+                    let name = name.parse().ok().and_then(|name| self.cache.names.get(&name));
+                    if let (Some(id), Some(name)) = (self.ledger.endpoints.get(&endpoint), name) {
                         let scope = self.scope(EndpointId(id));
-                        self.cache.forget(EndpointId(id), &name, scope, &mut Vec::new());
+                        self.cache.forget(EndpointId(id), name, scope, &mut Vec::new());
                     }
                 }
                 Some(LedgerEntry::Left { key }) => {
@@ -211,12 +223,12 @@ impl Engine {
     fn restore_learned(&mut self, key: &Arc<str>, names: &[Arc<str>], all: &[(IpAddr, u32, u64)], learned_ns: u64) {
         let Some(endpoint) = self.ledger.endpoints.get(key).map(EndpointId) else { return };
         self.cache.open(endpoint, key);
-        for &(address, ttl_s, expires_ns) in all {
-            for name in names.iter().filter_map(|name| name.parse::<Fqdn>().ok()) {
-                let address = LearnedAddress { address: address.to_canonical(), expires_ns };
-                let heard = Heard { endpoint, name: &name, address, ttl_s, learned_ns, beside: &[] };
-                self.note(heard, &mut Vec::new());
-            }
+        let max = usize::try_from(self.settings.dns.addresses_per_name_max).unwrap_or(usize::MAX);
+        let ttl_s = all.last().map_or(0, |(_, ttl_s, _)| *ttl_s);
+        let mut heard = heard_of(all);
+        heard.truncate(max);
+        for name in names.iter().filter_map(|name| name.parse::<Fqdn>().ok()) {
+            self.note(endpoint, &name, (&heard, ttl_s, learned_ns), &mut Vec::new());
         }
         self.trim(endpoint, 0, &mut Vec::new());
     }
@@ -258,30 +270,9 @@ impl Engine {
         self.ledger.take()
     }
 
-    /// Every entry that matters now: a journal may begin anew with these.
-    pub fn snapshot(&self) -> Vec<LedgerEntry> {
-        let mut entries = self.ledger.snapshot();
-        for known in self.cache.endpoints.values() {
-            // Least recently heard first: restored names keep their order.
-            for (name, entry) in known.names.iter().rev() {
-                let address = |one: &LearnedAddress| (one.address, entry.ttl_s, one.expires_ns);
-                entries.push(LedgerEntry::Learned {
-                    endpoint: Arc::clone(&known.key),
-                    names: vec![name.as_str().into()],
-                    addresses: entry.addresses.iter().map(address).collect(),
-                    learned_ns: entry.learned_ns,
-                });
-            }
-        }
-        entries
-    }
-
     /// The scope of what an endpoint learns.
     pub(crate) const fn scope(&self, endpoint: EndpointId) -> u32 {
-        match self.settings.dns.scope {
-            Scope::Endpoint => endpoint.0,
-            Scope::Node => NODE_SCOPE,
-        }
+        scope_of(self.settings.dns.scope, endpoint)
     }
 
     pub(crate) fn refuse(&mut self, what: &'static str) {
@@ -309,20 +300,15 @@ impl Engine {
         *self.refused_in.entry((Arc::clone(namespace), what)).or_default() += 1;
     }
 
-    /// Forgets numbers of what is no longer in force.
-    pub(crate) fn forget_numbers(&mut self) {
-        let rules: HashSet<u32> = self.rules.iter().map(|(cookie, _)| *cookie).collect();
-        let cached: HashSet<u32> = self.policies.values().flat_map(Policy::rules).map(|rule| rule.cookie).collect();
-        let in_force = |cookie: &u32| rules.contains(cookie) || cached.contains(cookie);
+    /// Forgets numbers from before a restart that stand for nothing in force.
+    pub(crate) fn forget_restored(&mut self) {
+        let rules = self.rules.numbers();
         self.ledger.retain(&InUse {
             endpoint: &|id| self.cache.endpoints.contains_key(&EndpointId(id)),
-            selector: &|id| self.terms.all().contains_key(&id) || self.terms.fronts.has(id),
+            selector: &|id| self.terms.get(id).is_some() || self.terms.fronts.has(id),
             identity: &|id| self.identities.set_of(id).is_some(),
-            rule: &|cookie| in_force(&cookie),
-            policy: &|id| self.policies.contains_key(&id),
+            rule: &|cookie| rules.contains(&cookie),
+            policy: &|id| self.plan.policies.contains_key(&id),
         });
-        if self.origins.len() > rules.len() + OLD_ORIGINS_MAX {
-            self.origins.retain(|cookie, _| in_force(cookie));
-        }
     }
 }

@@ -6,6 +6,9 @@
 
 use crate::LedgerEntry;
 
+/// Form of frames and entries, for the head of a journal: one of another form is begun anew.
+pub const JOURNAL_FORM: &str = "crc32c-content";
+
 /// A frame above this, in bytes, is no frame of a journal.
 const DOCUMENT_MAX: usize = 16 << 20;
 /// Bytes of length and checksum.
@@ -79,7 +82,7 @@ mod tests {
     fn an_entry_too_large_for_a_reader_is_not_written() {
         let text = "x".repeat(DOCUMENT_MAX).into();
         let mut bytes = vec![7];
-        let error = push_frame(&mut bytes, &LedgerEntry::Rule { cookie: 1, text }).unwrap_err();
+        let error = push_frame(&mut bytes, &LedgerEntry::Selector { id: 1, text }).unwrap_err();
         assert!(matches!(error, FrameError::Size(_)), "{error}");
         assert_eq!(bytes, [7]);
     }

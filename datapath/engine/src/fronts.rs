@@ -3,13 +3,16 @@
 //! An endpoint's packet is judged before it is sent on to a target, and the choice of the target is not Namegate's. So a
 //! port is as open as the least open of its targets.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+};
 
 use namegate_abi::{PolicyValue, policy_verdict};
 
 use crate::{
     ports::Function,
-    selectors::{Set, TermId},
+    terms::{Set, TermId},
 };
 
 /// Protocol number and port.
@@ -68,28 +71,61 @@ impl fmt::Display for Front {
 
 /// Fronts in use, each with a number of the same row as those of selectors: it stands in the set of the address.
 #[derive(Debug, Default)]
-pub(crate) struct Fronts(BTreeMap<TermId, Front>);
+pub(crate) struct Fronts {
+    by_id: BTreeMap<TermId, Front>,
+    /// How many addresses have each.
+    uses: HashMap<TermId, usize>,
+    /// Those that may have no use any more.
+    unused: BTreeSet<TermId>,
+}
 
 impl Fronts {
     pub(crate) fn insert(&mut self, id: TermId, front: Front) {
-        self.0.insert(id, front);
+        self.by_id.insert(id, front);
+    }
+
+    /// One more address has the front.
+    pub(crate) fn hold(&mut self, id: TermId) {
+        *self.uses.entry(id).or_default() += 1;
+    }
+
+    /// One address less has it.
+    pub(crate) fn release(&mut self, id: TermId) {
+        if let Some(uses) = self.uses.get_mut(&id) {
+            *uses -= 1;
+            if *uses == 0 {
+                self.uses.remove(&id);
+                self.unused.insert(id);
+            }
+        }
+    }
+
+    /// Notes that an identity that stood for a front is gone.
+    pub(crate) fn doubt(&mut self, set: &[TermId]) {
+        self.unused.extend(set.iter().filter(|id| self.by_id.contains_key(id) && !self.uses.contains_key(id)));
+    }
+
+    /// Fronts that no address has.
+    pub(crate) fn take_unused(&mut self) -> Vec<TermId> {
+        let unused = std::mem::take(&mut self.unused);
+        unused.into_iter().filter(|id| !self.uses.contains_key(id)).collect()
+    }
+
+    pub(crate) fn remove(&mut self, id: TermId) -> Option<Front> {
+        self.by_id.remove(&id)
     }
 
     /// The front in a set, if there is one.
     pub(crate) fn of(&self, set: &[TermId]) -> Option<&Front> {
-        if self.0.is_empty() { None } else { set.iter().find_map(|id| self.0.get(id)) }
+        if self.by_id.is_empty() { None } else { set.iter().find_map(|id| self.by_id.get(id)) }
     }
 
     pub(crate) fn has(&self, id: TermId) -> bool {
-        self.0.contains_key(&id)
+        self.by_id.contains_key(&id)
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = TermId> {
-        self.0.keys().copied()
-    }
-
-    pub(crate) fn retain(&mut self, keep: impl Fn(TermId) -> bool) {
-        self.0.retain(|id, _| keep(*id));
+        self.by_id.keys().copied()
     }
 }
 

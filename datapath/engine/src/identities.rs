@@ -86,6 +86,13 @@ impl Identities {
         }
     }
 
+    /// Notes that a policy has none any more.
+    pub(crate) fn let_go(&mut self, id: u32, policy: u32) {
+        if let Some(live) = self.live.get_mut(&id) {
+            live.holders.retain(|holder| *holder != policy);
+        }
+    }
+
     /// Ends one use.
     pub(crate) fn release(&mut self, id: u32) {
         let Some(live) = self.live.get_mut(&id) else { return };
@@ -95,10 +102,16 @@ impl Identities {
         }
     }
 
-    /// Identities without use; they are forgotten.
-    pub(crate) fn sweep(&mut self) -> Vec<Gone> {
+    /// Whether some may be without use.
+    pub(crate) fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Some identities without use; they are forgotten.
+    pub(crate) fn sweep(&mut self, most: usize) -> Vec<Gone> {
         let mut gone = Vec::new();
-        for id in std::mem::take(&mut self.idle) {
+        while gone.len() < most {
+            let Some(id) = self.idle.pop() else { break };
             if self.live.get(&id).is_some_and(|live| live.uses == 0) {
                 gone.extend(self.forget(id));
             }

@@ -1,17 +1,20 @@
 //! Answers into address rows, and their end: what costs time per answer depends on its addresses alone.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::Bound, sync::Arc};
 
-use namegate_abi::{Address, AddressKey, AddressValue, STEPS_MAX, Step};
+use namegate_abi::{Address, AddressKey, AddressValue};
 use namegate_config::{name::Fqdn, settings::PrivateAnswers};
 
 use crate::{
-    Answer, EndpointId, Engine, Key, LedgerEntry, MapOp, Row,
-    cache::{ENDED_KEPT_NS, Heard, LearnedAddress, Steps},
+    Answer, EndpointId, Engine, LedgerEntry, MapOp,
+    cache::{Bounds, Heard, LearnedAddress},
+    engine::Local,
     selectors::{TermId, set},
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
+/// Rows that one tick writes anew.
+pub(crate) const ROWS_AT_ONCE: usize = 512;
 
 /// A name that an endpoint learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +65,7 @@ impl Engine {
             self.refuse("answers of unknown endpoints");
             return Err(NotOpen::Unknown);
         };
-        let key = std::sync::Arc::clone(&known.key);
+        let key = Arc::clone(&known.key);
         let noted = self.wanted_addresses(answer, now);
         if noted.is_empty() {
             return Ok(());
@@ -70,17 +73,16 @@ impl Engine {
         let max = usize::try_from(self.settings.dns.addresses_per_name_max).unwrap_or(usize::MAX);
         if noted.len() > max {
             self.refuse_of("dns.addressesPerNameMax", answer.endpoint);
-            let is_open = noted.iter().all(|&(address, _, ends)| self.is_open(answer, address, ends.saturating_sub(1)));
+            let named = self.terms_of(answer);
+            let is_open =
+                noted.iter().all(|&(address, _, ends)| self.is_open(answer, &named, address, ends.saturating_sub(1)));
             return if is_open { Ok(()) } else { Err(NotOpen::TooMany) };
         }
         let mut touched = Vec::with_capacity(noted.len());
-        let beside: Vec<IpAddr> = noted.iter().map(|(address, ..)| *address).collect();
-        for &(address, ttl_s, expires_ns) in &noted {
-            let address = LearnedAddress { address, expires_ns };
-            for name in &answer.names {
-                let heard = Heard { endpoint: answer.endpoint, name, address, ttl_s, learned_ns: now, beside: &beside };
-                self.note(heard, &mut touched);
-            }
+        let ttl_s = noted.last().map_or(0, |(_, ttl_s, _)| *ttl_s);
+        let heard = heard_of(&noted);
+        for name in &answer.names {
+            self.note(answer.endpoint, name, (&heard, ttl_s, now), &mut touched);
         }
         self.trim(answer.endpoint, now, &mut touched);
         touched.sort_unstable();
@@ -93,10 +95,14 @@ impl Engine {
                 self.withheld.insert(row);
             }
         }
-        let is_open = noted.iter().all(|&(address, ..)| self.is_open(answer, address, now));
+        let named = self.terms_of(answer);
+        let is_open = noted.iter().all(|&(address, ..)| {
+            self.stands_open(answer.endpoint, &named, address, now) || self.is_open(answer, &named, address, now)
+        });
         if is_open {
-            let names = answer.names.iter().map(|name| name.as_str().into()).collect();
-            self.ledger.push(LedgerEntry::Learned { endpoint: key, names, addresses: noted, learned_ns: now });
+            let asked = answer.names.iter().map(|name| name.as_str().into()).collect();
+            let entry = LedgerEntry::Learned { endpoint: key, names: asked, addresses: noted, learned_ns: now };
+            self.ledger.push(entry);
         }
         if !self.unopened.is_empty() && self.retry_due().is_none() {
             self.plan_retry(now);
@@ -119,7 +125,7 @@ impl Engine {
     }
 
     /// Whether an address is as open for the endpoint as the names of the answer make it.
-    fn is_open(&mut self, answer: &Answer, address: IpAddr, at: u64) -> bool {
+    fn is_open(&mut self, answer: &Answer, named: &[TermId], address: IpAddr, at: u64) -> bool {
         let Some(local) = self.local.get(&answer.endpoint) else { return true };
         if self.settings.audit || local.policy == 0 {
             return true;
@@ -130,7 +136,7 @@ impl Engine {
         let row = AddressKey { scope: self.scope(answer.endpoint), address: address.into() };
         let actual = self.learned_set(row, at);
         let mut proper = self.outside(address);
-        proper.extend(answer.names.iter().flat_map(|name| self.terms.of_name(name)));
+        proper.extend(named);
         let proper = set(proper);
         if proper.iter().all(|term| actual.binary_search(term).is_ok()) {
             return true;
@@ -139,10 +145,15 @@ impl Engine {
         compiled.is_none_or(|compiled| !compiled.is_narrowed(&proper, &actual, &self.terms))
     }
 
+    /// Selectors that match a name of the answer.
+    fn terms_of(&self, answer: &Answer) -> Vec<TermId> {
+        set(answer.names.iter().flat_map(|name| self.terms.of_name(name)).collect())
+    }
+
     /// Whether an answer may open the address at all.
     fn may_open(&mut self, address: IpAddr) -> bool {
         let place = Address::from(address);
-        if self.peers.owners.contains_key(&place) || self.peers.fronts.contains_key(&place) {
+        if self.peers.has(place) {
             self.refuse("answers with addresses of pods and nodes");
             return false;
         }
@@ -153,27 +164,51 @@ impl Engine {
         true
     }
 
-    /// Notes one name and address in the cache.
-    pub(crate) fn note(&mut self, heard: Heard<'_>, touched: &mut Vec<AddressKey>) {
-        let row = AddressKey { scope: self.scope(heard.endpoint), address: heard.address.address.into() };
-        let max = usize::try_from(self.settings.dns.addresses_per_name_max).unwrap_or(usize::MAX);
-        let terms = || set(self.terms.of_name(heard.name)).into();
-        if self.cache.hear(row, heard, max, terms, touched) {
-            self.refuse_of("dns.addressesPerNameMax", heard.endpoint);
+    /// Whether the row of an address that was just heard says all of its names, or none of them opens anything. Quicker than
+    /// [`Engine::is_open`].
+    fn stands_open(&self, endpoint: EndpointId, named: &[TermId], address: IpAddr, now: u64) -> bool {
+        let is_shut = self.local.get(&endpoint).is_none_or(Local::is_shut);
+        if is_shut || self.doubt.is_some() {
+            return false;
         }
-        touched.push(row);
+        let row = AddressKey { scope: self.scope(endpoint), address: address.into() };
+        let value = || self.cache.rows.get(&row).and_then(|opened| opened.value);
+        let is_live = |value: AddressValue| value.steps.iter().any(|step| step.expires_ns > now);
+        named.is_empty() || (!self.unopened.contains(&row) && value().is_some_and(is_live))
     }
 
-    /// Brings an endpoint back to the bound of names.
+    /// Notes the addresses of one name in the cache.
+    pub(crate) fn note(
+        &mut self,
+        endpoint: EndpointId,
+        name: &Fqdn,
+        heard: (&Heard, u32, u64),
+        touched: &mut Vec<AddressKey>,
+    ) {
+        if !self.cache.endpoints.contains_key(&endpoint) {
+            return;
+        }
+        let max = usize::try_from(self.settings.dns.addresses_per_name_max).unwrap_or(usize::MAX);
+        let scope = self.scope(endpoint);
+        let name = self.cache.names.know(name, endpoint, || self.terms.of_name(name));
+        if self.cache.hear((scope, endpoint), name, heard, max, touched) {
+            self.refuse_of("dns.addressesPerNameMax", endpoint);
+        }
+    }
+
+    /// Brings an endpoint back to its bounds.
     pub(crate) fn trim(&mut self, endpoint: EndpointId, now: u64, touched: &mut Vec<AddressKey>) {
-        let max = usize::try_from(self.settings.dns.names_per_endpoint_max).unwrap_or(usize::MAX);
-        let gone = self.cache.trim(endpoint, max, (self.scope(endpoint), now), touched);
-        let key = self.cache.endpoints.get(&endpoint).map(|known| std::sync::Arc::clone(&known.key));
-        for (name, key) in gone.iter().zip(std::iter::repeat(key)) {
-            self.refuse_of("dns.namesPerEndpointMax", endpoint);
-            if let Some(endpoint) = key {
-                self.ledger.push(LedgerEntry::Forgotten { endpoint, name: name.as_str().into() });
-            }
+        let bounds = Bounds {
+            names: usize::try_from(self.settings.dns.names_per_endpoint_max).unwrap_or(usize::MAX),
+            bytes: usize::try_from(self.settings.limits.learned_bytes_per_endpoint).unwrap_or(usize::MAX),
+        };
+        let trimmed = self.cache.trim(endpoint, bounds, (self.scope(endpoint), now), touched);
+        let Some(key) = self.cache.endpoints.get(&endpoint).map(|known| Arc::clone(&known.key)) else { return };
+        let of_names = trimmed.of_names.iter().map(|name| ("dns.namesPerEndpointMax", name));
+        let of_bytes = trimmed.of_bytes.iter().map(|name| ("limits.learnedBytesPerEndpoint", name));
+        for (setting, name) in of_names.chain(of_bytes) {
+            self.refuse_of(setting, endpoint);
+            self.ledger.push(LedgerEntry::Forgotten { endpoint: Arc::clone(&key), name: name.as_str().into() });
         }
     }
 
@@ -187,31 +222,34 @@ impl Engine {
         let mut forgotten = Forgotten { names: picked.len(), addresses: 0 };
         let mut touched = Vec::new();
         for (endpoint, name) in picked {
-            forgotten.addresses += self.cache.forget(endpoint, &name, self.scope(endpoint), &mut touched);
+            let Some(id) = self.cache.names.get(&name) else { continue };
+            forgotten.addresses += self.cache.forget(endpoint, id, self.scope(endpoint), &mut touched);
             if let Some(known) = self.cache.endpoints.get(&endpoint) {
-                let endpoint = std::sync::Arc::clone(&known.key);
+                let endpoint = Arc::clone(&known.key);
                 self.ledger.push(LedgerEntry::Forgotten { endpoint, name: name.as_str().into() });
             }
         }
         for row in touched {
             self.rewrite(row, now, &mut ops);
         }
-        self.sweep(&mut ops);
+        self.sweep(ROWS_AT_ONCE, &mut ops);
         self.retry.note(&ops);
         (forgotten, ops)
     }
 
-    /// Writes rows anew whose steps have ended, and collects what ended long ago.
+    /// Writes rows anew whose steps have ended, and collects what ended long ago: some of them, where many have.
+    /// [`Engine::next_tick`] is in the past then.
     pub fn tick(&mut self, now: u64) -> Vec<MapOp> {
         let mut ops = Vec::new();
         self.settle_doubts(0, &mut ops);
-        while let Some(row) = self.cache.pop_due(now) {
+        for _ in 0..ROWS_AT_ONCE {
+            let Some(row) = self.cache.pop_due(now) else { break };
             if self.is_crowded(row) {
                 self.cache.collect(row, now, 0);
             }
             self.rewrite(row, now, &mut ops);
         }
-        self.sweep(&mut ops);
+        self.sweep(ROWS_AT_ONCE, &mut ops);
         self.retry.note(&ops);
         self.try_again(now, &mut ops);
         ops
@@ -226,7 +264,7 @@ impl Engine {
     }
 
     /// Learned addresses that one endpoint may have.
-    fn address_share(&self) -> usize {
+    pub(crate) fn address_share(&self) -> usize {
         usize::try_from(self.settings.limits.endpoint_addresses()).unwrap_or(usize::MAX)
     }
 
@@ -238,128 +276,39 @@ impl Engine {
         self.cache.next_due().into_iter().chain(self.retry_due()).min()
     }
 
-    /// Tries to open the learned addresses that found no room.
-    pub(crate) fn reopen(&mut self, now: u64, ops: &mut Vec<MapOp>) {
-        for row in self.unopened.clone() {
-            self.rewrite(row, now, ops);
+    /// Tries to open learned addresses that found no room; true where these were all.
+    pub(crate) fn reopen(&mut self, now: u64, ops: &mut Vec<MapOp>) -> bool {
+        let from = self.reopened.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let some: Vec<AddressKey> = self.unopened.range((from, Bound::Unbounded)).take(ROWS_AT_ONCE).copied().collect();
+        for row in &some {
+            self.rewrite(*row, now, ops);
         }
+        self.reopened = some.get(ROWS_AT_ONCE - 1).copied();
+        self.reopened.is_none()
     }
 
     /// Learned names with the addresses for which `keep` holds.
     pub(crate) fn every_lookup(&self, keep: impl Fn(&LearnedAddress) -> bool) -> impl Iterator<Item = Lookup<'_>> {
-        self.cache.endpoints.iter().flat_map(|(id, known)| known.names.iter().map(move |entry| (id, known, entry))).map(
-            move |(id, known, (name, entry))| Lookup {
-                endpoint: *id,
-                endpoint_key: &known.key,
-                name,
-                addresses: entry.addresses.iter().filter(|address| keep(address)).copied().collect(),
-                ttl_s: entry.ttl_s,
-                learned_ns: entry.learned_ns,
-            },
-        )
+        let names = self.cache.endpoints.iter().flat_map(|(id, known)| known.names().map(move |one| (id, known, one)));
+        let address = |&(address, expires_ns): &(Address, u64)| LearnedAddress { address: address.to_ip(), expires_ns };
+        names.map(move |(id, known, (name, entry))| Lookup {
+            endpoint: *id,
+            endpoint_key: &known.key,
+            name: self.cache.names.name(name),
+            addresses: entry.addresses.iter().map(address).filter(|address| keep(address)).collect(),
+            ttl_s: entry.ttl_s,
+            learned_ns: entry.learned_ns,
+        })
     }
+}
 
-    /// Makes the row of a learned address say what its names say.
-    pub(crate) fn rewrite(&mut self, row: AddressKey, now: u64, ops: &mut Vec<MapOp>) {
-        self.cache.collect(row, now, ENDED_KEPT_NS);
-        let was_withheld = self.withheld.remove(&row);
-        self.unopened.remove(&row);
-        let Some(opened) = self.cache.rows.get(&row) else { return };
-        let old = opened.value;
-        let base = self.outside(row.address.to_ip());
-        let steps = if self.hidden.contains(&row.address) { Steps::new() } else { opened.steps(&base, now) };
-        let lives = steps.last().is_some_and(|(ends, _)| *ends > now);
-        let (value, is_whole) = self.value_of(row.scope, steps, &base, old, ops);
-        let written = value.filter(|value| self.open(row, *value, ops));
-        if written.is_none() {
-            self.release(value);
-            self.mirror.delete(Key::Address(row), ops);
-            self.cache.uncharge(row);
-        }
-        self.release(old);
-        self.set_value(row, written);
-        if lives && !(is_whole && written.is_some()) {
-            self.unopened.insert(row);
-            if was_withheld {
-                self.withheld.insert(row);
-            }
-        }
-        if self.cache.rows.get(&row).is_some_and(|opened| opened.openings.is_empty()) {
-            self.cache.rows.remove(&row);
-        }
-        self.cache.schedule(row, now);
-    }
-
-    /// Writes a row, where the map and the share of an endpoint have room.
-    fn open(&mut self, row: AddressKey, value: AddressValue, ops: &mut Vec<MapOp>) -> bool {
-        // An endpoint has at most as much as it leaves free: others find room whatever it does.
-        let share = self.address_share().min(self.mirror.free_for_learned());
-        if let Err(endpoint) = self.cache.charge(row, share) {
-            if let Some(endpoint) = endpoint {
-                self.refuse_of("limits.addressesPerEndpoint", endpoint);
-            }
-            return false;
-        }
-        self.mirror.put(Row::Address(row, value), ops)
-    }
-
-    fn set_value(&mut self, row: AddressKey, value: Option<AddressValue>) {
-        if let Some(opened) = self.cache.rows.get_mut(&row) {
-            opened.value = value;
-        }
-    }
-
-    /// The row of these steps, and whether it says all of them. Where an identity finds no room, the step keeps one that the
-    /// row has already and that opens less; without such a one nothing is opened.
-    fn value_of(
-        &mut self,
-        scope: u32,
-        steps: Steps,
-        base: &[TermId],
-        old: Option<AddressValue>,
-        ops: &mut Vec<MapOp>,
-    ) -> (Option<AddressValue>, bool) {
-        let mut is_whole = true;
-        if steps.is_empty() {
-            return (None, is_whole);
-        }
-        let mut value = AddressValue { steps: [Step::default(); STEPS_MAX], endpoint: 0, flags: 0 };
-        for (step, (expires_ns, terms)) in value.steps.iter_mut().zip(steps) {
-            let found = self.acquire(&terms, scope, ops).or_else(|| {
-                is_whole = false;
-                self.part_of(&terms, base, old)
-            });
-            let Some(identity) = found else {
-                self.release(Some(value));
-                return (None, false);
-            };
-            *step = Step { expires_ns, identity, spare: 0 };
-        }
-        (Some(value), is_whole)
-    }
-
-    /// An identity of the row that stands for fewer names of the same address.
-    fn part_of(&mut self, terms: &[TermId], base: &[TermId], old: Option<AddressValue>) -> Option<u32> {
-        let is_part = |part: &[TermId], whole: &[TermId]| part.iter().all(|term| whole.binary_search(term).is_ok());
-        let sets = old.iter().flat_map(|value| &value.steps).filter_map(|step| self.identities.set_of(step.identity));
-        let fitting = sets.filter(|set| is_part(set, terms) && is_part(base, set));
-        let best = fitting.max_by_key(|set| set.len()).map(std::sync::Arc::clone)?;
-        self.identities.reuse(&best)
-    }
-
-    /// Ends the use of the identities of a row.
-    pub(crate) fn release(&mut self, value: Option<AddressValue>) {
-        for step in value.iter().flat_map(|value| &value.steps) {
-            self.identities.release(step.identity);
-        }
-    }
-
-    /// What matches an address outside the cluster whose name nobody asked.
-    pub(crate) fn outside(&self, address: IpAddr) -> Vec<u32> {
-        let mut terms = self.terms.of_address(address, true);
-        terms.extend(self.identities.world().iter());
-        set(terms)
-    }
+/// Addresses and their ends, sorted, each once.
+pub(crate) fn heard_of(noted: &[(IpAddr, u32, u64)]) -> Vec<(Address, u64)> {
+    let mut heard: Vec<(Address, u64)> =
+        noted.iter().map(|&(address, _, expires_ns)| (address.to_canonical().into(), expires_ns)).collect();
+    heard.sort_unstable_by_key(|(address, expires_ns)| (*address, std::cmp::Reverse(*expires_ns)));
+    heard.dedup_by_key(|(address, _)| *address);
+    heard
 }
 
 /// RFC 1918, RFC 6598 and RFC 4193.

@@ -43,8 +43,8 @@ pub enum LedgerEntry {
     Rule {
         /// Its number.
         cookie: u32,
-        /// Its content.
-        text: Arc<str>,
+        /// What it holds, as 128 bits.
+        content: u128,
     },
     /// A set of rules.
     Policy {
@@ -145,7 +145,7 @@ pub(crate) struct Ledger {
     pub(crate) endpoints: Numbers<Arc<str>>,
     pub(crate) selectors: Numbers<Arc<str>>,
     pub(crate) identities: Numbers<Arc<[u32]>>,
-    pub(crate) rules: Numbers<Arc<str>>,
+    pub(crate) rules: Numbers<u128>,
     pub(crate) policies: Numbers<PolicyContent>,
     pub(crate) revision: u32,
     pending: Vec<LedgerEntry>,
@@ -202,11 +202,10 @@ impl Ledger {
         Some(id)
     }
 
-    pub(crate) fn rule(&mut self, text: String) -> u32 {
-        let text: Arc<str> = text.into();
-        let (cookie, new) = self.rules.number(Arc::clone(&text));
+    pub(crate) fn rule(&mut self, content: u128) -> u32 {
+        let (cookie, new) = self.rules.number(content);
         if new {
-            self.push(LedgerEntry::Rule { cookie, text });
+            self.push(LedgerEntry::Rule { cookie, content });
         }
         cookie
     }
@@ -265,7 +264,7 @@ impl Ledger {
             }
             LedgerEntry::Selector { id, text } => self.selectors.note(text, id),
             LedgerEntry::Identity { id, selectors } => self.identities.note(selectors.into(), id),
-            LedgerEntry::Rule { cookie, text } => self.rules.note(text, cookie),
+            LedgerEntry::Rule { cookie, content } => self.rules.note(content, cookie),
             LedgerEntry::Policy { id, content } => self.policies.note(content, id),
             LedgerEntry::Next { numbers: [endpoint, selector, identity, rule, policy, revision] } => {
                 self.endpoints.pass(endpoint.saturating_sub(1));
@@ -301,7 +300,7 @@ impl Ledger {
         let identities = sorted(&self.identities)
             .into_iter()
             .map(|(id, selectors)| LedgerEntry::Identity { id, selectors: selectors.to_vec() });
-        let rules = sorted(&self.rules).into_iter().map(|(cookie, text)| LedgerEntry::Rule { cookie, text });
+        let rules = sorted(&self.rules).into_iter().map(|(cookie, content)| LedgerEntry::Rule { cookie, content });
         let policies = sorted(&self.policies).into_iter().map(|(id, content)| LedgerEntry::Policy { id, content });
         let numbers = endpoints.chain(selectors).chain(identities).chain(rules).chain(policies);
         numbers.chain(std::iter::once(self.next())).collect()

@@ -1,15 +1,15 @@
-//! Which rules select which endpoint, and the selectors that must be in force for them.
+//! Which rules select which endpoint, and what must be in force for them. Kept from change to change: only endpoints that
+//! rules or facts touch are planned again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use namegate_abi::NODE_INTERFACE;
 use namegate_config::{
-    labels::Labels,
     peer::NamedPort,
-    rule::{Direction, Peers, Rule, Subject},
+    rule::{Direction, PeerSelector, Peers, Rule},
 };
 
 use crate::{
@@ -17,119 +17,281 @@ use crate::{
     compile::NumberedRule,
     ledger::PolicyContent,
     ports::names,
-    selectors::{LabelIndex, Term, TermId, set},
-    topology::{self, NODE_KEY},
+    selectors::{Term, TermId, set},
+    topology::NODE_KEY,
 };
 
 /// What each endpoint of this node, and the node itself, should be judged by.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// Interface and policy of each.
-    pub(crate) endpoints: BTreeMap<EndpointId, (u32, PolicyContent)>,
-    /// Further interfaces of each that has some.
-    pub(crate) more_interfaces: BTreeMap<EndpointId, Vec<u32>>,
-    /// Rules of each policy, and the ports of the subject that they name.
-    pub(crate) policies: BTreeMap<PolicyContent, (Vec<NumberedRule>, Vec<NamedPort>)>,
+    pub(crate) endpoints: BTreeMap<EndpointId, Planned>,
+    pub(crate) policies: BTreeMap<u32, PlannedPolicy>,
+    /// How many policies have a rule, by its number.
+    rules: HashMap<u32, usize>,
+    /// How many selectors of these rules are the same.
+    terms: HashMap<TermId, usize>,
+    /// How often these rules name a port of peers.
+    port_names: HashMap<String, usize>,
 }
 
-impl Plan {
-    fn add(&mut self, id: EndpointId, interface: u32, rules: Vec<NumberedRule>, named_ports: &[NamedPort]) {
-        let ports = own_ports(&rules, named_ports);
-        let texts = ports.iter().map(|port| Term::Port(port.clone()).to_string()).collect();
-        let content: PolicyContent = (set(rules.iter().map(|rule| rule.cookie).collect()), texts);
-        if !rules.is_empty() {
-            self.policies.entry(content.clone()).or_insert((rules, ports));
-        }
-        self.endpoints.insert(id, (interface, content));
-    }
+/// What one endpoint should be judged by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Planned {
+    pub(crate) interface: u32,
+    /// Further interfaces.
+    pub(crate) more: Vec<u32>,
+    /// Number of the policy; 0 where no rule selects the endpoint.
+    pub(crate) policy: u32,
+    /// `namespace` of `namespace/name`.
+    namespace: Option<Arc<str>>,
 }
 
-/// Rules of the directions that are guarded, by what their subjects ask for.
-#[derive(Debug, Default)]
-pub(crate) struct Subjects {
-    endpoints: LabelIndex<usize>,
-    nodes: LabelIndex<usize>,
+/// A policy that endpoints should be judged by.
+#[derive(Debug)]
+pub(crate) struct PlannedPolicy {
+    pub(crate) content: PolicyContent,
+    pub(crate) rules: Vec<NumberedRule>,
+    /// Ports of the subject that the rules name.
+    pub(crate) ports: Vec<NamedPort>,
+    endpoints: usize,
+    /// Endpoints by namespace.
+    namespaces: BTreeMap<Arc<str>, usize>,
 }
 
-impl Subjects {
-    pub(crate) fn new(rules: &[(u32, Arc<Rule>)], directions: &[Direction]) -> Self {
-        let mut subjects = Self::default();
-        for (at, (_, rule)) in rules.iter().enumerate().filter(|(_, (_, rule))| directions.contains(&rule.direction)) {
-            match &rule.subject {
-                Subject::Endpoints(selector) => subjects.endpoints.insert(selector.clone(), at),
-                Subject::Nodes(selector) => subjects.nodes.insert(selector.clone(), at),
-            }
-        }
-        subjects
+impl PlannedPolicy {
+    /// The namespace of all its endpoints; what namespaces share is the cluster's.
+    fn tenant(&self) -> Option<&Arc<str>> {
+        self.namespaces.keys().next().filter(|_| self.namespaces.len() == 1)
     }
 }
 
 impl Engine {
-    /// Which rules select which endpoint. This node is one where a rule selects it.
-    pub(crate) fn plan(&mut self, peers: &topology::Peers) -> Plan {
-        let mut plan = Plan::default();
-        for (id, interface, who) in peers.local() {
-            plan.add(id, interface, self.selecting(&self.subjects.endpoints, &who.labels), &who.named_ports);
-            let more = peers.more_interfaces(who);
-            if !more.is_empty() {
-                plan.more_interfaces.insert(id, more.to_vec());
-            }
-        }
-        let rules = peers.node().map(|who| self.selecting(&self.subjects.nodes, &who.labels)).unwrap_or_default();
-        if !rules.is_empty() {
-            let id = EndpointId(self.ledger.endpoint(&NODE_KEY.into()));
-            plan.add(id, NODE_INTERFACE, rules, &[]);
-        }
-        plan
-    }
-
-    /// The rules, in order, whose subjects match.
-    fn selecting(&self, subjects: &LabelIndex<usize>, labels: &Labels) -> Vec<NumberedRule> {
-        let mut selecting = Vec::new();
-        subjects.each_match(labels, |at| selecting.push(*at));
-        selecting.sort_unstable();
-        selecting.dedup();
-        let rule = |at: usize| NumberedRule { cookie: self.rules[at].0, rule: Arc::clone(&self.rules[at].1) };
-        selecting.into_iter().map(rule).collect()
-    }
-
-    /// Selectors of the rules of the plan, and ports of peers that they name.
-    pub(crate) fn terms_wanted(&mut self, plan: &Plan, peers: &topology::Peers) -> BTreeMap<TermId, Term> {
-        let mut terms = BTreeMap::new();
-        let mut port_names = BTreeSet::new();
-        let mut seen = HashSet::new();
-        for numbered in plan.policies.values().flat_map(|(rules, _)| rules) {
-            if !seen.insert(numbered.cookie) {
+    /// Plans these endpoints again, and this node where `node` says so.
+    pub(crate) fn replan(&mut self, endpoints: BTreeSet<EndpointId>, node: bool) {
+        for id in endpoints {
+            let Some(peer) = self.peers.local_of(id) else {
+                self.plan_endpoint(id, None);
                 continue;
-            }
-            for term in terms_of(&numbered.rule) {
-                let known = if let Term::Peer(selector) = &term { self.terms.peer(selector) } else { None };
-                let id = known.unwrap_or_else(|| self.ledger.selector(term.to_string()));
-                terms.insert(id, term);
-            }
-            if numbered.rule.direction == Direction::Egress {
-                port_names.extend(names(&numbered.rule.ports).cloned());
-            }
+            };
+            let planned = Planned {
+                interface: peer.interface.unwrap_or_default(),
+                more: self.peers.more_interfaces(peer).to_vec(),
+                policy: 0,
+                namespace: peer.key.split_once('/').map(|(namespace, _)| namespace.into()),
+            };
+            self.cache.open(id, &peer.key);
+            let labels = Arc::clone(&peer.labels);
+            let named_ports = peer.named_ports.clone();
+            self.plan_endpoint(id, Some((planned, self.rules.of_endpoint(&labels), &named_ports)));
         }
-        self.add_ports(&mut terms, &port_names, peers);
-        terms
+        if node {
+            self.plan_node();
+        }
     }
 
-    fn add_ports(&mut self, terms: &mut BTreeMap<TermId, Term>, names: &BTreeSet<String>, peers: &topology::Peers) {
-        if names.is_empty() {
+    /// This node is an endpoint where a rule selects it.
+    fn plan_node(&mut self) {
+        let rules = self.peers.node().map(|peer| self.rules.of_node(&peer.labels)).unwrap_or_default();
+        if rules.is_empty() {
+            if let Some(id) = self.ledger.endpoints.get(&NODE_KEY.into()) {
+                self.plan_endpoint(EndpointId(id), None);
+            }
             return;
         }
-        for port in peers.all.iter().flat_map(|who| &who.named_ports).filter(|port| names.contains(&port.name)) {
-            let term = Term::Port(port.clone());
-            let known = self.terms.port_id(port);
-            let id = known.unwrap_or_else(|| self.ledger.selector(term.to_string()));
-            terms.insert(id, term);
+        let id = EndpointId(self.ledger.endpoint(&NODE_KEY.into()));
+        self.cache.open(id, &NODE_KEY.into());
+        let planned = Planned { interface: NODE_INTERFACE, ..Planned::default() };
+        self.plan_endpoint(id, Some((planned, rules, &[])));
+    }
+
+    fn plan_endpoint(&mut self, id: EndpointId, new: Option<(Planned, Vec<NumberedRule>, &[NamedPort])>) {
+        let planned = new.map(|(mut planned, rules, named_ports)| {
+            planned.policy =
+                if rules.is_empty() { 0 } else { self.enter(rules, named_ports, planned.namespace.as_ref()) };
+            planned
+        });
+        let old = match planned.clone() {
+            Some(planned) => self.plan.endpoints.insert(id, planned),
+            None => self.plan.endpoints.remove(&id),
+        };
+        if let Some(old) = &old {
+            self.leave_policy(old);
+        }
+        if planned.is_none() && old.is_some() {
+            // One that comes with its name is another, also before its rows are gone.
+            if let Some(known) = self.cache.endpoints.get(&id) {
+                self.ledger.endpoint_left(&Arc::clone(&known.key));
+            }
+            self.work.gone.insert(id);
+        } else if planned != old {
+            self.work.gone.remove(&id);
+            self.work.point.insert(id);
+        }
+    }
+
+    /// Counts one endpoint more for the policy of these rules; gives its number.
+    fn enter(&mut self, rules: Vec<NumberedRule>, named_ports: &[NamedPort], namespace: Option<&Arc<str>>) -> u32 {
+        let ports = own_ports(&rules, named_ports);
+        let texts = ports.iter().map(|port| Term::Port(port.clone()).to_string()).collect();
+        let content: PolicyContent = (set(rules.iter().map(|rule| rule.cookie).collect()), texts);
+        let id = self.ledger.policy(&content);
+        if !self.plan.policies.contains_key(&id) {
+            for numbered in &rules {
+                self.enter_rule(numbered);
+            }
+            let policy = PlannedPolicy { content, rules, ports, endpoints: 0, namespaces: BTreeMap::new() };
+            self.plan.policies.insert(id, policy);
+            self.work.retired.remove(&id);
+            if !self.policies.contains_key(&id) {
+                self.work.install.insert(id);
+            }
+        }
+        if let Some(policy) = self.plan.policies.get_mut(&id) {
+            policy.endpoints += 1;
+            if let Some(namespace) = namespace {
+                *policy.namespaces.entry(Arc::clone(namespace)).or_default() += 1;
+            }
+            self.mirror.set_tenant(id, policy.tenant());
+        }
+        id
+    }
+
+    /// Counts one endpoint less.
+    fn leave_policy(&mut self, planned: &Planned) {
+        let id = planned.policy;
+        let Some(policy) = self.plan.policies.get_mut(&id) else { return };
+        policy.endpoints -= 1;
+        if let Some(namespace) = &planned.namespace
+            && let Some(count) = policy.namespaces.get_mut(namespace)
+        {
+            *count -= 1;
+            if *count == 0 {
+                policy.namespaces.remove(namespace);
+            }
+        }
+        if policy.endpoints > 0 {
+            self.mirror.set_tenant(id, policy.tenant());
+            return;
+        }
+        self.mirror.set_tenant(id, None);
+        self.work.install.remove(&id);
+        self.uninstalled.remove(&id);
+        if let Some(policy) = self.plan.policies.remove(&id) {
+            for numbered in &policy.rules {
+                self.leave_rule(numbered);
+            }
+            self.work.retired.insert(id, policy.content);
+        }
+    }
+
+    fn enter_rule(&mut self, numbered: &NumberedRule) {
+        if !count(&mut self.plan.rules, numbered.cookie) {
+            return;
+        }
+        let rule = &numbered.rule;
+        for selector in selectors_of(rule) {
+            let known = self.terms.peer(selector);
+            let id = known.unwrap_or_else(|| self.ledger.selector(selector.to_string()));
+            self.enter_term(id, || Term::Peer(selector.clone()));
+        }
+        if rule.direction == Direction::Egress {
+            for name in names(&rule.ports) {
+                if count(&mut self.plan.port_names, name.clone()) {
+                    self.work.port_names.insert(name.clone());
+                }
+            }
+        }
+        self.claim_prefixes(rule);
+    }
+
+    fn leave_rule(&mut self, numbered: &NumberedRule) {
+        if !discount(&mut self.plan.rules, &numbered.cookie) {
+            return;
+        }
+        let rule = &numbered.rule;
+        for selector in selectors_of(rule) {
+            if let Some(id) = self.terms.peer(selector) {
+                self.leave_term(id);
+            }
+        }
+        if rule.direction == Direction::Egress {
+            for name in names(&rule.ports) {
+                if discount(&mut self.plan.port_names, name) {
+                    self.work.port_names.insert(name.clone());
+                }
+            }
+        }
+        self.unclaim_prefixes(rule);
+    }
+
+    /// A selector is used once more. A new one is in force at once: identities become finer, and no verdict changes.
+    fn enter_term(&mut self, id: TermId, term: impl FnOnce() -> Term) {
+        if !count(&mut self.plan.terms, id) {
+            return;
+        }
+        if !self.work.leaving.remove(&id) {
+            self.terms.insert(id, term());
+            self.work.entered.insert(id);
+        }
+    }
+
+    fn leave_term(&mut self, id: TermId) {
+        if discount(&mut self.plan.terms, &id) {
+            self.work.leaving.insert(id);
+        }
+    }
+
+    /// Puts the ports in force that peers name as rules do, for the names that rules or peers may have now or no longer.
+    pub(crate) fn plan_ports(&mut self) {
+        for name in std::mem::take(&mut self.work.port_names) {
+            let is_named = self.plan.port_names.contains_key(&name);
+            let wanted: BTreeSet<NamedPort> =
+                if is_named { self.peers.ports_named(&name).cloned().collect() } else { BTreeSet::new() };
+            let held: BTreeMap<NamedPort, TermId> =
+                self.terms.ports_named(&name).map(|(port, id)| (port.clone(), id)).collect();
+            for (_, id) in held.iter().filter(|(port, _)| !wanted.contains(port)) {
+                self.leave_term(*id);
+            }
+            for port in wanted {
+                let is_used = |id: &TermId| self.plan.terms.contains_key(id);
+                let known = held.get(&port).copied();
+                if known.as_ref().is_some_and(is_used) {
+                    continue;
+                }
+                let term = Term::Port(port);
+                let id = known.unwrap_or_else(|| self.ledger.selector(term.to_string()));
+                self.enter_term(id, || term);
+            }
         }
     }
 }
 
+/// Counts one more; true for the first.
+fn count<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) -> bool {
+    let number = counts.entry(key).or_default();
+    *number += 1;
+    *number == 1
+}
+
+/// Counts one less; true for the last.
+fn discount<Q: std::hash::Hash + Eq + ?Sized, K: std::hash::Hash + Eq + std::borrow::Borrow<Q>>(
+    counts: &mut HashMap<K, usize>,
+    key: &Q,
+) -> bool {
+    let Some(number) = counts.get_mut(key) else { return false };
+    *number -= 1;
+    if *number > 0 {
+        return false;
+    }
+    counts.remove(key);
+    true
+}
+
 /// The ports of an endpoint that its ingress rules name: part of what makes its policy.
 fn own_ports(rules: &[NumberedRule], named: &[NamedPort]) -> Vec<NamedPort> {
+    if named.is_empty() {
+        return Vec::new();
+    }
     let ingress = rules.iter().filter(|numbered| numbered.rule.direction == Direction::Ingress);
     let wanted: Vec<&String> = ingress.flat_map(|numbered| names(&numbered.rule.ports)).collect();
     let mut ports: Vec<NamedPort> = named.iter().filter(|port| wanted.contains(&&port.name)).cloned().collect();
@@ -138,11 +300,10 @@ fn own_ports(rules: &[NumberedRule], named: &[NamedPort]) -> Vec<NamedPort> {
     ports
 }
 
-/// Terms of the peers of a rule.
-fn terms_of(rule: &Rule) -> impl Iterator<Item = Term> {
-    let selectors = match &rule.peers {
-        Peers::Any => &[][..],
+/// Selectors of the peers of a rule.
+pub(crate) fn selectors_of(rule: &Rule) -> &[PeerSelector] {
+    match &rule.peers {
+        Peers::Any => &[],
         Peers::Of(selectors) => selectors,
-    };
-    selectors.iter().map(|selector| Term::Peer(selector.clone()))
+    }
 }

@@ -1,7 +1,12 @@
-//! What a proxy that reads requests asks: which limits the rules set on those of one connection.
+//! The limits that rules set on what is asked inside a flow: for the proxies that read it, and for whoever explains it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
+use namegate_abi::Address;
 use namegate_config::{
     labels::Labels,
     name::Fqdn,
@@ -11,10 +16,12 @@ use namegate_config::{
     services::Target,
 };
 
-use crate::{Engine, compile::Policy, engine::Local, topology::Who};
+use crate::{
+    EndpointId, Engine, KnownName, LearnedNames, TopologyEndpoint, compile::Policy, engine::Local, fronts::Port,
+};
 
 /// The limits that hold whoever of them is reached. A rule counts where it is one of everybody's.
-pub(crate) fn together(targets: &[Target], limits: impl Fn(&Target) -> Limits) -> Limits {
+fn together(targets: &[Target], limits: impl Fn(&Target) -> Limits) -> Limits {
     let mut all: Option<Vec<Arc<Rule>>> = None;
     for target in targets {
         match limits(target) {
@@ -48,7 +55,72 @@ impl From<u64> for NamesAt<'_> {
     }
 }
 
-impl Engine {
+/// How an endpoint of this node is judged.
+pub(crate) struct Judged<'a> {
+    /// It is denied everything, since its policy can not be in force.
+    pub(crate) is_shut: bool,
+    /// The rules of its policy.
+    pub(crate) rules: Cow<'a, [Arc<Rule>]>,
+}
+
+impl Judged<'_> {
+    /// Whether a rule selects the endpoint in this direction.
+    fn enforces(&self, direction: Direction) -> bool {
+        self.rules.iter().any(|rule| rule.direction == direction)
+    }
+}
+
+/// Who has an address.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner<'a> {
+    pub(crate) source: &'a TopologyEndpoint,
+    /// Endpoint of this node.
+    pub(crate) id: Option<EndpointId>,
+}
+
+/// Knows who is where, and how endpoints of this node are judged.
+pub(crate) trait Judging {
+    /// The pod or node that has the address.
+    fn owner(&self, address: Address) -> Option<Owner<'_>>;
+
+    /// Whether the address is a virtual one, of a service.
+    fn is_virtual(&self, address: Address) -> bool;
+
+    /// Who is behind a port of an address; `None` where the address speaks for itself.
+    fn targets(&self, address: Address, port: Port) -> Option<&[Target]>;
+
+    /// `None` where this is no endpoint of this node.
+    fn judged(&self, endpoint: EndpointId) -> Option<Judged<'_>>;
+}
+
+/// Answers from the rules and endpoints of one moment, and the names that are learned.
+#[derive(Clone, Copy)]
+pub struct Requests<'a> {
+    judging: &'a dyn Judging,
+    names: &'a dyn LearnedNames,
+}
+
+/// Nobody learned a name.
+struct NoNames;
+
+impl LearnedNames for NoNames {
+    fn names_of(&self, _: EndpointId, _: IpAddr, _: u64) -> Vec<KnownName> {
+        Vec::new()
+    }
+}
+
+static WORLD: LazyLock<Arc<Labels>> = LazyLock::new(|| Arc::new(Labels::reserved("world")));
+
+impl<'a> Requests<'a> {
+    pub(crate) const fn new(judging: &'a dyn Judging, names: &'a dyn LearnedNames) -> Self {
+        Self { judging, names }
+    }
+
+    /// The same where no address has a name.
+    pub(crate) const fn without_names(judging: &'a dyn Judging) -> Self {
+        Self { judging, names: &NoNames }
+    }
+
     /// The limits on requests inside a flow between an endpoint of this node, which has the address `own`, and `peer`;
     /// [`Limits::Free`] where no policy holds, or where nobody here has the address.
     ///
@@ -66,10 +138,10 @@ impl Engine {
     ) -> Limits {
         let now = now.into();
         let server = if direction == Direction::Egress { peer } else { own };
-        let Some(behind) = self.peers.behind(server, (flow.protocol, flow.port)) else {
+        let Some(targets) = self.targets(server, flow) else {
             return self.limits_of(own, peer, direction, flow, now);
         };
-        together(&behind.targets, |target| {
+        together(targets, |target| {
             let flow = Flow { port: target.port, ..flow };
             match direction {
                 Direction::Egress => self.limits_of(own, target.address, direction, flow, now),
@@ -79,14 +151,17 @@ impl Engine {
     }
 
     fn limits_of(&self, own: IpAddr, peer: IpAddr, direction: Direction, flow: Flow, now: NamesAt<'_>) -> Limits {
-        if self.is_shut(own) {
+        let Some((source, judged)) = self.judged(own) else { return Limits::Free };
+        if judged.is_shut {
             return Limits::Closed(None);
         }
-        let Some((who, policy)) = self.judged(own, direction) else { return Limits::Free };
-        let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
-        let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
-        match limits(&rules, &subject, &self.facts_of(own, peer, now, false), direction, flow) {
-            Limits::Closed(_) => limits(&rules, &subject, &self.facts_of(own, peer, now, true), direction, flow),
+        if !judged.enforces(direction) {
+            return Limits::Free;
+        }
+        let subject = subject(source);
+        let of = |ended| limits(&judged.rules, &subject, &self.facts_of(own, peer, now, ended), direction, flow);
+        match of(false) {
+            Limits::Closed(_) => of(true),
             open => open,
         }
     }
@@ -128,13 +203,14 @@ impl Engine {
         since: NamesAt<'_>,
         limits: impl FnOnce(&[Arc<Rule>], &SubjectFacts<'_>, &Peer) -> Limits,
     ) -> Limits {
-        if self.is_shut(own) {
+        let Some((source, judged)) = self.judged(own) else { return Limits::Free };
+        if judged.is_shut {
             return Limits::Closed(None);
         }
-        let Some((who, policy)) = self.judged(own, Direction::Egress) else { return Limits::Free };
-        let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
-        let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
-        limits(&rules, &subject, &self.facts_of(own, peer, since, false))
+        if !judged.enforces(Direction::Egress) {
+            return Limits::Free;
+        }
+        limits(&judged.rules, &subject(source), &self.facts_of(own, peer, since, false))
     }
 
     /// Whether it matters for which name a connection asks that began at `since`. No name opens a service.
@@ -146,51 +222,99 @@ impl Engine {
         binding: Binding,
         since: impl Into<NamesAt<'k>>,
     ) -> bool {
-        if self.peers.behind(peer, (flow.protocol, flow.port)).is_some() {
+        if self.targets(peer, flow).is_some() {
             return false;
         }
-        let Some((who, policy)) = self.judged(own, Direction::Egress) else { return false };
-        if !policy.rules().any(|numbered| numbered.rule.is_bound(binding)) {
+        let Some((source, judged)) = self.judged(own) else { return false };
+        if !judged.enforces(Direction::Egress) || !judged.rules.iter().any(|rule| rule.is_bound(binding)) {
             return false;
         }
-        let rules: Vec<Arc<Rule>> = policy.rules().map(|numbered| Arc::clone(&numbered.rule)).collect();
-        let subject = SubjectFacts { labels: &who.labels, is_node: false, named_ports: &who.named_ports };
+        let subject = subject(source);
         let facts = self.facts_of(own, peer, since.into(), false);
-        let nameless = limits_asking(&rules, &subject, &facts, flow, None, binding);
-        nameless != limits(&rules, &subject, &facts, Direction::Egress, flow)
+        let nameless = limits_asking(&judged.rules, &subject, &facts, flow, None, binding);
+        nameless != limits(&judged.rules, &subject, &facts, Direction::Egress, flow)
     }
 
-    /// Names that opened the address for this flow, as [`Engine::limits_asking`] sees it.
-    pub fn openers(&self, own: IpAddr, peer: IpAddr, flow: Flow, binding: Binding, since: u64) -> Vec<Fqdn> {
-        let names = self.facts_of(own, peer, since.into(), false).names;
-        let opens =
-            |name: &Fqdn| !matches!(self.limits_asking(own, peer, flow, Some(name), binding, since), Limits::Closed(_));
-        names.into_iter().filter(opens).collect()
+    /// Names that opened the address for this flow, as [`Requests::limits_asking`] sees it; no more than so many.
+    pub fn openers(
+        &self,
+        (own, peer): (IpAddr, IpAddr),
+        flow: Flow,
+        binding: Binding,
+        since: u64,
+        max: usize,
+    ) -> Vec<Fqdn> {
+        let facts = self.facts_of(own, peer, since.into(), false);
+        let judged = self.judged(own);
+        if judged.as_ref().is_some_and(|(_, judged)| judged.is_shut) {
+            return Vec::new();
+        }
+        let judged = judged.filter(|(_, judged)| judged.enforces(Direction::Egress));
+        let opens = |name: &&Fqdn| {
+            judged.as_ref().is_none_or(|(source, judged)| {
+                let asking = limits_asking(&judged.rules, &subject(source), &facts, flow, Some(name), binding);
+                !matches!(asking, Limits::Closed(_))
+            })
+        };
+        facts.names.iter().filter(opens).take(max).cloned().collect()
     }
 
-    /// Whether the endpoint with the address `own` is denied everything, since its policy can not be in force.
-    fn is_shut(&self, own: IpAddr) -> bool {
-        let local = self.endpoint_by_address(own).and_then(|id| self.local.get(&id));
-        local.is_some_and(Local::is_shut)
+    /// Who has the address `own`, and how it is judged; `None` where it is no endpoint of this node.
+    fn judged(&self, own: IpAddr) -> Option<(&'a TopologyEndpoint, Judged<'a>)> {
+        let owner = self.judging.owner(own.to_canonical().into())?;
+        Some((owner.source, self.judging.judged(owner.id?)?))
     }
 
-    /// The endpoint with the address `own`, and its policy where that holds in this direction.
-    fn judged(&self, own: IpAddr, direction: Direction) -> Option<(&Who, &Policy)> {
-        let who = self.peers.owner(own.to_canonical().into())?;
-        let policy = self.local.get(&who.id?).and_then(|local| self.policies.get(&local.policy))?;
-        policy.enforces(direction).then_some((who, policy))
+    fn targets(&self, address: IpAddr, flow: Flow) -> Option<&'a [Target]> {
+        self.judging.targets(address.to_canonical().into(), (flow.protocol, flow.port))
     }
 
     /// Who has an address, as the endpoint with the address `own` sees it; `ended` counts names whose TTL has ended too.
     fn facts_of(&self, own: IpAddr, address: IpAddr, now: NamesAt<'_>, ended: bool) -> Peer {
         let address = address.to_canonical();
-        if let Some((labels, named_ports)) = self.peers.facts(address.into()) {
-            return Peer { labels, address, names: Vec::new(), named_ports };
+        if let Some(Owner { source, .. }) = self.judging.owner(address.into()) {
+            let named_ports = source.named_ports.as_slice().into();
+            return Peer { labels: Arc::clone(&source.labels), address, names: Vec::new(), named_ports };
         }
-        let endpoint = self.endpoint_by_address(own);
-        let names = endpoint.into_iter().flat_map(|endpoint| self.names_of(endpoint, address, now.at));
+        if self.judging.is_virtual(address.into()) {
+            return Peer { labels: Arc::default(), address, names: Vec::new(), named_ports: Arc::default() };
+        }
+        let endpoint = self.judging.owner(own.to_canonical().into()).and_then(|owner| owner.id);
+        let names = endpoint.into_iter().flat_map(|endpoint| self.names.names_of(endpoint, address, now.at));
         let names = names.filter(|known| ended || !known.ended).map(|known| known.name);
         let names = names.chain(now.known.iter().cloned()).collect();
-        Peer { labels: Arc::new(Labels::reserved("world")), address, names, named_ports: Arc::new([]) }
+        Peer { labels: Arc::clone(&WORLD), address, names, named_ports: Arc::new([]) }
+    }
+}
+
+fn subject(source: &TopologyEndpoint) -> SubjectFacts<'_> {
+    SubjectFacts { labels: &source.labels, is_node: false, named_ports: &source.named_ports }
+}
+
+impl Judging for Engine {
+    fn owner(&self, address: Address) -> Option<Owner<'_>> {
+        self.peers.owner(address).map(|peer| Owner { source: peer.source(), id: peer.id })
+    }
+
+    fn is_virtual(&self, address: Address) -> bool {
+        self.peers.front(address).is_some()
+    }
+
+    fn targets(&self, address: Address, port: Port) -> Option<&[Target]> {
+        self.peers.behind(address.to_ip(), port).map(|behind| &*behind.targets)
+    }
+
+    fn judged(&self, endpoint: EndpointId) -> Option<Judged<'_>> {
+        let local = self.local.get(&endpoint)?;
+        let policy = self.policies.get(&local.policy);
+        let rules = policy.into_iter().flat_map(Policy::rules).map(|numbered| Arc::clone(&numbered.rule));
+        Some(Judged { is_shut: Local::is_shut(local), rules: rules.collect() })
+    }
+}
+
+impl Engine {
+    /// The limits that its rules set now.
+    pub fn requests(&self) -> Requests<'_> {
+        Requests::new(self, self)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::{Change, Engine, Gate, GateError, Key, MapOp, Row, diff::diff, engine::Local, place::moves_peers};
+use crate::{Engine, GateError, Key, MapOp, MapWriter, Row, diff::diff, engine::Local, place::moves_peers};
 
 /// The first pause before rows that found no room are tried again; it doubles.
 const PAUSE_NS: u64 = 1_000_000_000;
@@ -53,16 +53,16 @@ pub(crate) struct Doubt {
     pub(crate) is_blind: bool,
 }
 
-/// Carries writes out. At the first that the gate refuses the engine is asked what to do instead; what was refused is tried
+/// Carries writes out. At the first that the maps refuse the engine is asked what to do instead; what was refused is tried
 /// again by [`Engine::tick`]. Gives what was refused; nothing is lost where that is empty.
-pub fn carry_out(engine: &mut Engine, gate: &mut impl Gate, ops: &[MapOp], now: u64) -> Vec<GateError> {
+pub fn carry_out(engine: &mut Engine, maps: &mut impl MapWriter, ops: &[MapOp], now: u64) -> Vec<GateError> {
     let mut errors = Vec::new();
     let mut next: Option<Vec<MapOp>> = None;
     for round in 0..=ROUNDS_MAX {
         let list = next.as_deref().unwrap_or(ops);
-        let Some((key, error)) = list.iter().find_map(|op| Some((key_of(op), gate.write(op).err()?))) else { break };
+        let Some((key, error)) = list.iter().find_map(|op| Some((key_of(op), maps.write(op).err()?))) else { break };
         errors.push(error);
-        let rows = match gate.rows() {
+        let rows = match maps.rows() {
             Ok(rows) => Some(rows),
             Err(error) => {
                 errors.push(error);
@@ -79,10 +79,10 @@ pub fn carry_out(engine: &mut Engine, gate: &mut impl Gate, ops: &[MapOp], now: 
     errors
 }
 
-/// What is due at a moment: see [`Engine::tick`]. Where the rows of the gate could not be read before, they are read first.
-pub fn tick_out(engine: &mut Engine, gate: &mut impl Gate, now: u64) -> Vec<GateError> {
+/// What is due at a moment: see [`Engine::tick`]. Where the rows of the maps could not be read before, they are read first.
+pub fn tick_out(engine: &mut Engine, maps: &mut impl MapWriter, now: u64) -> Vec<GateError> {
     if engine.doubt.as_ref().is_some_and(|doubt| doubt.is_blind) {
-        match gate.rows() {
+        match maps.rows() {
             Ok(rows) => engine.see(rows),
             Err(error) => {
                 engine.plan_retry(now);
@@ -91,7 +91,7 @@ pub fn tick_out(engine: &mut Engine, gate: &mut impl Gate, now: u64) -> Vec<Gate
         }
     }
     let ops = engine.tick(now);
-    carry_out(engine, gate, &ops, now)
+    carry_out(engine, maps, &ops, now)
 }
 
 fn key_of(op: &MapOp) -> Key {
@@ -105,12 +105,14 @@ impl Engine {
     /// After a write that the kernel refused, and after which nothing was written: what closes whatever is open because of
     /// it. `rows` is what the kernel holds, where that could be read.
     pub fn refused_write(&mut self, refused: Key, rows: Option<Vec<Row>>, now: u64) -> Vec<MapOp> {
+        // The rest of a change is among what is missing then, and is made up for with it.
+        self.finish(now, &mut Vec::new());
         self.note_refusal(refused, rows);
         let mut ops = Vec::new();
         if self.ready {
             let mut leaks = self.leaks();
             leaks.all |= self.doubt.as_ref().is_some_and(|doubt| doubt.is_blind);
-            self.point(&leaks, false, false, &mut ops);
+            self.point_all(leaks, false, false, &mut ops);
         }
         self.plan_retry(now);
         ops
@@ -167,16 +169,18 @@ impl Engine {
 
     /// Tries again to write what is missing.
     pub(crate) fn try_again(&mut self, now: u64, ops: &mut Vec<MapOp>) {
-        if self.retry_due().is_none_or(|at| at > now) {
+        if self.retry_due().is_none_or(|at| at > now) || self.is_changing() {
             return;
         }
         self.mirror.is_retry = true;
         if self.doubt.is_some() {
             self.mend(ops);
         } else if self.is_short_of_more_than_names() {
-            self.renew(Change::default(), now, ops);
-        } else {
-            self.reopen(now, ops);
+            // It sets the timer itself.
+            self.renew(now, ops);
+            return;
+        } else if !self.reopen(now, ops) {
+            self.retry.is_soon = true;
         }
         self.mirror.is_retry = false;
         self.plan_retry(now);
@@ -202,7 +206,7 @@ impl Engine {
             self.doubt = None;
         }
         let is_moved = moves_peers(&puts) || moves_peers(&removals);
-        self.point(&leaks, is_moved, false, ops);
+        self.point_all(leaks, is_moved, false, ops);
         ops.extend(removals);
         whole &= self.write_all(&suspects, ops);
         if moves_peers(&suspects) {

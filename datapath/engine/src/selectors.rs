@@ -1,26 +1,21 @@
 //! Selectors in force, each with a number, and which of them match a peer: by labels, by address, by name.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fmt,
     net::IpAddr,
-    sync::Arc,
 };
 
-use crate::fronts::Fronts;
 use ipnet::IpNet;
 use namegate_config::{
-    labels::{LabelSelector, Labels, Operator, POD_NAMESPACE},
-    name::{Fqdn, NamePattern},
+    labels::Labels,
+    name::{Fqdn, NameIndex},
     peer::NamedPort,
-    rule::{CidrReach, Entity, PeerSelector},
+    rule::{Entity, PeerSelector},
 };
 
-/// Number of a selector.
-pub(crate) type TermId = u32;
-
-/// The selectors that match a peer, sorted, each once.
-pub(crate) type Set = Arc<[TermId]>;
+pub(crate) use crate::terms::{Set, TermId};
+use crate::{cidr_index::CidrIndex, fronts::Fronts, label_index::LabelIndex};
 
 /// What can tell peers apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,44 +38,53 @@ impl fmt::Display for Term {
 /// The selectors in force, indexed by what they look at.
 #[derive(Debug, Default)]
 pub(crate) struct Terms {
-    by_id: BTreeMap<TermId, Term>,
+    by_id: HashMap<TermId, Term>,
     peers: HashMap<PeerSelector, TermId>,
-    ports: HashMap<NamedPort, TermId>,
+    ports: BTreeMap<NamedPort, TermId>,
     labels: LabelIndex<TermId>,
     entities: Vec<(Entity, TermId)>,
-    cidrs: CidrIndex,
-    exact_names: HashMap<Arc<str>, TermId>,
-    patterns: Vec<(NamePattern, TermId)>,
+    pub(crate) cidrs: CidrIndex,
+    names: NameIndex<TermId>,
     /// Beside the selectors: see [`Fronts`].
     pub(crate) fronts: Fronts,
 }
 
 impl Terms {
-    pub(crate) fn new(by_id: BTreeMap<TermId, Term>) -> Self {
-        let mut terms = Self::default();
-        for (&id, term) in &by_id {
-            match term {
-                Term::Peer(selector) => _ = terms.peers.insert(selector.clone(), id),
-                Term::Port(port) => _ = terms.ports.insert(port.clone(), id),
-            }
-            match term {
-                Term::Peer(PeerSelector::Labels(selector)) => terms.labels.insert(selector.clone(), id),
-                Term::Peer(PeerSelector::Entity(entity)) => terms.entities.push((*entity, id)),
-                Term::Peer(PeerSelector::Cidr(cidr)) => terms.cidrs.insert(cidr.net, &cidr.except, cidr.reach, id),
-                Term::Peer(PeerSelector::Name(pattern)) => match pattern.exact() {
-                    Some(name) => _ = terms.exact_names.insert(name.into(), id),
-                    None => terms.patterns.push((pattern.clone(), id)),
-                },
-                Term::Port(_) => {}
-            }
+    /// Puts a selector in force.
+    pub(crate) fn insert(&mut self, id: TermId, term: Term) {
+        match &term {
+            Term::Peer(selector) => _ = self.peers.insert(selector.clone(), id),
+            Term::Port(port) => _ = self.ports.insert(port.clone(), id),
         }
-        terms.by_id = by_id;
-        terms
+        match &term {
+            Term::Peer(PeerSelector::Labels(selector)) => self.labels.insert(selector, id),
+            Term::Peer(PeerSelector::Entity(entity)) => self.entities.push((*entity, id)),
+            Term::Peer(PeerSelector::Cidr(cidr)) => self.cidrs.insert(cidr, id),
+            Term::Peer(PeerSelector::Name(pattern)) => self.names.insert(pattern, id),
+            Term::Port(_) => {}
+        }
+        self.by_id.insert(id, term);
     }
 
-    /// Every selector, by number.
-    pub(crate) const fn all(&self) -> &BTreeMap<TermId, Term> {
-        &self.by_id
+    /// Takes a selector out of force.
+    pub(crate) fn remove(&mut self, id: TermId) {
+        let Some(term) = self.by_id.remove(&id) else { return };
+        match &term {
+            Term::Peer(selector) => _ = self.peers.remove(selector),
+            Term::Port(port) => _ = self.ports.remove(port),
+        }
+        match &term {
+            Term::Peer(PeerSelector::Labels(selector)) => self.labels.remove(selector, id),
+            Term::Peer(PeerSelector::Entity(_)) => self.entities.retain(|(_, known)| *known != id),
+            Term::Peer(PeerSelector::Cidr(cidr)) => self.cidrs.remove(cidr, id),
+            Term::Peer(PeerSelector::Name(pattern)) => self.names.remove(pattern, id),
+            Term::Port(_) => {}
+        }
+    }
+
+    /// The selector that a number stands for.
+    pub(crate) fn get(&self, id: TermId) -> Option<&Term> {
+        self.by_id.get(&id)
     }
 
     /// The number of a selector of a rule.
@@ -88,14 +92,10 @@ impl Terms {
         self.peers.get(selector).copied()
     }
 
-    /// The number of a port in force.
-    pub(crate) fn port_id(&self, port: &NamedPort) -> Option<TermId> {
-        self.ports.get(port).copied()
-    }
-
-    /// Numbers of the ports in force with this name.
-    pub(crate) fn ports_named(&self, name: &str) -> impl Iterator<Item = TermId> {
-        self.ports.iter().filter(move |(port, _)| port.name == name).map(|(_, id)| *id)
+    /// Ports in force with this name, and their numbers.
+    pub(crate) fn ports_named<'t>(&'t self, name: &'t str) -> impl Iterator<Item = (&'t NamedPort, TermId)> {
+        let all = self.ports.range(first_port(name)..).map(|(port, id)| (port, *id));
+        all.take_while(move |(port, _)| port.name == name)
     }
 
     /// Whether the number stands for a name.
@@ -114,7 +114,7 @@ impl Terms {
     /// Selectors that match labels, and ports that are in force.
     pub(crate) fn of_peer(&self, labels: &Labels, ports: &[NamedPort]) -> Vec<TermId> {
         let mut found = Vec::new();
-        self.labels.each_match(labels, |id| found.push(*id));
+        self.labels.each_match(labels, |id| found.push(id));
         found.extend(self.entities.iter().filter(|(entity, _)| entity.matches(labels)).map(|(_, id)| *id));
         found.extend(ports.iter().filter_map(|port| self.ports.get(port)));
         found
@@ -128,14 +128,15 @@ impl Terms {
 
     /// Selectors of names that match.
     pub(crate) fn of_name(&self, name: &Fqdn) -> Vec<TermId> {
-        let patterns = self.patterns.iter().filter(|(pattern, _)| pattern.matches(name)).map(|(_, id)| *id);
-        self.exact_names.get(name.as_str()).copied().into_iter().chain(patterns).collect()
+        let mut found = Vec::new();
+        self.names.each_match(name, |id| found.push(id));
+        set(found)
     }
+}
 
-    /// Every prefix at whose edge selectors begin or end to match, with those that match inside it for the world.
-    pub(crate) fn prefixes(&self) -> Vec<(IpNet, Vec<TermId>)> {
-        self.cidrs.entries.keys().map(|net| (*net, self.cidrs.of(*net, true))).collect()
-    }
+/// The least port with a name, in the order of ports.
+pub(crate) fn first_port(name: &str) -> NamedPort {
+    NamedPort { name: name.to_owned(), protocol: namegate_config::rule::Transport::Tcp, port: 0 }
 }
 
 /// Sorts numbers into a set.
@@ -143,174 +144,4 @@ pub(crate) fn set(mut ids: Vec<TermId>) -> Vec<TermId> {
     ids.sort_unstable();
     ids.dedup();
     ids
-}
-
-/// Label selectors, found by one value they ask for.
-#[derive(Debug)]
-pub(crate) struct LabelIndex<T> {
-    entries: Vec<(LabelSelector, T)>,
-    /// Key, then value, of a requirement that must hold.
-    by_value: HashMap<String, HashMap<String, Vec<usize>>>,
-    /// Selectors without such a requirement.
-    rest: Vec<usize>,
-}
-
-impl<T> Default for LabelIndex<T> {
-    fn default() -> Self {
-        Self { entries: Vec::new(), by_value: HashMap::new(), rest: Vec::new() }
-    }
-}
-
-impl<T> LabelIndex<T> {
-    pub(crate) fn insert(&mut self, selector: LabelSelector, item: T) {
-        let at = self.entries.len();
-        let values = |operator: &Operator| match operator {
-            Operator::In(values) => Some(values.clone()),
-            _ => None,
-        };
-        // Namespaces hold many peers: another label tells more.
-        let key = selector
-            .requirements()
-            .filter_map(|requirement| values(&requirement.operator).map(|values| (&requirement.key, values)))
-            .min_by_key(|(key, values)| (*key == POD_NAMESPACE, values.len()));
-        match key {
-            Some((key, values)) => {
-                let by_value = self.by_value.entry(key.clone()).or_default();
-                for value in values {
-                    by_value.entry(value).or_default().push(at);
-                }
-            }
-            None => self.rest.push(at),
-        }
-        self.entries.push((selector, item));
-    }
-
-    /// Calls `found` for every selector that matches; at most once unless labels repeat a key under two sources.
-    pub(crate) fn each_match<'t>(&'t self, labels: &Labels, mut found: impl FnMut(&'t T)) {
-        let by_label = labels.iter().filter_map(|label| self.by_value.get(&*label.key)?.get(&*label.value));
-        for at in by_label.flatten().chain(&self.rest) {
-            let (selector, item) = &self.entries[*at];
-            if selector.matches(labels) {
-                found(item);
-            }
-        }
-    }
-}
-
-/// Prefixes and their holes.
-#[derive(Debug, Default)]
-struct CidrIndex {
-    entries: HashMap<IpNet, Edge>,
-    /// Prefix lengths in use: IPv4, IPv6.
-    lengths: [BTreeSet<u8>; 2],
-}
-
-/// What begins and ends to match at the edge of a prefix.
-#[derive(Debug, Default)]
-struct Edge {
-    nets: Vec<(TermId, CidrReach)>,
-    holes: Vec<TermId>,
-}
-
-impl CidrIndex {
-    fn insert(&mut self, net: IpNet, except: &[IpNet], reach: CidrReach, id: TermId) {
-        if let Some(edge) = self.edge(net) {
-            edge.nets.push((id, reach));
-        }
-        for hole in except {
-            if let Some(edge) = self.edge(*hole) {
-                edge.holes.push(id);
-            }
-        }
-    }
-
-    /// The edge of a prefix; `None` inside `::ffff:0:0/96`, whose addresses count as IPv4.
-    fn edge(&mut self, net: IpNet) -> Option<&mut Edge> {
-        let net = net.trunc();
-        if let IpNet::V6(v6) = net {
-            let mapped = MAPPED.contains(&v6);
-            if mapped {
-                return None;
-            }
-            if v6.contains(&MAPPED) {
-                // IPv4 lies inside this prefix of the trie, and must not get its selectors.
-                self.note(IpNet::V4(ipnet::Ipv4Net::default()));
-            }
-        }
-        Some(self.note(net))
-    }
-
-    fn note(&mut self, net: IpNet) -> &mut Edge {
-        self.lengths[usize::from(matches!(net, IpNet::V6(_)))].insert(net.prefix_len());
-        self.entries.entry(net).or_default()
-    }
-
-    /// Selectors that contain the whole prefix, as far as no longer prefix is known.
-    fn of(&self, net: IpNet, outside: bool) -> Vec<TermId> {
-        let mut found = Vec::new();
-        let mut holes = Vec::new();
-        let lengths = &self.lengths[usize::from(matches!(net, IpNet::V6(_)))];
-        for &length in lengths.range(..=net.prefix_len()) {
-            let wider = IpNet::new(net.addr(), length).map(|net| net.trunc());
-            let Some(edge) = wider.ok().and_then(|net| self.entries.get(&net)) else { continue };
-            let reaches = |reach| outside || reach == CidrReach::Everything;
-            found.extend(edge.nets.iter().filter(|(_, reach)| reaches(*reach)).map(|(id, _)| *id));
-            holes.extend(&edge.holes);
-        }
-        found.retain(|id| !holes.contains(id));
-        found
-    }
-}
-
-/// IPv4 inside IPv6 (RFC 4291 §2.5.5.2).
-const MAPPED: ipnet::Ipv6Net = ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
-
-#[cfg(test)]
-mod tests {
-    use namegate_config::labels::Requirement;
-
-    use super::*;
-
-    #[test]
-    fn the_label_index_finds_what_matches() {
-        let selectors = [
-            LabelSelector::default(),
-            LabelSelector::new([Requirement::equals("k8s:io.kubernetes.pod.namespace", "empire")]),
-            LabelSelector::new([
-                Requirement::equals("class", "xwing"),
-                Requirement::equals("k8s:io.kubernetes.pod.namespace", "empire"),
-            ]),
-            LabelSelector::new([Requirement::new("class", Operator::DoesNotExist)]),
-            LabelSelector::new([Requirement::new("class", Operator::In(["a".into(), "xwing".into()].into()))]),
-        ];
-        let mut index = LabelIndex::default();
-        for (at, selector) in selectors.iter().enumerate() {
-            index.insert(selector.clone(), at);
-        }
-        for labels in [
-            Labels::pod("empire", [("class", "xwing")], [], None),
-            Labels::pod("rebels", [("class", "a")], [], None),
-            Labels::pod("empire", [], [], None),
-            Labels::reserved("world"),
-        ] {
-            let mut got = Vec::new();
-            index.each_match(&labels, |at| got.push(*at));
-            got.sort_unstable();
-            let want: Vec<usize> = (0..selectors.len()).filter(|at| selectors[*at].matches(&labels)).collect();
-            assert_eq!(got, want, "{labels}");
-        }
-    }
-
-    #[test]
-    fn every_ipv6_prefix_leaves_ipv4_alone() {
-        let mut index = CidrIndex::default();
-        index.insert("::/0".parse().unwrap(), &["2001:db8::/32".parse().unwrap()], CidrReach::OutsideCluster, 1);
-        index.insert("::ffff:10.0.0.0/104".parse().unwrap(), &[], CidrReach::OutsideCluster, 2);
-        for (net, want) in
-            [("0.0.0.0/0", vec![]), ("10.0.0.0/8", vec![]), ("fd00::/8", vec![1]), ("2001:db8::/64", vec![])]
-        {
-            assert_eq!(index.of(net.parse().unwrap(), true), want, "{net}");
-        }
-        assert!(index.entries.contains_key(&"0.0.0.0/0".parse().unwrap()));
-    }
 }

@@ -93,7 +93,7 @@ impl Engine {
             *counts.entry((Arc::clone(namespace), "limits.cidrsPerNamespace")).or_default() += 1;
         }
         for (policy, setting) in &self.uninstalled {
-            if let Some(namespace) = self.tenants.get(policy).filter(|_| *setting != "limits.policyRows") {
+            if let Some(namespace) = self.mirror.tenant(*policy).filter(|_| *setting != "limits.policyRows") {
                 *counts.entry((Arc::clone(namespace), *setting)).or_default() += 1;
             }
         }

@@ -32,6 +32,11 @@ pub(crate) struct Leaks {
 type Pair = (Option<Set>, Set);
 
 impl Leaks {
+    /// Whether everything may be in force.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.policies.is_empty() && self.scopes.is_empty() && !self.all
+    }
+
     pub(crate) fn join(&mut self, other: Self) {
         self.policies.extend(other.policies);
         self.scopes.extend(other.scopes);
@@ -75,6 +80,9 @@ impl Engine {
     }
 
     fn deviations(&self) -> HashSet<Pair> {
+        if self.doubt.is_none() && self.unplaced.is_empty() && self.unprefixed.is_empty() {
+            return HashSet::new();
+        }
         let lengths: BTreeSet<u32> = match &self.doubt {
             None => self.cidrs.keys().map(|(prefix, _)| *prefix).collect(),
             Some(_) => self.mirror.rows().keys().filter_map(length_of).collect(),

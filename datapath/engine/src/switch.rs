@@ -6,8 +6,12 @@ use namegate_abi::{EndpointValue, NODE_INTERFACE, endpoint_flags};
 use namegate_config::rule::Direction;
 
 use crate::{
-    EndpointId, Engine, Key, MapOp, Row, engine::Local, ledger::PolicyContent, shortage::Shut, sound::Leaks,
-    topology::NODE_KEY,
+    EndpointId, Engine, Key, MapOp, Row,
+    engine::Local,
+    plan::Planned,
+    shortage::Shut,
+    sound::Leaks,
+    work::{Budget, Pointing},
 };
 
 /// A policy holds in both directions.
@@ -29,59 +33,69 @@ impl Local {
 }
 
 impl Engine {
-    /// Moves each endpoint to its policy. `is_moved` says that addresses of scope 0 are another's now, or nobody's.
-    pub(crate) fn switch(&mut self, is_moved: bool, now: u64, ops: &mut Vec<MapOp>) {
-        // A gate that another engine filled: flows may have been judged by rows that are no more.
-        let doubtful = self.unsure && ops.iter().any(|op| matches!(op, MapOp::Put(Row::Cidr(..))));
-        let leaks = self.leaks();
-        let vacated = self.point(&leaks, is_moved, doubtful, ops);
-        if self.plan.endpoints.values().any(|(interface, _)| *interface == NODE_INTERFACE) {
-            let id = EndpointId(self.ledger.endpoint(&NODE_KEY.into()));
-            self.cache.open(id, &NODE_KEY.into());
+    /// Moves endpoints to their policies.
+    pub(crate) fn switch(&mut self, budget: &mut Budget, ops: &mut Vec<MapOp>) -> bool {
+        let mut pointing = self.work.pointing.take().unwrap_or_else(|| self.begin_switch());
+        while let Some(id) = self.work.point.pop_first() {
+            self.point(id, &mut pointing, ops);
+            if !budget.spend(ops) {
+                self.work.pointing = Some(pointing);
+                return false;
+            }
         }
-        for (id, _, who) in self.peers.local() {
-            self.cache.open(id, &who.key);
-        }
-        self.leave(vacated, now, ops);
+        self.work.is_moved = false;
+        self.work.has_put_prefix = false;
+        self.vacate(ops);
+        true
     }
 
-    /// Writes the row of each endpoint: its policy, or what denies everything where that can not be in force. Gives the
-    /// interfaces that endpoints have left.
-    pub(crate) fn point(&mut self, leaks: &Leaks, is_moved: bool, doubtful: bool, ops: &mut Vec<MapOp>) -> Vec<u32> {
-        let mut revision = None;
-        let mut moved = None;
-        let mut vacated = Vec::new();
-        let plan = std::mem::take(&mut self.plan);
-        for (&id, (interface, content)) in &plan.endpoints {
-            let old = self.local.get(&id).cloned();
-            let held = match (&old, self.mirror.rows().get(&Key::Endpoint(*interface))) {
-                (Some(old), _) => Some(old.value),
-                (None, Some(Row::Endpoint(_, value))) if value.endpoint == id.0 && !doubtful => Some(*value),
-                _ => None,
-            };
-            let mut local = self.local_of(id, *interface, content, leaks);
-            let is_shut = |value: &EndpointValue| value.policy == 0 && value.flags & ENFORCED != 0;
-            let value = local.value;
-            let is_same = |held: &EndpointValue| held.policy == value.policy && is_shut(held) == is_shut(&value);
-            local.value.moved = match held {
-                Some(_) if is_moved && is_enforced(&local.value) => {
-                    *moved.get_or_insert_with(|| self.ledger.next_revision())
-                }
-                Some(held) => held.moved,
-                None => 0,
-            };
-            local.value.revision = match held.filter(is_same) {
-                Some(held) => held.revision,
-                None => *revision.get_or_insert_with(|| self.ledger.next_revision()),
-            };
-            local.more = plan.more_interfaces.get(&id).cloned().unwrap_or_default();
-            let all: Vec<u32> = local.interfaces().collect();
-            local.unwritten = all.into_iter().filter(|one| !self.write_endpoint(*one, local.value, ops)).collect();
-            self.local.insert(id, local);
-            vacated.extend(old.iter().flat_map(Local::interfaces));
+    fn begin_switch(&mut self) -> Pointing {
+        // A gate that another engine filled: flows may have been judged by rows that are no more.
+        let is_doubtful = self.unsure && self.work.has_put_prefix;
+        let leaks = self.leaks();
+        let pointing = Pointing { leaks, is_moved: self.work.is_moved, is_doubtful, ..Pointing::default() };
+        if pointing.is_moved || !pointing.leaks.is_empty() || self.doubt.is_some() || self.unsure {
+            self.work.point.extend(self.plan.endpoints.keys());
         }
-        self.plan = plan;
-        vacated
+        pointing
+    }
+
+    /// Writes the row of every endpoint.
+    pub(crate) fn point_all(&mut self, leaks: Leaks, is_moved: bool, is_doubtful: bool, ops: &mut Vec<MapOp>) {
+        let mut pointing = Pointing { leaks, is_moved, is_doubtful, ..Pointing::default() };
+        for id in self.plan.endpoints.keys().copied().collect::<Vec<EndpointId>>() {
+            self.point(id, &mut pointing, ops);
+        }
+    }
+
+    /// Writes the row of an endpoint: its policy, or what denies everything where that can not be in force.
+    fn point(&mut self, id: EndpointId, how: &mut Pointing, ops: &mut Vec<MapOp>) {
+        let Some(planned) = self.plan.endpoints.get(&id).cloned() else { return };
+        let old = self.local.get(&id).cloned();
+        let held = match (&old, self.mirror.rows().get(&Key::Endpoint(planned.interface))) {
+            (Some(old), _) => Some(old.value),
+            (None, Some(Row::Endpoint(_, value))) if value.endpoint == id.0 && !how.is_doubtful => Some(*value),
+            _ => None,
+        };
+        let mut local = self.local_of(id, &planned, &how.leaks);
+        let is_shut = |value: &EndpointValue| value.policy == 0 && value.flags & ENFORCED != 0;
+        let value = local.value;
+        let is_same = |held: &EndpointValue| held.policy == value.policy && is_shut(held) == is_shut(&value);
+        local.value.moved = match held {
+            Some(_) if how.is_moved && is_enforced(&local.value) => {
+                *how.moved.get_or_insert_with(|| self.ledger.next_revision())
+            }
+            Some(held) => held.moved,
+            None => 0,
+        };
+        local.value.revision = match held.filter(is_same) {
+            Some(held) => held.revision,
+            None => *how.revision.get_or_insert_with(|| self.ledger.next_revision()),
+        };
+        let all: Vec<u32> = local.interfaces().collect();
+        local.unwritten = all.iter().copied().filter(|one| !self.write_endpoint(*one, local.value, ops)).collect();
+        self.local.insert(id, local);
+        self.work.vacated.extend(old.iter().flat_map(Local::interfaces).filter(|interface| !all.contains(interface)));
     }
 
     /// Has flows of enforced endpoints looked at again whose peer may be another.
@@ -118,14 +132,20 @@ impl Engine {
     }
 
     /// What should stand for an endpoint. Without its whole policy it is enforced without rows, which denies everything.
-    fn local_of(&mut self, id: EndpointId, interface: u32, content: &PolicyContent, leaks: &Leaks) -> Local {
+    fn local_of(&self, id: EndpointId, planned: &Planned, leaks: &Leaks) -> Local {
         let mut value = EndpointValue { endpoint: id.0, scope: self.scope(id), ..EndpointValue::default() };
         if self.settings.audit {
             value.flags |= endpoint_flags::AUDIT;
         }
-        let mut local = Local { interface, more: Vec::new(), value, policy: 0, closed: None, unwritten: Vec::new() };
-        if !content.0.is_empty() {
-            local.policy = self.ledger.policy(content);
+        let mut local = Local {
+            interface: planned.interface,
+            more: planned.more.clone(),
+            value,
+            policy: planned.policy,
+            closed: None,
+            unwritten: Vec::new(),
+        };
+        if local.policy != 0 {
             local.closed = self.why_closed(&local, leaks);
             match self.policies.get(&local.policy).filter(|_| local.closed.is_none()) {
                 Some(compiled) => {
@@ -140,7 +160,7 @@ impl Engine {
                 None => value.flags |= ENFORCED | endpoint_flags::OBSERVE_DNS,
             }
         }
-        if interface == NODE_INTERFACE {
+        if planned.interface == NODE_INTERFACE {
             // Its questions go to its resolvers as they are: no program meets them on the way.
             value.flags = (value.flags | endpoint_flags::NODE) & !endpoint_flags::OBSERVE_DNS;
         }
@@ -156,27 +176,53 @@ impl Engine {
         leaking.then_some(Shut::Leaking)
     }
 
-    /// Lets go of endpoints that are no longer here, and of interfaces that no endpoint has.
-    fn leave(&mut self, mut vacated: Vec<u32>, now: u64, ops: &mut Vec<MapOp>) {
-        let gone = self.local.extract_if(.., |id, _| !self.plan.endpoints.contains_key(id));
-        vacated.extend(gone.flat_map(|(_, local)| local.interfaces().collect::<Vec<u32>>()));
+    /// Lets go of the interfaces that no endpoint has any more: those of endpoints that are gone, and these.
+    fn vacate(&mut self, ops: &mut Vec<MapOp>) {
+        let mut vacated = std::mem::take(&mut self.work.vacated);
+        if !self.ready {
+            self.miss_restored();
+        }
+        for id in &self.work.gone {
+            vacated.extend(self.local.remove(id).iter().flat_map(Local::interfaces));
+        }
+        if vacated.is_empty() {
+            return;
+        }
         let interfaces: HashSet<u32> = self.local.values().flat_map(Local::interfaces).collect();
         for interface in vacated.into_iter().filter(|interface| !interfaces.contains(interface)) {
             self.mirror.delete(Key::Endpoint(interface), ops);
         }
-        let forgotten: Vec<EndpointId> =
-            self.cache.endpoints.keys().filter(|id| !self.plan.endpoints.contains_key(id)).copied().collect();
-        let mut touched = Vec::new();
-        for id in forgotten {
-            if let Some(key) = self.cache.endpoints.get(&id).map(|known| Arc::clone(&known.key)) {
+    }
+
+    /// Endpoints from before a restart that did not come back are gone.
+    fn miss_restored(&mut self) {
+        let known = self.cache.endpoints.iter().map(|(id, known)| (*id, Arc::clone(&known.key)));
+        let gone: Vec<(EndpointId, Arc<str>)> = known.filter(|(id, _)| !self.plan.endpoints.contains_key(id)).collect();
+        for (id, key) in gone {
+            if self.ledger.endpoints.get(&key) == Some(id.0) {
                 self.ledger.endpoint_left(&key);
             }
-            self.cache.leave(id, self.scope(id), &mut touched);
-            self.refused_of.retain(|(endpoint, _), _| *endpoint != id);
+            self.work.gone.insert(id);
         }
-        for row in touched {
-            self.rewrite(row, now, ops);
+    }
+
+    /// Forgets the names of endpoints that are gone. Their rows follow: no program looks them up.
+    pub(crate) fn leave(&mut self, budget: &mut Budget, ops: &[MapOp]) -> bool {
+        let mut touched = Vec::new();
+        while let Some(&id) = self.work.gone.first() {
+            if let Some(name) = self.cache.name_of(id) {
+                self.cache.forget(id, name, self.scope(id), &mut touched);
+            } else {
+                self.cache.forget_endpoint(id);
+                self.refused_of.retain(|(endpoint, _), _| *endpoint != id);
+                self.work.gone.pop_first();
+            }
+            self.work.rows.extend(touched.drain(..));
+            if !budget.spend(ops) {
+                return false;
+            }
         }
+        true
     }
 }
 

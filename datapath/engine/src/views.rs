@@ -6,19 +6,15 @@ use std::{
     sync::Arc,
 };
 
-use namegate_abi::{Address, AddressKey, NODE_INTERFACE, endpoint_flags};
+use namegate_abi::{Address, AddressKey, NODE_INTERFACE};
 use namegate_config::{
     labels::Labels,
     name::Fqdn,
     peer::NamedPort,
-    rule::{Origin, PeerSelector, Peers},
+    rule::{Origin, PeerSelector, Peers, Rule},
 };
 
-use crate::{
-    EndpointId, Engine, Key, Lookup, Row,
-    compile::Policy,
-    topology::{NODE_KEY, Who},
-};
+use crate::{EndpointId, Engine, Key, Lookup, PolicyView, Row};
 
 /// An endpoint of this node.
 #[derive(Clone, Debug)]
@@ -92,12 +88,7 @@ impl Engine {
 
     /// Endpoints of this node, by number; with the node itself, as `host`, where a rule selects it.
     pub fn endpoints(&self) -> Vec<EndpointView> {
-        let pods = self.peers.local().map(|(id, _, who)| (id, Arc::clone(&who.key), who));
-        let node = self.peers.node().and_then(|who| Some((self.node_id()?, NODE_KEY.into(), who)));
-        let mut views: Vec<EndpointView> =
-            pods.chain(node).filter_map(|(id, key, who)| self.view(id, key, who)).collect();
-        views.sort_unstable_by_key(|view| view.id);
-        views
+        self.policy_view(&PolicyView::default()).endpoints()
     }
 
     /// Interfaces with a row in `ENDPOINTS`, and the endpoint of each, as `namespace/name` where its number is known.
@@ -115,31 +106,6 @@ impl Engine {
         self.mirror.rows().contains_key(&Key::Endpoint(interface))
     }
 
-    fn view(&self, id: EndpointId, key: Arc<str>, who: &Who) -> Option<EndpointView> {
-        let local = self.local.get(&id)?;
-        let interface = local.interface;
-        let value = local.value;
-        let policy = self.policies.get(&local.policy);
-        let mut rules: Vec<Arc<Origin>> =
-            policy.into_iter().flat_map(Policy::rules).map(|one| Arc::clone(&one.rule.origin)).collect();
-        rules.sort_unstable();
-        rules.dedup();
-        Some(EndpointView {
-            id,
-            key,
-            labels: Arc::clone(&who.labels),
-            addresses: who.addresses.clone(),
-            named_ports: who.named_ports.clone(),
-            interface,
-            policy: local.policy,
-            is_closed: local.is_shut(),
-            revision: value.revision,
-            rules,
-            enforced_ingress: value.flags & endpoint_flags::ENFORCE_INGRESS != 0,
-            enforced_egress: value.flags & endpoint_flags::ENFORCE_EGRESS != 0,
-        })
-    }
-
     /// The number of this node as an endpoint, where a rule selects it.
     pub fn node_id(&self) -> Option<EndpointId> {
         self.local.iter().find(|(_, local)| local.interface == NODE_INTERFACE).map(|(id, _)| *id)
@@ -155,12 +121,6 @@ impl Engine {
         self.cache.endpoints.get(&endpoint).map(|known| &*known.key)
     }
 
-    /// Every address of an endpoint of this node: a table for the DNS proxy.
-    pub fn addresses_of_endpoints(&self) -> BTreeMap<IpAddr, EndpointId> {
-        let owned = self.peers.owners.iter();
-        owned.filter_map(|(address, at)| Some((address.to_ip(), self.peers.all[*at].id?))).collect()
-    }
-
     /// Addresses of trusted resolvers, sorted.
     pub fn resolvers(&self) -> &[IpAddr] {
         &self.resolvers
@@ -168,7 +128,7 @@ impl Engine {
 
     /// Where the rule stands that rows and flows name by this number, also some time after it is gone.
     pub fn origin(&self, rule_cookie: u32) -> Option<&Arc<Origin>> {
-        self.origins.get(&rule_cookie)
+        self.rules.origin(rule_cookie)
     }
 
     /// Names under which the endpoint learned the address; ended ones too, for an hour.
@@ -178,7 +138,7 @@ impl Engine {
         openings
             .filter(|opening| opening.endpoint == endpoint || key.scope != endpoint.0)
             .map(|opening| KnownName {
-                name: opening.name.clone(),
+                name: self.cache.names.name(opening.name).clone(),
                 expires_ns: opening.expires_ns,
                 ended: opening.expires_ns <= now,
             })
@@ -188,7 +148,7 @@ impl Engine {
     /// `namespace/name` of the pod, or the name of the node, that has the address; or of the service with this one.
     pub fn peer_key(&self, address: IpAddr) -> Option<&str> {
         let address = Address::from(address.to_canonical());
-        let service = || Some(&*self.peers.fronts.get(&address)?.values().next()?.service);
+        let service = || Some(&*self.peers.front(address)?.values().next()?.service);
         self.peers.owner(address).map(|who| &*who.key).or_else(service)
     }
 
@@ -218,29 +178,10 @@ impl Engine {
         found.into_iter().map(shown).collect()
     }
 
-    /// Labels of the pod or node that has the address.
-    pub fn peer_labels(&self, address: IpAddr) -> Option<&Arc<Labels>> {
-        self.peers.owner(Address::from(address.to_canonical())).map(|who| &who.labels)
-    }
-
-    /// Name patterns of rules, with the rules that have them.
-    pub fn name_selectors(&self) -> BTreeMap<String, Vec<Arc<Origin>>> {
-        let mut selectors: BTreeMap<String, Vec<Arc<Origin>>> = BTreeMap::new();
-        for (_, rule) in &self.rules {
-            let Peers::Of(peers) = &rule.peers else { continue };
-            for peer in peers {
-                if let PeerSelector::Name(pattern) = peer {
-                    selectors.entry(pattern.as_str().to_owned()).or_default().push(Arc::clone(&rule.origin));
-                }
-            }
-        }
-        selectors
-    }
-
     /// What was refused at bounds and by settings: what, and how often.
     pub fn refused(&self) -> Vec<(&'static str, u64)> {
         let rows = self.mirror.refused();
-        let own = [("addresses claimed twice", self.peers.conflicts), ("ledger entries", self.ledger.dropped())];
+        let own = [("addresses claimed twice", self.peers.conflicts()), ("ledger entries", self.ledger.dropped())];
         let counted = self.refused.iter().map(|(what, count)| (*what, *count));
         counted.chain(rows).chain(own).filter(|(_, count)| *count > 0).collect()
     }
@@ -277,4 +218,26 @@ impl Engine {
     pub fn identity_count(&self) -> usize {
         self.identities.len()
     }
+}
+
+/// Where rules stand, each place once.
+pub(crate) fn origins_of(rules: &[Arc<Rule>]) -> Vec<Arc<Origin>> {
+    let mut origins: Vec<Arc<Origin>> = rules.iter().map(|rule| Arc::clone(&rule.origin)).collect();
+    origins.sort_unstable();
+    origins.dedup();
+    origins
+}
+
+/// Name patterns of rules, with the rules that have them.
+pub(crate) fn name_selectors(rules: &[Arc<Rule>]) -> BTreeMap<String, Vec<Arc<Origin>>> {
+    let mut selectors: BTreeMap<String, Vec<Arc<Origin>>> = BTreeMap::new();
+    for rule in rules {
+        let Peers::Of(peers) = &rule.peers else { continue };
+        for peer in peers {
+            if let PeerSelector::Name(pattern) = peer {
+                selectors.entry(pattern.as_str().to_owned()).or_default().push(Arc::clone(&rule.origin));
+            }
+        }
+    }
+    selectors
 }

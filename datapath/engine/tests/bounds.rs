@@ -15,7 +15,7 @@ use namegate_config::{
     rule::{Effect, PeerSelector, Peers, Rule},
     settings::{Scope, Settings},
 };
-use namegate_engine::{Gate, GateError, Key, MapOp, Row, Topology, carry_out, tick_out};
+use namegate_engine::{GateError, Key, MapOp, MapWriter, Row, Topology, carry_out, tick_out};
 use proptest::prelude::*;
 
 /// Rules as policies can write them: names are for allowances alone.
@@ -107,7 +107,7 @@ fn refused() -> GateError {
     GateError::Access { map: "any", source: std::io::ErrorKind::OutOfMemory.into() }
 }
 
-impl Gate for Flaky<'_> {
+impl MapWriter for Flaky<'_> {
     fn write(&mut self, op: &MapOp) -> Result<(), GateError> {
         // The kernel needs no memory to remove a row of a hash, and the node's row has its place from the start.
         let is_safe = matches!(op, MapOp::Delete(Key::Endpoint(_)) | MapOp::Put(Row::Endpoint(NODE_INTERFACE, _)));

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{
-    Kernel, SECOND, apply, ip, pods, rules, settings, topology,
+    Kernel, SECOND, apply, ip, pods, rules, settings, shared, topology,
     world::{L7_PORT, OWN, Probe, World, hearings, interface, probes},
 };
 use namegate_abi::{AddressKey, Reason as Kernels, Tables, flow_flags, tcp};
@@ -144,26 +144,45 @@ proptest! {
         }
     }
 
-    /// A restarted agent writes nothing where nothing changed, and knows its names again.
+    /// A restarted agent writes nothing where nothing changed, and knows its names again: from all that was noted, from a
+    /// snapshot, and from one that was taken in pieces while names were learned and rules changed.
     #[test]
     fn a_restart_writes_nothing(
         first in rules(0..6), second in rules(0..6), before in pods(), after in pods(), hearings in hearings(),
-        whole: bool,
+        source in 0..3_u8,
     ) {
         let mut world = World::new(Scope::Endpoint, first, &before);
         let mut journal: Vec<LedgerEntry> = world.engine.take_ledger();
-        for hearing in &hearings {
+        for hearing in &hearings[..hearings.len() / 2] {
             world.hear(hearing);
+        }
+        journal.extend(world.engine.take_ledger());
+        let mut snapshot = world.engine.begin_snapshot();
+        let mut renewed = world.engine.snapshot_piece(&mut snapshot, 2);
+        for hearing in &hearings[hearings.len() / 2..] {
+            world.hear(hearing);
+            let noted = world.engine.take_ledger();
+            journal.extend(noted.iter().cloned());
+            renewed.extend(noted);
+            renewed.extend(world.engine.snapshot_piece(&mut snapshot, 2));
         }
         world.update(Some(second), Some(topology(&after)));
         let ops = world.engine.tick(world.kernel.now);
         world.kernel.apply(&ops);
-        journal.extend(world.engine.take_ledger());
+        let noted = world.engine.take_ledger();
+        journal.extend(noted.iter().cloned());
+        renewed.extend(noted);
+        renewed.extend(world.engine.snapshot_piece(&mut snapshot, usize::MAX));
+        prop_assert!(world.engine.snapshot_piece(&mut snapshot, usize::MAX).is_empty());
         let mut engine = Engine::new(&settings());
         engine.set_proxies(Proxies { dns: 0, l7: L7_PORT });
-        engine.restore(if whole { journal } else { world.engine.snapshot() });
+        engine.restore(match source {
+            0 => journal,
+            1 => world.engine.snapshot(),
+            _ => renewed,
+        });
         engine.adopt(world.kernel.sorted());
-        let same = Change { rules: Some(world.rules.clone()), topology: Some(world.topology.clone()) };
+        let same = Change { rules: Some(shared(world.rules.clone())), topology: Some(world.topology.clone()) };
         let ops = engine.update(same, world.kernel.now);
         prop_assert_eq!(&ops, &[][..]);
         let sorted = |engine: &Engine| {

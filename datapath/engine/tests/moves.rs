@@ -6,7 +6,7 @@ mod common;
 
 use std::{net::IpAddr, sync::Arc};
 
-use common::{Kernel, SECOND, ip, settings};
+use common::{Kernel, SECOND, ip, settings, shared};
 use namegate_abi::{Reason, tcp};
 use namegate_config::{
     labels::{LabelSelector, Labels, Requirement},
@@ -89,7 +89,7 @@ impl World {
         };
         world.engine.set_proxies(Proxies { dns: 0, l7: 9_000 });
         world.topology.endpoints = Self::with_own(others);
-        let change = Change { rules: Some(rules), topology: Some(world.topology.clone()) };
+        let change = Change { rules: Some(shared(rules)), topology: Some(world.topology.clone()) };
         let ops = world.engine.update(change, world.kernel.now);
         world.write(&ops);
         world
@@ -354,7 +354,7 @@ fn a_pod_that_went_while_the_agent_was_away_leaves_no_flow() {
         world.engine.restore(journal);
         world.engine.adopt(world.kernel.sorted());
         world.topology.endpoints = World::with_own(&others(after.unwrap_or_default()));
-        let change = Change { rules: Some(world.rules.clone()), topology: Some(world.topology.clone()) };
+        let change = Change { rules: Some(shared(world.rules.clone())), topology: Some(world.topology.clone()) };
         let ops = world.engine.update(change, world.kernel.now);
         world.write(&ops);
         world.ends(peer, OUT, "another has the address, or nobody");

@@ -6,7 +6,7 @@ mod common;
 
 use std::{net::IpAddr, sync::Arc};
 
-use common::{Kernel, SECOND, apply, ip, settings, topology};
+use common::{Kernel, SECOND, apply, ip, settings, shared, topology};
 use namegate_abi::{AddressKey, NODE_INTERFACE, Reason};
 use namegate_config::{
     labels::LabelSelector,
@@ -84,7 +84,7 @@ impl Setup {
     }
 
     fn change(&mut self, rules: Option<Vec<Rule>>, topology: Option<Topology>) {
-        let ops = self.engine.update(Change { rules, topology }, self.kernel.now);
+        let ops = self.engine.update(Change { rules: rules.map(shared), topology }, self.kernel.now);
         apply(&self.engine, &mut self.kernel, &ops);
     }
 
@@ -450,4 +450,27 @@ fn names_of_one_endpoint_take_no_policy_rows_of_another_namespace() {
     }
     assert_eq!(setup.learn(0, &["a.io"], &[ip("198.51.100.1")], 60), Ok(()));
     assert!(setup.is_open(0, "198.51.100.1") && !setup.is_open(0, "192.0.2.0"));
+}
+
+/// A name with one address counts 576 bytes.
+#[test]
+fn names_that_take_too_many_bytes_give_way_and_close() {
+    for scope in [Scope::Endpoint, Scope::Node] {
+        let mut settings = settings();
+        settings.dns.scope = scope;
+        settings.limits.learned_bytes_per_endpoint = 4 * 576;
+        let mut setup = Setup::new(&settings, vec![allow(vec![name("*.io")])], two_pods());
+        let address = |at: usize| format!("192.0.2.{at}");
+        for at in 0..6 {
+            setup.learn(0, &[&format!("n{at}.io")], &[ip(&address(at))], 600).unwrap();
+        }
+        let open: Vec<bool> = (0..6).map(|at| setup.is_open(0, &address(at))).collect();
+        assert_eq!(open, [false, false, true, true, true, true], "{scope:?}");
+        assert_eq!(setup.refused_of("any/p0", "limits.learnedBytesPerEndpoint"), 2);
+        assert_eq!(setup.learn(1, &["a.io"], &[ip("198.51.100.7")], 600), Ok(()), "{scope:?}");
+        // One name that is larger than all that the endpoint may have is not let out.
+        let many: Vec<IpAddr> = (0..40).map(|at| ip(&format!("203.0.113.{at}"))).collect();
+        assert_eq!(setup.learn(0, &["large.io"], &many, 600), Err(NotOpen::NoRoom), "{scope:?}");
+        assert!(!setup.is_open(0, "203.0.113.0") && setup.is_open(1, "198.51.100.7"), "{scope:?}");
+    }
 }

@@ -6,7 +6,7 @@ mod common;
 
 use std::{net::IpAddr, sync::Arc};
 
-use common::{FLOWS, Kernel, Pod, SECOND, addresses, apply, ip, pods, rules, settings, topology};
+use common::{FLOWS, Kernel, Pod, SECOND, addresses, apply, ip, pods, rules, settings, shared, topology};
 use namegate_config::{
     l7::L7,
     labels::{LabelSelector, Labels},
@@ -20,6 +20,8 @@ use proptest::prelude::*;
 
 const VIRTUAL: [&str; 3] = ["10.96.0.1", "10.96.0.2", "fd00:96::1"];
 const OWN: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
+/// Addresses of pods that services may claim.
+const CLAIMED: [&str; 2] = ["10.0.0.2", "10.0.0.3"];
 
 fn services() -> impl Strategy<Value = Vec<Service>> {
     let target = (proptest::sample::select(addresses()), proptest::sample::select(vec![80_u16, 443, 8080, 53]))
@@ -35,7 +37,9 @@ fn services() -> impl Strategy<Value = Vec<Service>> {
     let port = (place, node_port, proptest::collection::vec(target, 0..4)).prop_map(
         |((protocol, port), node_port, targets)| ServicePort { name: None, protocol, port, node_port, targets },
     );
-    let addresses = proptest::sample::subsequence(VIRTUAL.map(ip).to_vec(), 0..=3);
+    // A service may claim the address of a pod, of this node or another.
+    let all: Vec<IpAddr> = VIRTUAL.iter().chain(&CLAIMED).map(|address| ip(address)).collect();
+    let addresses = proptest::sample::subsequence(all, 0..=3);
     let service = (addresses, proptest::collection::vec(port, 1..4), 0..9_u8).prop_map(|(addresses, ports, name)| {
         Service { name: format!("s{name}"), namespace: "x".into(), addresses, ports, ..Service::default() }
     });
@@ -88,7 +92,9 @@ impl World {
     }
 
     fn change(&mut self, rules: Option<Vec<Rule>>, topology: Option<Topology>) -> Vec<MapOp> {
-        let ops = self.engine.update(Change { rules: rules.clone(), topology: topology.clone() }, self.kernel.now);
+        let ops = self
+            .engine
+            .update(Change { rules: rules.clone().map(shared), topology: topology.clone() }, self.kernel.now);
         self.rules = rules.unwrap_or(std::mem::take(&mut self.rules));
         self.topology = topology.unwrap_or(std::mem::take(&mut self.topology));
         ops
@@ -101,13 +107,19 @@ impl World {
     /// Who is behind the port; `None` where the address speaks for itself.
     fn behind(&self, address: IpAddr, flow: Flow) -> Option<Vec<Target>> {
         let is_node = self.topology.nodes.iter().any(|node| node.addresses.contains(&address));
+        let is_pod = self.topology.endpoints.iter().any(|pod| pod.addresses.contains(&address));
         let mut found = None;
         for service in &self.topology.services {
             for port in service.ports.iter().filter(|port| port.protocol.number() == flow.protocol) {
                 let own = service.addresses.contains(&address) && port.port == flow.port;
-                if own || (is_node && port.node_port == Some(flow.port)) {
+                let mut families = service.addresses.iter().map(IpAddr::is_ipv4);
+                let serves = service.addresses.is_empty() || families.any(|is_v4| is_v4 == address.is_ipv4());
+                if own || (is_node && serves && port.node_port == Some(flow.port)) {
                     let targets: &mut Vec<Target> = found.get_or_insert_default();
                     targets.extend(port.targets.iter().filter(|one| one.address.is_ipv4() == address.is_ipv4()));
+                    if is_pod && !is_node {
+                        targets.push(Target { address, port: flow.port });
+                    }
                 }
             }
         }
@@ -165,7 +177,7 @@ impl World {
         });
         assert!(told || !divided, "{}: nobody is told", at());
         // A proxy reads the requests exactly where some might not pass.
-        let asked = self.engine.limits(own, probe.peer, probe.direction, probe.flow, self.kernel.now);
+        let asked = self.engine.requests().limits(own, probe.peer, probe.direction, probe.flow, self.kernel.now);
         assert!(!want || (got.proxy_port != 0) == matches!(asked, Limits::Rules(_)), "{}: {asked:?}", at());
     }
 }
@@ -249,7 +261,7 @@ proptest! {
         engine.set_proxies(PROXIES);
         engine.restore(if whole { journal } else { world.engine.snapshot() });
         engine.adopt(world.kernel.sorted());
-        let same = Change { rules: Some(world.rules.clone()), topology: Some(world.topology.clone()) };
+        let same = Change { rules: Some(shared(world.rules.clone())), topology: Some(world.topology.clone()) };
         prop_assert_eq!(&engine.update(same, world.kernel.now), &[][..]);
     }
 }
@@ -265,15 +277,65 @@ fn an_address_in_front_of_resolvers_alone_is_trusted() {
         named_ports: vec![],
         interface: None,
     }));
-    for (targets, want) in
-        [(&["10.0.9.9"][..], true), (&["10.0.9.9", "10.0.0.1"], false), (&[], false), (&["192.0.2.1"], false)]
-    {
-        let targets = targets.iter().map(|address| Target { address: ip(address), port: 5353 }).collect();
-        let port = ServicePort { name: None, protocol: Transport::Udp, port: 53, node_port: None, targets };
-        facts.services = vec![Service { addresses: vec![ip(VIRTUAL[0])], ports: vec![port], ..Service::default() }];
+    let both = &[Transport::Udp, Transport::Tcp][..];
+    for (targets, protocols, want) in [
+        (&["10.0.9.9"][..], both, true),
+        (&["10.0.9.9", "10.0.0.1"], both, false),
+        (&[], both, false),
+        (&["192.0.2.1"], both, false),
+        // Over the other protocol, whoever has the address answers.
+        (&["10.0.9.9"], &[Transport::Udp], false),
+        (&["10.0.9.9"], &[Transport::Tcp], false),
+    ] {
+        let targets: Vec<Target> = targets.iter().map(|address| Target { address: ip(address), port: 5353 }).collect();
+        let port = |protocol: &Transport| ServicePort {
+            name: None,
+            protocol: *protocol,
+            port: 53,
+            node_port: None,
+            targets: targets.clone(),
+        };
+        let ports = protocols.iter().map(port).collect();
+        facts.services = vec![Service { addresses: vec![ip(VIRTUAL[0])], ports, ..Service::default() }];
         let world = World::new(vec![], facts.clone());
         assert_eq!(world.engine.resolvers().contains(&ip(VIRTUAL[0])), want, "{:?}", facts.services[0].ports);
     }
+}
+
+/// What a pod writes into its labels, and a service with its address, make no resolver of it.
+#[test]
+fn no_pod_makes_itself_a_trusted_resolver() {
+    let peer = |key: &str, labels, address| namegate_engine::TopologyEndpoint {
+        key: key.into(),
+        labels: Arc::new(labels),
+        addresses: vec![ip(address)],
+        named_ports: vec![],
+        interface: None,
+    };
+    let mut facts = topology(&[None, None, None, None]);
+    let forged = [("k8s-app", "kube-dns"), ("io.kubernetes.pod.namespace", "kube-system")];
+    let resolver = Labels::pod("kube-system", [("k8s-app", "kube-dns")], [], None);
+    facts.endpoints.push(Arc::new(peer("evil/one", Labels::pod("evil", forged, [], None), "10.0.9.8")));
+    facts.endpoints.push(Arc::new(peer("kube-system/coredns", resolver, "10.0.9.9")));
+    let port = |protocol| ServicePort {
+        name: None,
+        protocol,
+        port: 53,
+        node_port: None,
+        targets: vec![Target { address: ip("10.0.9.9"), port: 53 }],
+    };
+    let addresses = vec![ip(VIRTUAL[0]), ip("10.0.9.8")];
+    let ports = [Transport::Udp, Transport::Tcp].map(port).into();
+    facts.services = vec![Service { addresses, ports, ..Service::default() }];
+    let world = World::new(vec![], facts);
+    let trusted: Vec<IpAddr> = world.engine.resolvers().to_vec();
+    assert_eq!(trusted, [ip("10.0.9.9"), ip(VIRTUAL[0])]);
+    let none = namegate_engine::PolicyView::default();
+    let view = world.engine.policy_view(&none);
+    let mut new: Vec<_> = view.newly_trusted(&none).collect();
+    new.sort_unstable();
+    assert_eq!(new, [(ip("10.0.9.9"), Some("kube-system/coredns")), (ip(VIRTUAL[0]), Some("/"))]);
+    assert_eq!(view.newly_trusted(&view).count(), 0);
 }
 
 /// A rule for every endpoint.
@@ -315,7 +377,7 @@ fn a_port_without_a_service_is_not_the_world() {
     for (peer, number, is_limited) in [(VIRTUAL[0], 80, false), (VIRTUAL[0], 443, true), ("192.0.2.1", 443, false)] {
         let flow = Flow { protocol: 6, port: number };
         let got = world.kernel.judge(10, own, ip(peer), Direction::Egress, flow);
-        let asked = world.engine.limits(own, ip(peer), Direction::Egress, flow, world.kernel.now);
+        let asked = world.engine.requests().limits(own, ip(peer), Direction::Egress, flow, world.kernel.now);
         assert_eq!(got.proxy_port, if is_limited { PROXIES.l7 } else { 0 }, "{peer}:{number}: {got:?}");
         assert_eq!(matches!(asked, Limits::Rules(_)), is_limited, "{peer}:{number}: {asked:?}");
     }
@@ -333,7 +395,8 @@ fn those_behind_a_service_have_their_say_in_requests() {
     ] {
         let world = in_front_of(rules, OWN[1], 8080);
         let flow = Flow { protocol: 6, port: 80 };
-        let asked = world.engine.limits(ip(VIRTUAL[0]), ip(OWN[0]), Direction::Ingress, flow, world.kernel.now);
+        let asked =
+            world.engine.requests().limits(ip(VIRTUAL[0]), ip(OWN[0]), Direction::Ingress, flow, world.kernel.now);
         let got = match asked {
             Limits::Free => "free",
             Limits::Closed(_) => "closed",

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Kernel, SECOND, apply, ip, settings, topology};
+use common::{Kernel, SECOND, apply, ip, settings, shared, topology};
 use namegate_abi::{AddressKey, Reason, endpoint_flags, policy_flags};
 use namegate_config::{
     l7::L7,
@@ -17,7 +17,7 @@ use namegate_config::{
     rule::{Binding, Direction, Effect, Entity, Origin, PeerSelector, Peers, Ports, Rule, Subject, Tier},
     settings::{PrivateAnswers, Scope, Settings},
 };
-use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, NamesAt, NotOpen, Proxies, Row};
+use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, NamesAt, NotOpen, PolicyView, Proxies, Row};
 
 const WEB: Flow = Flow { protocol: 6, port: 443 };
 const OWN: &str = "10.0.0.1";
@@ -57,7 +57,7 @@ impl Setup {
     fn new(settings: &Settings, rules: Vec<Rule>) -> Self {
         let mut engine = Engine::new(settings);
         let mut kernel = Kernel { now: 1_000 * SECOND, ..Kernel::default() };
-        let change = Change { rules: Some(rules), topology: Some(topology(&pods([true, true]))) };
+        let change = Change { rules: Some(shared(rules)), topology: Some(topology(&pods([true, true]))) };
         kernel.apply(&engine.update(change, kernel.now));
         Self { engine, kernel }
     }
@@ -274,7 +274,7 @@ fn a_policy_that_comes_later_opens_what_is_still_alive() {
     setup.learn(0, "a.io", "192.0.2.1", 60).unwrap();
     assert_eq!(setup.reason(0, "192.0.2.1"), Reason::DefaultDeny);
     assert_eq!(setup.steps("192.0.2.1"), 0, "no selector matches: no row");
-    let change = Change { rules: Some(vec![allow(vec![name("a.io")])]), topology: None };
+    let change = Change { rules: Some(shared(vec![allow(vec![name("a.io")])])), topology: None };
     let ops = setup.engine.update(change, setup.kernel.now);
     apply(&setup.engine, &mut setup.kernel, &ops);
     assert_eq!(setup.reason(0, "192.0.2.1"), Reason::Rule);
@@ -326,7 +326,8 @@ fn an_endpoint_that_leaves_takes_its_names_and_its_number() {
     let again = setup.engine.endpoint_by_address(ip(OWN)).unwrap();
     assert_ne!(again, before);
     assert_eq!(setup.reason(0, "192.0.2.1"), Reason::DefaultDeny);
-    assert_eq!(setup.engine.addresses_of_endpoints()[&ip(OWN)], again);
+    let picture = setup.engine.policy_view(&PolicyView::default());
+    assert_eq!(picture.endpoint_by_address(ip(OWN)), Some(again));
     assert_eq!(setup.engine.peer_key(ip("192.168.0.2")), Some("n2"));
 }
 
@@ -405,18 +406,18 @@ fn names_count_as_they_were_when_the_connection_began() {
     let began = setup.kernel.now;
     let (own, peer) = (ip(OWN), ip("192.0.2.1"));
     for (since, open) in [(began, &["a.io", "b.io"][..]), (began + 5 * SECOND, &["a.io"])] {
-        assert!(setup.engine.is_bound(own, peer, WEB, Binding::Enforce, since));
+        assert!(setup.engine.requests().is_bound(own, peer, WEB, Binding::Enforce, since));
         for asked in ["a.io", "b.io", "c.io"] {
             let name = asked.parse().unwrap();
-            let limits = setup.engine.limits_asking(own, peer, WEB, Some(&name), Binding::Enforce, since);
+            let limits = setup.engine.requests().limits_asking(own, peer, WEB, Some(&name), Binding::Enforce, since);
             assert_eq!(limits == Limits::Free, open.contains(&asked), "{asked} {limits:?}");
         }
-        let openers = setup.engine.openers(own, peer, WEB, Binding::Observe, since);
+        let openers = setup.engine.requests().openers((own, peer), WEB, Binding::Observe, since, usize::MAX);
         let mut openers: Vec<&str> = openers.iter().map(Fqdn::as_str).collect();
         openers.sort_unstable();
         assert_eq!(openers, open);
     }
-    assert!(!setup.engine.is_bound(own, ip("192.0.2.2"), WEB, Binding::Observe, began), "a closed address");
+    assert!(!setup.engine.requests().is_bound(own, ip("192.0.2.2"), WEB, Binding::Observe, began), "a closed address");
 }
 
 #[test]
@@ -426,17 +427,18 @@ fn names_that_opened_an_address_for_a_connection_count_when_they_are_forgotten()
     let (own, peer, now) = (ip(OWN), ip("192.0.2.1"), setup.kernel.now);
     let known = ["a.io".parse().unwrap()];
     let remembered = NamesAt { at: now, known: &known };
-    let whole = |at: NamesAt<'_>| setup.engine.limits(own, peer, Direction::Egress, WEB, at);
+    let whole = |at: NamesAt<'_>| setup.engine.requests().limits(own, peer, Direction::Egress, WEB, at);
     assert!(matches!(whole(now.into()), Limits::Closed(_)));
     assert_eq!(whole(remembered), Limits::Free);
-    assert!(setup.engine.is_bound(own, peer, WEB, Binding::Enforce, remembered));
+    assert!(setup.engine.requests().is_bound(own, peer, WEB, Binding::Enforce, remembered));
     for (asked, passes) in [("a.io", true), ("b.io", false)] {
         let name = asked.parse().unwrap();
-        let limits = setup.engine.limits_asking(own, peer, WEB, Some(&name), Binding::Enforce, remembered);
+        let limits = setup.engine.requests().limits_asking(own, peer, WEB, Some(&name), Binding::Enforce, remembered);
         assert_eq!(limits == Limits::Free, passes, "{asked}");
     }
     for (port, passes) in [(80, false), (443, false), (22, true)] {
-        let limits = setup.engine.limits_nameless(own, peer, Flow { port, ..WEB }, Binding::Enforce, remembered);
+        let limits =
+            setup.engine.requests().limits_nameless(own, peer, Flow { port, ..WEB }, Binding::Enforce, remembered);
         assert_eq!(limits == Limits::Free, passes, "port {port}");
     }
 }

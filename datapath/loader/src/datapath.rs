@@ -4,17 +4,17 @@ use std::path::PathBuf;
 
 use aya::maps::RingBuf;
 use aya::programs::SchedClassifier;
-use namegate_abi::{
-    Counter, Direction, FlowLosses, NODE_INTERFACE, RateValue, Reason, Settings, counter_slot, map_names,
-};
-use namegate_engine::{Gate, GateError, MapOp, Row};
+use namegate_abi::{Counter, Direction, FlowLosses, NODE_INTERFACE, RateValue, Reason, Settings, map_names};
+use namegate_engine::{GateError, MapOp, MapWriter, Row};
 
 use crate::bpf::Hook;
 use crate::inspect::Inspector;
+use crate::meters::Meters;
 use crate::pins::{LinkPins, MapPins, Replaced};
 use crate::programs::Programs;
+use crate::raw_maps::pinned;
 use crate::spec::{self, MapLimits};
-use crate::tables::{Tables, pinned};
+use crate::tables::Tables;
 use crate::{Events, LoadError, Openings, attach, bpffs, node};
 
 /// The first kernel with tcx, the youngest of what the programs of interfaces use.
@@ -72,6 +72,8 @@ pub struct Datapath {
     /// As [`PROGRAMS`].
     programs: [SchedClassifier; 2],
     tables: Tables,
+    meters: Meters,
+    pins: PathBuf,
     events: Option<Events>,
     openings: Option<Openings>,
     pub(crate) links: LinkPins,
@@ -127,6 +129,8 @@ impl Datapath {
         Ok(Self {
             programs,
             tables,
+            meters: Meters::open(&options.pins)?,
+            pins: options.pins.clone(),
             events: Some(Events::new(ring)),
             openings: Some(Openings::new(openings)),
             links,
@@ -167,6 +171,11 @@ impl Datapath {
         Inspector::new(self)
     }
 
+    /// Reads from another thread what the programs count.
+    pub fn meters(&self) -> Result<Meters, GateError> {
+        Meters::open(&self.pins)
+    }
+
     /// Pins maps again whose pins another tool removed or replaced; says which.
     pub fn pin_maps_again(&mut self) -> Result<Vec<&'static str>, LoadError> {
         self.maps.pin_again()
@@ -185,17 +194,17 @@ impl Datapath {
 
     /// Packets and octets by direction and reason, since the maps were made; those without packets left out.
     pub fn counters(&self) -> Result<Vec<(Direction, Reason, Counter)>, GateError> {
-        self.tables.counters()
+        self.meters.counters()
     }
 
     /// Records that found the ring full, since the maps were made.
     pub fn events_lost(&self) -> Result<u64, GateError> {
-        Ok(self.tables.counter(counter_slot::EVENTS_LOST)?.packets)
+        self.meters.events_lost()
     }
 
     /// What each endpoint had of the rings lately, and how much was kept from it since its row was made.
     pub fn rates(&self) -> Vec<(u32, RateValue)> {
-        self.tables.rates()
+        self.meters.rates()
     }
 
     /// Flows remembered. Counted row by row, about 0.3 us each: for a metric, not for every packet.
@@ -205,7 +214,7 @@ impl Datapath {
 
     /// What its share of flows cost each endpoint, since it is here.
     pub fn flow_losses(&self) -> Result<Vec<(u32, FlowLosses)>, GateError> {
-        self.tables.flow_losses()
+        self.meters.flow_losses()
     }
 
     /// Forgets every flow: packets that follow are judged anew.
@@ -222,14 +231,9 @@ impl Datapath {
     pub fn take_openings(&mut self) -> Option<Openings> {
         self.openings.take()
     }
-
-    /// Copies for that stream that were lost, since the maps were made.
-    pub fn openings_lost(&self) -> Result<u64, GateError> {
-        Ok(self.tables.counter(counter_slot::OPENINGS_LOST)?.packets)
-    }
 }
 
-impl Gate for Datapath {
+impl MapWriter for Datapath {
     fn write(&mut self, op: &MapOp) -> Result<(), GateError> {
         self.tables.write(op)
     }

@@ -4,25 +4,25 @@
 use std::collections::{HashMap as Map, HashSet};
 use std::path::Path;
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuHashMap};
+use aya::maps::{HashMap, MapData, PerCpuHashMap};
 use namegate_abi::{
     EndpointValue, FlowKey, FlowLosses, FlowSlot, FlowValue, FragmentKey, FragmentValue, flow_share, limits, map_names,
 };
 use namegate_engine::GateError;
 
+use crate::flow_maps::{FlowMaps, removed};
+use crate::raw_maps::{Raw, access, pinned};
 use crate::spec::MapLimits;
-use crate::tables::{Raw, access, is_absent, pinned};
+use crate::sweep::Sweeper;
 
-pub(crate) type Flows = HashMap<MapData, Raw<FlowKey>, Raw<FlowValue>>;
-type Slots = HashMap<MapData, Raw<FlowSlot>, Raw<FlowKey>>;
 type Losses = PerCpuHashMap<MapData, u32, Raw<FlowLosses>>;
 type FragmentSlots = HashMap<MapData, Raw<FlowSlot>, Raw<FragmentKey>>;
 type Fragments = HashMap<MapData, Raw<FragmentKey>, Raw<FragmentValue>>;
 
 /// The maps of flows and fragments.
 pub(crate) struct FlowTables {
-    flows: Flows,
-    slots: Slots,
+    maps: FlowMaps,
+    sweeper: Sweeper,
     losses: Losses,
     fragments: Fragments,
     fragment_slots: FragmentSlots,
@@ -35,8 +35,8 @@ pub(crate) struct FlowTables {
 impl FlowTables {
     pub(crate) fn open(pins: &Path, limits: MapLimits) -> Result<Self, GateError> {
         Ok(Self {
-            flows: pinned(pins, map_names::FLOWS)?,
-            slots: pinned(pins, map_names::FLOW_SLOTS)?,
+            maps: FlowMaps::open(pins, limits.flows)?,
+            sweeper: Sweeper::start(pins, limits.flows)?,
             losses: pinned(pins, map_names::FLOW_LOSSES)?,
             fragments: pinned(pins, map_names::FRAGMENTS)?,
             fragment_slots: pinned(pins, map_names::FRAGMENT_SLOTS)?,
@@ -54,17 +54,16 @@ impl FlowTables {
     /// Notes the row of an endpoint.
     pub(crate) fn arrive(&mut self, interface: u32, value: &EndpointValue) {
         self.endpoints.insert(interface, value.endpoint);
+        self.sweeper.keep(value.endpoint);
     }
 
-    /// Notes that the row of an interface is gone, and forgets the flows of an endpoint that has no other.
+    /// Notes that the row of an interface is gone, and has the flows of an endpoint that has no other forgotten.
     pub(crate) fn leave(&mut self, interface: u32) -> Result<(), GateError> {
         let Some(endpoint) = self.endpoints.remove(&interface) else { return Ok(()) };
         if self.endpoints.values().any(|other| *other == endpoint) {
             return Ok(());
         }
-        for slot in 0..self.share_max.min(self.flows_max) {
-            self.free(Raw(FlowSlot { endpoint, slot }))?;
-        }
+        self.sweeper.forget(endpoint, self.share());
         for slot in 0..limits::FRAGMENTS_PER_ENDPOINT {
             let slot = Raw(FlowSlot { endpoint, slot });
             if let Ok(key) = self.fragment_slots.get(&slot, 0) {
@@ -75,32 +74,26 @@ impl FlowTables {
         removed(map_names::FLOW_LOSSES, self.losses.remove(&endpoint))
     }
 
-    /// Empties a slot, and forgets its flow.
-    fn free(&mut self, slot: Raw<FlowSlot>) -> Result<(), GateError> {
-        let key = match self.slots.get(&slot, 0) {
-            Ok(key) => key,
-            Err(error) if is_absent(&error) => return Ok(()),
-            Err(error) => return Err(access(map_names::FLOW_SLOTS, error)),
-        };
-        removed(map_names::FLOW_SLOTS, self.slots.remove(&slot))?;
-        removed(map_names::FLOWS, self.flows.remove(&key))
+    /// Has flows in slots past the share forgotten.
+    pub(crate) fn shrink(&self) {
+        self.sweeper.shrink(self.share());
     }
 
     /// Forgets flows of endpoints that are gone, those in slots past the share, and those that hold no slot.
     pub(crate) fn prune(&mut self) -> Result<(), GateError> {
         let share = self.share();
         let here: HashSet<u32> = self.endpoints.values().copied().collect();
-        let slots: Vec<Raw<FlowSlot>> = self.slots.keys().filter_map(Result::ok).collect();
+        let slots: Vec<Raw<FlowSlot>> = self.maps.slots.keys().filter_map(Result::ok).collect();
         for slot in slots {
             if slot.0.slot >= share || !here.contains(&slot.0.endpoint) {
-                self.free(slot)?;
+                self.maps.free(slot)?;
             }
         }
         // Flows first: the programs take a slot before they write a flow, so each of these has had its slot.
-        let flows: Vec<Raw<FlowKey>> = self.flows.keys().filter_map(Result::ok).collect();
-        let held: HashSet<FlowKey> = self.slots.iter().filter_map(Result::ok).map(|(_, key)| key.0).collect();
+        let flows: Vec<Raw<FlowKey>> = self.maps.flows.keys().filter_map(Result::ok).collect();
+        let held: HashSet<FlowKey> = self.maps.slots.iter().filter_map(Result::ok).map(|(_, key)| key.0).collect();
         for key in flows.into_iter().filter(|key| !held.contains(&key.0)) {
-            removed(map_names::FLOWS, self.flows.remove(&key))?;
+            removed(map_names::FLOWS, self.maps.flows.remove(&key))?;
         }
         Ok(())
     }
@@ -119,48 +112,21 @@ impl FlowTables {
             }
             let at = FlowSlot { endpoint: key.endpoint, slot: *slot };
             *slot += 1;
-            self.slots.insert(Raw(at), Raw(*key), 0).map_err(|error| access(map_names::FLOW_SLOTS, error))?;
-            self.flows.insert(Raw(*key), Raw(*value), 0).map_err(|error| access(map_names::FLOWS, error))?;
+            self.maps.slots.insert(Raw(at), Raw(*key), 0).map_err(|error| access(map_names::FLOW_SLOTS, error))?;
+            self.maps.flows.insert(Raw(*key), Raw(*value), 0).map_err(|error| access(map_names::FLOWS, error))?;
         }
         Ok(())
     }
 
     /// Removes every flow. Slots whose flow is gone are free.
     pub(crate) fn forget(&mut self) -> Result<(), GateError> {
-        let keys: Vec<Raw<FlowKey>> = self.flows.keys().filter_map(Result::ok).collect();
-        keys.iter().try_for_each(|key| removed(map_names::FLOWS, self.flows.remove(key)))
+        let keys: Vec<Raw<FlowKey>> = self.maps.flows.keys().filter_map(Result::ok).collect();
+        keys.iter().try_for_each(|key| removed(map_names::FLOWS, self.maps.flows.remove(key)))
     }
 
     /// Rows, counted: about 0.3 us a row.
     pub(crate) fn rows(&self) -> u64 {
         // The walk starts anew where its row vanishes: bounded by the size of the table.
-        self.flows.keys().take(self.flows_max as usize).flatten().count() as u64
-    }
-
-    /// What its share cost each endpoint, since it is here.
-    pub(crate) fn losses(&self) -> Result<Vec<(u32, FlowLosses)>, GateError> {
-        let mut all = Vec::new();
-        for endpoint in self.losses.keys() {
-            let endpoint = endpoint.map_err(|error| access(map_names::FLOW_LOSSES, error))?;
-            let of_cpus = match self.losses.get(&endpoint, 0) {
-                Ok(of_cpus) => of_cpus,
-                Err(error) if is_absent(&error) => continue,
-                Err(error) => return Err(access(map_names::FLOW_LOSSES, error)),
-            };
-            let add = |sum: FlowLosses, cpu: &Raw<FlowLosses>| FlowLosses {
-                evicted: sum.evicted + cpu.0.evicted,
-                refused: sum.refused + cpu.0.refused,
-            };
-            all.push((endpoint, of_cpus.iter().fold(FlowLosses::default(), add)));
-        }
-        Ok(all)
-    }
-}
-
-/// The result of a removal; a row that is not there is no error.
-fn removed(map: &'static str, result: Result<(), MapError>) -> Result<(), GateError> {
-    match result {
-        Err(error) if !is_absent(&error) => Err(access(map, error)),
-        _ => Ok(()),
+        self.maps.flows.keys().take(self.flows_max as usize).flatten().count() as u64
     }
 }

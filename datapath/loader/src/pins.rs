@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
 
+use crate::raw_maps::access;
 use crate::spec::MapSpec;
-use crate::tables::{Saved, access};
+use crate::tables::Saved;
 use crate::{LoadError, bpf, bpffs};
 
 /// Pinned maps that give way to maps of another size.

@@ -1,43 +1,25 @@
 //! The maps with their types, and the gate that writes and reads them row by row.
 
-use std::io;
 use std::path::Path;
 
-use aya::Pod;
 use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use namegate_abi::{
-    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Direction, EndpointValue, FlowKey, FlowLosses,
-    FlowSlot, FlowValue, FragmentKey, FragmentValue, PolicyKey, PolicyValue, RateValue, Reason, Settings, counter_slot,
-    map_names,
+    Address, AddressKey, AddressValue, CidrKey, CidrValue, EndpointValue, FlowKey, FlowValue, PolicyKey, PolicyValue,
+    Settings, map_names,
 };
-use namegate_engine::{Gate, GateError, Key, MapOp, Row};
+use namegate_engine::{GateError, Key, MapOp, MapWriter, Row};
 
-use crate::flows::{FlowTables, Flows};
+use crate::flow_maps::Flows;
+use crate::flows::FlowTables;
+use crate::raw_maps::{Raw, access, is_absent, os_error, pinned, typed};
 use crate::spec::{MapLimits, setting_of};
-
-/// A key or value as the kernel has it.
-#[derive(Clone, Copy, Debug)]
-#[repr(transparent)]
-pub(crate) struct Raw<T>(pub(crate) T);
-
-macro_rules! pod {
-    ($($type:ty),*) => {
-        $(
-            // SAFETY: The type is repr(C), has no holes (asserted in namegate-abi), and every bit pattern is valid.
-            unsafe impl Pod for Raw<$type> {}
-        )*
-    };
-}
-pod!(Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue);
-pod!(FlowLosses, FlowSlot, FragmentKey, FragmentValue, PolicyKey, PolicyValue, RateValue, Settings);
 
 type Endpoints = HashMap<MapData, u32, Raw<EndpointValue>>;
 type Addresses = HashMap<MapData, Raw<AddressKey>, Raw<AddressValue>>;
 type Cidrs = LpmTrie<MapData, Raw<CidrKey>, Raw<CidrValue>>;
 type Policy = LpmTrie<MapData, Raw<PolicyKey>, Raw<PolicyValue>>;
 type Resolvers = HashMap<MapData, Raw<Address>, u8>;
-type Rates = HashMap<MapData, u32, Raw<RateValue>>;
 
 /// The maps of the gate.
 pub(crate) struct Tables {
@@ -47,21 +29,10 @@ pub(crate) struct Tables {
     policy: Policy,
     resolvers: Resolvers,
     flows: FlowTables,
-    rates: Rates,
     settings: Array<MapData, Raw<Settings>>,
     /// What was written there last.
     current: Option<Settings>,
-    counters: PerCpuArray<MapData, Raw<Counter>>,
     limits: MapLimits,
-}
-
-/// Opens a pinned map, with its type.
-pub(crate) fn pinned<M>(pins: &Path, name: &'static str) -> Result<M, GateError>
-where
-    M: TryFrom<Map, Error = MapError>,
-{
-    let map = MapData::from_pin(pins.join(name)).and_then(Map::from_map_data);
-    typed(name, map.map_err(|error| access(name, error))?)
 }
 
 impl Tables {
@@ -73,10 +44,8 @@ impl Tables {
             policy: pinned(pins, map_names::POLICY)?,
             resolvers: pinned(pins, map_names::RESOLVERS)?,
             flows: FlowTables::open(pins, limits)?,
-            rates: pinned(pins, map_names::RATES)?,
             settings: pinned(pins, map_names::SETTINGS)?,
             current: None,
-            counters: pinned(pins, map_names::COUNTERS)?,
             limits,
         };
         for row in &tables.endpoints {
@@ -108,8 +77,13 @@ impl Tables {
         let settings = Settings { flow_share: self.flows.share(), ..*settings };
         self.settings.set(0, Raw(settings), 0).map_err(|error| access(map_names::SETTINGS, error))?;
         self.current = Some(settings);
-        // The first time, what an earlier agent left is put in order.
-        if old.is_none_or(|old| old > settings.flow_share) { self.flows.prune() } else { Ok(()) }
+        match old {
+            // What an earlier agent left is put in order.
+            None => self.flows.prune()?,
+            Some(old) if old > settings.flow_share => self.flows.shrink(),
+            Some(_) => {}
+        }
+        Ok(())
     }
 
     /// Brings the share of flows up to date after endpoints came or went.
@@ -120,43 +94,9 @@ impl Tables {
         }
     }
 
-    /// What its share of flows cost each endpoint, since it is here.
-    pub(crate) fn flow_losses(&self) -> Result<Vec<(u32, FlowLosses)>, GateError> {
-        self.flows.losses()
-    }
-
-    /// The sum over all CPUs of each counter, reasons without packets left out.
-    pub(crate) fn counters(&self) -> Result<Vec<(Direction, Reason, Counter)>, GateError> {
-        let mut found = Vec::new();
-        for direction in [Direction::Ingress, Direction::Egress] {
-            for &reason in Reason::ALL {
-                let counter = self.counter(counter_slot::of(direction, reason))?;
-                if counter.packets != 0 {
-                    found.push((direction, reason, counter));
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// The sum over all CPUs of one slot.
-    pub(crate) fn counter(&self, slot: u32) -> Result<Counter, GateError> {
-        let values = self.counters.get(&slot, 0).map_err(|error| access(map_names::COUNTERS, error))?;
-        let add = |sum: Counter, cpu: &Raw<Counter>| Counter {
-            packets: sum.packets + cpu.0.packets,
-            octets: sum.octets + cpu.0.octets,
-        };
-        Ok(values.iter().fold(Counter::default(), add))
-    }
-
     /// Rows of the flow table, counted: about 0.3 us a row.
     pub(crate) fn flow_rows(&self) -> u64 {
         self.flows.rows()
-    }
-
-    /// What each endpoint had of the rings. A row that goes while it is read is left out.
-    pub(crate) fn rates(&self) -> Vec<(u32, RateValue)> {
-        self.rates.iter().filter_map(Result::ok).map(|(endpoint, rate)| (endpoint, rate.0)).collect()
     }
 
     fn put(&mut self, row: &Row) -> Result<(), GateError> {
@@ -201,7 +141,7 @@ impl Tables {
     }
 }
 
-impl Gate for Tables {
+impl MapWriter for Tables {
     fn write(&mut self, op: &MapOp) -> Result<(), GateError> {
         match op {
             MapOp::Put(row @ Row::Endpoint(interface, value)) => {
@@ -260,13 +200,6 @@ impl Saved {
     }
 }
 
-fn typed<M>(name: &'static str, map: Map) -> Result<M, GateError>
-where
-    M: TryFrom<Map, Error = MapError>,
-{
-    M::try_from(map).map_err(|error| access(name, error))
-}
-
 fn endpoint_rows(map: &Endpoints, rows: &mut Vec<Row>) -> Result<(), GateError> {
     collect(map_names::ENDPOINTS, map.iter(), rows, |key, value| Row::Endpoint(key, value.0))
 }
@@ -299,25 +232,4 @@ fn collect<K, V>(
         rows.push(row(key, value));
     }
     Ok(())
-}
-
-/// The kernel's error number, if the error is the kernel's.
-fn os_error(error: &MapError) -> Option<i32> {
-    match error {
-        MapError::SyscallError(error) => error.io_error.raw_os_error(),
-        MapError::IoError(error) => error.raw_os_error(),
-        _ => None,
-    }
-}
-
-pub(crate) fn is_absent(error: &MapError) -> bool {
-    matches!(error, MapError::KeyNotFound | MapError::ElementNotFound) || os_error(error) == Some(libc::ENOENT)
-}
-
-pub(crate) fn access(map: &'static str, error: MapError) -> GateError {
-    let source = match os_error(&error) {
-        Some(number) => io::Error::from_raw_os_error(number),
-        None => io::Error::other(error),
-    };
-    GateError::Access { map, source }
 }

@@ -2,6 +2,7 @@
 //! `Documentation/bpf/bpf_prog_run.rst`), on interfaces that are there for it alone.
 
 use std::io;
+use std::time::Duration;
 
 use aya::programs::{TestRun, TestRunOptions, TestRunResult};
 use namegate_abi::Direction;
@@ -30,28 +31,45 @@ impl Datapath {
     /// All is as for a packet on the wire: it is counted, told of, and its flow remembered.
     pub fn try_packet(&mut self, direction: Direction, ifindex: u32, frame: &[u8]) -> Result<bool, LoadError> {
         let wanted = program_of(direction);
-        Ok(run(self.program(wanted)?, wanted, ifindex, frame)? != DROP)
+        Ok(run(self.program(wanted)?, wanted, (ifindex, frame), 1)?.return_value != DROP)
+    }
+
+    /// Runs a program as [`Self::try_packet`] does, so many times over the same frame, and gives the mean time of a run as
+    /// the kernel measures it.
+    pub fn time_packet(
+        &mut self,
+        direction: Direction,
+        ifindex: u32,
+        frame: &[u8],
+        runs: u32,
+    ) -> Result<Duration, LoadError> {
+        let wanted = program_of(direction);
+        Ok(run(self.program(wanted)?, wanted, (ifindex, frame), runs)?.duration)
     }
 
     /// The same for a packet that a socket of the node sends or is about to receive, by way of an interface.
     pub fn try_node_packet(&mut self, direction: Direction, ifindex: u32, frame: &[u8]) -> Result<bool, LoadError> {
         let wanted = node::program_of(direction);
-        Ok(run(self.node_program(wanted)?, wanted, ifindex, frame)? == PASS_TO_SOCKET)
+        Ok(run(self.node_program(wanted)?, wanted, (ifindex, frame), 1)?.return_value == PASS_TO_SOCKET)
     }
 }
 
-/// What a program answers to the frame.
-fn run<P>(program: &P, name: &'static str, ifindex: u32, frame: &[u8]) -> Result<u32, LoadError>
+/// What a program answers to a frame of an interface, and how long a run takes.
+fn run<P>(
+    program: &P,
+    name: &'static str,
+    (ifindex, frame): (u32, &[u8]),
+    runs: u32,
+) -> Result<TestRunResult, LoadError>
 where
     P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
 {
     let mut context = [0; CONTEXT_OCTETS];
     context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
-    let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
+    let options =
+        TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), repeat: runs, ..TestRunOptions::new() };
     let result = program.test_run(options);
-    let result =
-        result.map_err(|source| LoadError::Trial { program: name, interface: ifindex, source: Box::new(source) })?;
-    Ok(result.return_value)
+    result.map_err(|source| LoadError::Trial { program: name, interface: ifindex, source: Box::new(source) })
 }
 
 /// Switches the loopback interface of the calling thread's network namespace on.

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use hyper::{Request, Uri};
 use namegate_api::{
-    CacheFilter, FlowFeed, FlowHub, Gatekeeper, Instruments, PROBLEM_JSON, Refusal, Reply,
+    Backend, CacheFilter, FlowFeed, FlowHub, Instruments, PROBLEM_JSON, Refusal, Reply,
     fuzzing::{Answer, Service},
     view::{
         CniEndpoint, CniRegistration, CniState, Endpoint, Forgotten, FqdnLookup, FqdnNames, Health, Policy, Status,
@@ -76,7 +76,7 @@ fn absent<T: Send + 'static>(what: &str) -> Reply<'static, T> {
     Box::pin(async move { Err(Refusal::NoSuchEndpoint(what)) })
 }
 
-impl Gatekeeper for Nobody {
+impl Backend for Nobody {
     fn fqdn_cache(&self, filter: CacheFilter) -> Reply<'_, Vec<FqdnLookup>> {
         match filter.endpoint {
             Some(name) => absent(&name),
@@ -125,8 +125,8 @@ impl Gatekeeper for Nobody {
         absent("health")
     }
 
-    fn flows(&self) -> FlowFeed {
-        FlowFeed { recent: Vec::new(), live: FlowHub::new(1).subscribe() }
+    fn flows(&self, _past: bool) -> Reply<'_, FlowFeed> {
+        Box::pin(async { Ok(FlowFeed { recent: Vec::new(), live: FlowHub::new(1).subscribe() }) })
     }
 
     fn instruments(&self) -> &Instruments {

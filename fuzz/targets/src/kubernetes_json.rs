@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use namegate_kubernetes::fuzzing::saved;
+use namegate_kubernetes::fuzzing::{FORM, saved};
 use serde_json::Value;
 
 /// Where written files are torn.
@@ -20,7 +20,7 @@ pub fn kubernetes_json(data: &[u8]) {
     let file = file.unwrap_or_default();
     let field =
         |name: &str, at: usize| if let Some(list) = file.as_array() { list[at].clone() } else { file[name].clone() };
-    assert_eq!(field("form", 0), 1, "another form");
+    assert_eq!(field("form", 0), FORM, "another form");
     let rows = field("rows", 1);
     let keys: BTreeSet<String> =
         rows.as_array().into_iter().flatten().map(|row| format!("{} {}", row[0], row[1])).collect();

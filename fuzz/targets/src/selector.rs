@@ -34,7 +34,8 @@ const KUBERNETES_KEYS: usize = 5;
 /// Values; the last one is a mistake.
 const VALUES: [&str; 5] = ["", "x", "y.z", "n", "-"];
 const RIGHT_VALUES: usize = 4;
-const SOURCES: [&str; 3] = ["k8s", "node", "reserved"];
+/// Where labels come from; what the last one names is derived by the system.
+const SOURCES: [&str; 4] = ["k8s", "node", "reserved", "system"];
 const LABEL_KEYS: [&str; 6] = ["a", "b", "c.io/d", "host", NAMESPACE, "io.cilium.k8s.namespace.labels.a"];
 /// Of labels, requirements and values.
 const COUNT_MAX: usize = 6;
@@ -106,15 +107,35 @@ pub fn selector(data: &[u8]) {
             .iter()
             .take(COUNT_MAX)
             .map(|(source, key, value)| {
-                (SOURCES[at(*source, 3)], LABEL_KEYS[at(*key, LABEL_KEYS.len())], VALUES[at(*value, RIGHT_VALUES)])
+                let key = LABEL_KEYS[at(*key, LABEL_KEYS.len())];
+                (SOURCES[at(*source, SOURCES.len())], key, VALUES[at(*value, RIGHT_VALUES)])
             })
             .collect();
         let mut given = Labels::default();
         for (source, key, value) in &labels {
-            given.insert(source, key, value);
+            match *source {
+                "system" if is_of_system(key) => given.derive(key, value),
+                "reserved" => given.reserve(key),
+                source => given.insert(source, key, value),
+            }
         }
-        let want = input.place.selects(&all, &labels);
+        let meant: Vec<_> = labels.into_iter().map(meaning).collect();
+        let want = input.place.selects(&all, &meant);
         assert_eq!(read.matches(&given), want, "{} {given}", policy.1);
+    }
+}
+
+fn is_of_system(key: &str) -> bool {
+    key == NAMESPACE || key.starts_with("io.cilium.k8s.namespace.labels.")
+}
+
+/// A label as selectors see it: what a user writes under a key of the system is apart from what the system gives.
+fn meaning<'l>((source, key, value): (&'l str, &'l str, &'l str)) -> (&'l str, &'l str, &'l str) {
+    match source {
+        "system" if is_of_system(key) => ("k8s", key, value),
+        "k8s" if is_of_system(key) => ("written", key, value),
+        "reserved" => ("reserved", key, ""),
+        _ => (source, key, value),
     }
 }
 
@@ -217,7 +238,9 @@ impl Requirement {
         match KEYS[self.key].split_once(':') {
             Some(("any", key)) => (None, key),
             Some((source, key)) => (Some(source), key),
-            None => (place.is_kubernetes().then_some("k8s"), KEYS[self.key]),
+            None if place.is_kubernetes() && is_of_system(KEYS[self.key]) => (Some("written"), KEYS[self.key]),
+            None if place.is_kubernetes() || is_of_system(KEYS[self.key]) => (Some("k8s"), KEYS[self.key]),
+            None => (None, KEYS[self.key]),
         }
     }
 

@@ -50,6 +50,17 @@ fn every_stored_input_passes() {
     assert!(octets <= CORPORA_OCTETS_MAX, "{octets} octets: minimise with `cargo xtask fuzz --store`");
 }
 
+/// Files of a former form are not read, so that nothing would be checked of them.
+#[test]
+fn stored_inputs_of_saved_objects_are_of_the_form_that_is_read() {
+    let files: Vec<PathBuf> =
+        fs::read_dir(folder("corpus").join("kubernetes_json")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let read = files.iter().filter_map(|file| namegate_kubernetes::fuzzing::saved(&fs::read(file).unwrap()));
+    let objects: Vec<usize> = read.map(|saved| saved.objects).collect();
+    assert!(objects.len() * 2 > files.len(), "{} of {} inputs are read", objects.len(), files.len());
+    assert!(objects.contains(&6), "an object of each of six kinds in one file: {objects:?}");
+}
+
 fn conformance(file: &str) -> serde_json::Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../conformance").join(file);
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()

@@ -1,46 +1,49 @@
-//! The agent: reads settings, opens the gate, serves DNS and the API, and follows files, interfaces and flows.
+//! The agent: reads settings, starts the enforcer, serves DNS and the API, and follows files, interfaces and flows.
 
 mod absent;
-mod adopt;
-mod attach;
+mod api_backend;
+mod asked_names;
 mod attachments;
-mod audience;
 mod begun;
-mod book;
 mod clock;
 mod cluster;
+mod cluster_state;
 mod cni;
 mod descriptors;
 mod desk;
-mod door;
+mod enforcer;
+mod existing_pods;
 mod fair_cache;
-mod fair_queue;
 mod file_watch;
 mod files;
 mod flows;
-mod front;
-mod gate;
-mod gatekeeper;
-mod held;
-mod inbox;
 mod interfaces;
-mod journal;
 mod kubernetes;
+mod listeners;
 mod log;
 mod memory;
+mod name_check;
 mod objects;
-mod openings;
 mod own;
+mod policies;
+mod policy_state;
 mod problems;
+mod quic_hold;
+mod reading;
+mod records;
 mod refusals;
 mod reload;
 mod requests;
-mod room;
 mod shown;
 mod sources;
+mod stamp;
 mod start;
 mod state;
+mod touched;
+mod unit;
+mod unused_selectors;
 mod upkeep;
+mod wake;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -53,31 +56,34 @@ use namegate_config::{
     settings::{self, Settings, Tunnelling},
 };
 use namegate_dns_proxy::{Config as DnsConfig, Proxy};
-use namegate_engine::{Engine, Proxies};
+use namegate_enforcer::{Enforcer, EnforcerHandle, Journal, Parts as EnforcerParts, Reader, Running, Stall};
+use namegate_engine::Proxies;
 use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
-use namegate_loader::{Datapath, Events, MapLimits, Openings, Options, PinsLock, routes, untracked};
+use namegate_loader::{Datapath, Events, MapLimits, Meters, Openings, Options, PinsLock, routes, untracked};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::AbortHandle,
 };
 
-use crate::cli::Outcome;
+use crate::outcome::Outcome;
 
-pub(crate) use desk::forbidden;
-pub(crate) use files::shown as shown_diagnostic;
+pub(crate) use unit::shown as shown_diagnostic;
 
-use book::Book;
+use api_backend::ApiBackend;
+use asked_names::Checks;
+use cluster::Cluster;
 use descriptors::{Shared, Wanted};
 use desk::GateDesk;
+use enforcer::{Kernel, Reports};
 use flows::Flows;
-use front::Front;
-use gate::{Gate, Published, Running};
-use gatekeeper::Keeper;
-use journal::Journal;
 use kubernetes::Kubernetes;
-use openings::Checks;
-use reload::Reloader;
+use listeners::Listeners;
+use policy_state::SharedPolicyState;
+use problems::Problems;
+use records::RecordsThread;
+use reload::{Held, Reloader};
 use requests::RequestDesk;
+use touched::Cause;
 
 /// What of the policy language is enforced where both directions are guarded: no names in policies for nodes.
 pub(crate) const FEATURES: Features =
@@ -88,6 +94,8 @@ const REDIRECT_MARK: u32 = 0x200;
 const PROXY_MARK: u32 = 0x400;
 /// Bits of both.
 const MARK_MASK: u32 = 0xf00;
+/// A thread that has had nothing to do for so long ends: while it lives, it keeps memory that it has freed.
+const IDLE_THREAD_KEPT: Duration = Duration::from_secs(1);
 /// Threads that read requests, at most.
 const L7_WORKERS_MAX: usize = 4;
 /// Bytes that the layer 7 proxy keeps for all connections; one endpoint gets half of them at most.
@@ -114,7 +122,8 @@ pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
         return Ok(checked);
     }
     log::start();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).thread_keep_alive(IDLE_THREAD_KEPT).enable_all().build()?;
     runtime.block_on(serve(settings))?;
     Ok(Outcome::Good)
 }
@@ -141,79 +150,94 @@ fn features(directions: &[Direction], nodes: bool) -> Features {
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let started = rfc3339(std::time::SystemTime::now());
     let limit = descriptors::raise();
-    let front = Front::open(&settings)?;
-    let (flows, book) = (Arc::<Flows>::default(), Arc::<Book>::default());
-    let published = Published::default();
-    let Published { clients, instruments, problems } = published.clone();
-    let Parts { gate, events, openings, features, looked } = open(&settings, published)?;
-    let door = gate.door();
-    let looking = tokio::spawn(upkeep::follow(looked, door.clone(), Arc::clone(&problems)));
-    let following = tokio::spawn(flows::follow(events, door.clone(), Arc::clone(&flows)));
+    let listeners = Listeners::open(&settings)?;
+    let (flows, policy_state) = (Arc::<Flows>::default(), Arc::<SharedPolicyState>::default());
+    let reports = Arc::<Reports>::default();
+    let (problems, refusals) = (Arc::clone(&reports.problems), Arc::clone(&reports.refusals));
+    let Parts { running, events, openings, features, looked, meters, held } = open(&settings, Arc::clone(&reports))?;
+    let enforcer = running.handle();
+    let reader = enforcer.reader().clone();
+    let looking = tokio::spawn(upkeep::follow(looked, reader.clone(), Arc::clone(&problems)));
+    let following = flows::follow(events, reader.clone(), Arc::clone(&flows));
     let checks = Arc::<Checks>::default();
-    let copies = openings::follow(openings, door.clone(), Arc::clone(&flows), Arc::clone(&checks), PROXY_MARK);
+    let judging = (reader.clone(), Arc::clone(&refusals));
+    let copies = name_check::follow(openings, judging, Arc::clone(&flows), Arc::clone(&checks), PROXY_MARK);
     let watching = tokio::spawn(copies);
-    let refusing = tokio::spawn(refusals::follow(Arc::clone(door.refusals()), Arc::clone(&problems), door.clone()));
+    let counting = refusals::follow(Arc::clone(&refusals), Arc::clone(&problems), reader.clone(), Arc::clone(&meters));
+    let refusing = tokio::spawn(counting);
     let shared = descriptors::share_out(limit, descriptors_wanted(&settings), &problems);
-    let (requests, records) = RequestDesk::new(door.clone(), gate.changes(), Arc::clone(&clients));
+    let (requests, records) = RequestDesk::new(reader.clone(), Arc::clone(&refusals), settings.audit);
     let l7 = Arc::new(L7Proxy::start(&l7_config(&settings, &shared), requests.clone())?);
-    let telling = tokio::spawn(requests::follow(records, door.clone(), Arc::clone(&flows)));
-    let dns_desk = GateDesk::new(clients, door.clone(), settings.audit);
+    let telling = requests::follow(records, reader.clone(), Arc::clone(&flows));
+    let _explaining = RecordsThread::start(following, telling).context("starting the thread that explains records")?;
+    let dns_desk = GateDesk::new(enforcer.clone(), Arc::clone(&refusals), settings.audit);
     let proxy = Arc::new(Proxy::start(&dns_config(&settings, &shared), dns_desk)?);
     // Before the rules: those that need a proxy find it.
     let proxies = Proxies { dns: proxy.port(), l7: l7.port() };
-    door.ask(move |gate| gate.set_proxies(proxies)).await?;
+    enforcer.set_proxies(proxies).await?;
     let kubernetes = Kubernetes::start(&settings).await?;
-    let reloader = {
-        let (settings, door, book) = (settings.clone(), door.clone(), Arc::clone(&book));
-        let problems = Arc::clone(&problems);
-        let cluster = kubernetes.as_ref().map(Kubernetes::cluster);
-        tokio::task::spawn_blocking(move || Reloader::start(&settings, features, door, book, problems, cluster))
-            .await??
-    };
-    let nudge = reloader.nudge();
-    door.ask(|gate| gate.room.follow(nudge)).await?;
-    let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge()));
-    let links = tokio::spawn(reload::follow_links(reloader.nudge(), Arc::clone(&problems)));
-    let giving = tokio::spawn(memory::give_back());
+    let cluster = kubernetes.as_ref().map(Kubernetes::cluster);
+    let reloader = read(&settings, features, (enforcer.clone(), held), (&policy_state, &problems), cluster).await?;
+    reports.follow(reloader.nudge(Cause::Kernel));
+    let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge(Cause::Cluster)));
+    let links = tokio::spawn(reload::follow_links(reloader.nudge(Cause::Machine), Arc::clone(&problems)));
+    let giving = tokio::spawn(memory::keep_giving_back());
     // Open as long as names are looked at.
     let (names_port, _present) =
-        held::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
-    door.ask(move |gate| gate.datapath().set(&kernel_settings(proxies.dns, names_port))).await??;
-    tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the gate is open for business");
-    let keeper = Keeper {
+        quic_hold::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
+    enforcer.configure(kernel_settings(proxies.dns, names_port)).await??;
+    tracing::info!(port = proxy.port(), socket = %settings.socket.display(), "the agent enforces, and serves DNS and the API");
+    let backend = ApiBackend {
         settings,
-        door,
-        book,
+        enforcer,
+        meters,
+        refusals,
+        policy_state,
         problems,
         flows,
         checks,
         proxy: Arc::clone(&proxy),
         l7: Arc::clone(&l7),
         requests,
-        instruments,
+        instruments: reports.instruments.clone(),
         started,
         kubernetes,
     };
-    front.serve(keeper, end()).await;
-    let tasks = [following.abort_handle(), watching.abort_handle(), telling.abort_handle()];
-    let others = [refusing.abort_handle(), links.abort_handle(), looking.abort_handle(), giving.abort_handle()];
+    listeners.serve(backend, end(&reader)).await;
+    let tasks = [watching.abort_handle(), refusing.abort_handle(), links.abort_handle()];
+    let others = [looking.abort_handle(), giving.abort_handle()];
     tasks.iter().chain(&others).for_each(AbortHandle::abort);
-    stop(reloader, gate, proxy, l7).await
+    stop(reloader, running, proxy, l7).await
+}
+
+/// Reads everything once, and waits until the kernel holds it.
+async fn read(
+    settings: &Settings,
+    features: Features,
+    kernel: (EnforcerHandle, Held),
+    (policy_state, problems): (&Arc<SharedPolicyState>, &Arc<Problems>),
+    cluster: Option<Cluster>,
+) -> anyhow::Result<Reloader> {
+    let (settings, policy_state, problems) = (settings.clone(), Arc::clone(policy_state), Arc::clone(problems));
+    tokio::task::spawn_blocking(move || Reloader::start(&settings, features, kernel, policy_state, problems, cluster))
+        .await?
 }
 
 /// What the kernel's side was opened with.
 struct Parts {
-    gate: Running,
+    running: Running,
     events: Events,
     openings: Openings,
     /// What can be enforced.
     features: Features,
     looked: upkeep::Looked,
+    meters: Arc<Meters>,
+    held: Held,
 }
 
 /// Loads or adopts what is in the kernel, and starts the thread that owns it. A second agent ends here, before it touches
 /// what the first one has pinned.
-fn open(settings: &Settings, published: Published) -> anyhow::Result<Parts> {
+fn open(settings: &Settings, reports: Arc<Reports>) -> anyhow::Result<Parts> {
     let limits = settings.limits;
     let options = Options {
         pins: settings.pins.clone(),
@@ -229,11 +253,11 @@ fn open(settings: &Settings, published: Published) -> anyhow::Result<Parts> {
         settings: kernel_settings(0, 0),
     };
     let lock = PinsLock::take(&settings.pins, &settings.socket)?;
-    let mut datapath = Datapath::open(&options).map_err(gate::load_error)?;
+    let mut datapath = Datapath::open(&options).map_err(enforcer::load_error)?;
     routes::set_up(&options.settings).context("setting up the route to the proxy")?;
     let refusal = datapath.node_refusal();
     if let Some(error) = refusal {
-        tracing::warn!(error = %gate::Chain(error), "policies for nodes are refused here");
+        tracing::warn!(error = %enforcer::Chain(error), "policies for nodes are refused here");
     }
     let features = features(&settings.directions, refusal.is_none());
     if features.http
@@ -246,15 +270,16 @@ fn open(settings: &Settings, published: Published) -> anyhow::Result<Parts> {
     let looked = upkeep::Looked { settings: options.settings, limits: features.http, nftables, lock };
     let events = datapath.take_events().context("the ring of events was taken already")?;
     let openings = datapath.take_openings().context("the ring of openings was taken already")?;
-    let gate = Gate::new(
-        Engine::new(settings),
-        datapath,
-        Journal::open(&settings.state),
-        gate::directions(&settings.directions),
-        published,
-        settings.audit,
-    )?;
-    Ok(Parts { gate: gate.start()?, events, openings, features, looked })
+    let (inspector, meters) = (datapath.inspector(), Arc::new(datapath.meters()?));
+    let enforcer = Enforcer::new(EnforcerParts {
+        settings,
+        kernel: Kernel { datapath, directions: enforcer::directions(&settings.directions) },
+        journal: Journal::open(&settings.state),
+        observer: reports,
+        clock: clock::boot_ns,
+    })?;
+    let held = Held { interfaces: enforcer.known_interfaces(), inspector };
+    Ok(Parts { running: enforcer.start()?, events, openings, features, looked, meters, held })
 }
 
 const NO_NFTABLES: &str = "no rule of nftables: connections to a service are dropped where limits on requests apply";
@@ -312,8 +337,15 @@ fn l7_config(settings: &Settings, shared: &Shared) -> L7Config {
     }
 }
 
-/// Ready when the agent is asked to end.
-async fn end() {
+/// Ready when the agent is asked to end, or can do nothing more: one that is started again enforces changes again.
+async fn end(reader: &Reader) {
+    tokio::select! {
+        () = asked_to_end() => {}
+        () = reader.stopped() => tracing::error!("the enforcer has stopped; the kernel goes on enforcing what it holds"),
+    }
+}
+
+async fn asked_to_end() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("signals cannot be heard: end the agent with SIGKILL");
@@ -325,8 +357,9 @@ async fn end() {
     }
 }
 
-/// Ends threads in the order in which they need each other.
-async fn stop(reloader: Reloader, gate: Running, proxy: Arc<Proxy>, l7: Arc<L7Proxy>) -> anyhow::Result<()> {
+/// Ends threads in the order in which they need each other. An error where the enforcer has stopped before.
+async fn stop(reloader: Reloader, running: Running, proxy: Arc<Proxy>, l7: Arc<L7Proxy>) -> anyhow::Result<()> {
+    let stall = running.handle().reader().stall(clock::boot_ns());
     tokio::task::spawn_blocking(move || {
         if let Ok(l7) = Arc::try_unwrap(l7) {
             l7.stop();
@@ -335,8 +368,11 @@ async fn stop(reloader: Reloader, gate: Running, proxy: Arc<Proxy>, l7: Arc<L7Pr
             proxy.stop();
         }
         reloader.stop();
-        gate.stop();
+        running.stop();
     })
     .await?;
-    Ok(())
+    match stall {
+        Some(Stall::Stopped) => Err(Stall::Stopped.into()),
+        _ => Ok(()),
+    }
 }

@@ -19,19 +19,9 @@ use std::{io, process::ExitCode};
 
 use namegate_config::printable::printable_lines;
 
+pub(crate) use crate::outcome::Outcome;
 pub(crate) use args::Cli;
 use args::{CacheVerb, FqdnVerb, PolicyVerb, Verb};
-
-/// How a verb ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Done; the answer is yes. Exit code 0.
-    Good,
-    /// Done; the answer is no, or mistakes were found. Exit code 1.
-    Bad,
-    /// It could not be done, and that has been said. Exit code 2.
-    Failed,
-}
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli) -> ExitCode {

@@ -1,9 +1,9 @@
 //! The agent and its command line.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod agent;
 mod cli;
-mod trial;
+mod outcome;
 
 use std::process::ExitCode;
 

@@ -12,13 +12,15 @@ use std::{
 
 use namegate_config::{
     endpoints::{Endpoint, EndpointsFile, Host, Namespace, Node},
-    services::{Service, ServicePort, Target},
+    services::Service,
     settings::Dns,
 };
 
 use crate::{
-    report::{Object, Observed},
+    object::Object,
+    report::Observed,
     row::{self, Key, Kind, Row},
+    service::Slice,
     snapshot::{LocalPod, PolicyObject, Who},
     tables::Tables,
 };
@@ -141,7 +143,7 @@ fn owners<'a>(pods: &[(&'a Key, &row::Pod)]) -> HashMap<IpAddr, (&'a Key, (bool,
 }
 
 fn services(tables: &Tables) -> Vec<Service> {
-    let mut slices: HashMap<(&str, &str), Vec<&row::Slice>> = HashMap::new();
+    let mut slices: HashMap<(&str, &str), Vec<&Slice>> = HashMap::new();
     for (key, row) in tables.of(Kind::EndpointSlice) {
         if let Row::Slice(slice) = row {
             slices.entry((&key.0, &slice.service)).or_default().push(slice);
@@ -151,32 +153,9 @@ fn services(tables: &Tables) -> Vec<Service> {
     for (key, row) in tables.of(Kind::Service) {
         let Row::Service(row) = row else { continue };
         let behind = slices.get(&(&*key.0, &*key.1)).map_or(&[][..], Vec::as_slice);
-        services.push(one_service(&key.0, &key.1, row, behind));
+        services.push(row.with(&key.0, &key.1, behind));
     }
     services
-}
-
-fn one_service(namespace: &str, name: &str, row: &row::Service, slices: &[&row::Slice]) -> Service {
-    let port = |port: &row::Port| {
-        let targets = slices.iter().flat_map(|slice| targets(slice, port)).collect();
-        let name = Some(port.name.clone()).filter(|name| !name.is_empty());
-        Some(ServicePort { name, protocol: port.transport()?, port: port.number, node_port: port.on_nodes, targets })
-    };
-    Service {
-        name: name.to_owned(),
-        namespace: namespace.to_owned(),
-        labels: row.labels.clone(),
-        selector: row.selector.clone(),
-        addresses: row.addresses.clone(),
-        ports: row.ports.iter().filter_map(port).collect(),
-    }
-}
-
-/// Where a port of a service leads: the slice's port has its name.
-fn targets(slice: &row::Slice, port: &row::Port) -> Vec<Target> {
-    let target = slice.ports.iter().find(|one| (&one.name, &one.protocol) == (&port.name, &port.protocol));
-    let Some(target) = target else { return Vec::new() };
-    slice.backends.iter().map(|address| Target { address: *address, port: target.number }).collect()
 }
 
 /// Whether everything behind the service is a trusted resolver.

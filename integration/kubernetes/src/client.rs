@@ -17,8 +17,6 @@ use kube::{
 };
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
-use crate::watch::StartError;
-
 /// How long a connection to the server may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so long without a word the server's kernel is asked, again after each further pause.
@@ -29,6 +27,26 @@ const KEEPALIVE_MAX: u32 = 3;
 const UNANSWERED_MAX: Duration = Duration::from_secs(20);
 /// How long the server itself may be silent. It sends each watch a bookmark every minute.
 const SILENCE_MAX: Duration = Duration::from_mins(3);
+
+/// Why the API server cannot be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kubeconfig.
+    #[error("reading the kubeconfig {}; set `kubernetes.kubeconfig`", .path.display())]
+    Kubeconfig {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    /// Neither an account of the pod nor a kubeconfig.
+    #[error("there is no way to the API server: no account of a pod, and no `KUBECONFIG`; set `kubernetes.kubeconfig`")]
+    NoWay(#[source] kube::config::KubeconfigError),
+    /// The client.
+    #[error("setting up the client of the API server")]
+    Client(#[source] kube::Error),
+}
 
 /// A client by a kubeconfig, or as whoever this process is.
 pub(crate) async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, StartError> {

@@ -4,6 +4,9 @@ use namegate_config::settings::Dns;
 
 use crate::{assemble, saved};
 
+/// Of the form of the file that is read.
+pub const FORM: u32 = saved::FORM;
+
 /// What a file of saved objects holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {

@@ -49,8 +49,10 @@ pub(crate) struct Hub {
     file: PathBuf,
     /// Everybody in the last snapshot; `None` where that has changed.
     who: Option<Arc<Who>>,
+    who_revision: u64,
     /// The policies in the last snapshot; `None` where they have changed.
     policies: Option<Arc<[PolicyObject]>>,
+    policies_revision: u64,
     /// Policies or nodes have changed since they were told of for reports.
     unobserved: bool,
     /// What the last snapshot took.
@@ -82,7 +84,9 @@ impl Hub {
             health,
             file,
             who: None,
+            who_revision: 0,
             policies: None,
+            policies_revision: 0,
             unobserved: false,
             cost: Duration::ZERO,
             save_next,
@@ -190,9 +194,21 @@ impl Hub {
 
     fn assemble(&mut self, saved: bool) -> Arc<Snapshot> {
         let (tables, node, dns) = (&self.tables, &self.node, &self.dns);
-        let who = Arc::clone(self.who.get_or_insert_with(|| Arc::new(assemble::who(tables, node, dns))));
-        let policies = Arc::clone(self.policies.get_or_insert_with(|| assemble::policies(tables)));
-        Arc::new(Snapshot { policies, who, saved })
+        let who = self.who.get_or_insert_with(|| {
+            self.who_revision += 1;
+            Arc::new(assemble::who(tables, node, dns))
+        });
+        let policies = self.policies.get_or_insert_with(|| {
+            self.policies_revision += 1;
+            assemble::policies(tables)
+        });
+        Arc::new(Snapshot {
+            policies: Arc::clone(policies),
+            policies_revision: self.policies_revision,
+            who: Arc::clone(who),
+            who_revision: self.who_revision,
+            saved,
+        })
     }
 
     /// When the objects should be saved next.
@@ -298,6 +314,36 @@ mod tests {
             };
             tokio::time::timeout(Duration::from_secs(30), soon).await.expect("the change is not in the file");
         }
+        drop(inbox);
+        running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_has_not_changed_keeps_its_revision() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hub, mut snapshots) = hub(folder.path());
+        let (inbox, told) = mpsc::channel(64);
+        let running = tokio::spawn(hub.run(told));
+        for kind in Kind::ALL {
+            inbox.send((kind, Told::End)).await.unwrap();
+        }
+        let policy = |uid: &str| Row::Policy(crate::row::Policy { uid: uid.to_owned(), ..Default::default() });
+        let mut revisions = Vec::new();
+        for (kind, row) in [
+            (Kind::Namespace, Row::Namespace(Labelled::default())),
+            (Kind::NetworkPolicy, policy("1")),
+            (Kind::NetworkPolicy, policy("2")),
+        ] {
+            snapshots.changed().await.unwrap();
+            let snapshot = snapshots.borrow_and_update().clone().unwrap();
+            revisions.push((snapshot.who_revision, snapshot.policies_revision));
+            inbox.send((kind, Told::Put(key(), Some(row)))).await.unwrap();
+        }
+        snapshots.changed().await.unwrap();
+        let last = snapshots.borrow_and_update().clone().unwrap();
+        revisions.push((last.who_revision, last.policies_revision));
+        let steps: Vec<_> = revisions.windows(2).map(|two| (two[1].0 - two[0].0, two[1].1 - two[0].1)).collect();
+        assert_eq!(steps, [(1, 0), (0, 1), (0, 1)]);
         drop(inbox);
         running.await.unwrap();
     }

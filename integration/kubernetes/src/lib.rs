@@ -27,21 +27,25 @@
 mod assemble;
 mod backoff;
 mod client;
+mod event;
 mod follow;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
 mod hub;
+mod object;
 mod report;
 mod row;
 mod saved;
+mod service;
 mod snapshot;
 mod status;
 mod tables;
 mod watch;
 mod wire;
 
+pub use client::StartError;
 pub use health::{Source, SourceState};
 pub use report::{Notes, Report};
 pub use snapshot::{LocalPod, PolicyObject, Snapshot, Who};
-pub use watch::{Options, StartError, Watch};
+pub use watch::{Options, Watch};

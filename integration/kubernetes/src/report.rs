@@ -5,35 +5,29 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::{core::v1::ObjectReference, events::v1::Event},
-    apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::events::v1::Event, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{DynamicObject, Patch, PatchParams, PostParams},
-    core::ObjectMeta,
 };
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     backoff::part,
+    event::{About, event},
     follow::failure,
-    row::Kind,
+    object::Object,
+    row::{Kind, kept_of},
     status::{self, Own},
 };
 
 /// Owner of the fields that are written.
 const MANAGER: &str = "namegate";
-/// Who tells events.
-const CONTROLLER: &str = "namegate.io/agent";
 /// An object is written at most once in this time.
 const PACE: Duration = Duration::from_secs(1);
 /// Changes are gathered for this time, and up to as much again by chance: another node may write first.
@@ -46,8 +40,6 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 const DROPS_ENTRIES: Duration = Duration::from_mins(10);
 /// Events that are remembered as told; all are forgotten beyond.
 const TOLD_MAX: usize = 4_096;
-/// Longest note of an event in octets (events.k8s.io/v1).
-const NOTE_OCTETS_MAX: usize = 1_024;
 
 /// What this node made of one policy object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,19 +64,6 @@ pub type Notes = HashMap<Arc<str>, ((String, i64), Vec<String>)>;
 pub(crate) struct Observed {
     pub(crate) nodes: BTreeSet<String>,
     pub(crate) objects: HashMap<Arc<str>, Object>,
-}
-
-/// One object.
-#[derive(Clone, Debug)]
-pub(crate) struct Object {
-    pub(crate) kind: Kind,
-    /// `apiVersion`.
-    pub(crate) version: String,
-    pub(crate) namespace: Arc<str>,
-    pub(crate) name: Arc<str>,
-    pub(crate) uid: String,
-    pub(crate) generation: i64,
-    pub(crate) status: Arc<Value>,
 }
 
 /// The task.
@@ -292,51 +271,11 @@ impl Reporter {
     }
 }
 
-/// What an event is about.
-#[derive(Clone, Copy, Debug)]
-enum About {
-    Mistake,
-    Warning,
-    /// A selector that selects nobody; that may be meant.
-    Nobody,
-}
-
-impl About {
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::Mistake => "Refused",
-            Self::Warning => "Doubtful",
-            Self::Nobody => "SelectsNobody",
-        }
-    }
-
-    /// As `kubectl` shows it.
-    const fn kind(self) -> &'static str {
-        match self {
-            Self::Mistake | Self::Warning => "Warning",
-            Self::Nobody => "Normal",
-        }
-    }
-
-    /// The same on every node, for the same words about an object; a change of the object says mistakes anew.
-    fn mark(self, object: &Object, text: &str) -> u64 {
-        let generation = if matches!(self, Self::Nobody) { 0 } else { object.generation };
-        let mut hasher = DefaultHasher::new();
-        (&object.uid, generation, self.reason(), text).hash(&mut hasher);
-        hasher.finish()
-    }
-}
-
 impl Kind {
     /// Whether its objects have a status that others may write.
     const fn has_status(self) -> bool {
         matches!(self, Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy | Self::ClusterNetworkPolicy)
     }
-}
-
-/// The parts of a status that matter here.
-pub(crate) fn kept_of(status: &Value) -> Value {
-    json!({"conditions": status["conditions"], "namegate": status["namegate"]})
 }
 
 fn kept(answer: &DynamicObject) -> Value {
@@ -348,36 +287,5 @@ fn stamp() -> String {
     match serde_json::to_value(Time(Timestamp::now())) {
         Ok(Value::String(text)) => text,
         _ => String::new(),
-    }
-}
-
-fn event(object: &Object, about: About, text: &str, mark: u64, node: &str) -> Event {
-    let namespace = if object.namespace.is_empty() { "default" } else { &*object.namespace };
-    let mut told = text.to_owned();
-    while told.len() > NOTE_OCTETS_MAX {
-        told.pop();
-    }
-    Event {
-        metadata: ObjectMeta {
-            name: Some(format!("{}.{mark:016x}", object.name)),
-            namespace: Some(namespace.to_owned()),
-            ..ObjectMeta::default()
-        },
-        action: Some("Enforce".to_owned()),
-        event_time: Some(MicroTime(Timestamp::now())),
-        note: Some(told),
-        reason: Some(about.reason().to_owned()),
-        regarding: Some(ObjectReference {
-            api_version: Some(object.version.clone()),
-            kind: Some(object.kind.name().to_owned()),
-            name: Some(object.name.to_string()),
-            namespace: Some(object.namespace.to_string()).filter(|namespace| !namespace.is_empty()),
-            uid: Some(object.uid.clone()),
-            ..ObjectReference::default()
-        }),
-        reporting_controller: Some(CONTROLLER.to_owned()),
-        reporting_instance: Some(node.to_owned()),
-        type_: Some(about.kind().to_owned()),
-        ..Event::default()
     }
 }

@@ -11,14 +11,12 @@ use namegate_config::{endpoints::Endpoint, peer::NamedPort, rule::Transport};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{report::kept_of, wire};
+use crate::{service, wire};
 
 /// Annotation of the object that stands for a pod of the kubelet's own folder; its value is the pod's real uid.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Begins the annotations that say something about a policy.
 const OWN: &str = "namegate.io/";
-/// Label that names the service of a slice.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The kinds that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,8 +79,8 @@ pub(crate) enum Row {
     Pod(Pod),
     Namespace(Labelled),
     Node(Node),
-    Service(Service),
-    Slice(Slice),
+    Service(service::Service),
+    Slice(service::Slice),
     Policy(Policy),
 }
 
@@ -130,24 +128,6 @@ pub(crate) struct Node {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// A service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Service {
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) selector: BTreeMap<String, String>,
-    pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) ports: Vec<Port>,
-}
-
-/// A slice of the backends of a service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Slice {
-    pub(crate) service: String,
-    /// Backends that take connections.
-    pub(crate) backends: Vec<IpAddr>,
-    pub(crate) ports: Vec<Port>,
-}
-
 /// A policy object, or a group of prefixes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Policy {
@@ -173,7 +153,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    fn new(name: Option<String>, number: i64, protocol: Option<String>) -> Option<Self> {
+    pub(crate) fn new(name: Option<String>, number: i64, protocol: Option<String>) -> Option<Self> {
         let number = u16::try_from(number).ok().filter(|number| *number > 0)?;
         let protocol = protocol.unwrap_or_else(|| "TCP".to_owned());
         Some(Self { name: name.unwrap_or_default(), number, protocol, on_nodes: None })
@@ -248,44 +228,8 @@ impl Project for wire::Node {
     }
 }
 
-impl Project for wire::Service {
-    fn project(self) -> Option<Row> {
-        let Self { metadata, spec, status } = self;
-        // `None` is the address of a service without one.
-        let own = spec.cluster_ips.into_iter().flatten().chain(spec.cluster_ip);
-        let balancers = status.load_balancer.ingress.into_iter().flatten().filter_map(|one| one.ip);
-        let listed = own.chain(spec.external_ips.into_iter().flatten()).chain(balancers);
-        let port = |port: wire::ServicePort| {
-            let on_nodes = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
-            Some(Port { on_nodes, ..Port::new(port.name, port.port, port.protocol)? })
-        };
-        let ports = spec.ports.unwrap_or_default().into_iter();
-        Some(Row::Service(Service {
-            labels: metadata.labels.unwrap_or_default(),
-            selector: spec.selector.unwrap_or_default(),
-            addresses: usable(listed),
-            ports: ports.filter_map(port).collect(),
-        }))
-    }
-}
-
-impl Project for wire::EndpointSlice {
-    /// A slice that no service owns has no meaning here.
-    fn project(self) -> Option<Row> {
-        let Self { metadata, endpoints, ports } = self;
-        let service = metadata.labels.unwrap_or_default().remove(SERVICE_NAME)?;
-        let serving = endpoints.unwrap_or_default().into_iter().filter(|one| one.conditions.serving != Some(false));
-        let ports = ports.unwrap_or_default().into_iter();
-        Some(Row::Slice(Slice {
-            service,
-            backends: usable(serving.filter_map(|one| one.addresses).flatten()),
-            ports: ports.filter_map(|port| Port::new(port.name, port.port?, port.protocol)).collect(),
-        }))
-    }
-}
-
 /// Addresses that can be those of one peer, each once; others are left out.
-fn usable(texts: impl IntoIterator<Item = String>) -> Vec<IpAddr> {
+pub(crate) fn usable(texts: impl IntoIterator<Item = String>) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for text in texts {
         let Ok(address) = text.parse::<IpAddr>() else { continue };
@@ -335,4 +279,9 @@ pub(crate) fn policy(kind: Kind, version: &str, object: DynamicObject) -> Row {
         document: Arc::new(Value::Object(document)),
         status: Arc::new(status),
     })
+}
+
+/// The parts of a status that matter here.
+pub(crate) fn kept_of(status: &Value) -> Value {
+    json!({"conditions": status["conditions"], "namegate": status["namegate"]})
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Of the form of the file; another is not read.
-const FORM: u32 = 1;
+pub(crate) const FORM: u32 = 2;
 
 #[derive(Serialize)]
 struct Written<'a> {

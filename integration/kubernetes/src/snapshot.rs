@@ -11,11 +11,14 @@ use serde_json::Value;
 /// Policies, who is where, and services: at one moment, of every kind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Policy objects, by kind, namespace and name. The same as those of the snapshot before where none has changed.
+    /// Policy objects, by kind, namespace and name.
     pub policies: Arc<[PolicyObject]>,
-    /// Everybody. The same as that of the snapshot before where policies alone have changed; a pod that has not changed is
-    /// the same endpoint.
+    /// Grows when `policies` change.
+    pub policies_revision: u64,
+    /// Everybody. A pod that has not changed is the same endpoint as in the snapshot before.
     pub who: Arc<Who>,
+    /// Grows when `who` changes.
+    pub who_revision: u64,
     /// Whether it was read from a file, since the API server has not answered yet.
     pub saved: bool,
 }

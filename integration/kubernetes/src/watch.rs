@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    client::client,
+    client::{StartError, client},
     follow,
     health::{Health, Source},
     hub::Hub,
@@ -36,26 +36,6 @@ pub struct Options {
     pub dns: Dns,
     /// Folder where the last objects are kept for a start without the API server.
     pub state: PathBuf,
-}
-
-/// Why the API server cannot be asked at all.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The kubeconfig.
-    #[error("reading the kubeconfig {}; set `kubernetes.kubeconfig`", .path.display())]
-    Kubeconfig {
-        /// Its path.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: kube::config::KubeconfigError,
-    },
-    /// Neither an account of the pod nor a kubeconfig.
-    #[error("there is no way to the API server: no account of a pod, and no `KUBECONFIG`; set `kubernetes.kubeconfig`")]
-    NoWay(#[source] kube::config::KubeconfigError),
-    /// The client.
-    #[error("setting up the client of the API server")]
-    Client(#[source] kube::Error),
 }
 
 /// The running watches; they end when it is dropped.

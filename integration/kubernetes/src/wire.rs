@@ -113,7 +113,7 @@ pub(crate) struct PodStatus {
     pub(crate) pod_ips: Option<Vec<PodIp>>,
 }
 
-/// One address of a pod or load balancer.
+/// One address of a pod.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct PodIp {
@@ -138,6 +138,8 @@ pub(crate) struct NodeAddress {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ServiceSpec {
+    #[serde(rename = "type")]
+    pub(crate) kind: Option<String>,
     pub(crate) selector: Option<BTreeMap<String, String>>,
     #[serde(rename = "clusterIP")]
     pub(crate) cluster_ip: Option<String>,
@@ -145,6 +147,10 @@ pub(crate) struct ServiceSpec {
     pub(crate) cluster_ips: Option<Vec<String>>,
     #[serde(rename = "externalIPs")]
     pub(crate) external_ips: Option<Vec<String>>,
+    #[serde(rename = "internalTrafficPolicy")]
+    pub(crate) internal_policy: Option<String>,
+    #[serde(rename = "externalTrafficPolicy")]
+    pub(crate) external_policy: Option<String>,
     pub(crate) ports: Option<Vec<ServicePort>>,
 }
 
@@ -159,7 +165,16 @@ pub(crate) struct ServiceStatus {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct LoadBalancer {
-    pub(crate) ingress: Option<Vec<PodIp>>,
+    pub(crate) ingress: Option<Vec<LoadBalancerIp>>,
+}
+
+/// Where a load balancer is reached.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LoadBalancerIp {
+    pub(crate) ip: Option<String>,
+    #[serde(rename = "ipMode")]
+    pub(crate) mode: Option<String>,
 }
 
 /// A port of a service; its backends' ports stand in the slices under the same name.
@@ -180,11 +195,13 @@ pub(crate) struct SliceEndpoint {
     pub(crate) conditions: SliceConditions,
 }
 
-/// Whether the backends take connections; absent is yes.
+/// Whether the backends take connections. Absent is yes for the first two, no for the last.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct SliceConditions {
+    pub(crate) ready: Option<bool>,
     pub(crate) serving: Option<bool>,
+    pub(crate) terminating: Option<bool>,
 }
 
 /// A port of the backends.

@@ -37,6 +37,10 @@ pub struct Options {
     pub unguarded: Vec<String>,
     /// Text of `policies/policies.yaml` at the start.
     pub policies: String,
+    /// Further files of the folder of policies at the start: name and text.
+    pub files: Vec<(String, String)>,
+    /// Further endpoints of the endpoints file, in its form.
+    pub endpoints: Vec<serde_json::Value>,
     /// How many files the agent's process may open (`RLIMIT_NOFILE`, hard and soft); `None` is as many as this process.
     pub descriptors: Option<u64>,
 }
@@ -102,13 +106,18 @@ impl<'a> Agent<'a> {
 
     /// Writes the agent's files and starts it.
     pub fn start_unready(world: &'a World, options: &Options) -> Result<Self> {
+        let mut agent = Self::prepare(world, options)?;
+        agent.launch()?;
+        Ok(agent)
+    }
+
+    /// Writes the agent's files, and starts nothing.
+    pub fn prepare(world: &'a World, options: &Options) -> Result<Self> {
         let binary = binary::find()?;
         let pins = pins::folder(world.id())?;
         let folder = tempfile::Builder::new().prefix("namegate-").tempdir()?;
         files::write(folder.path(), &pins, world, options)?;
-        let mut agent = Self { world, folder, binary, pins, descriptors: options.descriptors, child: None };
-        agent.launch()?;
-        Ok(agent)
+        Ok(Self { world, folder, binary, pins, descriptors: options.descriptors, child: None })
     }
 
     /// Starts the agent again after it ended, and waits until it is ready.
@@ -135,6 +144,11 @@ impl<'a> Agent<'a> {
 
     /// Waits until the agent says that it is healthy.
     pub fn wait_ready(&mut self) -> Result<()> {
+        self.wait_ready_within(PATIENCE)
+    }
+
+    /// The same, with another waiting time.
+    pub fn wait_ready_within(&mut self, patience: Duration) -> Result<()> {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
@@ -142,8 +156,8 @@ impl<'a> Agent<'a> {
             }
             match self.get("/v1/healthz") {
                 Ok(response) if response.status == 200 => return Ok(()),
-                answer if started.elapsed() > PATIENCE => {
-                    bail!("the agent is not ready after {PATIENCE:?} ({answer:?}):\n{}", self.log())
+                answer if started.elapsed() > patience => {
+                    bail!("the agent is not ready after {patience:?} ({answer:?}):\n{}", self.log())
                 }
                 _ => std::thread::sleep(PAUSE),
             }
@@ -162,6 +176,11 @@ impl<'a> Agent<'a> {
             let took = started.elapsed();
             Ok((settled && policy != before).then_some(Applied { revision, policy, took }))
         })
+    }
+
+    /// Puts a file into the folder of policies, in place of the one with its name, without waiting.
+    pub fn write_policy(&self, name: &str, text: &str) -> Result<()> {
+        files::replace(&self.path("policies").join(name), text)
     }
 
     /// Writes the endpoints file anew, without the pods of `options.unknown`.

@@ -256,6 +256,7 @@ fn a_renamed_interface_stays_enforced_and_a_new_one_of_its_name_is_enforced_too(
     assert!(message.contains("ng-renamed"), "{message}");
     assert_enforced(&world, TIE);
 
+    let before = endpoint(&agent, TIE)["interface-index"].clone();
     let of_pod = world.pod(TIE).netns.name().to_owned();
     on_node(&world, "link delete ng-renamed");
     on_node(&world, &format!("link add {name} type veth peer name eth0 netns {of_pod}"));
@@ -266,7 +267,11 @@ fn a_renamed_interface_stays_enforced_and_a_new_one_of_its_name_is_enforced_too(
     in_pod(&world, TIE, "route replace 169.254.1.1/32 dev eth0 scope link");
     in_pod(&world, TIE, "route replace default via 169.254.1.1 dev eth0");
     on_node(&world, &format!("route replace {} dev {name}", world.pod(TIE).ipv4()));
-    agent.wait_for("the endpoint", |agent| Ok((endpoint(agent, TIE)["state"] == "guarded").then_some(()))).unwrap();
+    let is_new = |agent: &Agent<'_>| {
+        let endpoint = endpoint(agent, TIE);
+        Ok((endpoint["state"] == "guarded" && endpoint["interface-index"] != before).then_some(()))
+    };
+    agent.wait_for("the new interface", is_new).unwrap();
     well(&agent);
     assert_enforced(&world, TIE);
 }

@@ -11,8 +11,9 @@ use namegate_config::settings::{
 };
 
 /// Pages with YAML blocks or links.
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "README.md",
+    "CONTRIBUTING.md",
     "SECURITY.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -183,6 +184,7 @@ fn defaults_of_limits(limits: &Limits) -> Vec<(&'static str, String)> {
         l7_connections_per_endpoint,
         addresses_reserved: None,
         addresses_per_endpoint: None,
+        learned_bytes_per_endpoint,
         cidrs_per_namespace: None,
         policy_rows_per_namespace: None,
     } = limits
@@ -198,6 +200,7 @@ fn defaults_of_limits(limits: &Limits) -> Vec<(&'static str, String)> {
         ("limits.endpoints", endpoints.to_string()),
         ("limits.addressesReserved", "quarter".to_owned()),
         ("limits.addressesPerEndpoint", "eighth".to_owned()),
+        ("limits.learnedBytesPerEndpoint", learned_bytes_per_endpoint.to_string()),
         ("limits.cidrsPerNamespace", "quarter".to_owned()),
         ("limits.policyRowsPerNamespace", "quarter".to_owned()),
         ("limits.l7Connections", l7_connections.to_string()),

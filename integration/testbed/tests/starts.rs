@@ -298,7 +298,12 @@ fn what_goes_missing_later_is_said_and_changes_nothing() {
     std::fs::create_dir(&policies).unwrap();
     agent.apply(&egress("  - toCIDR: [192.0.2.71/32]\n")).unwrap();
     agent.apply(&egress(TEST_NETS)).unwrap();
-    assert!(opens(tiefighter, echo(PREFIX)) && !opens(tiefighter, echo(DENIED)));
+    // The folder's own coming is a change that `apply` may have seen.
+    let is_followed = |_: &Agent<'_>| {
+        let holds = opens(tiefighter, echo(PREFIX)) && !opens(tiefighter, echo(DENIED));
+        Ok(holds.then_some(()))
+    };
+    agent.wait_for("the rules of the new folder", is_followed).unwrap();
     wait_well(&agent);
 }
 

@@ -1,6 +1,7 @@
-//! A chart with logarithmic axes, as SVG.
+//! Charts with logarithmic axes, drawn as SVG by `plotters`.
 
-use std::fmt::Write as _;
+use anyhow::Result;
+use plotters::{coord::Shift, prelude::*};
 
 /// Panels in rows; each row has one scale for its lines.
 pub(super) struct Chart {
@@ -14,23 +15,24 @@ pub(super) struct Panel {
     pub(super) lines: Vec<Line>,
 }
 
-/// Points joined in their order; both coordinates above zero.
+/// Points joined in their order. Only points with both coordinates above zero are drawn.
 pub(super) struct Line {
     pub(super) name: &'static str,
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// Sizes in pixels: a panel's axes, and the space around them.
-const WIDTH: f64 = 230.0;
-const HEIGHT: f64 = 200.0;
-const LEFT: f64 = 62.0;
-const RIGHT: f64 = 12.0;
-const TOP: f64 = 46.0;
-const BOTTOM: f64 = 44.0;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Width and height of a panel with all that belongs to it, in pixels.
+const PANEL: (u32, u32) = (304, 290);
+/// Space in pixels around a panel, and for its labels.
+const MARGIN: u32 = 14;
+const LABELS: (u32, u32) = (44, 58);
+/// Half the width of the mark of a point in pixels.
+const MARK: i32 = 4;
 /// Colours that people with any eyes tell apart (Okabe and Ito).
-const COLOURS: [&str; 3] = ["#0072b2", "#d55e00", "#009e73"];
-const STYLE: &str = "text{font:12px sans-serif;fill:#222}.grid{stroke:#ddd}.axis{stroke:#222;fill:none}\
-                     .linear{stroke:#999;stroke-dasharray:4 4}.line{fill:none;stroke-width:2}";
+const COLOURS: [RGBColor; 3] = [RGBColor(0x00, 0x72, 0xb2), RGBColor(0xd5, 0x5e, 0x00), RGBColor(0x00, 0x9e, 0x73)];
+const FONT: (&str, u32) = ("sans-serif", 12);
 
 /// Powers of ten around all values.
 #[derive(Clone, Copy)]
@@ -51,13 +53,14 @@ impl Scale {
         Self { low, high: high.max(low + 1) }
     }
 
-    /// Where a value stands: 0 at the low end, 1 at the high one.
-    fn share(self, value: f64) -> f64 {
-        (value.log10() - f64::from(self.low)) / f64::from(self.high - self.low)
+    /// A little more than from power to power: a rounded logarithm must not lose the mark at an end.
+    fn range(self) -> std::ops::Range<f64> {
+        10_f64.powi(self.low) * 0.999..10_f64.powi(self.high) * 1.001
     }
 
-    fn powers(self) -> impl Iterator<Item = i32> {
-        self.low..=self.high
+    /// How many powers there are.
+    fn marks(self) -> usize {
+        usize::try_from(self.high - self.low + 1).unwrap_or(2)
     }
 }
 
@@ -67,103 +70,89 @@ fn whole(number: f64) -> i32 {
 }
 
 impl Chart {
-    pub(super) fn svg(&self) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let cell = (LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM);
-        let size = |cell: f64, count: usize| cell * f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        let (width, height) = (size(cell.0, columns), size(cell.1, self.rows.len()));
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\">\n\
-             <style>{STYLE}</style>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n"
-        );
-        for (row, panels) in self.rows.iter().enumerate() {
-            let values = panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
-            let scale = Scale::around(values.map(|point| point.1));
-            for (column, panel) in panels.iter().enumerate() {
-                let _ = writeln!(
-                    svg,
-                    "<g transform=\"translate({} {})\">",
-                    size(cell.0, column) + LEFT,
-                    size(cell.1, row) + TOP
-                );
-                panel.draw(scale, &mut svg);
-                svg.push_str("</g>\n");
+    pub(super) fn svg(&self) -> Result<String> {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let size = |panel: u32, count: usize| panel * u32::try_from(count.max(1)).unwrap_or(1);
+        let mut svg = String::new();
+        {
+            let whole = (size(PANEL.0, columns), size(PANEL.1, self.rows.len()));
+            let area = SVGBackend::with_string(&mut svg, whole).into_drawing_area();
+            area.fill(&WHITE)?;
+            let cells = area.split_evenly((self.rows.len(), columns));
+            for (panels, cells) in self.rows.iter().zip(cells.chunks(columns)) {
+                let values = panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
+                let y = Scale::around(values.map(|point| point.1));
+                for (panel, cell) in panels.iter().zip(cells) {
+                    panel.draw(y, cell)?;
+                }
             }
+            area.present()?;
         }
-        svg + "</svg>\n"
+        Ok(svg)
     }
 }
 
 impl Panel {
-    fn draw(&self, y: Scale, svg: &mut String) {
+    fn draw(&self, y: Scale, area: &Area<'_>) -> Result<()> {
         let x = Scale::around(self.lines.iter().flat_map(|line| &line.points).map(|point| point.0));
-        for power in x.powers() {
-            let at = x.share(10_f64.powi(power)) * WIDTH;
-            let _ = writeln!(svg, "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y2=\"{HEIGHT}\"/>");
-            let text = label(power);
-            let _ = writeln!(svg, "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>", HEIGHT + 16.0);
-        }
-        for power in y.powers() {
-            let at = (1.0 - y.share(10_f64.powi(power))) * HEIGHT;
-            let _ = writeln!(svg, "<line class=\"grid\" y1=\"{at:.1}\" y2=\"{at:.1}\" x2=\"{WIDTH}\"/>");
-            let text = label(power);
-            let _ = writeln!(svg, "<text x=\"-6\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", at + 4.0);
-        }
-        draw_linear(x, y, svg);
-        let _ = writeln!(svg, "<path class=\"axis\" d=\"M0 0V{HEIGHT}H{WIDTH}\"/>");
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-            WIDTH / 2.0,
-            HEIGHT + 34.0,
-            self.x
-        );
-        let _ = writeln!(svg, "<text x=\"-54\" y=\"-28\">{}</text>", self.y);
+        let mut builder = ChartBuilder::on(area);
+        builder.margin(MARGIN).x_label_area_size(LABELS.0).y_label_area_size(LABELS.1);
+        let mut chart = builder.build_cartesian_2d(x.range().log_scale(), y.range().log_scale())?;
+        let mut mesh = chart.configure_mesh();
+        mesh.max_light_lines(1).x_desc(self.x).y_desc(self.y).label_style(FONT).axis_desc_style(FONT);
+        mesh.x_labels(x.marks()).y_labels(y.marks());
+        mesh.x_label_formatter(&|value| label(*value)).y_label_formatter(&|value| label(*value)).draw()?;
+
+        let linear = linear(x, y);
+        chart.draw_series(DashedLineSeries::new(linear, 4, 4, BLACK.mix(0.4).into()))?;
         for (at, line) in self.lines.iter().enumerate() {
-            line.draw(at, x, y, svg);
+            chart.draw_series(LineSeries::new(line.drawn(), colour(at).stroke_width(2)))?;
+            let style = colour(at).filled();
+            let marks = line.drawn().map(|point| EmptyElement::at(point) + Polygon::new(form(at, (0, 0)), style));
+            let marks = chart.draw_series(marks)?.label(line.name);
+            marks.legend(move |(left, middle)| Polygon::new(form(at, (left + MARK, middle)), style));
         }
+        let mut names = chart.configure_series_labels();
+        names.position(SeriesLabelPosition::UpperLeft).legend_area_size(3 * MARK).label_font(FONT);
+        names.background_style(WHITE.mix(0.8)).draw()?;
+        Ok(())
     }
 }
 
-/// A dashed line of linear growth through the lower left corner.
-fn draw_linear(x: Scale, y: Scale, svg: &mut String) {
-    let decades = (x.high - x.low).min(y.high - y.low);
-    let end = (x.share(10_f64.powi(x.low + decades)) * WIDTH, (1.0 - y.share(10_f64.powi(y.low + decades))) * HEIGHT);
-    let _ = writeln!(svg, "<line class=\"linear\" y1=\"{HEIGHT}\" x2=\"{:.1}\" y2=\"{:.1}\"/>", end.0, end.1);
+/// The two ends of a line of linear growth through the lower left corner.
+fn linear(x: Scale, y: Scale) -> impl Iterator<Item = (f64, f64)> + Clone {
+    let powers = [0, (x.high - x.low).min(y.high - y.low)];
+    powers.into_iter().map(move |power| (10_f64.powi(x.low + power), 10_f64.powi(y.low + power)))
 }
 
 impl Line {
-    /// The line, a mark at each point, and the name with its mark above the panel.
-    fn draw(&self, at: usize, x: Scale, y: Scale, svg: &mut String) {
-        let colour = COLOURS[at % COLOURS.len()];
-        let place = |point: &(f64, f64)| (x.share(point.0) * WIDTH, (1.0 - y.share(point.1)) * HEIGHT);
-        let path: Vec<String> =
-            self.points.iter().map(place).map(|(across, down)| format!("{across:.1},{down:.1}")).collect();
-        let _ = writeln!(svg, "<polyline class=\"line\" stroke=\"{colour}\" points=\"{}\"/>", path.join(" "));
-        let left = 78.0 * f64::from(u32::try_from(at).unwrap_or(0));
-        for (across, down) in self.points.iter().map(place).chain([(left, -12.0)]) {
-            let _ = match at % COLOURS.len() {
-                0 => writeln!(svg, "<circle cx=\"{across:.1}\" cy=\"{down:.1}\" r=\"4\" fill=\"{colour}\"/>"),
-                1 => writeln!(
-                    svg,
-                    "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"8\" height=\"8\" fill=\"{colour}\"/>",
-                    across - 4.0,
-                    down - 4.0
-                ),
-                _ => writeln!(svg, "<path d=\"M{across:.1} {:.1}l5 9h-10z\" fill=\"{colour}\"/>", down - 5.0),
-            };
-        }
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"-8\">{}</text>", left + 8.0, self.name);
+    fn drawn(&self) -> impl Iterator<Item = (f64, f64)> {
+        let is_drawn = |value: f64| value > 0.0 && value.is_finite();
+        self.points.iter().copied().filter(move |(x, y)| is_drawn(*x) && is_drawn(*y))
     }
 }
 
+fn colour(at: usize) -> RGBColor {
+    COLOURS[at % COLOURS.len()]
+}
+
+/// The mark of a point: a rhombus, a square or a triangle around a place in pixels.
+fn form(at: usize, (x, y): (i32, i32)) -> Vec<(i32, i32)> {
+    let corners: &[(i32, i32)] = match at % COLOURS.len() {
+        0 => &[(0, -MARK - 1), (MARK + 1, 0), (0, MARK + 1), (-MARK - 1, 0)],
+        1 => &[(-MARK, -MARK), (MARK, -MARK), (MARK, MARK), (-MARK, MARK)],
+        _ => &[(0, -MARK - 1), (MARK + 1, MARK), (-MARK - 1, MARK)],
+    };
+    corners.iter().map(|(right, down)| (x + right, y + down)).collect()
+}
+
 /// `0.001` to `1`, then `10`, `1k`, `1M`.
-fn label(power: i32) -> String {
-    match power {
-        ..0 => format!("{:.*}", power.unsigned_abs() as usize, 10_f64.powi(power)),
-        0..3 => format!("{:.0}", 10_f64.powi(power)),
-        3..6 => format!("{:.0}k", 10_f64.powi(power - 3)),
-        _ => format!("{:.0}M", 10_f64.powi(power - 6)),
+fn label(value: f64) -> String {
+    match whole(value.log10().round()) {
+        power @ ..0 => format!("{:.*}", power.unsigned_abs() as usize, value),
+        0..3 => format!("{value:.0}"),
+        3..6 => format!("{:.0}k", value / 1e3),
+        _ => format!("{:.0}M", value / 1e6),
     }
 }
 
@@ -173,30 +162,53 @@ mod tests {
 
     #[test]
     fn scales_hold_every_value() {
-        let scale = Scale::around([0.02, 3.0, 40.0].into_iter());
-        assert_eq!((scale.low, scale.high), (-2, 2));
-        assert!((scale.share(1.0) - 0.5).abs() < 1e-9);
-        let flat = Scale::around([10.0, 10.0].into_iter());
-        assert_eq!((flat.low, flat.high), (1, 2));
-        assert_eq!(Scale::around([0.0, f64::NAN].into_iter()).high, 1);
+        for (values, want) in [
+            (vec![0.02, 3.0, 40.0], (-2, 2)),
+            (vec![10.0, 10.0], (1, 2)),
+            (vec![0.0, f64::NAN], (0, 1)),
+            (vec![], (0, 1)),
+        ] {
+            let scale = Scale::around(values.iter().copied());
+            assert_eq!((scale.low, scale.high), want, "{values:?}");
+            assert!(values.iter().filter(|value| **value > 0.0).all(|value| scale.range().contains(value)));
+        }
+    }
+
+    /// The texts of a drawing, in their order.
+    fn texts(svg: &str) -> Vec<&str> {
+        let parts = svg.split("<text").skip(1);
+        parts.filter_map(|part| part.split_once('>')?.1.split('<').next()).map(str::trim).collect()
     }
 
     #[test]
     fn every_line_is_drawn_with_its_name() {
-        let line = |name, high| Line { name, points: vec![(10.0, 1.0), (100.0, high)] };
-        let panel = Panel { x: "policies", y: "seconds", lines: vec![line("read", 10.0), line("compile", 100.0)] };
-        let svg = Chart { rows: vec![vec![panel]] }.svg();
-        for part in
-            ["points=\"0.0,200.0 230.0,100.0\"", "points=\"0.0,200.0 230.0,0.0\"", ">read<", ">compile<", ">100<"]
-        {
-            assert!(svg.contains(part), "{part} is missing in {svg}");
+        let line = |name, high| Line { name, points: vec![(10.0, 1.0), (100.0, high), (1_000.0, f64::NAN)] };
+        let lines = vec![line("read", 10.0), line("compile", 100.0), line("change", 20.0)];
+        let panel = Panel { x: "policies", y: "seconds", lines };
+        let svg = Chart { rows: vec![vec![panel]] }.svg().unwrap();
+        let texts = texts(&svg);
+        for text in ["policies", "seconds", "read", "compile", "change", "1", "10", "100"] {
+            assert!(texts.contains(&text), "{text} is missing in {texts:?}");
         }
+        for colour in ["#0072B2", "#D55E00", "#009E73"] {
+            let drawn: Vec<&str> = svg.lines().filter(|line| line.contains(colour)).collect();
+            let count = |element: &str| drawn.iter().filter(|line| line.starts_with(element)).count();
+            assert_eq!(count("<polygon "), 3, "two points and the name: {drawn:?}");
+            assert_eq!(count("<polyline "), 1, "{drawn:?}");
+        }
+    }
+
+    #[test]
+    fn a_chart_without_points_is_drawn() {
+        let panel = || Panel { x: "x", y: "y", lines: vec![Line { name: "nothing", points: vec![(0.0, 1.0)] }] };
+        assert!(Chart { rows: vec![vec![panel(), panel()], vec![panel()]] }.svg().is_ok());
+        assert!(Chart { rows: vec![] }.svg().is_ok());
     }
 
     #[test]
     fn powers_are_written_short() {
         for (power, want) in [(-3, "0.001"), (0, "1"), (2, "100"), (3, "1k"), (5, "100k"), (6, "1M")] {
-            assert_eq!(label(power), want);
+            assert_eq!(label(10_f64.powi(power)), want);
         }
     }
 }

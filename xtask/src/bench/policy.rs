@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::chart::{Chart, Line, Panel};
+use super::figures::{self, count, machine, memory, number, time};
 use crate::shell;
 
 /// Sizes of a series; the other two sizes are [`REST`].
@@ -17,9 +18,8 @@ const REST: u32 = 1_000;
 const SERIES: [&str; 3] = ["policies", "endpoints", "identities"];
 const CHART: &str = "docs/policy-scale.svg";
 const PAGE: &str = "docs/benchmarks.md";
-/// What stands around the table of the page.
-const TABLE_START: &str = "<!-- Written by `cargo xtask bench policy --write`. -->\n";
-const TABLE_END: &str = "<!-- End of what is written. -->";
+/// What writes the table of the page.
+const WRITER: &str = "cargo xtask bench policy --write";
 
 /// How to measure policies.
 #[derive(Args)]
@@ -86,11 +86,9 @@ impl Policy {
         }
         if self.write {
             let root = shell::root();
-            std::fs::write(root.join(CHART), chart(&rows).svg()).with_context(|| format!("writing {CHART}"))?;
-            write_table(
-                &root.join(PAGE),
-                &format!("{machine}, median of {} rounds.\n\n{}", self.rounds, table(&rows)),
-            )?;
+            std::fs::write(root.join(CHART), chart(&rows).svg()?).with_context(|| format!("writing {CHART}"))?;
+            let part = format!("{machine}, median of {} rounds.\n\n{}", self.rounds, table(&rows));
+            figures::write_part(&root.join(PAGE), WRITER, &part)?;
             shell::step(&format!("wrote {CHART} and the table of {PAGE}"));
         }
         Ok(ExitCode::SUCCESS)
@@ -121,7 +119,7 @@ fn measure(program: &Path, point: [u32; 3]) -> Result<Value> {
 }
 
 /// One object with the median of each number.
-fn median_of(rounds: &[Value]) -> Value {
+pub(super) fn median_of(rounds: &[Value]) -> Value {
     if let Value::Object(first) = &rounds[0] {
         let field = |key: &String| median_of(&rounds.iter().map(|round| round[key].clone()).collect::<Vec<_>>());
         return Value::Object(first.keys().map(|key| (key.clone(), field(key))).collect());
@@ -129,10 +127,6 @@ fn median_of(rounds: &[Value]) -> Value {
     let mut sorted = rounds.to_vec();
     sorted.sort_by(|one, other| number(one).total_cmp(&number(other)));
     sorted[sorted.len() / 2].clone()
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or(f64::NAN)
 }
 
 fn figure(row: &Value, at: &str) -> f64 {
@@ -199,14 +193,6 @@ fn table(rows: &[Value]) -> String {
     text
 }
 
-fn write_table(page: &Path, table: &str) -> Result<()> {
-    let text = std::fs::read_to_string(page).with_context(|| format!("reading {}", page.display()))?;
-    let (before, rest) = text.split_once(TABLE_START).context("the page has no place for the table")?;
-    let (_, after) = rest.split_once(TABLE_END).context("the place for the table has no end")?;
-    let text = format!("{before}{TABLE_START}\n{}\n\n{TABLE_END}{after}", table.trim_end());
-    std::fs::write(page, text).with_context(|| format!("writing {}", page.display()))
-}
-
 fn chart(rows: &[Value]) -> Chart {
     let panel = |(unit, lines): &(&'static str, &[(&'static str, &'static str)])| {
         SERIES
@@ -224,42 +210,6 @@ fn chart(rows: &[Value]) -> Chart {
 
 fn drawn(at: usize, rows: &[Value], pointer: &str) -> Vec<(f64, f64)> {
     series(at, rows).iter().map(|row| (number(&row[SERIES[at]]), figure(row, pointer))).collect()
-}
-
-/// Whole numbers with separators.
-fn count(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn time(seconds: f64) -> String {
-    match seconds {
-        1.0.. => format!("{seconds:.1} s"),
-        0.001.. => format!("{:.1} ms", seconds * 1e3),
-        _ => format!("{:.1} µs", seconds * 1e6),
-    }
-}
-
-fn memory(octets: f64) -> String {
-    const MEBI: f64 = 1_048_576.0;
-    format!("{:.0} MiB", octets / MEBI)
-}
-
-/// Processor, cores, and how busy others keep it.
-fn machine() -> String {
-    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown processor");
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or("unknown").to_owned();
-    format!("{}, {cores} cores, load {load}", model.trim_start_matches([' ', '\t', ':']))
 }
 
 #[cfg(test)]
@@ -290,19 +240,5 @@ mod tests {
     fn the_median_of_every_number_counts() {
         let rounds = [row(10, 3.0), row(10, 1.0), row(10, 2.0)];
         assert_eq!(median_of(&rounds), row(10, 2.0));
-    }
-
-    #[test]
-    fn figures_are_written_for_people() {
-        for (text, want) in [
-            (count(1_234_567.0), "1,234,567"),
-            (count(10.0), "10"),
-            (time(0.000_003_1), "3.1 µs"),
-            (time(0.012_34), "12.3 ms"),
-            (time(4.0), "4.0 s"),
-            (memory(3_145_728.0), "3 MiB"),
-        ] {
-            assert_eq!(text, want);
-        }
     }
 }

@@ -24,7 +24,7 @@ use namegate_config::{
     },
     settings::{self, Settings},
 };
-use namegate_engine::{Engine, Gate, GateError, Key, MapOp, Row, Topology, TopologyEndpoint, TopologyNode};
+use namegate_engine::{Engine, GateError, Key, MapOp, MapWriter, Row, Topology, TopologyEndpoint, TopologyNode};
 use proptest::prelude::*;
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -39,7 +39,7 @@ pub(crate) struct Kernel {
     pub(crate) flows: HashMap<FlowKey, FlowValue>,
 }
 
-impl Gate for Kernel {
+impl MapWriter for Kernel {
     fn write(&mut self, op: &MapOp) -> Result<(), GateError> {
         match op {
             MapOp::Put(row) => {
@@ -199,6 +199,11 @@ impl Tables for Kernel {
     fn fragment(&self, _: &FragmentKey) -> Option<FragmentValue> {
         None
     }
+}
+
+/// Rules as a change takes them.
+pub(crate) fn shared(rules: Vec<Rule>) -> Vec<Arc<Rule>> {
+    rules.into_iter().map(Arc::new).collect()
 }
 
 pub(crate) fn settings() -> Settings {

@@ -16,7 +16,7 @@ use namegate_config::{
 use namegate_engine::{Answer, Change, EndpointId, Engine, MapOp, Proxies, Topology};
 use proptest::prelude::*;
 
-use super::{FLOWS, Kernel, NAMES, OUTSIDE, Pod, SECOND, addresses, apply, ip, settings, topology};
+use super::{FLOWS, Kernel, NAMES, OUTSIDE, Pod, SECOND, addresses, apply, ip, settings, shared, topology};
 
 /// What was heard: who, name, address, end.
 pub(crate) type Heard = HashMap<(usize, &'static str, IpAddr), u64>;
@@ -99,7 +99,9 @@ impl World {
     }
 
     pub(crate) fn change(&mut self, rules: Option<Vec<Rule>>, topology: Option<Topology>) -> Vec<MapOp> {
-        let ops = self.engine.update(Change { rules: rules.clone(), topology: topology.clone() }, self.kernel.now);
+        let ops = self
+            .engine
+            .update(Change { rules: rules.clone().map(shared), topology: topology.clone() }, self.kernel.now);
         self.rules = rules.unwrap_or(std::mem::take(&mut self.rules));
         self.topology = topology.unwrap_or(std::mem::take(&mut self.topology));
         ops
@@ -178,9 +180,10 @@ impl World {
     pub(crate) fn names_asked(&self, probe: &Probe) -> (bool, u8) {
         let Probe { peer, flow, direction, .. } = *probe;
         let own = ip(OWN[probe.pod]);
-        let whole = self.engine.limits(own, peer, direction, flow, self.kernel.now);
-        let depends =
-            |binding| self.engine.limits_asking(own, peer, flow, None, binding, self.kernel.now) != Limits::Free;
+        let whole = self.engine.requests().limits(own, peer, direction, flow, self.kernel.now);
+        let depends = |binding| {
+            self.engine.requests().limits_asking(own, peer, flow, None, binding, self.kernel.now) != Limits::Free
+        };
         if direction == Direction::Ingress || whole != Limits::Free {
             return (false, 0);
         }
@@ -219,7 +222,8 @@ impl World {
         let at = || format!("{probe:?} at {}: {got:?}, wanted {want:?}", self.kernel.now / SECOND);
         assert_eq!(!got.reason.denies(), want.allowed, "{}", at());
         // A proxy reads the requests exactly where some might not pass.
-        let asked = self.engine.limits(ip(OWN[probe.pod]), probe.peer, probe.direction, probe.flow, self.kernel.now);
+        let asked =
+            self.engine.requests().limits(ip(OWN[probe.pod]), probe.peer, probe.direction, probe.flow, self.kernel.now);
         let asks = matches!(asked, Limits::Rules(_));
         let (read, flags) = self.names_asked(probe);
         assert!(got.reason.denies() || (got.proxy_port != 0) == (asks || read), "{}: {asked:?}", at());

@@ -12,7 +12,7 @@ use namegate_abi::{
     AddressKey, AddressValue, CidrKey, CidrValue, Direction, EndpointValue, EventRecord, PolicyKey, PolicyValue,
     Reason, STEPS_MAX, Settings, Step, Verdict, endpoint_flags, policy_verdict,
 };
-use namegate_engine::{Gate, Key, MapOp, Row};
+use namegate_engine::{Key, MapOp, MapWriter, Row};
 use namegate_loader::{Datapath, Directions, Events, MapLimits, Options, links};
 use namegate_testbed::{Pod, PodSpec, Spec, World};
 use nix::sched::{CloneFlags, setns};

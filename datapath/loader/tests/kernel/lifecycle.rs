@@ -10,7 +10,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use namegate_abi::{
     AddressKey, AddressValue, CidrKey, CidrValue, Direction, EndpointValue, PolicyKey, PolicyValue, Reason, map_names,
 };
-use namegate_engine::{Gate, GateError, MapOp, Row};
+use namegate_engine::{GateError, MapOp, MapWriter, Row};
 use namegate_loader::{Datapath, Directions, LoadError, MapLimits, Options};
 
 use crate::bench::{

@@ -1,6 +1,10 @@
 //! Flows and fragments of one endpoint, however many, take nothing from another's. The frames were never on a wire.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use namegate_abi::{AddressKey, AddressValue, Direction, EndpointValue, FlowLosses, Reason, endpoint_flags};
 use namegate_engine::{Key, Row};
@@ -15,6 +19,8 @@ const OTHER_INTERFACE: u32 = 1;
 /// Own address, the other endpoint's, and a peer.
 const WORLDS: [[&str; 3]; 2] =
     [["10.244.1.10", "10.244.1.20", "198.51.100.7"], ["fd00:10:244:1::10", "fd00:10:244:1::20", "2001:db8:7::7"]];
+/// Flows of an endpoint that is gone are forgotten beside other work.
+const SWEPT_WITHIN: Duration = Duration::from_secs(30);
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
@@ -38,6 +44,15 @@ impl Bench {
 
     fn judges(&self, interface: u32, direction: Direction, frame: &Frame) -> bool {
         self.datapath.borrow_mut().try_packet(direction, interface, &frame.0).unwrap()
+    }
+
+    /// Waits until there are so few flows.
+    fn swept(&self, most: u64) {
+        let until = Instant::now() + SWEPT_WITHIN;
+        while self.datapath.borrow().flow_rows() > most {
+            assert!(Instant::now() < until, "{} flows", self.datapath.borrow().flow_rows());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn losses(&self, endpoint: u32) -> FlowLosses {
@@ -128,8 +143,28 @@ fn flows_of_one_endpoint_take_nothing_from_anothers_nor_from_its_own_connections
         // A gone endpoint leaves nothing.
         bench.datapath.replace(reopen(LIMITS));
         bench.delete(Key::Endpoint(bench.interface));
-        assert!(bench.datapath.borrow().flow_rows() <= 2);
         assert_eq!(bench.losses(ENDPOINT), FlowLosses::default());
+        bench.swept(2);
+    });
+}
+
+#[test]
+fn flows_of_an_endpoint_that_is_gone_are_forgotten_and_no_others() {
+    const FLOWS: u16 = 8;
+    run(|bench| {
+        bench.two(ENFORCED);
+        let [own, other, peer] = ips(WORLDS[0]);
+        for port in 1..=FLOWS {
+            assert!(bench.judges(bench.interface, OUT, &tcp((own, port), (peer, 80), SYN)));
+            assert!(bench.judges(OTHER_INTERFACE, OUT, &tcp((other, port), (peer, 80), SYN)));
+        }
+        assert_eq!(bench.datapath.borrow().flow_rows(), 2 * u64::from(FLOWS));
+        bench.delete(Key::Endpoint(bench.interface));
+        bench.swept(FLOWS.into());
+        for port in 1..=FLOWS {
+            assert!(bench.judges(OTHER_INTERFACE, IN, &tcp((peer, 80), (other, port), SYN | ACK)), "{port}");
+        }
+        assert_eq!(bench.datapath.borrow().flow_rows(), u64::from(FLOWS));
     });
 }
 

@@ -4,21 +4,21 @@
 //! Looking is done on the thread that reads files, and only putting back on the thread that owns the kernel's maps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use namegate_abi::NODE_INTERFACE;
 use namegate_config::endpoints::{Attachment, Endpoint};
+use namegate_enforcer::{Enforcement, EnforcerHandle, GONE, NotDone, Repair};
 use namegate_loader::{Directions, Fault, Inspector, links};
 
 use super::{
     absent::interfaces_like,
-    attach::GONE,
-    book::Book,
-    gate::{Chain, Door},
+    enforcer::Chain,
     interfaces::{self, Found},
+    policy_state::SharedPolicyState,
     problems::{ProblemKind, Problems},
 };
 
@@ -38,23 +38,13 @@ const MAPS: &str = "pinned maps";
 /// Where programs should be, and whether they are.
 pub(crate) struct Attachments {
     inspector: Inspector,
-    door: Door,
+    enforcer: EnforcerHandle,
+    directions: Directions,
     problems: Arc<Problems>,
-    book: Arc<Book>,
+    policy_state: Arc<SharedPolicyState>,
     next: Instant,
     /// Since when each endpoint waits.
     waiting: HashMap<String, Instant>,
-}
-
-/// What the thread of the maps says.
-struct Wanted {
-    interfaces: BTreeSet<u32>,
-    directions: Directions,
-    /// A rule selects the node.
-    node: bool,
-    failed: BTreeMap<u32, String>,
-    /// Interfaces without the row of an endpoint.
-    closed: BTreeSet<u32>,
 }
 
 /// What a look found.
@@ -69,8 +59,13 @@ struct Seen {
 
 impl Attachments {
     /// Nothing looked at yet.
-    pub(crate) fn new(inspector: Inspector, door: Door, problems: Arc<Problems>, book: Arc<Book>) -> Self {
-        Self { inspector, door, problems, book, next: Instant::now(), waiting: HashMap::new() }
+    pub(crate) fn new(
+        inspector: Inspector,
+        (enforcer, directions): (EnforcerHandle, Directions),
+        problems: Arc<Problems>,
+        policy_state: Arc<SharedPolicyState>,
+    ) -> Self {
+        Self { inspector, enforcer, directions, problems, policy_state, next: Instant::now(), waiting: HashMap::new() }
     }
 
     /// When the next look is due.
@@ -103,32 +98,25 @@ impl Attachments {
     }
 
     /// Tries once more what failed, and asks what should be attached.
-    fn wanted(&self) -> Result<Wanted, namegate_api::Refusal> {
-        self.door.ask_blocking(|gate| {
-            gate.attach_again();
-            let (interfaces, directions) = gate.attachments();
-            let closed = interfaces.iter().copied().filter(|interface| !gate.engine().has_interface(*interface));
-            Wanted {
-                closed: closed.collect(),
-                node: gate.engine().node_id().is_some(),
-                failed: gate.failed().clone(),
-                interfaces,
-                directions,
-            }
-        })
+    fn wanted(&self) -> Result<Arc<Enforcement>, NotDone> {
+        let reader = self.enforcer.reader();
+        if !reader.enforcement().is_attached() {
+            self.enforcer.attach_again().wait()?;
+        }
+        Ok(reader.enforcement())
     }
 
-    fn look(&self, wanted: &Wanted) -> Seen {
+    fn look(&self, wanted: &Enforcement) -> Seen {
         let unpinned = self.inspector.maps().map_err(|error| Chain(&error).to_string());
         let mut seen = Seen { unpinned, faults: BTreeMap::new(), unseen: BTreeMap::new() };
-        let node = wanted.node.then_some(NODE_INTERFACE);
-        for interface in wanted.interfaces.iter().copied().chain(node) {
+        let node = wanted.selects_node.then_some(NODE_INTERFACE);
+        for interface in wanted.wanted.iter().copied().chain(node) {
             if wanted.failed.contains_key(&interface) {
                 continue;
             }
             let faults = match interface {
-                NODE_INTERFACE => self.inspector.node(wanted.directions),
-                interface => self.inspector.interface(interface, wanted.directions),
+                NODE_INTERFACE => self.inspector.node(self.directions),
+                interface => self.inspector.interface(interface, self.directions),
             };
             match faults {
                 Ok(faults) if faults.is_empty() || is_gone(interface) => {}
@@ -144,11 +132,11 @@ impl Attachments {
         let node = seen.faults.contains_key(&NODE_INTERFACE);
         let maps = seen.unpinned.as_ref().is_ok_and(|gone| !gone.is_empty());
         // The agent may be about to end.
-        let _ = self.door.ask_blocking(move |gate| gate.heal(&interfaces, node, maps));
+        let _ = self.enforcer.repair(Repair { interfaces, node, maps }).wait();
     }
 
     /// Raises what is wrong and clears what is right again.
-    fn say(&mut self, wanted: &Wanted, seen: &Seen, found: &Found) {
+    fn say(&mut self, wanted: &Enforcement, seen: &Seen, found: &Found) {
         let names: HashMap<u32, &String> =
             found.interfaces.iter().flat_map(|(key, indices)| indices.iter().map(move |index| (*index, key))).collect();
         let subject = |interface: &u32| match (names.get(interface), *interface) {
@@ -172,14 +160,14 @@ impl Attachments {
     }
 
     /// Endpoints that are not enforced as they should be, and why.
-    fn unenforced(&mut self, wanted: &Wanted, found: &Found) -> Vec<(String, String)> {
+    fn unenforced(&mut self, wanted: &Enforcement, found: &Found) -> Vec<(String, String)> {
         let now = Instant::now();
         let mut waiting = HashMap::new();
         let mut unenforced = Vec::new();
         if let Some(error) = wanted.failed.get(&NODE_INTERFACE) {
             unenforced.push((format!("{ENDPOINT}host"), format!("the node's own sockets are not enforced: {error}")));
         }
-        for endpoint in &self.book.page().ours {
+        for endpoint in &self.policy_state.read().ours {
             let key = interfaces::key(endpoint);
             let problem = match found.interfaces.get(&key) {
                 Some(indices) if !went_meanwhile(wanted, indices) => unattached(wanted, indices),
@@ -202,17 +190,17 @@ impl Attachments {
 }
 
 /// Whether one of these interfaces went after it was found.
-fn went_meanwhile(wanted: &Wanted, indices: &[u32]) -> bool {
+fn went_meanwhile(wanted: &Enforcement, indices: &[u32]) -> bool {
     indices.iter().any(|index| wanted.failed.get(index).is_some_and(|why| why == GONE))
 }
 
 /// What is wrong with one of these interfaces.
-fn unattached(wanted: &Wanted, indices: &[u32]) -> Option<String> {
+fn unattached(wanted: &Enforcement, indices: &[u32]) -> Option<String> {
     let of = |index: &u32| {
         if let Some(error) = wanted.failed.get(index) {
             return Some(format!("programs could not be attached to its interface {index}: {error}"));
         }
-        wanted.closed.contains(index).then(|| {
+        wanted.rowless.contains(index).then(|| {
             format!(
                 "its interface {index} is closed: its row or its policy found no room; raise `limits.endpoints` or the \
                  limit that `namegate status` shows as full"

@@ -14,13 +14,16 @@ use namegate_api::{
     Refusal,
     view::{CniEndpoint, CniRegistration, CniState},
 };
+use namegate_enforcer::private_file::{make_folder, replace};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout_at};
 
-use super::state;
-
 /// How long a plugin waits for its pod to be known and its network to be guarded.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a registration waits for its turn. Many pods may come at once, and the kernel waits for a grace period of RCU at
+/// each attachment of a program: one that is given up is made again with another interface, and all of them take longer.
+/// The API answers within a little more.
+const TURN_PATIENCE: Duration = Duration::from_secs(9);
 
 /// The registered networks.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ impl Registry {
     pub(crate) fn open(state: &Path, entries_max: u32) -> anyhow::Result<Self> {
         let folder = state.join("cni");
         // Where that fails, registering says so to each plugin that asks.
-        let made = state::make_folder(&folder);
+        let made = make_folder(&folder);
         let mut entries = Entries::default();
         let files = made.and_then(|()| fs::read_dir(&folder)).inspect_err(|error| {
             tracing::error!(%error, folder = %folder.display(), "registered networks cannot be kept: make room for `state`");
@@ -140,7 +143,7 @@ impl Registry {
     /// Waits until the registration is carried out.
     pub(crate) async fn settled(&self, container: &str, serial: u64) -> Result<CniState, Refusal> {
         let mut outcome = self.outcome.subscribe();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let began = tokio::time::Instant::now();
         loop {
             let state = {
                 let outcome = outcome.borrow_and_update();
@@ -149,7 +152,8 @@ impl Registry {
             if let Some((CniState::Guarded, _)) = state {
                 return Ok(CniState::Guarded);
             }
-            if !matches!(timeout_at(deadline, outcome.changed()).await, Ok(Ok(()))) {
+            let patience = if state.is_some() { PATIENCE } else { TURN_PATIENCE };
+            if !matches!(timeout_at(began + patience, outcome.changed()).await, Ok(Ok(()))) {
                 return match state {
                     // Everything is denied until the pod is known: nothing passes unseen.
                     Some((CniState::UnknownPod, _)) => Ok(CniState::UnknownPod),
@@ -173,8 +177,8 @@ impl Registry {
     }
 
     fn write(&self, container: &str, entry: &Entry) -> io::Result<()> {
-        state::make_folder(&self.folder)?;
-        state::replace(&self.file(container), &serde_json::to_vec(entry)?).map(drop)
+        make_folder(&self.folder)?;
+        replace(&self.file(container), &serde_json::to_vec(entry)?).map(drop)
     }
 
     fn file(&self, container: &str) -> PathBuf {

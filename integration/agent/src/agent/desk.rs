@@ -1,93 +1,59 @@
 //! Where the DNS workers ask: who has an address, who is a trusted resolver, and installing answers.
 
 use std::{
-    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use arc_swap::ArcSwap;
-use namegate_config::{
-    l7::L7,
-    question::QueryType,
-    reference::{Flow, Limits},
-};
-use namegate_dns_proxy::{Asked, Desk, Forbidden, NotInstalled, Share, Suspicion};
-use namegate_engine::{Answer, Askers, EndpointId, Engine};
+use namegate_config::reference::Flow;
+use namegate_dns_proxy::{Asked, Desk, Forbidden, NotInstalled, Share, Suspicion, forbidden};
+use namegate_enforcer::EnforcerHandle;
+use namegate_engine::{Answer, EndpointId};
 
-use super::{flows, gate::Door, refusals::Bound};
+use super::refusals::{Bound, Refusals};
 
 /// IANA protocol numbers.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Endpoints and resolvers by address; replaced as a whole when they change.
-#[derive(Debug, Default)]
-pub(crate) struct Clients {
-    endpoints: HashMap<IpAddr, EndpointId>,
-    resolvers: HashSet<IpAddr>,
-    askers: Askers,
-}
-
-impl Clients {
-    /// What the engine knows now.
-    pub(crate) fn of(engine: &Engine) -> Self {
-        Self {
-            endpoints: engine.addresses_of_endpoints().into_iter().collect(),
-            resolvers: engine.resolvers().iter().copied().collect(),
-            askers: engine.askers(),
-        }
-    }
-
-    /// The endpoint that has an address.
-    pub(crate) fn endpoint(&self, address: IpAddr) -> Option<EndpointId> {
-        self.endpoints.get(&address).copied()
-    }
-}
-
 /// The desk of the agent.
 #[derive(Clone)]
 pub(crate) struct GateDesk {
-    clients: Arc<ArcSwap<Clients>>,
-    door: Door,
+    enforcer: EnforcerHandle,
+    refusals: Arc<Refusals>,
     /// Denials are recorded only: no question is refused.
     audit: bool,
 }
 
 impl GateDesk {
-    pub(crate) fn new(clients: Arc<ArcSwap<Clients>>, door: Door, audit: bool) -> Self {
-        Self { clients, door, audit }
+    pub(crate) fn new(enforcer: EnforcerHandle, refusals: Arc<Refusals>, audit: bool) -> Self {
+        Self { enforcer, refusals, audit }
     }
 }
 
 impl Desk for GateDesk {
     fn endpoint(&self, address: IpAddr) -> Option<EndpointId> {
-        self.clients.load().endpoint(address)
+        self.enforcer.reader().view().endpoint_by_address(address)
     }
 
     fn is_trusted(&self, resolver: IpAddr) -> bool {
-        self.clients.load().resolvers.contains(&resolver)
+        self.enforcer.reader().view().trusts(resolver)
     }
 
     fn limits(&self, client: IpAddr) -> bool {
-        !self.audit && self.clients.load().askers.has(client)
+        !self.audit && self.enforcer.reader().view().limits_dns(client)
     }
 
     fn forbids(&self, client: IpAddr, resolver: SocketAddr, over_tcp: bool, asked: Asked<'_>) -> Option<Forbidden> {
         let flow = Flow { protocol: if over_tcp { TCP } else { UDP }, port: resolver.port() };
-        forbidden(&self.clients.load().askers.limits(client, resolver.ip(), flow), asked)
+        forbidden(&self.enforcer.reader().view().dns_limits(client, resolver.ip(), flow), asked)
     }
 
     fn suspects(&self, suspicion: Suspicion) {
-        let door = self.door.clone();
-        // Who it is knows the gate's thread, which nobody waits for here.
-        tokio::spawn(async move {
-            let Suspicion { endpoint, parent, names, refused } = suspicion;
-            let who = door.ask_for(endpoint.0, move |gate| flows::endpoint(gate.engine(), endpoint.0));
-            let Ok(who) = who.await else { return };
-            let endpoint = format!("{}/{}", who.namespace, who.name);
-            tracing::warn!(endpoint, parent, names, refused, "questions of a minute look like a tunnel");
-        });
+        let Suspicion { endpoint, parent, names, refused } = suspicion;
+        let view = self.enforcer.reader().view();
+        let endpoint = view.endpoint_key(endpoint).unwrap_or_default();
+        tracing::warn!(endpoint, parent, names, refused, "questions of a minute look like a tunnel");
     }
 
     fn refused(&self, share: Share, endpoint: Option<EndpointId>) {
@@ -97,95 +63,21 @@ impl Desk for GateDesk {
             Share::Retries => Bound::DnsRetries,
             Share::Sockets => Bound::DnsSockets,
         };
-        self.door.refusals().count(bound, endpoint.map_or(0, |endpoint| endpoint.0));
+        self.refusals.count(bound, endpoint.map_or(0, |endpoint| endpoint.0));
     }
 
     async fn install(&self, answers: Vec<Answer>) -> Vec<Result<(), NotInstalled>> {
-        let count = answers.len();
-        self.door.learn(answers).await.unwrap_or_else(|_| vec![Err(NotInstalled::Closed); count])
+        let installed = self.enforcer.learn(answers).await;
+        installed.into_iter().map(|result| result.map_err(not_installed)).collect()
     }
 }
 
-/// Why a question is refused; `None` where it may be asked. A name that no pattern can stand for is none.
-pub(crate) fn forbidden(limits: &Limits, asked: Asked<'_>) -> Option<Forbidden> {
-    match limits {
-        Limits::Free => None,
-        Limits::Closed(rule) => Some(Forbidden {
-            reason: rule.as_ref().map_or_else(|| "no rule allows this resolver".to_owned(), ToString::to_string),
-            is_name_allowed: false,
-        }),
-        Limits::Rules(rules) => {
-            let kind = QueryType(asked.kind);
-            let mut naming = None;
-            for rule in rules {
-                let (Some(L7::Dns(questions)), Some(name)) = (rule.l7.as_deref(), asked.name) else { continue };
-                if questions.allows(name, kind) {
-                    return None;
-                }
-                if naming.is_none() && questions.names_it(name) {
-                    naming = Some((rule, questions));
-                }
-            }
-            let reason = match naming {
-                Some((rule, questions)) => {
-                    let types: Vec<String> = questions.types.iter().flatten().map(ToString::to_string).collect();
-                    format!("{} allows {} only, this asks for {kind}", rule.origin, types.join(", "))
-                }
-                None => format!("no pattern of {} allows this name", rules.first()?.origin),
-            };
-            Some(Forbidden { reason, is_name_allowed: naming.is_some() })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use namegate_config::{
-        policy::{Catalog, parse, translate},
-        rule::Rule,
-    };
-
-    use super::*;
-
-    /// Rules of one object for each: the types that it allows, and its pattern.
-    fn limits(objects: &[(&str, &str)]) -> Limits {
-        let text = |(types, pattern): &(&str, &str)| {
-            let annotations =
-                if types.is_empty() { String::new() } else { format!("namegate.io/dns-types: '{types}'") };
-            format!(
-                "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p, namespace: shop, annotations: \
-                 {{{annotations}}}}}\nspec: {{endpointSelector: {{}}, egress: [{{toEntities: [world], toPorts: [{{ports: \
-                 [{{port: '53', protocol: ANY}}], rules: {{dns: [{{matchPattern: '{pattern}'}}]}}}}]}}]}}\n"
-            )
-        };
-        let rules = objects.iter().flat_map(|object| {
-            let parsed = parse("p.yaml", &text(object));
-            assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
-            translate(&parsed.documents, &Catalog::default()).rules
-        });
-        Limits::Rules(rules.map(Arc::<Rule>::new).collect())
-    }
-
-    #[test]
-    fn questions_pass_by_name_and_type() {
-        let no_pattern = Some(("no pattern of shop/p spec.egress[0] allows this name", false));
-        let addresses_only = Some(("shop/p spec.egress[0] allows A, AAAA only, this asks for TXT", true));
-        for (objects, name, kind, want) in [
-            (&[("", "*.io")][..], "a.io", 16, None),
-            (&[("A, AAAA", "*.io")], "a.io", 28, None),
-            (&[("A, AAAA", "*.io")], "a.io", 16, addresses_only),
-            (&[("A, AAAA", "*.io")], "a.com", 1, no_pattern),
-            // Rules add up: what one of them allows passes.
-            (&[("A, AAAA", "*.io"), ("TXT", "a.io")], "a.io", 16, None),
-            (&[("A, AAAA", "*.io"), ("TXT", "*.com")], "a.io", 16, addresses_only),
-        ] {
-            let name = name.parse().unwrap();
-            let found = forbidden(&limits(objects), Asked { name: Some(&name), kind });
-            let found = found.as_ref().map(|why| (why.reason.as_str(), why.is_name_allowed));
-            assert_eq!(found, want, "{objects:?} {name} {kind}");
-        }
-        let nameless = forbidden(&limits(&[("", "*")]), Asked { name: None, kind: 1 });
-        assert!(nameless.is_some_and(|why| !why.is_name_allowed));
-        assert_eq!(forbidden(&Limits::Free, Asked { name: None, kind: 1 }), None);
+const fn not_installed(why: namegate_enforcer::NotInstalled) -> NotInstalled {
+    match why {
+        namegate_enforcer::NotInstalled::Full => NotInstalled::Full,
+        namegate_enforcer::NotInstalled::TooMany => NotInstalled::TooMany,
+        namegate_enforcer::NotInstalled::Unknown => NotInstalled::Unknown,
+        namegate_enforcer::NotInstalled::Write => NotInstalled::Write,
+        namegate_enforcer::NotInstalled::Stopped => NotInstalled::Closed,
     }
 }

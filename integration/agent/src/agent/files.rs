@@ -3,22 +3,32 @@
 //! A file is one unit: with a mistake in it the whole file is refused and its last good form stays in force, also over a
 //! restart (a copy lies in the state directory). A file that goes away takes its rules and its copy along, also while there is
 //! no agent: one of the same name that comes later begins anew.
+//!
+//! A file is read when the watch names it, or when its metadata say that it has changed; one with the content of before is
+//! left alone.
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, Metadata},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use namegate_api::view::{self, DocumentState};
+use namegate_api::view;
 use namegate_config::{
-    diagnostic::Diagnostic,
     endpoints::{self, EndpointsFile},
-    policy::{self, Document, Features},
+    policy::{self, Features},
 };
 
-use super::{problems::Problems, sources::Said, state::Copies};
+use super::{
+    policies::{Policies, UnitKey},
+    problems::Problems,
+    stamp::{Digest, Stamp},
+    state::{Copies, is_absent},
+    touched::Touched,
+    unit::{Loaded, Unit, load, shown, unreadable},
+};
 
 /// Endings of policy files.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
@@ -27,45 +37,71 @@ const ACCEPTED: &str = "accepted";
 /// The copy of the endpoints file.
 const ENDPOINTS: &str = "endpoints";
 
-/// Code of the diagnostic that a file or folder cannot be read, which is no mistake in it.
-pub(crate) const UNREADABLE: &str = "namegate::unreadable";
-
 /// The files and their last good forms.
 #[derive(Debug)]
 pub(crate) struct Files {
-    policies: Option<PathBuf>,
-    endpoints: Option<PathBuf>,
+    folder: Option<PathBuf>,
     /// Copies of accepted files.
     accepted: Copies,
-    /// Last good form by file name.
-    good: BTreeMap<String, Vec<Document>>,
-    good_endpoints: Option<EndpointsFile>,
+    /// Policy files by name.
+    known: BTreeMap<String, KnownFile>,
+    endpoints: Option<Endpoints>,
     features: Features,
-    /// Why it is not known what held before: a copy is there, or may be, and could not be read.
-    unsure: Option<String>,
+    /// Files of which it is not known what held before, and why: a copy is there, or may be, and could not be read.
+    unsure: BTreeMap<String, String>,
     /// The folder was listed once.
     is_listed: bool,
+    /// Why the folder cannot be listed.
+    unlisted: Option<view::Diagnostic>,
+}
+
+/// A policy file.
+#[derive(Debug, Default)]
+struct KnownFile {
+    /// The file that was read last; `None` where it must be read again.
+    read: Option<Read>,
+    /// The last good form.
+    good: Option<Arc<[Loaded]>>,
+}
+
+/// What was read last of a file.
+#[derive(Debug)]
+struct Read {
+    /// `None` where the metadata could stay the same over a change.
+    stamp: Option<Stamp>,
+    digest: Digest,
+}
+
+/// The endpoints file.
+#[derive(Debug)]
+struct Endpoints {
+    path: PathBuf,
+    read: Option<Read>,
+    good: Option<Arc<EndpointsFile>>,
+    /// Grows when `good` changes.
+    revision: u64,
+    diagnostics: Vec<view::Diagnostic>,
 }
 
 impl Files {
     /// Nothing read yet.
     pub(crate) fn new(
-        policies: Option<PathBuf>,
+        folder: Option<PathBuf>,
         endpoints: Option<PathBuf>,
         state: &Path,
         features: Features,
         problems: Arc<Problems>,
     ) -> Self {
-        let accepted = Copies::open(state.join(ACCEPTED), problems);
+        let unread = |path| Endpoints { path, read: None, good: None, revision: 0, diagnostics: Vec::new() };
         Self {
-            policies,
-            endpoints,
-            accepted,
-            good: BTreeMap::new(),
-            good_endpoints: None,
+            folder,
+            accepted: Copies::open(state.join(ACCEPTED), problems),
+            known: BTreeMap::new(),
+            endpoints: endpoints.map(unread),
             features,
-            unsure: None,
+            unsure: BTreeMap::new(),
             is_listed: false,
+            unlisted: None,
         }
     }
 
@@ -76,127 +112,223 @@ impl Files {
 
     /// Folder of policies and the endpoints file.
     pub(crate) fn paths(&self) -> (Option<&Path>, Option<&Path>) {
-        (self.policies.as_deref(), self.endpoints.as_deref())
+        (self.folder.as_deref(), self.endpoints.as_ref().map(|endpoints| &*endpoints.path))
     }
 
-    /// Whether the last reading knows what should hold. A copy that could not be read is no copy that is not there.
-    pub(crate) fn is_sure(&mut self) -> Result<(), String> {
-        self.unsure.take().map_or(Ok(()), Err)
+    /// Whether it is known what should hold. A copy that could not be read is no copy that is not there.
+    pub(crate) fn is_sure(&self) -> Result<(), String> {
+        self.unsure.values().next().map_or(Ok(()), |why| Err(why.clone()))
+    }
+
+    /// The endpoints in force, and how often they have changed.
+    pub(crate) fn endpoints(&self) -> (Arc<EndpointsFile>, u64) {
+        let endpoints = self.endpoints.as_ref();
+        let good = endpoints.and_then(|endpoints| endpoints.good.clone());
+        (good.unwrap_or_default(), endpoints.map_or(0, |endpoints| endpoints.revision))
+    }
+
+    /// Reads what was touched.
+    pub(crate) fn read(&mut self, touched: &Touched, policies: &mut Policies) {
+        self.accepted.retry();
+        if let Some(folder) = self.folder.clone() {
+            self.read_folder(&folder, touched, policies);
+        }
+        if touched.has_endpoints() {
+            self.read_endpoints(touched.is_everything());
+        }
+        let of_endpoints = self.endpoints.iter().flat_map(|endpoints| &endpoints.diagnostics);
+        policies.say(self.unlisted.iter().chain(of_endpoints).cloned().collect());
+    }
+
+    fn read_folder(&mut self, folder: &Path, touched: &Touched, policies: &mut Policies) {
+        let wanted = touched.named_policies().filter(|_| self.is_listed && self.unlisted.is_none());
+        if wanted.is_some_and(BTreeSet::is_empty) {
+            return;
+        }
+        // A file that is gone together with its folder stays in force.
+        let listed = match wanted {
+            Some(_) => fs::read_dir(folder).map(|_| BTreeMap::new()),
+            None => list(folder),
+        };
+        let files = match listed {
+            Ok(files) => files,
+            Err(error) => return self.keep_all(folder, &error, policies),
+        };
+        self.unlisted = None;
+        self.unsure.remove(&*folder.to_string_lossy());
+        match wanted {
+            Some(names) => names.iter().for_each(|name| self.read_named(name, &folder.join(name), policies)),
+            None => self.read_listed(folder, files, policies),
+        }
+    }
+
+    fn keep_all(&mut self, folder: &Path, error: &io::Error, policies: &mut Policies) {
+        self.unlisted = Some(unreadable(folder, error));
+        if !self.is_listed && !is_absent(error) {
+            // Nothing is known of it yet, and an earlier agent's rules may be in force.
+            let problem = format!("listing {}: {error}", folder.display());
+            self.unsure.insert(folder.to_string_lossy().into_owned(), problem);
+        }
+        let names: Vec<String> = self.known.keys().cloned().collect();
+        for name in names {
+            self.keep_former(&name, &folder.join(&name), Vec::new(), policies);
+        }
+    }
+
+    fn read_listed(&mut self, folder: &Path, files: BTreeMap<String, io::Result<Metadata>>, policies: &mut Policies) {
+        let copies = if self.is_listed { Vec::new() } else { self.accepted.names() };
+        self.is_listed = true;
+        let former = copies.into_iter().filter(|name| name != ENDPOINTS);
+        let gone = former.chain(self.known.keys().cloned()).filter(|name| !files.contains_key(name));
+        for name in gone.collect::<Vec<_>>() {
+            self.forget(&name, policies);
+        }
+        for (name, found) in files {
+            let stamp = found.as_ref().ok().map(Stamp::of);
+            let read = self.known.get(&name).and_then(|known| known.read.as_ref());
+            let is_same = stamp.is_some() && read.is_some_and(|read| read.stamp == stamp);
+            if !is_same {
+                self.read_policy(&name, &folder.join(&name), stamp, policies);
+            }
+        }
+    }
+
+    /// Reads a file that the watch has named, or takes it out where it is gone.
+    fn read_named(&mut self, name: &str, path: &Path, policies: &mut Policies) {
+        if !is_policy_name(name) {
+            return;
+        }
+        match policy_file(path) {
+            Some(found) => self.read_policy(name, path, found.ok().as_ref().map(Stamp::of), policies),
+            None => self.forget(name, policies),
+        }
+    }
+
+    fn forget(&mut self, name: &str, policies: &mut Policies) {
+        self.known.remove(name);
+        self.unsure.remove(name);
+        self.accepted.remove(name);
+        policies.remove(&UnitKey::File(name.into()));
+    }
+
+    fn read_policy(&mut self, name: &str, path: &Path, stamp: Option<Stamp>, policies: &mut Policies) {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            // It went away since the folder was listed: the next reading has it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.keep_former(name, path, vec![unreadable(path, &error)], policies),
+        };
+        let read = Read { stamp: stamp.filter(Stamp::is_settled), digest: Digest::of(&text) };
+        let known = self.known.entry(name.to_owned()).or_default();
+        let is_same = known.read.as_ref().is_some_and(|before| before.digest == read.digest);
+        known.read = Some(read);
+        if is_same {
+            return;
+        }
+        let shown_name = path.display().to_string();
+        let parsed = policy::parse_with(&shown_name, &text, &self.features);
+        let diagnostics = parsed.diagnostics.iter().map(shown).collect();
+        let Some(good) = load(parsed, &mut policies.interner) else {
+            return self.keep_former(name, path, diagnostics, policies);
+        };
+        known.good = Some(Arc::clone(&good));
+        self.unsure.remove(name);
+        self.accepted.save(name, &text);
+        let unit = Unit { name: shown_name.into(), good: Some(good), is_current: true, diagnostics };
+        policies.put(&UnitKey::File(name.into()), unit);
+    }
+
+    /// Leaves the last good form of a file in force.
+    fn keep_former(&mut self, name: &str, path: &Path, diagnostics: Vec<view::Diagnostic>, policies: &mut Policies) {
+        let shown_name = path.display().to_string();
+        let has_form = self.known.get(name).is_some_and(|known| known.good.is_some());
+        let former = if has_form { None } else { self.copy(name) };
+        let former = former.and_then(|text| {
+            let parsed = policy::parse_with(&shown_name, &text, &self.features);
+            load(parsed, &mut policies.interner)
+        });
+        let is_unsure = self.unsure.contains_key(name);
+        let known = self.known.entry(name.to_owned()).or_default();
+        known.good = known.good.take().or(former);
+        if is_unsure || diagnostics.iter().any(is_unreadable) || diagnostics.is_empty() {
+            known.read = None;
+        }
+        let unit = Unit { name: shown_name.into(), good: known.good.clone(), is_current: false, diagnostics };
+        policies.put(&UnitKey::File(name.into()), unit);
     }
 
     /// The last good form of a file from the state folder.
     fn copy(&mut self, name: &str) -> Option<String> {
         match self.accepted.read(name) {
-            Ok(text) => text,
+            Ok(text) => {
+                self.unsure.remove(name);
+                text
+            }
             Err(error) => {
-                self.unsure = Some(format!("reading the kept copy of {name}: {error}"));
+                self.unsure.insert(name.to_owned(), format!("reading the kept copy of {name}: {error}"));
                 None
             }
         }
     }
 
-    /// Reads the folder anew; returns the documents in force.
-    pub(crate) fn read_policies(&mut self, said: &mut Said) -> Vec<Document> {
-        self.accepted.retry();
-        if let Some(folder) = self.policies.clone() {
-            self.read_folder(&folder, said);
-        }
-        self.good.values().flatten().cloned().collect()
+    /// Reads the endpoints file. Where `may_skip`, one whose metadata are those of before is left alone.
+    fn read_endpoints(&mut self, may_skip: bool) {
+        let Some(mut endpoints) = self.endpoints.take() else { return };
+        self.read_endpoints_into(&mut endpoints, may_skip);
+        self.endpoints = Some(endpoints);
     }
 
-    fn read_folder(&mut self, folder: &Path, said: &mut Said) {
-        let files = match list(folder) {
-            Ok(files) => files,
-            Err(error) => {
-                said.diagnostics.push(unreadable(folder, &error));
-                if !self.is_listed && !is_absent(&error) {
-                    // Nothing is known of it yet, and an earlier agent's rules may be in force.
-                    self.unsure = Some(format!("listing {}: {error}", folder.display()));
-                }
-                let names: Vec<String> = self.good.keys().cloned().collect();
-                for name in names {
-                    self.keep_former(&name, &folder.join(&name).display().to_string(), said);
-                }
-                return;
-            }
-        };
-        let known = if self.is_listed { Vec::new() } else { self.accepted.names() };
-        self.is_listed = true;
-        let former = known.into_iter().filter(|name| name != ENDPOINTS);
-        let gone = former.chain(self.good.keys().cloned()).filter(|name| !files.contains_key(name));
-        for name in gone.collect::<Vec<_>>() {
-            self.good.remove(&name);
-            self.accepted.remove(&name);
+    fn read_endpoints_into(&mut self, endpoints: &mut Endpoints, may_skip: bool) {
+        let stamp = fs::metadata(&endpoints.path).ok().as_ref().map(Stamp::of);
+        if may_skip && stamp.is_some() && endpoints.read.as_ref().is_some_and(|read| read.stamp == stamp) {
+            return;
         }
-        for (name, path) in files {
-            self.read_policy(&name, &path, said);
-        }
-    }
-
-    fn read_policy(&mut self, name: &str, path: &Path, said: &mut Said) {
-        let shown_name = path.display().to_string();
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            // It went away since the folder was listed: the next reading has it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => {
-                said.diagnostics.push(unreadable(path, &error));
-                return self.keep_former(name, &shown_name, said);
-            }
-        };
-        let parsed = policy::parse_with(&shown_name, &text, &self.features);
-        said.diagnostics.extend(parsed.diagnostics.iter().map(shown));
-        if parsed.diagnostics.iter().any(Diagnostic::is_error) {
-            return self.keep_former(name, &shown_name, said);
-        }
-        said.documents.extend(parsed.documents.iter().map(|one| line(&shown_name, one, DocumentState::Accepted)));
-        self.good.insert(name.to_owned(), parsed.documents);
-        self.accepted.save(name, &text);
-    }
-
-    fn keep_former(&mut self, name: &str, shown_name: &str, said: &mut Said) {
-        if !self.good.contains_key(name)
-            && let Some(text) = self.copy(name)
-        {
-            self.good.insert(name.to_owned(), policy::parse_with(shown_name, &text, &self.features).documents);
-        }
-        match self.good.get(name) {
-            Some(former) => {
-                said.documents.extend(former.iter().map(|one| line(shown_name, one, DocumentState::KeptFormer)));
-            }
-            None => said.documents.push(refused(shown_name)),
-        }
-    }
-
-    /// Reads the endpoints file anew; returns the endpoints in force.
-    pub(crate) fn read_endpoints(&mut self, said: &mut Said) -> EndpointsFile {
-        let Some(path) = self.endpoints.clone() else { return EndpointsFile::default() };
-        let shown_name = path.display().to_string();
+        let shown_name = endpoints.path.display().to_string();
         let mut failure = None;
-        let found = match fs::read_to_string(&path) {
-            Ok(text) => match endpoints::parse(&shown_name, &text) {
-                Ok(file) => {
-                    self.accepted.save(ENDPOINTS, &text);
-                    self.good_endpoints = Some(file);
-                    Vec::new()
+        match fs::read_to_string(&endpoints.path) {
+            Ok(text) => {
+                let read = Read { stamp: stamp.filter(Stamp::is_settled), digest: Digest::of(&text) };
+                let is_same = endpoints.read.as_ref().is_some_and(|before| before.digest == read.digest);
+                endpoints.read = Some(read);
+                if is_same {
+                    return;
                 }
-                Err(mistakes) => mistakes.iter().map(shown).collect(),
-            },
-            Err(error) => {
-                let found = vec![unreadable(&path, &error)];
-                failure = Some(error).filter(|error| !is_absent(error));
-                found
+                match endpoints::parse(&shown_name, &text) {
+                    Ok(file) => {
+                        self.accepted.save(ENDPOINTS, &text);
+                        endpoints.replace(file);
+                        endpoints.diagnostics.clear();
+                    }
+                    Err(mistakes) => endpoints.diagnostics = mistakes.iter().map(shown).collect(),
+                }
             }
-        };
-        if self.good_endpoints.is_none() {
-            let former = self.copy(ENDPOINTS);
-            self.good_endpoints = former.and_then(|text| endpoints::parse(&shown_name, &text).ok());
+            Err(error) => {
+                endpoints.read = None;
+                endpoints.diagnostics = vec![unreadable(&endpoints.path, &error)];
+                failure = Some(error).filter(|error| !is_absent(error));
+            }
         }
-        if let (Some(error), None) = (failure, &self.good_endpoints) {
-            self.unsure = Some(format!("reading {}: {error}", path.display()));
+        self.unsure.remove(ENDPOINTS);
+        if endpoints.good.is_none()
+            && let Some(file) = self.copy(ENDPOINTS).and_then(|text| endpoints::parse(&shown_name, &text).ok())
+        {
+            endpoints.replace(file);
         }
-        said.diagnostics.extend(found);
-        self.good_endpoints.clone().unwrap_or_default()
+        if let (Some(error), None) = (failure, &endpoints.good) {
+            self.unsure.insert(ENDPOINTS.to_owned(), format!("reading {}: {error}", endpoints.path.display()));
+        }
+        if self.unsure.contains_key(ENDPOINTS) {
+            endpoints.read = None;
+        }
+    }
+}
+
+impl Endpoints {
+    fn replace(&mut self, file: EndpointsFile) {
+        if self.good.as_deref() != Some(&file) {
+            self.good = Some(Arc::new(file));
+            self.revision += 1;
+        }
     }
 }
 
@@ -206,136 +338,40 @@ pub(crate) fn has_former_endpoints(state: &Path) -> bool {
     text.is_ok_and(|text| endpoints::parse(ENDPOINTS, &text).is_ok())
 }
 
-/// Policy files of the folder by name; hidden ones are left out.
-fn list(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+/// Policy files of the folder by name, with what is known of each; hidden ones are left out.
+fn list(folder: &Path) -> io::Result<BTreeMap<String, io::Result<Metadata>>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let is_policy = path.extension().and_then(|ending| ending.to_str()).is_some_and(|it| ENDINGS.contains(&it));
-        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'));
-        let Some(name) = name.filter(|_| is_policy) else { continue };
-        let is_file = match fs::metadata(&path) {
-            Ok(found) => found.is_file(),
-            Err(error) if is_absent(&error) => false,
-            Err(_) => true, // It is there, and cannot be read: its last good form holds.
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| is_policy_name(name)) else {
+            continue;
         };
-        if is_file {
-            files.insert(name.to_owned(), path.clone());
+        if let Some(found) = policy_file(&path) {
+            files.insert(name.to_owned(), found);
         }
     }
     Ok(files)
 }
 
-/// Whether the system says that there is no such file, and not only that it could not be asked.
-pub(crate) fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+/// Whether a file of this name is one of policies.
+pub(crate) fn is_policy_name(name: &str) -> bool {
+    let ending = Path::new(name).extension().and_then(|ending| ending.to_str());
+    !name.starts_with('.') && ending.is_some_and(|ending| ENDINGS.contains(&ending))
 }
 
-/// The line of an object.
-pub(crate) fn line(file: &str, document: &Document, state: DocumentState) -> view::Document {
-    view::Document {
-        file: file.to_owned(),
-        kind: Some(document.kind.clone()),
-        namespace: document.namespace.clone(),
-        name: Some(document.name.clone()),
-        state,
-        rules: 0,
+/// What is known of a file; `None` where there is none. An error is that it is there, and cannot be read: its last good
+/// form holds.
+fn policy_file(path: &Path) -> Option<io::Result<Metadata>> {
+    match fs::metadata(path) {
+        Ok(found) => found.is_file().then_some(Ok(found)),
+        Err(error) if is_absent(&error) => None,
+        Err(error) => Some(Err(error)),
     }
 }
 
-/// The line of something that cannot be read at all.
-pub(crate) fn refused(file: &str) -> view::Document {
-    view::Document {
-        file: file.to_owned(),
-        kind: None,
-        namespace: None,
-        name: None,
-        state: DocumentState::Refused,
-        rules: 0,
-    }
-}
-
-/// A diagnostic as the API shows it.
-pub(crate) fn shown(found: &Diagnostic) -> view::Diagnostic {
-    view::Diagnostic {
-        file: found.file().to_owned(),
-        line: found.line,
-        column: found.column,
-        severity: if found.is_error() { view::Severity::Error } else { view::Severity::Warning },
-        code: found.code.as_str().to_owned(),
-        field: found.field.clone(),
-        message: found.problem.clone(),
-        help: found.help.clone(),
-    }
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> view::Diagnostic {
-    view::Diagnostic {
-        file: path.display().to_string(),
-        line: 0,
-        column: 0,
-        severity: view::Severity::Error,
-        code: UNREADABLE.to_owned(),
-        field: String::new(),
-        message: format!("cannot be read: {error}"),
-        help: Some("make it readable for the agent; the last good form stays in force".to_owned()),
-    }
+fn is_unreadable(found: &view::Diagnostic) -> bool {
+    found.code == super::unit::UNREADABLE
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
-                          metadata: {name: a, namespace: default}\nspec: {podSelector: {}, policyTypes: [Egress]}\n";
-
-    fn files(folder: &Path) -> Files {
-        let (policies, endpoints) = (folder.join("policies"), folder.join("endpoints.yaml"));
-        fs::create_dir_all(&policies).unwrap();
-        let problems = Arc::default();
-        Files::new(Some(policies), Some(endpoints), &folder.join("state"), super::super::FEATURES, problems)
-    }
-
-    /// A link that leads to itself: reading it fails, and the system does not say that it is not there.
-    fn unreadable_at(path: &Path) {
-        let _ = fs::remove_file(path);
-        std::os::unix::fs::symlink(path, path).unwrap();
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_not_what_is_not_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let policy = folder.path().join("policies/a.yaml");
-        let endpoints = folder.path().join("endpoints.yaml");
-        let mut first = files(folder.path());
-        fs::write(&policy, POLICY).unwrap();
-        fs::write(&endpoints, "endpoints: [{name: a, namespace: default, addresses: [192.0.2.1]}]").unwrap();
-        let read = |files: &mut Files| {
-            let said = &mut Said::default();
-            (files.read_policies(said).len(), files.read_endpoints(said).endpoints.len(), files.is_sure())
-        };
-        assert_eq!(read(&mut first), (1, 1, Ok(())));
-        unreadable_at(&policy);
-        unreadable_at(&endpoints);
-        assert_eq!(read(&mut first), (1, 1, Ok(())), "the last good forms hold");
-        assert_eq!(read(&mut files(folder.path())).0, 1, "also for the next agent, from its copies");
-
-        // Not even the copies can be read: then nobody knows what should hold.
-        unreadable_at(&folder.path().join("state/accepted/a.yaml"));
-        let (_, _, is_sure) = read(&mut files(folder.path()));
-        assert!(is_sure.unwrap_err().contains("a.yaml"));
-        fs::remove_file(&policy).unwrap();
-        unreadable_at(&folder.path().join("state/accepted/endpoints"));
-        let (_, _, is_sure) = read(&mut files(folder.path()));
-        assert!(is_sure.unwrap_err().contains("endpoints"));
-        assert_eq!(read(&mut first), (0, 1, Ok(())), "a file that is gone takes its rules along");
-
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("endpoints.yaml"), "endpoints: []").unwrap();
-        let mut next = files(folder.path());
-        fs::remove_dir(folder.path().join("policies")).unwrap();
-        unreadable_at(&folder.path().join("policies"));
-        let problem = read(&mut next).2.unwrap_err();
-        assert!(problem.contains("policies"), "a folder that cannot be listed is not empty: {problem}");
-    }
-}
+mod tests;

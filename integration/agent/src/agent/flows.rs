@@ -1,251 +1,248 @@
-//! New and denied flows: from the kernel's records to what the API tells.
+//! New and denied flows: from the kernel's records to the API.
+//!
+//! The programs write a record for each new or denied flow. Most records are never looked at, so the work for one is small:
+//! records are read in batches, counted, and kept as they are. They are explained (rules, names and endpoints put in the
+//! place of numbers) where a reader of the stream waits for them, or when the history is asked for.
+
+mod explain;
+mod mismatches;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use namegate_abi::{EventRecord, Reason};
 use namegate_api::{
-    FlowFeed, FlowHub, rfc3339,
-    view::{Direction, Flow, FlowEndpoint, FlowPeer, NameMismatch, Tally, Verdict},
+    FlowFeed, FlowHub, FlowReader,
+    view::{Flow, NameMismatch, Tally, Verdict},
 };
 use namegate_config::fair_ring::{FairRing, pick_fairly};
-use namegate_engine::{EndpointId, Engine};
+use namegate_enforcer::Reader;
 use namegate_loader::Events;
 
-use super::{clock, gate::Door};
+use explain::explain;
+use mismatches::Mismatches;
+
+pub(crate) use explain::{NAMES_MAX, endpoint, protocol, shown_names};
 
 /// Flows kept for those who ask later; those of one endpoint may be half of them.
 const RECENT_MAX: usize = 8_192;
 /// Flows that a slow reader of the stream may lag behind.
 const LAG_MAX: usize = 8_192;
-/// Kinds of connections kept that ask for names which did not open their address.
-const MISMATCHES_MAX: usize = 512;
-/// Records explained in one go.
+/// Records handled in one go.
 const BATCH_MAX: usize = 256;
+/// How long records gather before they are read. The first of them wakes the reader, the others wake nobody.
+const GATHER: Duration = Duration::from_millis(20);
+/// Records of a batch that are explained although no reader waits for them: at an ordinary rate the history says what held
+/// when the packet was judged. Records of a flood are explained by what is known when somebody asks.
+const EXPLAINED_AT_ONCE: usize = 32;
 
 /// The last flows, and those who listen.
 #[derive(Debug)]
 pub(crate) struct Flows {
     recent: Mutex<Recent>,
     live: FlowHub,
+    /// By [`slot`].
+    counts: [AtomicU64; Verdict::ALL.len()],
 }
 
 #[derive(Debug)]
 struct Recent {
     /// By endpoint, denials apart: neither pushes the others out.
-    flows: FairRing<Arc<Flow>>,
-    tallies: BTreeMap<&'static str, u64>,
-    /// With the numbers of their endpoints.
-    mismatches: VecDeque<(u32, NameMismatch)>,
+    flows: FairRing<Entry>,
+    mismatches: Mismatches,
+}
+
+/// A flow of the history.
+#[derive(Clone, Debug)]
+enum Entry {
+    /// As the kernel wrote it.
+    Record(EventRecord),
+    Explained(Packed),
+}
+
+/// An explained flow in one piece of memory. A flow has a dozen texts: thousands of flows, kept for long, would leave each
+/// page that a flood has taken with a few of them, and the page could not go back to the system.
+#[derive(Clone, Debug)]
+struct Packed {
+    endpoint: u32,
+    verdict: Verdict,
+    json: Box<[u8]>,
+}
+
+impl Packed {
+    /// `None` where the flow has no form in JSON, which no flow is without.
+    fn new(flow: &Flow) -> Option<Self> {
+        let json = serde_json::to_vec(flow).ok()?.into_boxed_slice();
+        Some(Self { endpoint: flow.endpoint.id, verdict: flow.verdict, json })
+    }
+
+    fn unpack(&self) -> Option<Flow> {
+        serde_json::from_slice(&self.json).ok()
+    }
+}
+
+impl Entry {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Record(record) => explain::verdict(record),
+            Self::Explained(flow) => flow.verdict,
+        }
+    }
+
+    fn endpoint(&self) -> u32 {
+        match self {
+            Self::Record(record) => record.endpoint,
+            Self::Explained(flow) => flow.endpoint,
+        }
+    }
+
+    /// Whose share of the history it is: an endpoint's denials, or its other flows.
+    fn lane(&self) -> u32 {
+        self.endpoint() << 1 | u32::from(is_denial(self.verdict()))
+    }
 }
 
 impl Default for Flows {
     fn default() -> Self {
-        let recent = Recent { flows: FairRing::new(RECENT_MAX), tallies: BTreeMap::new(), mismatches: VecDeque::new() };
-        Self { recent: Mutex::new(recent), live: FlowHub::new(LAG_MAX) }
+        let recent = Recent { flows: FairRing::new(RECENT_MAX), mismatches: Mismatches::default() };
+        Self { recent: Mutex::new(recent), live: FlowHub::new(LAG_MAX), counts: Default::default() }
     }
 }
 
 impl Flows {
-    /// The last flows and those to come.
-    pub(crate) fn feed(&self) -> FlowFeed {
+    /// The last flows if `past` says so, and those to come.
+    pub(crate) fn feed(&self, past: bool, reader: &Reader) -> FlowFeed {
+        let (entries, live) = self.subscribe(past);
+        FlowFeed { recent: explained(&entries, reader).into_iter().map(Arc::new).collect(), live }
+    }
+
+    fn subscribe(&self, past: bool) -> (Vec<Entry>, FlowReader) {
         let recent = self.recent();
-        // Subscribed under the lock: no flow is missed or told twice.
-        FlowFeed {
-            recent: recent.flows.iter().map(|(_, flow)| Arc::clone(flow)).collect(),
-            live: self.live.subscribe(),
-        }
+        let entries = if past { recent.flows.iter().map(|(_, entry)| entry.clone()).collect() } else { Vec::new() };
+        // Under the lock: no flow is missed or reported twice.
+        (entries, self.live.subscribe())
     }
 
     /// The last denials, newest first; where there are more, the newest of each endpoint go before its older ones.
-    pub(crate) fn denials(&self, count: usize) -> Vec<Flow> {
+    pub(crate) fn denials(&self, count: usize, reader: &Reader) -> Vec<Flow> {
+        explained(&self.last_denials(count), reader)
+    }
+
+    fn last_denials(&self, count: usize) -> Vec<Entry> {
         let recent = self.recent();
-        let newest_first = recent.flows.iter().rev().map(|(_, flow)| flow);
-        let denied = newest_first.filter(|flow| is_denial(flow.verdict));
-        let picked = pick_fairly(denied, count, |flow| flow.endpoint.id);
-        picked.into_iter().map(|flow| Flow::clone(flow)).collect()
+        let newest_first = recent.flows.iter().rev().map(|(_, entry)| entry);
+        let denied = newest_first.filter(|entry| is_denial(entry.verdict()));
+        pick_fairly(denied, count, |entry| entry.endpoint()).into_iter().cloned().collect()
     }
 
     /// How many flows had which verdict.
     pub(crate) fn tallies(&self) -> Vec<Tally> {
-        let recent = self.recent();
-        let count = |verdict: &Verdict| recent.tallies.get(verdict.text()).copied().unwrap_or(0);
+        let count = |verdict: &Verdict| self.counts[slot(*verdict)].load(Ordering::Relaxed);
         Verdict::ALL.iter().map(|verdict| Tally { what: verdict.text().to_owned(), count: count(verdict) }).collect()
     }
 
     /// Connections that would not pass where names were enforced, the most recent first.
     pub(crate) fn mismatches(&self) -> Vec<NameMismatch> {
-        self.recent().mismatches.iter().rev().map(|(_, mismatch)| mismatch.clone()).collect()
+        self.recent().mismatches.list()
     }
 
     /// Keeps flows for those who ask later, and tells those who listen.
     pub(crate) fn tell(&self, flows: Vec<Flow>) {
         let mut recent = self.recent();
         for flow in flows.into_iter().map(Arc::new) {
-            *recent.tallies.entry(flow.verdict.text()).or_default() += 1;
+            self.counts[slot(flow.verdict)].fetch_add(1, Ordering::Relaxed);
             if flow.reason == Reason::NameMismatch.word() && flow.verdict == Verdict::Audited {
-                recent.note_mismatch(&flow);
+                recent.mismatches.add(&flow);
             }
-            recent.flows.push(lane(&flow), Arc::clone(&flow));
             self.live.send(&flow);
+            if let Some(packed) = Packed::new(&flow) {
+                recent.keep(Entry::Explained(packed));
+            }
         }
     }
 
-    fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
+    /// Keeps records that no reader waits for.
+    fn keep(&self, records: &[EventRecord]) {
+        let mut recent = self.recent();
+        for record in records {
+            self.counts[slot(explain::verdict(record))].fetch_add(1, Ordering::Relaxed);
+            recent.keep(Entry::Record(*record));
+        }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whose share of the history a flow is: an endpoint's denials, or its other flows.
-fn lane(flow: &Flow) -> u32 {
-    flow.endpoint.id << 1 | u32::from(is_denial(flow.verdict))
+impl Recent {
+    fn keep(&mut self, entry: Entry) {
+        self.flows.push(entry.lane(), entry);
+    }
+}
+
+/// Where a verdict is counted.
+const fn slot(verdict: Verdict) -> usize {
+    verdict as usize
 }
 
 fn is_denial(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::Denied | Verdict::Audited)
 }
 
-impl Recent {
-    /// Adds to the entry of the same endpoint, address and name; of an endpoint that has its share, the one seen longest ago
-    /// gives way.
-    fn note_mismatch(&mut self, flow: &Flow) {
-        let FlowEndpoint { namespace, name, .. } = &flow.endpoint;
-        let asked = flow.server_name.clone().or_else(|| flow.http.as_ref().map(|http| http.host.clone()));
-        let mut new = NameMismatch {
-            endpoint: format!("{namespace}/{name}"),
-            address: flow.destination,
-            port: flow.destination_port,
-            protocol: flow.protocol.clone(),
-            asked,
-            names: flow.peer.fqdns.clone(),
-            count: 1,
-            last: flow.time.clone(),
-        };
-        let of =
-            |one: &NameMismatch| (one.endpoint.clone(), one.address, one.port, one.protocol.clone(), one.asked.clone());
-        let is_known = |(_, known): &(u32, NameMismatch)| of(known) == of(&new);
-        let known = self.mismatches.iter().position(is_known);
-        new.count += known.and_then(|known| self.mismatches.remove(known)).map_or(0, |(_, known)| known.count);
-        self.make_room_for_mismatch(flow.endpoint.id);
-        self.mismatches.push_back((flow.endpoint.id, new));
-    }
-
-    fn make_room_for_mismatch(&mut self, endpoint: u32) {
-        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
-        for (owner, _) in &self.mismatches {
-            *counts.entry(*owner).or_default() += 1;
-        }
-        let own = counts.get(&endpoint).copied().unwrap_or(0);
-        if own < MISMATCHES_MAX - self.mismatches.len() {
-            return;
-        }
-        let most = counts.iter().max_by_key(|(_, count)| **count).map(|(owner, _)| *owner);
-        let victim = if own > 0 { Some(endpoint) } else { most };
-        if let Some(oldest) = self.mismatches.iter().position(|(owner, _)| Some(*owner) == victim) {
-            self.mismatches.remove(oldest);
-        }
-    }
+/// Puts flows in the place of records.
+fn explained(entries: &[Entry], reader: &Reader) -> Vec<Flow> {
+    let view = reader.view();
+    let flow = |entry: &Entry| match entry {
+        Entry::Record(record) => Some(explain(&view, record)),
+        Entry::Explained(flow) => flow.unpack(),
+    };
+    entries.iter().filter_map(flow).collect()
 }
 
-/// Reads records as they come, until the gate stops.
-pub(crate) async fn follow(events: Events, door: Door, flows: Arc<Flows>) -> anyhow::Result<()> {
+/// Reads records in batches, until the task is ended.
+pub(crate) async fn follow(events: Events, reader: Reader, flows: Arc<Flows>) -> anyhow::Result<()> {
     let mut events = events.into_async()?;
+    let mut batch = Vec::with_capacity(BATCH_MAX);
     loop {
         let mut ready = events.readable_mut().await?;
+        tokio::time::sleep(GATHER).await;
         loop {
             let source = ready.get_inner_mut();
-            let batch: Vec<EventRecord> = std::iter::from_fn(|| source.next()).take(BATCH_MAX).collect();
+            batch.clear();
+            batch.extend(std::iter::from_fn(|| source.next()).take(BATCH_MAX));
             if batch.is_empty() {
                 break;
             }
-            let explained = door.ask_always(move |gate| {
-                batch.iter().map(|record| explain(gate.engine(), record)).collect::<Vec<Flow>>()
-            });
-            match explained.await {
-                Ok(batch) => flows.tell(batch),
-                Err(_) => return Ok(()),
-            }
+            take_in(&batch, &reader, &flows);
+            // Records of requests have their turn.
+            tokio::task::yield_now().await;
         }
         ready.clear_ready();
     }
 }
 
-/// A record with everything that is known about it.
-fn explain(engine: &Engine, record: &EventRecord) -> Flow {
-    let (source, destination) = (record.source.to_ip(), record.destination.to_ip());
-    let direction = namegate_abi::Direction::from_octet(record.direction);
-    let (shown_direction, peer) = match direction {
-        namegate_abi::Direction::Ingress => (Direction::Ingress, source),
-        namegate_abi::Direction::Egress => (Direction::Egress, destination),
-    };
-    let reason = Reason::from_octet(record.reason);
-    Flow {
-        time: rfc3339(clock::calendar(record.time_ns)),
-        verdict: verdict(namegate_abi::Verdict::from_octet(record.verdict)),
-        direction: shown_direction,
-        endpoint: endpoint(engine, record.endpoint),
-        peer: FlowPeer {
-            address: peer,
-            name: engine.peer_key(peer).map(str::to_owned),
-            fqdns: names(engine, record, peer),
-            identity: record.identity,
-        },
-        source,
-        source_port: record.source_port,
-        destination,
-        destination_port: record.destination_port,
-        protocol: protocol(record.protocol),
-        rule: engine.origin(record.rule).map(ToString::to_string),
-        reason: reason.map_or("unknown", Reason::word).to_owned(),
-        reason_text: reason.map_or("a reason this version does not know", Reason::text).to_owned(),
-        tcp_flags: record.tcp_flags,
-        length: record.length,
-        http: None,
-        server_name: None,
-    }
-}
-
-/// The endpoint; both parts of its name are empty where it is gone.
-pub(crate) fn endpoint(engine: &Engine, id: u32) -> FlowEndpoint {
-    let key = engine.endpoint_key(EndpointId(id)).unwrap_or_default();
-    let (namespace, name) = key.split_once('/').unwrap_or(("", key));
-    FlowEndpoint { id, namespace: namespace.to_owned(), name: name.to_owned() }
-}
-
-/// Names by which the endpoint learned the address, those whose TTL has ended lately too.
-fn names(engine: &Engine, record: &EventRecord, peer: IpAddr) -> Vec<String> {
-    let names = engine.names_of(EndpointId(record.endpoint), peer, record.time_ns);
-    names.into_iter().map(|known| known.name.to_string()).collect()
-}
-
-fn verdict(verdict: namegate_abi::Verdict) -> Verdict {
-    match verdict {
-        namegate_abi::Verdict::Denied => Verdict::Denied,
-        namegate_abi::Verdict::Allowed => Verdict::Allowed,
-        namegate_abi::Verdict::Audited => Verdict::Audited,
-        namegate_abi::Verdict::Redirected => Verdict::Redirected,
-    }
-}
-
-pub(crate) fn protocol(number: u8) -> String {
-    match number {
-        1 => "ICMP".to_owned(),
-        6 => "TCP".to_owned(),
-        17 => "UDP".to_owned(),
-        58 => "ICMPv6".to_owned(),
-        132 => "SCTP".to_owned(),
-        other => other.to_string(),
-    }
+/// Counts and keeps a batch of records, and explains those that somebody waits for.
+fn take_in(batch: &[EventRecord], reader: &Reader, flows: &Flows) {
+    let wanted = if flows.live.readers() > 0 { batch.len() } else { batch.len().min(EXPLAINED_AT_ONCE) };
+    let (at_once, later) = batch.split_at(wanted);
+    let view = reader.view();
+    flows.tell(at_once.iter().map(|record| explain(&view, record)).collect());
+    flows.keep(later);
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
-    use super::*;
+    use namegate_api::view::{Direction, FlowEndpoint, FlowPeer, HttpRequest};
+
+    use super::{mismatches::MISMATCHES_MAX, *};
 
     const HOSTILE: u32 = 1;
     const HONEST: u32 = 2;
@@ -273,8 +270,19 @@ mod tests {
         }
     }
 
-    fn ports(of: u32, flows: &[Flow]) -> Vec<u16> {
-        flows.iter().filter(|flow| flow.endpoint.id == of).map(|flow| flow.destination_port).collect()
+    fn record(endpoint: u32, port: u16, verdict: namegate_abi::Verdict) -> EventRecord {
+        EventRecord { endpoint, destination_port: port, verdict: verdict as u8, ..EventRecord::default() }
+    }
+
+    fn port(entry: &Entry) -> u16 {
+        match entry {
+            Entry::Record(record) => record.destination_port,
+            Entry::Explained(flow) => flow.unpack().unwrap().destination_port,
+        }
+    }
+
+    fn ports(of: u32, entries: &[Entry]) -> Vec<u16> {
+        entries.iter().filter(|entry| entry.endpoint() == of).map(port).collect()
     }
 
     #[test]
@@ -282,12 +290,32 @@ mod tests {
         let flows = Flows::default();
         flows.tell((1..4).map(|port| flow(HONEST, port, Verdict::Denied, "default-deny")).collect());
         flows.tell((0..20_000).map(|port| flow(HOSTILE, port, Verdict::Denied, "default-deny")).collect());
-        let shown = flows.denials(100);
+        let shown = flows.last_denials(100);
         assert_eq!((shown.len(), ports(HONEST, &shown)), (100, vec![3, 2, 1]));
         assert_eq!(ports(HOSTILE, &shown)[0], 19_999, "newest first");
-        let kept: Vec<Flow> = flows.feed().recent.iter().map(|flow| Flow::clone(flow)).collect();
+        let (kept, _) = flows.subscribe(true);
         assert_eq!(ports(HONEST, &kept), [1, 2, 3]);
         assert!(kept.len() > RECENT_MAX / 2 - 4 && kept.len() <= RECENT_MAX);
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_told() {
+        let http = HttpRequest {
+            method: "GET".to_owned(),
+            path: "/ä\"\n".to_owned(),
+            host: "a.test".to_owned(),
+            code: 200,
+            latency_ms: 0.001,
+        };
+        let whole = Flow {
+            rule: Some("shop spec.egress[0]".to_owned()),
+            http: Some(http),
+            server_name: Some("a.test".to_owned()),
+            ..flow(HONEST, 7, Verdict::Denied, "l7")
+        };
+        for told in [whole, flow(HONEST, 8, Verdict::Allowed, "rule")] {
+            assert_eq!(Packed::new(&told).unwrap().unpack(), Some(told));
+        }
     }
 
     #[test]
@@ -295,7 +323,35 @@ mod tests {
         let flows = Flows::default();
         flows.tell(vec![flow(HOSTILE, 7, Verdict::Denied, "default-deny")]);
         flows.tell((0..20_000).map(|port| flow(HOSTILE, port, Verdict::Allowed, "rule")).collect());
-        assert_eq!(ports(HOSTILE, &flows.denials(100)), [7]);
+        assert_eq!(ports(HOSTILE, &flows.last_denials(100)), [7]);
+    }
+
+    #[test]
+    fn records_are_counted_and_kept_without_an_explanation() {
+        let flows = Flows::default();
+        flows.keep(&[
+            record(HONEST, 1, namegate_abi::Verdict::Denied),
+            record(HONEST, 2, namegate_abi::Verdict::Allowed),
+        ]);
+        let flood: Vec<_> = (0..20_000).map(|port| record(HOSTILE, port, namegate_abi::Verdict::Denied)).collect();
+        flows.keep(&flood);
+        let shown = flows.last_denials(100);
+        assert_eq!((shown.len(), ports(HONEST, &shown)), (100, vec![1]));
+        assert!(shown.iter().all(|entry| matches!(entry, Entry::Record(_))));
+        let (kept, _) = flows.subscribe(true);
+        assert_eq!(ports(HONEST, &kept), [1, 2]);
+        let counts: Vec<_> = flows.tallies().into_iter().map(|tally| (tally.what, tally.count)).collect();
+        let want = [("allowed", 1), ("denied", 20_001), ("audited", 0), ("redirected", 0)];
+        assert_eq!(counts, want.map(|(what, count)| (what.to_owned(), count)));
+    }
+
+    #[test]
+    fn a_reader_of_what_is_to_come_gets_nothing_of_the_past() {
+        let flows = Flows::default();
+        flows.keep(&[record(HONEST, 1, namegate_abi::Verdict::Denied)]);
+        let (past, _reader) = flows.subscribe(false);
+        assert!(past.is_empty());
+        assert_eq!(flows.live.readers(), 1, "its flows are explained as they come");
     }
 
     #[test]

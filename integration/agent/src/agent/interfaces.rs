@@ -9,24 +9,12 @@ use std::{
 
 use namegate_config::{
     endpoints::{Attachment, Endpoint, EndpointsFile, Namespace},
-    labels::{Labels, RESERVED},
+    labels::Labels,
 };
 use namegate_engine::{Topology, TopologyEndpoint, TopologyNode};
 use namegate_loader::links::{self, Links};
 
-use super::sources::{Facts, UNKNOWN};
-
-/// Indices of the host-side interfaces by `namespace/name`, the first one first; an endpoint without one is left out.
-pub(crate) type Interfaces = HashMap<String, Vec<u32>>;
-
-/// Interfaces of a pod that nothing has registered, as the namespaces of the machine show them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Adopted {
-    /// Uids of the pod.
-    pub(crate) uids: Vec<String>,
-    /// Indices of its interfaces, or why that could not be found out.
-    pub(crate) interfaces: Result<Vec<u32>, String>,
-}
+use super::cluster_state::{Adopted, ClusterState, Interfaces, UNKNOWN};
 
 /// What a search for interfaces brought.
 #[derive(Clone, Debug, Default)]
@@ -229,7 +217,7 @@ impl Told {
     fn endpoints(
         &mut self,
         file: &EndpointsFile,
-        facts: &Facts,
+        facts: &ClusterState,
         interfaces: &Interfaces,
     ) -> Vec<Arc<TopologyEndpoint>> {
         if self.namespaces != file.namespaces {
@@ -255,7 +243,7 @@ fn first(interfaces: &Interfaces, key: &str) -> Option<u32> {
     interfaces.get(key).and_then(|indices| indices.first()).copied()
 }
 
-fn one(file: &EndpointsFile, endpoint: &Endpoint, facts: &Facts, interfaces: &Interfaces) -> TopologyEndpoint {
+fn one(file: &EndpointsFile, endpoint: &Endpoint, facts: &ClusterState, interfaces: &Interfaces) -> TopologyEndpoint {
     let key = key(endpoint);
     let labels = if facts.unknown.contains(&key) { Labels::reserved(UNKNOWN) } else { file.labels(endpoint) };
     TopologyEndpoint {
@@ -268,7 +256,12 @@ fn one(file: &EndpointsFile, endpoint: &Endpoint, facts: &Facts, interfaces: &In
 }
 
 /// What the engine is told.
-pub(crate) fn topology(file: &EndpointsFile, facts: &Facts, interfaces: &Interfaces, told: &mut Told) -> Topology {
+pub(crate) fn topology(
+    file: &EndpointsFile,
+    facts: &ClusterState,
+    interfaces: &Interfaces,
+    told: &mut Told,
+) -> Topology {
     let host = TopologyNode {
         name: "host".to_owned(),
         labels: file.host.labels(),
@@ -310,12 +303,12 @@ fn mark_api_servers(topology: &mut Topology, addresses: &[IpAddr]) {
     for node in &mut topology.nodes {
         if node.addresses.iter().any(|address| rest.contains(address)) {
             rest.retain(|address| !node.addresses.contains(address));
-            node.labels.insert(RESERVED, NAME, "");
+            node.labels.reserve(NAME);
         }
     }
     if !rest.is_empty() {
         let mut labels = Labels::reserved("world");
-        labels.insert(RESERVED, NAME, "");
+        labels.reserve(NAME);
         topology.endpoints.push(Arc::new(TopologyEndpoint {
             key: "default/kubernetes~service".into(),
             labels: Arc::new(labels),

@@ -12,9 +12,9 @@ use namegate_kubernetes::{Options, SourceState, Watch};
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    audience::{self, Read},
     cluster::Cluster,
     cni::Registry,
+    unused_selectors::{self, Read},
 };
 
 /// Names the node where the settings do not.
@@ -64,7 +64,7 @@ impl Kubernetes {
                 nudge();
             }
         }));
-        self.following.push(tokio::spawn(audience::follow(self.readings.subscribe(), self.watch.notes())));
+        self.following.push(tokio::spawn(unused_selectors::follow(self.readings.subscribe(), self.watch.notes())));
         self
     }
 

@@ -1,17 +1,23 @@
-//! Memory goes back to the system, also while the agent has nothing to do.
+//! Memory goes back to the system, also from threads that have nothing to do.
 
-use std::{hint::black_box, time::Duration};
+use std::time::Duration;
 
 /// How often.
-const EVERY: Duration = Duration::from_secs(1);
-/// Larger than what the allocator keeps for its own use.
-const BLOCK_BYTES: usize = 4 << 20;
+const EVERY: Duration = Duration::from_secs(2);
 
-/// Frees a block of its own again and again. mimalloc gives back what others have freed for a second when a thread frees a
-/// whole page of memory; after a flood an idle agent would free none. The block is not touched, so it takes no memory.
-pub(super) async fn give_back() {
+/// Gives back what this thread has freed, and what no thread has in use. mimalloc keeps pages of each size for the next
+/// allocations of the thread that had them, and frees such pages only while that thread allocates: after a flood an idle
+/// agent would keep all of them.
+#[expect(unsafe_code, reason = "mimalloc's crate has no safe function for it")]
+pub(super) fn give_back() {
+    // SAFETY: The function takes no pointer, may be called at any time from any thread, and frees only what is not in use.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
+/// Gives back again and again.
+pub(super) async fn keep_giving_back() {
     loop {
         tokio::time::sleep(EVERY).await;
-        drop(black_box(Vec::<u8>::with_capacity(BLOCK_BYTES)));
+        give_back();
     }
 }

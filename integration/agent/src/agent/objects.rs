@@ -10,16 +10,16 @@ use std::{
     sync::Arc,
 };
 
-use namegate_api::view::{self, DocumentState};
-use namegate_config::policy::{self, Document, Features, Parsed};
+use namegate_config::policy::{self, Features};
 use namegate_kubernetes::PolicyObject;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    files::{line, refused, shown},
+    policies::{Policies, UnitKey},
     problems::Problems,
     state::Copies,
+    unit::{Loaded, Unit, load, shown_without_line},
 };
 
 /// The objects and their last good forms.
@@ -42,10 +42,8 @@ struct Known {
     uid: String,
     /// What was read last.
     read: Arc<Value>,
-    diagnostics: Vec<view::Diagnostic>,
-    /// One without mistakes; that of an earlier form where the last one has some.
-    good: Vec<Arc<Document>>,
-    is_good: bool,
+    /// The last form without mistakes.
+    good: Option<Arc<[Loaded]>>,
 }
 
 /// The copy of an object.
@@ -72,27 +70,13 @@ impl Objects {
         self.accepted.retry();
     }
 
-    /// Reads objects that have changed; returns all documents in force. `is_saved` is whether the objects are those of an
-    /// earlier run: what the API server has since may be missing among them.
-    pub(crate) fn read(
-        &mut self,
-        objects: &[PolicyObject],
-        is_saved: bool,
-        said: &mut super::sources::Said,
-    ) -> Vec<Arc<Document>> {
-        self.forget(objects, is_saved);
-        let mut documents = Vec::new();
+    /// Reads objects that have changed. `is_saved` is whether the objects are those of an earlier run: what the API server
+    /// has since may be missing among them.
+    pub(crate) fn read(&mut self, objects: &[PolicyObject], is_saved: bool, policies: &mut Policies) {
+        self.forget(objects, is_saved, policies);
         for object in objects {
-            let known = self.read_one(object);
-            said.diagnostics.extend(known.diagnostics.iter().cloned());
-            let state = if known.is_good { DocumentState::Accepted } else { DocumentState::KeptFormer };
-            said.documents.extend(known.good.iter().map(|one| line(&object.origin, one, state)));
-            if known.good.is_empty() {
-                said.documents.push(refused(&object.origin));
-            }
-            documents.extend(known.good.iter().cloned());
+            self.read_one(object, policies);
         }
-        documents
     }
 
     /// Whether the last reading knows what should hold. What could not be read is asked for again by the next one.
@@ -104,12 +88,13 @@ impl Objects {
         unsure.into_values().next().map_or(Ok(()), Err)
     }
 
-    fn forget(&mut self, objects: &[PolicyObject], is_saved: bool) {
+    fn forget(&mut self, objects: &[PolicyObject], is_saved: bool, policies: &mut Policies) {
         let listed: HashSet<&str> = objects.iter().map(|object| &*object.origin).collect();
         let gone: Vec<Arc<str>> = self.known.keys().filter(|origin| !listed.contains(&***origin)).cloned().collect();
         for origin in gone {
             self.known.remove(&origin);
             self.accepted.remove(&copy_name(&origin));
+            policies.remove(&UnitKey::Object(origin));
         }
         if self.swept || is_saved {
             return;
@@ -121,46 +106,44 @@ impl Objects {
         }
     }
 
-    fn read_one(&mut self, object: &PolicyObject) -> &Known {
+    fn read_one(&mut self, object: &PolicyObject, policies: &mut Policies) {
         let is_read = |known: &Known| {
             known.uid == object.version.0
                 && (Arc::ptr_eq(&known.read, &object.document) || known.read == object.document)
         };
-        if !self.known.get(&object.origin).is_some_and(is_read) {
-            let former = self.known.remove(&object.origin).filter(|former| former.uid == object.version.0);
-            let known = self.parse(object, former);
-            self.known.insert(Arc::clone(&object.origin), known);
+        if self.known.get(&object.origin).is_some_and(is_read) {
+            return;
         }
-        &self.known[&object.origin]
-    }
-
-    fn parse(&mut self, object: &PolicyObject, former: Option<Known>) -> Known {
-        let text = object.document.to_string();
-        let Parsed { documents, diagnostics } = policy::parse_with(&object.origin, &text, &self.features);
-        let is_good = !diagnostics.iter().any(namegate_config::diagnostic::Diagnostic::is_error);
-        let good = if is_good {
-            self.save(object);
-            shared(documents)
-        } else {
-            former.map_or_else(|| self.accepted(object), |former| former.good)
+        let former = self.known.remove(&object.origin).filter(|former| former.uid == object.version.0);
+        let parsed = policy::parse_object(&object.origin, &object.document, &self.features);
+        let diagnostics = parsed.diagnostics.iter().map(shown_without_line).collect();
+        let current = load(parsed, &mut policies.interner);
+        let is_current = current.is_some();
+        let good = match (current, former) {
+            (Some(current), _) => {
+                self.save(object);
+                Some(current)
+            }
+            (None, Some(former)) => former.good,
+            (None, None) => self.accepted(object, policies),
         };
-        // Lines mean nothing to whoever wrote the object in another form.
-        let told = diagnostics.iter().map(|found| view::Diagnostic { line: 0, column: 0, ..shown(found) });
-        let read = Arc::clone(&object.document);
-        Known { uid: object.version.0.clone(), read, diagnostics: told.collect(), good, is_good }
+        let (name, key) = (Arc::clone(&object.origin), UnitKey::Object(Arc::clone(&object.origin)));
+        policies.put(&key, Unit { name, good: good.clone(), is_current, diagnostics });
+        let known = Known { uid: object.version.0.clone(), read: Arc::clone(&object.document), good };
+        self.known.insert(Arc::clone(&object.origin), known);
     }
 
     /// The last good form from the state directory: of this object, and of no other that had its name.
-    fn accepted(&mut self, object: &PolicyObject) -> Vec<Arc<Document>> {
+    fn accepted(&mut self, object: &PolicyObject, policies: &mut Policies) -> Option<Arc<[Loaded]>> {
         let text = self.accepted.read(&copy_name(&object.origin)).unwrap_or_else(|error| {
             let problem = format!("reading the kept copy of {}: {error}", object.origin);
             self.unsure.insert(Arc::clone(&object.origin), problem);
             None
         });
         let copy = text.and_then(|text| serde_json::from_str::<Copy>(&text).ok());
-        let copy = copy.filter(|copy| copy.uid == object.version.0);
-        let parsed = copy.map(|copy| policy::parse_with(&object.origin, &copy.object.to_string(), &self.features));
-        parsed.map(|parsed| shared(parsed.documents)).unwrap_or_default()
+        let copy = copy.filter(|copy| copy.uid == object.version.0)?;
+        let parsed = policy::parse_object(&object.origin, &copy.object, &self.features);
+        load(parsed, &mut policies.interner)
     }
 
     fn save(&mut self, object: &PolicyObject) {
@@ -177,14 +160,9 @@ fn copy_name(origin: &str) -> String {
     format!("{},json", origin.replace('/', ","))
 }
 
-fn shared(documents: Vec<Document>) -> Vec<Arc<Document>> {
-    documents.into_iter().map(Arc::new).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::sources::Said;
 
     fn object(uid: &str, selector: &str) -> PolicyObject {
         let document = serde_json::json!({
@@ -202,13 +180,14 @@ mod tests {
     const GOOD: &str = "endpointSelector";
     const BAD: &str = "endpointSelektor";
 
-    fn objects(folder: &Path) -> Objects {
-        Objects::new(folder, crate::agent::FEATURES, Arc::default())
+    fn objects(folder: &Path) -> (Objects, Policies) {
+        (Objects::new(folder, crate::agent::FEATURES, Arc::default()), Policies::default())
     }
 
-    /// How many documents are in force.
-    fn count(objects: &mut Objects, listed: &[PolicyObject], is_saved: bool) -> usize {
-        objects.read(listed, is_saved, &mut Said::default()).len()
+    /// How many rules are in force.
+    fn count((objects, policies): &mut (Objects, Policies), listed: &[PolicyObject], is_saved: bool) -> usize {
+        objects.read(listed, is_saved, policies);
+        policies.settle([], false).rules.len()
     }
 
     #[test]
@@ -249,5 +228,31 @@ mod tests {
         assert_eq!(count(&mut saved, &[object("1", BAD)], false), 1);
         assert_eq!(count(&mut objects(folder.path()), &[], false), 0);
         assert_eq!(count(&mut objects(folder.path()), &[object("1", BAD)], false), 0);
+    }
+
+    #[test]
+    fn what_is_said_of_an_object_has_no_lines_and_names_the_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut objects, mut policies) = objects(folder.path());
+        objects.read(&[object("1", BAD)], false, &mut policies);
+        let said = Arc::clone(&policies.settle([], false).said);
+        let found: Vec<_> = said.found.iter().map(|one| (one.line, one.column, &*one.field)).collect();
+        assert!(found.contains(&(0, 0, "spec.endpointSelektor")), "{found:?}");
+        assert!(said.found.iter().all(|one| one.file == "CiliumNetworkPolicy shop/web"));
+        let states: Vec<_> = said.documents().map(|one| one.state).collect();
+        assert_eq!(states, [namegate_api::view::DocumentState::Refused]);
+    }
+
+    #[test]
+    fn an_object_that_has_not_changed_keeps_its_rules() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut objects, mut policies) = objects(folder.path());
+        objects.read(&[object("1", GOOD)], false, &mut policies);
+        let before = policies.settle([], false).clone();
+        // Another listing of the same.
+        objects.read(&[object("1", GOOD)], false, &mut policies);
+        let after = policies.settle([], false);
+        assert_eq!(after.rules_revision, before.rules_revision);
+        assert!(Arc::ptr_eq(&after.rules, &before.rules));
     }
 }

@@ -9,12 +9,11 @@ use std::{
 
 use namegate_abi::{FlowLosses, RateValue};
 use namegate_api::view::Refused;
-use namegate_engine::{EndpointId, Engine};
+use namegate_enforcer::{Reader, View};
+use namegate_engine::EndpointId;
+use namegate_loader::Meters;
 
-use super::{
-    gate::{Door, Gate},
-    problems::{ProblemKind, Problems},
-};
+use super::problems::{ProblemKind, Problems};
 
 /// Endpoints and bounds that are counted one by one; what is above is counted without an endpoint.
 const COUNTED_MAX: usize = 4_096;
@@ -47,8 +46,6 @@ pub(crate) enum Bound {
     DnsSockets,
     /// Answers that wait to be installed.
     AnswersWaiting,
-    /// Questions of the layer 7 proxy and of held datagrams that wait for the enforcer.
-    QuestionsWaiting,
     /// Datagrams that wait until the name in them is known.
     HeldDatagrams,
     /// QUIC connections that are remembered, so that each begins once.
@@ -75,7 +72,6 @@ impl Bound {
             Self::DnsRetries => "dns questions over TCP",
             Self::DnsSockets => "dns sockets to resolvers",
             Self::AnswersWaiting => "answers that wait",
-            Self::QuestionsWaiting => "questions that wait",
             Self::HeldDatagrams => "held datagrams",
             Self::QuicConnections => "QUIC connections",
             Self::Handshakes => "handshakes",
@@ -114,10 +110,10 @@ impl Refusals {
     }
 
     /// What was refused so far, with the names of the endpoints.
-    pub(crate) fn shown(&self, engine: &Engine) -> Vec<Refused> {
+    pub(crate) fn shown(&self, view: &View<'_>) -> Vec<Refused> {
         let shown = |(&(bound, endpoint), count): (&(Bound, u32), &Count)| Refused {
             bound: bound.text().to_owned(),
-            endpoint: name(engine, endpoint),
+            endpoint: name(view, endpoint),
             count: count.count,
             setting: setting_of(bound.text()).to_owned(),
         };
@@ -125,7 +121,7 @@ impl Refusals {
     }
 
     /// Bounds at which an endpoint was refused something a moment ago.
-    fn ongoing(&self, now: Instant) -> Vec<(Bound, u32)> {
+    pub(super) fn ongoing(&self, now: Instant) -> Vec<(Bound, u32)> {
         let counts = self.lock();
         let recent = counts.iter().filter(|(_, count)| now.saturating_duration_since(count.last) < QUIET);
         recent.map(|(key, _)| *key).collect()
@@ -143,8 +139,8 @@ pub(super) fn setting_of(bound: &str) -> &str {
 }
 
 /// `namespace/name`; the number where the endpoint is gone, nothing where the client is no endpoint.
-pub(super) fn name(engine: &Engine, endpoint: u32) -> String {
-    match (endpoint, engine.endpoint_key(EndpointId(endpoint))) {
+pub(super) fn name(view: &View<'_>, endpoint: u32) -> String {
+    match (endpoint, view.endpoint_key(EndpointId(endpoint))) {
         (0, _) => String::new(),
         (_, Some(key)) => key.to_owned(),
         (_, None) => endpoint.to_string(),
@@ -189,33 +185,27 @@ impl FlowCounts {
 }
 
 /// Keeps the problems in step with what is refused, until the task is ended.
-pub(crate) async fn follow(refusals: Arc<Refusals>, problems: Arc<Problems>, door: Door) {
+pub(crate) async fn follow(refusals: Arc<Refusals>, problems: Arc<Problems>, reader: Reader, meters: Arc<Meters>) {
     let mut is_quiet = true;
     let mut seen = None;
     let mut flows = FlowCounts::default();
     loop {
         // The first look is before anything is refused under this agent.
-        match door.ask_always(|gate: &mut Gate| gate.datapath().flow_losses()).await {
-            Ok(Ok(losses)) => flows.follow(&refusals, &losses),
-            Ok(Err(error)) => {
+        match meters.flow_losses() {
+            Ok(losses) => flows.follow(&refusals, &losses),
+            Err(error) => {
                 tracing::error!(%error, "reading what endpoints lost of their flows; the next second tries again");
             }
-            Err(_) => return,
         }
-        let Ok(rates) = door.ask_always(|gate: &mut Gate| gate.datapath().rates()).await else { return };
-        count_lost(&refusals, &mut seen, &rates);
+        count_lost(&refusals, &mut seen, &meters.rates());
         tokio::time::sleep(LOOK).await;
         let ongoing = refusals.ongoing(Instant::now());
         if ongoing.is_empty() && is_quiet {
             continue;
         }
         is_quiet = ongoing.is_empty();
-        let named = door.ask_always(move |gate: &mut Gate| {
-            let named = ongoing.iter().map(|(bound, endpoint)| (bound.text(), name(gate.engine(), *endpoint)));
-            named.collect::<Vec<_>>()
-        });
-        let Ok(named) = named.await else { return };
-        let now = named.into_iter().map(|(bound, endpoint)| {
+        let now = ongoing.into_iter().map(|(bound, endpoint)| {
+            let (bound, endpoint) = (bound.text(), name(&reader.view(), endpoint));
             let who = if endpoint.is_empty() { "a client that is no endpoint" } else { &endpoint };
             (format!("{SUBJECT}{bound}: {who}"), format!("{who} has its share of `{bound}` and is refused more"))
         });

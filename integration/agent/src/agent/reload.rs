@@ -14,37 +14,30 @@ use std::{
 use anyhow::Context;
 use namegate_api::view::Diagnostic;
 use namegate_config::{policy::Features, rule::Direction, settings::Settings};
-use namegate_engine::{Change, DividedPort};
-use namegate_loader::links::LinkWatch;
+use namegate_enforcer::{Enforcement, EnforcerHandle};
+use namegate_engine::Change;
+use namegate_loader::{Inspector, links::LinkWatch};
 
 use super::{
     attachments::Attachments,
-    book::Book,
     cluster::Cluster,
+    cluster_state::Interfaces,
+    enforcer::directions,
     file_watch::FileWatch,
-    files::UNREADABLE,
-    gate::{Door, Gate},
-    interfaces::{self, Interfaces},
+    interfaces,
+    policy_state::SharedPolicyState,
     problems::{ProblemKind, Problems},
-    sources::{Reading, Sources},
+    reading::Reading,
+    sources::Sources,
+    touched::{Cause, Touched},
+    unit::UNREADABLE,
+    wake::{Wake, gather},
 };
 
-/// Changes that come within this time of each other are read together.
-const QUIET: Duration = Duration::from_millis(3);
-/// The same, where changes do not end.
-const QUIET_MAX: Duration = Duration::from_millis(20);
 /// Files are read again after this time, even if no change was told of.
 const PERIOD: Duration = Duration::from_mins(1);
 /// The same, where something could not be read or looked up.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Why the thread wakes.
-pub(crate) enum Wake {
-    /// A file, an interface or something in Kubernetes has changed.
-    Changed,
-    /// The agent ends.
-    Stop,
-}
 
 /// The running thread.
 pub(crate) struct Reloader {
@@ -52,15 +45,22 @@ pub(crate) struct Reloader {
     thread: JoinHandle<()>,
 }
 
+/// What the kernel held before the first reading, and what looks after its programs.
+pub(crate) struct Held {
+    /// Interfaces by `namespace/name`.
+    pub(crate) interfaces: Interfaces,
+    pub(crate) inspector: Inspector,
+}
+
 /// What the thread works with.
 struct Work {
     sources: Sources,
     watch: FileWatch,
-    door: Door,
-    book: Arc<Book>,
+    enforcer: EnforcerHandle,
+    policy_state: Arc<SharedPolicyState>,
     problems: Arc<Problems>,
     directions: Vec<Direction>,
-    last: Option<(Arc<Reading>, Interfaces)>,
+    last: Option<Arc<Reading>>,
     told: interfaces::Told,
     /// Interfaces whose packets are judged, after the last change.
     guarded: HashSet<u32>,
@@ -81,14 +81,12 @@ impl Reloader {
     pub(crate) fn start(
         settings: &Settings,
         features: Features,
-        door: Door,
-        book: Arc<Book>,
+        (enforcer, kernel): (EnforcerHandle, Held),
+        policy_state: Arc<SharedPolicyState>,
         problems: Arc<Problems>,
         cluster: Option<Cluster>,
     ) -> anyhow::Result<Self> {
-        let asked = |error| anyhow::anyhow!("asking what the kernel holds: {error}");
-        let known = door.ask_blocking(|gate| (gate.known_interfaces(), gate.datapath().inspector())).map_err(asked)?;
-        let (interfaces, inspector) = known;
+        let Held { interfaces, inspector } = kernel;
         let mut sources = Sources::new(settings, features, cluster, &problems);
         sources.begin(interfaces);
         let (wake, woken) = channel();
@@ -97,10 +95,15 @@ impl Reloader {
         let mut work = Work {
             sources,
             watch,
-            attachments: Attachments::new(inspector, door.clone(), Arc::clone(&problems), Arc::clone(&book)),
+            attachments: Attachments::new(
+                inspector,
+                (enforcer.clone(), directions(&settings.directions)),
+                Arc::clone(&problems),
+                Arc::clone(&policy_state),
+            ),
             next: Instant::now(),
-            door,
-            book,
+            enforcer,
+            policy_state,
             problems,
             directions: settings.directions.clone(),
             last: None,
@@ -110,17 +113,19 @@ impl Reloader {
             reported: false,
             closed: BTreeMap::new(),
         };
-        work.reload();
+        work.reload(Touched::everything());
         work.attachments.inspect(work.sources.found());
         let thread = std::thread::Builder::new().name("files".to_owned()).spawn(move || serve(work, &woken))?;
         Ok(Self { wake, thread })
     }
 
-    /// A function that makes the thread look again.
-    pub(crate) fn nudge(&self) -> impl Fn() + Clone + Send + Sync + 'static {
+    /// A function that makes the thread look for this again.
+    pub(crate) fn nudge(&self, cause: Cause) -> impl Fn() + Clone + Send + Sync + 'static {
         let wake = self.wake.clone();
+        // Interfaces come and go in several steps; the other causes are gathered where they come from.
+        let is_complete = cause != Cause::Machine;
         // The thread may have ended.
-        move || drop(wake.send(Wake::Changed))
+        move || drop(wake.send(Wake::Changed { causes: vec![cause.clone()], is_complete }))
     }
 
     /// Ends the thread.
@@ -135,58 +140,51 @@ impl Reloader {
 
 fn serve(mut work: Work, woken: &Receiver<Wake>) {
     loop {
-        match woken.recv_timeout(work.sleep()) {
-            Ok(Wake::Changed) => {
-                let until = Instant::now() + QUIET_MAX;
-                while let left = until.saturating_duration_since(Instant::now()).min(QUIET)
-                    && !left.is_zero()
-                {
-                    match woken.recv_timeout(left) {
-                        Ok(Wake::Changed) => {}
-                        Ok(Wake::Stop) => return,
-                        Err(_) => break,
-                    }
-                }
-            }
-            Err(RecvTimeoutError::Timeout) if !work.is_due() => {
+        let touched = match woken.recv_timeout(work.sleep()) {
+            Ok(wake) => match gather(wake, woken) {
+                Some(touched) => touched,
+                None => return,
+            },
+            Err(RecvTimeoutError::Timeout) if work.is_due() => Touched::everything(),
+            Err(RecvTimeoutError::Timeout) => {
                 work.inspect();
                 continue;
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-        }
-        work.reload();
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        work.reload(touched);
         work.inspect();
     }
 }
 
 impl Work {
     /// When everything should be read without a reason.
-    fn next(&mut self) -> Instant {
-        let again = self.sources.cluster().and_then(|cluster| cluster.again());
+    fn next(&self) -> Instant {
+        let again = self.sources.again();
         again.map_or(self.next, |again| again.min(self.next))
     }
 
-    fn is_due(&mut self) -> bool {
+    fn is_due(&self) -> bool {
         self.next() <= Instant::now()
     }
 
     /// How long until something is to be done without a reason.
-    fn sleep(&mut self) -> Duration {
+    fn sleep(&self) -> Duration {
         self.next().min(self.attachments.next()).saturating_duration_since(Instant::now())
     }
 
-    fn reload(&mut self) {
+    fn reload(&mut self, touched: Touched) {
         let start = Instant::now();
-        self.watch.refresh();
-        let is_whole = self.read_and_carry_out(start) && self.watch.is_whole() && !self.sources.is_behind();
-        self.next = Instant::now() + if is_whole { PERIOD } else { RETRY };
+        let touched = if self.watch.refresh() { Touched::everything() } else { touched };
+        let is_whole = self.read_and_carry_out(&touched, start) && self.watch.is_whole() && !self.sources.is_behind();
+        let next = Instant::now() + if is_whole { PERIOD } else { RETRY };
+        self.next = if touched.is_everything() { next } else { self.next.min(next) };
     }
 
     /// Says whether everything could be read and looked up.
-    fn read_and_carry_out(&mut self, start: Instant) -> bool {
+    fn read_and_carry_out(&mut self, touched: &Touched, start: Instant) -> bool {
         const READING: &str = "reading";
-        let reading = match self.sources.read() {
+        let reading = match self.sources.read(touched) {
             Ok(Some(reading)) => Arc::new(reading),
             Ok(None) => return true,
             Err(error) => {
@@ -195,22 +193,18 @@ impl Work {
             }
         };
         self.problems.clear(ProblemKind::Lookup, READING);
-        self.sources.raise(&reading, &self.problems);
-        let interfaces = self.sources.found().interfaces.clone();
         let read = start.elapsed();
-        if self.last.as_ref().is_none_or(|(last, seen)| *last != reading || *seen != interfaces) {
-            self.carry_out(&reading, &interfaces);
-        } else {
+        if self.last.as_ref().is_some_and(|last| last.is_same(&reading)) {
             self.look_again();
+        } else {
+            self.sources.raise(&reading, &self.problems);
+            self.carry_out(&reading);
         }
-        let is_whole = self.say_what_failed();
-        let found = self.sources.found().clone();
-        if let Some(cluster) = self.sources.cluster() {
-            cluster.tell(&reading.facts, &found, &self.guarded, &self.closed);
-        }
+        let is_whole = self.say_what_failed(&reading);
+        self.sources.tell(&reading.facts, &self.guarded, &self.closed);
         self.report(&reading);
         tracing::debug!(?read, whole = ?start.elapsed(), "read again");
-        self.last = Some((reading, interfaces));
+        self.last = Some(reading);
         is_whole
     }
 
@@ -218,16 +212,14 @@ impl Work {
     fn inspect(&mut self) {
         self.attachments.inspect_if_due(self.sources.found());
         if self.is_enforced() != self.reported
-            && let Some((reading, _)) = &self.last
+            && let Some(reading) = &self.last
         {
             self.report(&Arc::clone(reading));
         }
-        if !self.is_guarded()
-            && let Ok(Ok(guarded)) = self.door.ask_blocking(|gate| gate.guarded())
-            && guarded != self.guarded
-        {
-            self.guarded = guarded;
-            self.reload();
+        let now = self.enforcer.reader().enforcement();
+        if !self.is_guarded() && now.judged != self.guarded {
+            self.guarded.clone_from(&now.judged);
+            self.reload(Touched::default());
         }
     }
 
@@ -243,17 +235,15 @@ impl Work {
     }
 
     /// Raises what could not be looked up; says whether that is nothing.
-    fn say_what_failed(&self) -> bool {
+    fn say_what_failed(&self, reading: &Reading) -> bool {
         let found = self.sources.found();
         let of_endpoints = |messages: &BTreeMap<String, String>| -> Vec<(String, String)> {
             messages.iter().map(|(key, message)| (format!("endpoint {key}"), message.clone())).collect()
         };
         let of_sources = self.sources.failed().iter();
         let of_sources = of_sources.map(|(subject, message)| (format!("machine {subject}"), message.clone()));
-        let unreadable = self.book.page().said.diagnostics.clone();
-        let is_file = |found: &&Diagnostic| found.code == UNREADABLE;
-        let files =
-            unreadable.iter().filter(is_file).map(|found| (format!("file {}", found.file), found.message.clone()));
+        let files = reading.said.found.iter().filter(|found| found.code == UNREADABLE);
+        let files = files.map(|found| (format!("file {}", found.file), found.message.clone()));
         let files: Vec<(String, String)> = files.collect();
         let is_whole = found.failed.is_empty() && self.sources.failed().is_empty() && files.is_empty();
         self.problems.replace(ProblemKind::Lookup, "endpoint ", of_endpoints(&found.failed));
@@ -265,60 +255,49 @@ impl Work {
 
     /// Whether the last change was carried out as a whole.
     fn is_guarded(&self) -> bool {
-        let mut interfaces = self.last.iter().flat_map(|(_, interfaces)| interfaces.values()).flatten();
-        self.refused.is_empty() && interfaces.all(|index| self.guarded.contains(index))
+        self.last.as_ref().is_none_or(|last| self.guards(last))
+    }
+
+    /// Whether the kernel holds all of a reading.
+    fn guards(&self, reading: &Reading) -> bool {
+        self.refused.is_empty() && reading.interfaces.values().flatten().all(|index| self.guarded.contains(index))
     }
 
     /// What differs from the last reading; everything where not all of that was carried out.
-    fn change(&mut self, reading: &Reading, interfaces: &Interfaces) -> Change {
-        let is_guarded =
-            || self.refused.is_empty() && interfaces.values().flatten().all(|index| self.guarded.contains(index));
-        let (rules, topology) = match &self.last {
-            Some((last, seen)) if is_guarded() => {
-                let same = last.endpoints == reading.endpoints && last.facts == reading.facts && seen == interfaces;
-                (last.rules != reading.rules, !same)
-            }
-            _ => (true, true),
-        };
-        let whole = || interfaces::topology(&reading.endpoints, &reading.facts, interfaces, &mut self.told);
+    fn change(&mut self, reading: &Reading) -> Change {
+        let last = self.last.as_ref().filter(|_| self.guards(reading));
+        let rules = last.is_none_or(|last| last.rules_revision != reading.rules_revision);
+        let topology = last.is_none_or(|last| last.topology_revision != reading.topology_revision);
+        let whole = || interfaces::topology(&reading.endpoints, &reading.facts, &reading.interfaces, &mut self.told);
         Change { rules: rules.then(|| reading.rules.to_vec()), topology: topology.then(whole) }
     }
 
-    fn note(&mut self, found: Outcome) {
-        self.guarded = found.guarded;
-        self.refused = found.refused;
-        self.closed = found.closed;
-        self.book.enforced(self.refused.is_empty(), &found.divided);
+    fn note(&mut self, now: &Enforcement) {
+        self.guarded.clone_from(&now.judged);
+        self.refused.clone_from(&now.unenforced);
+        self.closed.clone_from(&now.closed);
+        self.policy_state.enforced(self.refused.is_empty(), &now.divided);
     }
 
     /// Notes what has become of the last change meanwhile: rows may have found room, or been lost.
     fn look_again(&mut self) {
-        let refused = self.refused.clone();
-        let found = self.door.ask_blocking(move |gate| {
-            let now = gate.room.unenforced();
-            (now != refused).then(|| Outcome::of(gate, now))
-        });
-        // Without an answer the agent ends.
-        if let Ok(Some(found)) = found {
-            self.note(found);
+        let now = self.enforcer.reader().enforcement();
+        if now.unenforced != self.refused {
+            self.note(&now);
         }
     }
 
-    fn carry_out(&mut self, reading: &Reading, interfaces: &Interfaces) {
-        let last = self.last.as_ref().map(|(last, _)| &**last);
-        if last.is_none_or(|last| last.said.diagnostics != reading.said.diagnostics) {
-            tell(&reading.said.diagnostics);
+    fn carry_out(&mut self, reading: &Reading) {
+        let last = self.last.as_ref();
+        if last.is_none_or(|last| !Arc::ptr_eq(&last.said.found, &reading.said.found)) {
+            tell(&reading.said.found);
         }
-        self.book.want(reading, interfaces, &self.directions);
-        let change = self.change(reading, interfaces);
-        let changed = self.door.ask_blocking(move |gate| {
-            let refused = gate.change(change);
-            Outcome::of(gate, refused)
-        });
-        match changed {
-            Ok(found) => {
+        self.policy_state.want(reading, &self.directions);
+        let change = self.change(reading);
+        match self.enforcer.apply(change).wait() {
+            Ok(now) => {
                 self.problems.clear(ProblemKind::Source, "change");
-                self.note(found);
+                self.note(&now);
             }
             Err(error) => {
                 self.guarded.clear();
@@ -327,21 +306,6 @@ impl Work {
                 self.problems.raise(ProblemKind::Source, "change", message);
             }
         }
-    }
-}
-
-/// How far the kernel is.
-struct Outcome {
-    refused: Vec<String>,
-    closed: BTreeMap<String, String>,
-    guarded: HashSet<u32>,
-    divided: Vec<DividedPort>,
-}
-
-impl Outcome {
-    fn of(gate: &Gate, refused: Vec<String>) -> Self {
-        let divided = gate.engine().divided();
-        Self { refused, closed: gate.room.closed().clone(), guarded: gate.guarded().unwrap_or_default(), divided }
     }
 }
 

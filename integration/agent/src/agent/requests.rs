@@ -9,7 +9,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
 use namegate_abi::Reason;
 use namegate_api::{
     rfc3339,
@@ -21,23 +20,23 @@ use namegate_config::{
     reference::{self, Limits},
     rule::{self, Binding},
 };
-use namegate_engine::{Engine, NamesAt};
+use namegate_enforcer::{Reader, View};
+use namegate_engine::NamesAt;
 use namegate_l7_proxy::{Access, Demand, Desk, Fate, Match, Named, Question, What};
 use tokio::sync::Notify;
 
 use super::{
     clock::boot_ns,
-    desk::Clients,
     flows::{self, Flows},
-    gate::Door,
-    refusals::{Bound, OTHERS},
+    memory,
+    refusals::{Bound, OTHERS, Refusals},
 };
 
 /// Records that wait to be reported; the oldest of an endpoint that has its share are lost and counted.
 const RECORDS_MAX: usize = 4_096;
 /// Records told in one go.
 const BATCH_MAX: usize = 1_024;
-/// Pause between two batches: what comes within it is one question to the gate.
+/// Pause between two batches: what comes within it is told in one go.
 const GATHER: Duration = Duration::from_millis(5);
 /// Names kept for a connection that was let pass.
 const OPENING_NAMES_MAX: usize = 16;
@@ -47,10 +46,10 @@ const TCP: u8 = 6;
 /// The desk of the agent.
 #[derive(Clone)]
 pub(crate) struct RequestDesk {
-    door: Door,
-    /// Changes of rules or endpoints so far.
-    changes: Arc<AtomicU64>,
-    clients: Arc<ArcSwap<Clients>>,
+    reader: Reader,
+    refusals: Arc<Refusals>,
+    /// Denials are recorded only.
+    audit: bool,
     records: Arc<Records>,
     lost: Arc<AtomicU64>,
 }
@@ -87,16 +86,16 @@ impl Records {
 
 impl RequestDesk {
     /// A desk, and the records that it takes.
-    pub(crate) fn new(door: Door, changes: Arc<AtomicU64>, clients: Arc<ArcSwap<Clients>>) -> (Self, Arc<Records>) {
+    pub(crate) fn new(reader: Reader, refusals: Arc<Refusals>, audit: bool) -> (Self, Arc<Records>) {
         let waiting = Mutex::new(FairRing::new(RECORDS_MAX));
         let records = Arc::new(Records { waiting, arrived: Notify::new() });
-        (Self { door, changes, clients, records: Arc::clone(&records), lost: Arc::default() }, records)
+        (Self { reader, refusals, audit, records: Arc::clone(&records), lost: Arc::default() }, records)
     }
 
     /// The endpoint that is the cause of a connection: the one that calls, else the one that is called.
     fn cause(&self, client: IpAddr, server: IpAddr) -> u32 {
-        let clients = self.clients.load();
-        let found = clients.endpoint(client.to_canonical()).or_else(|| clients.endpoint(server.to_canonical()));
+        let view = self.reader.view();
+        let found = view.endpoint_by_address(client).or_else(|| view.endpoint_by_address(server));
         found.map_or(OTHERS, |endpoint| endpoint.0)
     }
 
@@ -107,52 +106,59 @@ impl RequestDesk {
 }
 
 impl Desk for RequestDesk {
+    fn tidy(&self) {
+        memory::give_back();
+    }
+
     async fn demand(&self, question: Question) -> Option<Demand> {
-        let cause = self.cause(question.client.ip(), question.server.ip());
-        self.door.ask_for(cause, move |gate| demand(gate.engine(), gate.audits(), &question)).await.ok()
+        demand(&self.reader.view(), self.audit, &question)
     }
 
     fn revision(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
+        self.reader.changes()
     }
 
     fn record(&self, access: Access) {
         let cause = self.cause(access.client.ip(), access.server.ip());
         if let Some(endpoint) = self.records.push(cause, (SystemTime::now(), access)) {
             self.lost.fetch_add(1, Ordering::Relaxed);
-            self.door.refusals().count(Bound::RequestRecords, endpoint);
+            self.refusals.count(Bound::RequestRecords, endpoint);
         }
     }
 
     fn endpoint(&self, address: IpAddr) -> Option<u32> {
-        self.clients.load().endpoint(address).map(|endpoint| endpoint.0)
+        self.reader.view().endpoint_by_address(address).map(|endpoint| endpoint.0)
     }
 
     fn refused(&self, endpoint: Option<u32>) {
-        self.door.refusals().count(Bound::L7Connections, endpoint.unwrap_or(0));
+        self.refusals.count(Bound::L7Connections, endpoint.unwrap_or(0));
     }
 
     fn relieved(&self, endpoint: Option<u32>) {
-        self.door.refusals().count(Bound::L7Bytes, endpoint.unwrap_or(0));
+        self.refusals.count(Bound::L7Bytes, endpoint.unwrap_or(0));
     }
 }
 
-/// The limits of both ends. A server on this node sees its client's address, and so do the rules for it.
-fn demand(engine: &Engine, audit: bool, question: &Question) -> Demand {
+/// The limits of both ends. A server on this node sees its client's address, and so do the rules for it. `None` where
+/// neither end is known: the programs hand over connections of endpoints alone, so this one has only just come, and no
+/// request of it passes before the rules for it are published.
+fn demand(view: &View<'_>, audit: bool, question: &Question) -> Option<Demand> {
     let Question { client, server, age, named, known } = question;
     let flow = reference::Flow { protocol: TCP, port: server.port() };
     let (client, server, now) = (client.ip().to_canonical(), server.ip().to_canonical(), boot_ns());
     let since = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    view.endpoint_by_address(client).or_else(|| view.endpoint_by_address(server))?;
     let (since, now) = (NamesAt { at: since, known }, NamesAt { at: now, known });
-    let whole = engine.limits(client, server, rule::Direction::Egress, flow, now);
+    let limits = view.limits();
+    let whole = limits.limits(client, server, rule::Direction::Egress, flow, now);
     let closes = |limits: &Limits| matches!(limits, Limits::Closed(_)) && !matches!(whole, Limits::Closed(_));
     let asking = |binding| match named {
         Named::Any => None,
-        Named::One(name) => Some(engine.limits_asking(client, server, flow, name.as_ref(), binding, since)),
-        Named::Nameless => Some(engine.limits_nameless(client, server, flow, binding, since)),
+        Named::One(name) => Some(limits.limits_asking(client, server, flow, name.as_ref(), binding, since)),
+        Named::Nameless => Some(limits.limits_nameless(client, server, flow, binding, since)),
     };
     let (egress, bound, binding) = match asking(Binding::Enforce) {
-        None => (whole, engine.is_bound(client, server, flow, Binding::Observe, since), Match::Good),
+        None => (whole, limits.is_bound(client, server, flow, Binding::Observe, since), Match::Good),
         Some(enforced) => {
             let binding = if closes(&enforced) {
                 Match::Refused
@@ -164,21 +170,22 @@ fn demand(engine: &Engine, audit: bool, question: &Question) -> Demand {
             (enforced, true, binding)
         }
     };
-    let ingress = engine.limits(server, client, rule::Direction::Ingress, flow, now);
+    let ingress = limits.limits(server, client, rule::Direction::Ingress, flow, now);
     let sides = vec![(rule::Direction::Egress, egress), (rule::Direction::Ingress, ingress)];
-    let keeps_source = engine.endpoint_by_address(server).is_some();
-    Demand { sides, keeps_source, audit, bound, binding, names: opening_names(engine, (client, server), named, since) }
+    let keeps_source = view.endpoint_by_address(server).is_some();
+    let names = opening_names(view, (client, server), named, since);
+    Some(Demand { sides, keeps_source, audit, bound, binding, names })
 }
 
 /// Names that open the server's address for the client. Where the connection asks for one of them, that one is enough.
 fn opening_names(
-    engine: &Engine,
+    view: &View<'_>,
     (client, server): (IpAddr, IpAddr),
     wanted: &Named,
     NamesAt { at, known }: NamesAt<'_>,
 ) -> Arc<[Fqdn]> {
-    let endpoint = engine.endpoint_by_address(client);
-    let found = endpoint.into_iter().flat_map(|endpoint| engine.names_of(endpoint, server, at));
+    let endpoint = view.endpoint_by_address(client);
+    let found = endpoint.into_iter().flat_map(|endpoint| view.names_of(endpoint, server, at));
     let alive = found.filter(|known| !known.ended).map(|known| known.name);
     let mut names: Vec<Fqdn> = alive.chain(known.iter().cloned()).collect();
     if let Named::One(Some(asked)) = wanted
@@ -190,33 +197,29 @@ fn opening_names(
     names.into()
 }
 
-/// Reports requests as they come, until the gate stops.
-pub(crate) async fn follow(records: Arc<Records>, door: Door, flows: Arc<Flows>) {
+/// Reports requests as they come, until the task is ended.
+pub(crate) async fn follow(records: Arc<Records>, reader: Reader, flows: Arc<Flows>) {
     loop {
         let taken = records.next().await;
-        let explained = door.ask_always(move |gate| {
-            let explain = |(time, access): (SystemTime, Access)| explain(gate.engine(), time, access);
-            taken.into_iter().map(explain).collect::<Vec<Flow>>()
-        });
-        match explained.await {
-            Ok(batch) => flows.tell(batch),
-            Err(_) => return,
-        }
+        flows.tell(explain_all(&reader.view(), taken));
         tokio::time::sleep(GATHER).await;
     }
 }
 
+fn explain_all(view: &View<'_>, records: Vec<(SystemTime, Access)>) -> Vec<Flow> {
+    records.into_iter().map(|(time, access)| explain(view, time, access)).collect()
+}
+
 /// A record with everything that is known about it.
-fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
+fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
     let Access { client, server, direction, rule, fate, mismatch, what } = access;
     let (source, destination) = (client.ip().to_canonical(), server.ip().to_canonical());
     let (direction, own, peer) = match direction {
         rule::Direction::Egress => (Direction::Egress, source, destination),
         rule::Direction::Ingress => (Direction::Ingress, destination, source),
     };
-    let endpoint = engine.endpoint_by_address(own);
-    let fqdns = endpoint.into_iter().flat_map(|endpoint| engine.names_of(endpoint, peer, boot_ns()));
-    let fqdns: Vec<String> = fqdns.map(|known| known.name.to_string()).collect();
+    let endpoint = view.endpoint_by_address(own);
+    let fqdns = endpoint.map(|endpoint| flows::shown_names(view, endpoint, peer, boot_ns())).unwrap_or_default();
     let reason = match fate {
         Fate::Allowed => reference::Reason::Rule.word(),
         _ if mismatch => Reason::NameMismatch.word(),
@@ -236,7 +239,7 @@ fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
     };
     let asked = http.as_ref().map(|http: &HttpRequest| http.host.as_str()).or(server_name.as_deref());
     let flow = reference::Flow { protocol: TCP, port: server.port() };
-    let openers = || engine.openers(own, peer, flow, Binding::Observe, boot_ns());
+    let openers = || view.limits().openers((own, peer), flow, Binding::Observe, boot_ns(), flows::NAMES_MAX);
     let fqdns = if mismatch { openers().iter().map(ToString::to_string).collect() } else { fqdns };
     let reason_text = if mismatch { mismatch_text(asked, &fqdns) } else { reason_text.to_owned() };
     Flow {
@@ -248,10 +251,10 @@ fn explain(engine: &Engine, time: SystemTime, access: Access) -> Flow {
         },
         direction,
         endpoint: match endpoint {
-            Some(id) => flows::endpoint(engine, id.0),
+            Some(id) => flows::endpoint(view, id.0),
             None => FlowEndpoint { id: 0, namespace: String::new(), name: String::new() },
         },
-        peer: FlowPeer { address: peer, name: engine.peer_key(peer).map(str::to_owned), fqdns, identity: 0 },
+        peer: FlowPeer { address: peer, name: view.peer_key(peer).map(str::to_owned), fqdns, identity: 0 },
         source,
         source_port: client.port(),
         destination,

@@ -1,45 +1,24 @@
-//! From what the gate's thread knows to what the API shows.
+//! From what the enforcer publishes to what the API shows.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
 use namegate_abi::map_names;
 use namegate_api::{
     rfc3339,
     view::{
         Counter, Direction, Endpoint, EndpointState, EndpointTally, Enforcement, Fill, FqdnLookup, FqdnSelector,
-        LookupSource, NameCounts, Refused, SelectedName,
+        LookupSource, Refused, SelectedName,
     },
 };
 use namegate_config::{endpoints, name::NamePattern};
-use namegate_engine::{EndpointId, EndpointView, Lookup, RowCount};
+use namegate_enforcer::{Figures, Reader};
+use namegate_engine::{Lookup, RowCount};
+use namegate_loader::Meters;
 
 use super::{
     clock::{boot_ns, calendar},
-    gate::Gate,
     refusals::{self, Bound},
 };
-
-/// What the gate's thread knows of endpoints.
-pub(super) struct Known {
-    pub(super) views: HashMap<Arc<str>, EndpointView>,
-    pub(super) failed: BTreeMap<u32, String>,
-    /// Learned names that live.
-    pub(super) names: HashMap<EndpointId, usize>,
-}
-
-impl Known {
-    pub(super) fn of(gate: &Gate) -> Self {
-        let mut names: HashMap<EndpointId, usize> = HashMap::new();
-        for lookup in gate.engine().lookups(boot_ns()) {
-            *names.entry(lookup.endpoint).or_default() += 1;
-        }
-        let views = gate.engine().endpoints().into_iter().map(|view| (Arc::clone(&view.key), view)).collect();
-        Self { views, failed: gate.failed().clone(), names }
-    }
-}
 
 /// Interface or network namespace, as the file names it.
 pub(super) fn interface(listed: &endpoints::Endpoint) -> Option<String> {
@@ -67,47 +46,11 @@ pub(super) fn waiting(listed: &endpoints::Endpoint, labels: Vec<String>) -> Endp
     }
 }
 
-/// What the gate's thread gives for a status.
-pub(super) struct Figures {
-    pub(super) names: NameCounts,
-    pub(super) counters: Vec<Counter>,
-    pub(super) maps: Vec<Fill>,
-    pub(super) refused: Vec<Refused>,
-    pub(super) healed: u64,
-    pub(super) flows_lost: u64,
-    pub(super) openings_lost: u64,
-}
-
-impl Figures {
-    pub(super) fn of(gate: &mut Gate) -> Self {
-        let now = boot_ns();
-        let mut names = NameCounts::default();
-        for lookup in gate.engine().lookups(now) {
-            names.names += 1;
-            names.addresses += lookup.addresses.len();
-        }
-        let refused = refused(gate).into_iter().chain(gate.refusals().shown(gate.engine())).collect();
-        let counters = gate.datapath().counters().unwrap_or_else(|error| {
-            tracing::error!(%error, "reading counters");
-            Vec::new()
-        });
-        Self {
-            names,
-            counters: counters.into_iter().filter(|(_, _, count)| count.packets > 0).map(shown_counter).collect(),
-            maps: fills(gate),
-            refused,
-            healed: gate.healed(),
-            flows_lost: gate.datapath().events_lost().unwrap_or(0),
-            openings_lost: gate.datapath().openings_lost().unwrap_or(0),
-        }
-    }
-}
-
 /// What was refused: by endpoint where one of them reached its share, else for the node.
-fn refused(gate: &Gate) -> Vec<Refused> {
-    let of_shares = gate.engine().refused_of_shares();
-    let writes = ("rows that the kernel refused", gate.room.writes());
-    let of_node = gate.engine().refused().into_iter().chain([writes]);
+pub(super) fn refused(figures: &Figures) -> Vec<Refused> {
+    let of_shares = &figures.refused_of_shares;
+    let writes = ("rows that the kernel refused", figures.writes_refused);
+    let of_node = figures.refused.iter().copied().chain([writes]);
     let shares = |bound: &str| of_shares.iter().filter(|(_, of, _)| *of == bound).map(|(.., count)| count).sum();
     // What is counted for an endpoint is not counted for the node too.
     let of_node = of_node.map(|(bound, count)| ("".into(), bound, count.saturating_sub(shares(bound))));
@@ -132,6 +75,15 @@ pub(super) fn names_unread(unread: &[Refused], refused: &[Refused]) -> Vec<Endpo
     counts.into_iter().map(|(endpoint, count)| EndpointTally { endpoint: endpoint.to_owned(), count }).collect()
 }
 
+/// Packets by direction and reason; those that never came are left out.
+pub(super) fn counters(meters: &Meters) -> Vec<Counter> {
+    let counters = meters.counters().unwrap_or_else(|error| {
+        tracing::error!(%error, "reading counters");
+        Vec::new()
+    });
+    counters.into_iter().filter(|(_, _, count)| count.packets > 0).map(shown_counter).collect()
+}
+
 fn shown_counter(
     (direction, reason, count): (namegate_abi::Direction, namegate_abi::Reason, namegate_abi::Counter),
 ) -> Counter {
@@ -148,15 +100,15 @@ fn shown_counter(
     }
 }
 
-fn fills(gate: &Gate) -> Vec<Fill> {
-    let counts = gate.engine().row_counts().into_iter();
-    let fill = |count: RowCount| Fill {
+/// How full the maps are.
+pub(super) fn fills(figures: &Figures) -> Vec<Fill> {
+    let fill = |count: &RowCount| Fill {
         map: count.map.to_owned(),
         rows: count.rows as u64,
         rows_max: count.rows_max as u64,
         setting: setting_for(count.map).to_owned(),
     };
-    counts.map(fill).collect()
+    figures.rows.iter().map(fill).collect()
 }
 
 /// The setting that makes a map larger.
@@ -187,19 +139,24 @@ pub(super) fn shown_lookup(lookup: &Lookup<'_>) -> Vec<FqdnLookup> {
     ends.into_iter().map(entry).collect()
 }
 
-/// Name selectors and what each holds.
-pub(super) fn selectors(gate: &Gate) -> Vec<FqdnSelector> {
-    let lookups: Vec<Lookup<'_>> = gate.engine().lookups(boot_ns()).collect();
-    let selectors = gate.engine().name_selectors().into_iter().map(|(text, rules)| {
-        let pattern = NamePattern::pattern(&text).ok();
-        let is_held = |lookup: &&Lookup<'_>| pattern.as_ref().is_some_and(|pattern| pattern.matches(lookup.name));
-        FqdnSelector {
-            names: lookups.iter().filter(is_held).map(selected).collect(),
-            rules: rules.iter().map(ToString::to_string).collect(),
-            selector: text,
+/// Name selectors and what each holds. It takes time for each selector and name.
+pub(super) fn selectors(reader: &Reader) -> Vec<FqdnSelector> {
+    let selectors = reader.view().name_selectors();
+    let patterns: Vec<Option<NamePattern>> = selectors.keys().map(|text| NamePattern::pattern(text).ok()).collect();
+    let mut names: Vec<Vec<SelectedName>> = vec![Vec::new(); patterns.len()];
+    reader.names().for_each(None, boot_ns(), |lookup| {
+        for (pattern, names) in patterns.iter().zip(&mut names) {
+            if pattern.as_ref().is_some_and(|pattern| pattern.matches(lookup.name)) {
+                names.push(selected(lookup));
+            }
         }
     });
-    selectors.collect()
+    let shown = selectors.into_iter().zip(names).map(|((selector, rules), names)| FqdnSelector {
+        names,
+        rules: rules.iter().map(ToString::to_string).collect(),
+        selector,
+    });
+    shown.collect()
 }
 
 fn selected(lookup: &Lookup<'_>) -> SelectedName {

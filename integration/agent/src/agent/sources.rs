@@ -1,119 +1,89 @@
 //! Files and Kubernetes together: which rules hold, and who is where.
+//!
+//! A reading takes what has changed in each source, by its revision, and shares everything else with the reading before.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, HashSet},
     path::Path,
-    sync::{Arc, LazyLock},
+    sync::Arc,
+    time::Instant,
 };
 
-use namegate_kubernetes::{PolicyObject, Report, Snapshot, Who};
+use namegate_api::view;
+use namegate_config::{endpoints::EndpointsFile, policy::Features, settings::Settings};
+use namegate_kubernetes::Snapshot;
+use namegate_loader::netns::{self, Own};
 
 use super::{
     cluster::Cluster,
-    files::{self, Files, UNREADABLE},
-    interfaces::{Adopted, Finder, Found, Interfaces, Machine},
+    cluster_state::{ClusterState, Interfaces},
+    files::Files,
+    interfaces::{Finder, Found, Machine},
     objects::Objects,
     own,
+    policies::Policies,
     problems::{ProblemKind, Problems},
+    reading::Reading,
+    touched::Touched,
+    unit::UNREADABLE,
 };
-use namegate_api::view;
-use namegate_config::{
-    endpoints::EndpointsFile,
-    labels::{LabelSelector, Operator, RESERVED, Requirement},
-    policy::{self, Catalog, Document, Features},
-    rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
-    settings::Settings,
-};
-use namegate_loader::netns::{self, Own};
-
-/// Label of an endpoint whose own labels are not known, as in Cilium: `reserved:init`.
-pub(crate) const UNKNOWN: &str = "init";
 
 /// Where rules and endpoints come from.
 pub(crate) struct Sources {
     files: Files,
     objects: Objects,
+    policies: Policies,
     cluster: Option<Cluster>,
     /// The snapshot that was read last.
-    read: Option<Arc<Snapshot>>,
-    joined: Option<Joined>,
-    translated: Option<Translated>,
+    snapshot: Option<Arc<Snapshot>>,
+    /// The objects that were read last.
+    objects_read: Option<ObjectsRead>,
+    everybody: Option<Everybody>,
+    /// Revision of everybody whose services the policies know.
+    services_read: u64,
     reported: Option<Reported>,
     finder: Finder,
     /// What the last search for interfaces brought.
     found: Found,
-    /// The machine's addresses when they were read last.
-    own: Option<Own>,
-    /// Look-ups of the last reading that failed, and why: what they brought before holds.
+    /// The machine's addresses when they were read last, and how often they have changed.
+    own: Option<(Own, u64)>,
+    /// Look-ups that failed, and why: what they brought before holds.
     failed: BTreeMap<String, String>,
 }
 
-/// What was reported last: said of which policies, and whether the kernel held the rules.
-type Reported = (Arc<Said>, Arc<[PolicyObject]>, bool);
-
-/// Everybody of one reading, for the next where policies alone have changed.
-struct Joined {
-    who: Arc<Who>,
-    listed: EndpointsFile,
-    endpoints: Arc<EndpointsFile>,
-    facts: Arc<Facts>,
-    own: Own,
-    interfaces: Interfaces,
-}
-
-/// What the policies of one reading came to, for the next where none has changed.
-struct Translated {
-    policies: Arc<[PolicyObject]>,
-    /// Whether they are those of an earlier run.
+/// Which objects of Kubernetes were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ObjectsRead {
+    revision: u64,
+    /// They are those of an earlier run.
     is_saved: bool,
-    /// What was said of the files.
-    of_files: Said,
-    catalog: Catalog,
-    is_closed: bool,
-    rules: Arc<[Rule]>,
-    said: Arc<Said>,
 }
 
-/// What a reading brought. What is the same as in the reading before is shared with it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reading {
-    /// Rules in force.
-    pub(crate) rules: Arc<[Rule]>,
-    /// Endpoints in force.
-    pub(crate) endpoints: Arc<EndpointsFile>,
-    /// What is to be said of it.
-    pub(crate) said: Arc<Said>,
-    /// What Kubernetes adds.
-    pub(crate) facts: Arc<Facts>,
+/// What was reported last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reported {
+    said: u64,
+    policies: u64,
+    enforced: bool,
 }
 
-/// What is said of policies and endpoints.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Said {
-    /// One line for each object.
-    pub(crate) documents: Vec<view::Document>,
-    /// Mistakes and warnings.
-    pub(crate) diagnostics: Vec<view::Diagnostic>,
+/// What everybody is made of, by revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct MadeOf {
+    who: Option<u64>,
+    listed: u64,
+    own: u64,
 }
 
-/// What Kubernetes and the machine know of the endpoints.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Facts {
-    /// `namespace/name` of the pods of this node, guarded or not yet.
-    pub(crate) local: BTreeSet<String>,
-    /// Registered networks whose pod is not known.
-    pub(crate) unknown: BTreeSet<String>,
-    /// Interfaces of pods of this node that nothing has registered.
-    pub(crate) adopted: BTreeMap<String, Adopted>,
-    /// Endpoint of each registered container.
-    pub(crate) containers: BTreeMap<String, String>,
-    /// Addresses of services in front of trusted resolvers.
-    pub(crate) resolver_services: Vec<IpAddr>,
-    /// Addresses of the API server.
-    pub(crate) api_servers: Vec<IpAddr>,
-    /// Broadcast and anycast addresses of this machine's networks.
-    pub(crate) shared: Vec<IpAddr>,
+/// Everybody of one reading.
+#[derive(Clone)]
+struct Everybody {
+    made_of: MadeOf,
+    endpoints: Arc<EndpointsFile>,
+    facts: Arc<ClusterState>,
+    interfaces: Arc<Interfaces>,
+    /// Grows when one of them changes.
+    revision: u64,
 }
 
 impl Sources {
@@ -128,10 +98,12 @@ impl Sources {
         Self {
             files: Files::new(policies, endpoints, &settings.state, features, Arc::clone(problems)),
             objects: Objects::new(&settings.state, features, Arc::clone(problems)),
+            policies: Policies::default(),
             cluster,
-            read: None,
-            joined: None,
-            translated: None,
+            snapshot: None,
+            objects_read: None,
+            everybody: None,
+            services_read: 0,
             reported: None,
             finder: Finder::default(),
             found: Found::default(),
@@ -153,7 +125,7 @@ impl Sources {
             let of_endpoints = one.severity == view::Severity::Error && endpoints.as_deref() == Some(&*one.file);
             of_endpoints && one.code != UNREADABLE
         };
-        let wrong = reading.said.diagnostics.iter().filter(is_wrong).map(|one| {
+        let wrong = reading.said.found.iter().filter(is_wrong).map(|one| {
             let place = if one.line == 0 { String::new() } else { format!("line {}: ", one.line) };
             let message = format!("{place}{}; the last good form stays in force", one.message);
             (format!("{SUBJECT}{}", one.file), message)
@@ -171,7 +143,7 @@ impl Sources {
         &self.found
     }
 
-    /// Look-ups of the last reading that failed.
+    /// Look-ups that failed when they were made last.
     pub(crate) fn failed(&self) -> &BTreeMap<String, String> {
         &self.failed
     }
@@ -181,29 +153,33 @@ impl Sources {
         self.files.paths()
     }
 
-    /// Kubernetes, where it is a source.
-    pub(crate) fn cluster(&mut self) -> Option<&mut Cluster> {
-        self.cluster.as_mut()
+    /// When a reading could find more interfaces of pods.
+    pub(crate) fn again(&self) -> Option<Instant> {
+        self.cluster.as_ref().and_then(Cluster::again)
+    }
+
+    /// Tells the CNI plugins that wait how far their networks are; `guarded` are interfaces with programs.
+    pub(crate) fn tell(&self, facts: &ClusterState, guarded: &HashSet<u32>, closed: &BTreeMap<String, String>) {
+        if let Some(cluster) = &self.cluster {
+            cluster.tell(facts, &self.found, guarded, closed);
+        }
     }
 
     /// Says what became of the objects of the last reading.
     pub(crate) fn report(&mut self, reading: &Arc<Reading>, enforced: bool) {
-        let (Some(cluster), Some(snapshot)) = (&self.cluster, &self.read) else { return };
+        let (Some(cluster), Some(snapshot)) = (&self.cluster, &self.snapshot) else { return };
         cluster.has_read(reading, snapshot);
-        let is_same = |(said, policies, held): &Reported| {
-            Arc::ptr_eq(said, &reading.said) && Arc::ptr_eq(policies, &snapshot.policies) && *held == enforced
-        };
-        if !self.reported.as_ref().is_some_and(is_same) {
+        let reported = Reported { said: reading.said_revision, policies: snapshot.policies_revision, enforced };
+        if self.reported != Some(reported) {
             cluster.report(reading.reports(snapshot, enforced));
-            self.reported = Some((Arc::clone(&reading.said), Arc::clone(&snapshot.policies), enforced));
+            self.reported = Some(reported);
         }
     }
 
-    /// Reads everything anew; `None` while Kubernetes is a source of which nothing is known yet: with some of the facts
+    /// Reads what was touched; `None` while Kubernetes is a source of which nothing is known yet: with some of the facts
     /// more would be open than with none. An error is that something could not be read, and what it held is not known: then
     /// all stays as it is.
-    pub(crate) fn read(&mut self) -> Result<Option<Reading>, String> {
-        self.failed.clear();
+    pub(crate) fn read(&mut self, touched: &Touched) -> Result<Option<Reading>, String> {
         let snapshot = match &self.cluster {
             Some(cluster) => match cluster.snapshot() {
                 Some(snapshot) => Some(snapshot),
@@ -211,167 +187,126 @@ impl Sources {
             },
             None => None,
         };
-        let is_saved = snapshot.as_ref().is_some_and(|snapshot| snapshot.saved);
         self.objects.retry();
-        let own = self.own_addresses()?;
-        let mut reading = Reading::default();
-        let mut said = Said::default();
-        let documents = self.files.read_policies(&mut said);
-        let mut listed = self.files.read_endpoints(&mut said);
+        self.read_own(touched)?;
+        self.files.read(touched, &mut self.policies);
         self.files.is_sure()?;
-        let mut policies: Arc<[PolicyObject]> = Arc::default();
-        if let (Some(snapshot), true) = (snapshot, self.cluster.is_some()) {
-            let joined = self.join(&snapshot.who, listed, own);
-            reading.endpoints = Arc::clone(&joined.endpoints);
-            reading.facts = Arc::clone(&joined.facts);
-            self.joined = Some(joined);
-            policies = Arc::clone(&snapshot.policies);
-            self.read = Some(snapshot);
-        } else {
-            let taken = own::listed(&listed);
-            let shared = own::add(&mut listed, &own, &taken);
-            reading.facts = Arc::new(Facts { shared, ..Facts::default() });
-            reading.endpoints = Arc::new(listed);
-            self.found = self.finder.find(&mut Machine::default(), &reading.endpoints, &reading.facts.adopted);
+        let everybody = self.everybody(snapshot.as_deref(), touched)?;
+        if let Some(snapshot) = snapshot {
+            self.read_objects(&snapshot);
+            self.snapshot = Some(snapshot);
         }
-        let (catalog, is_closed) = (reading.endpoints.catalog(), !reading.facts.unknown.is_empty());
-        // Documents of files are read anew each time.
-        let is_same = |last: &Translated| {
-            documents.is_empty()
-                && Arc::ptr_eq(&last.policies, &policies)
-                && last.is_saved == is_saved
-                && (&last.of_files, &last.catalog, last.is_closed) == (&said, &catalog, is_closed)
+        self.objects.is_sure().inspect_err(|_| self.objects_read = None)?;
+        let is_closed = !everybody.facts.unknown.is_empty();
+        let settled = if self.services_read == everybody.revision {
+            self.policies.settle_again(is_closed)
+        } else {
+            self.policies.settle(everybody.endpoints.catalog().services, is_closed)
         };
-        let translated = self.translated.take().filter(is_same);
-        let translated =
-            translated.unwrap_or_else(|| self.translate(documents, (policies, is_saved), said, catalog, is_closed));
-        self.objects.is_sure()?;
-        reading.rules = Arc::clone(&translated.rules);
-        reading.said = Arc::clone(&translated.said);
-        self.translated = Some(translated);
-        Ok(Some(reading))
+        self.services_read = everybody.revision;
+        Ok(Some(Reading {
+            rules: Arc::clone(&settled.rules),
+            rules_revision: settled.rules_revision,
+            endpoints: everybody.endpoints,
+            facts: everybody.facts,
+            interfaces: everybody.interfaces,
+            topology_revision: everybody.revision,
+            said: Arc::clone(&settled.said),
+            said_revision: settled.said_revision,
+        }))
     }
 
-    /// The machine's addresses; those of the last reading where they cannot be read.
-    fn own_addresses(&mut self) -> Result<Own, String> {
-        match netns::own() {
-            Ok(own) => self.own = Some(own),
-            Err(error) => {
-                self.failed.insert("addresses".to_owned(), format!("reading the addresses of this machine: {error}"));
+    fn read_objects(&mut self, snapshot: &Snapshot) {
+        let wanted = ObjectsRead { revision: snapshot.policies_revision, is_saved: snapshot.saved };
+        if self.objects_read != Some(wanted) {
+            self.objects.read(&snapshot.policies, snapshot.saved, &mut self.policies);
+            self.objects_read = Some(wanted);
+        }
+    }
+
+    /// Reads the machine's addresses, where they may have changed; those of before hold where they cannot be read.
+    fn read_own(&mut self, touched: &Touched) -> Result<(), String> {
+        const SUBJECT: &str = "addresses";
+        if self.own.is_some() && !touched.has_machine() {
+            return Ok(());
+        }
+        match (netns::own(), &self.own) {
+            (Ok(own), Some((former, _))) if own == *former => drop(self.failed.remove(SUBJECT)),
+            (Ok(own), former) => {
+                let revision = former.as_ref().map_or(1, |(_, revision)| revision + 1);
+                self.own = Some((own, revision));
+                self.failed.remove(SUBJECT);
+            }
+            (Err(error), former) => {
+                let problem = format!("reading the addresses of this machine: {error}");
+                self.failed.insert(SUBJECT.to_owned(), problem.clone());
+                if former.is_none() {
+                    return Err(problem);
+                }
             }
         }
-        self.own.clone().ok_or_else(|| self.failed["addresses"].clone())
+        Ok(())
     }
 
     /// Everybody, found anew where something may have changed.
-    fn join(&mut self, who: &Arc<Who>, listed: EndpointsFile, own: Own) -> Joined {
-        let Some(cluster) = &mut self.cluster else { return Joined::of_files(who, listed, own) };
-        let machine = &mut Machine::default();
-        if let Some(last) = self.joined.take().filter(|last| last.may_hold(who, &listed, &own, cluster)) {
-            self.found = self.finder.find(machine, &last.endpoints, &last.facts.adopted);
-            if self.found.interfaces == last.interfaces {
-                return last;
+    fn everybody(&mut self, snapshot: Option<&Snapshot>, touched: &Touched) -> Result<Everybody, String> {
+        let (listed, listed_revision) = self.files.endpoints();
+        let (own, own_revision) = self.own.clone().ok_or("the addresses of this machine are not known")?;
+        let who = snapshot.map(|snapshot| snapshot.who_revision);
+        let made_of = MadeOf { who, listed: listed_revision, own: own_revision };
+        let is_settled = self.cluster.as_ref().is_none_or(Cluster::is_settled);
+        if let Some(last) = self.everybody.clone().filter(|last| is_settled && last.made_of == made_of) {
+            if touched.has_machine() {
+                self.found = self.finder.find(&mut Machine::default(), &last.endpoints, &last.facts.adopted);
+            }
+            if self.found.interfaces == *last.interfaces {
+                return Ok(last);
             }
         }
-        let mut endpoints = listed.clone();
-        let facts = Arc::new(cluster.join(who, &mut endpoints, &own));
-        if let Some(error) = cluster.failure() {
-            self.failed.insert("namespaces".to_owned(), format!("looking for the interfaces of pods: {error}"));
-        }
-        self.found = self.finder.find(machine, &endpoints, &facts.adopted);
-        let interfaces = self.found.interfaces.clone();
-        Joined { who: Arc::clone(who), listed, endpoints: Arc::new(endpoints), facts, own, interfaces }
-    }
-
-    fn translate(
-        &mut self,
-        of_folder: Vec<Document>,
-        (policies, is_saved): (Arc<[PolicyObject]>, bool),
-        of_files: Said,
-        catalog: Catalog,
-        is_closed: bool,
-    ) -> Translated {
-        let mut said = of_files.clone();
-        let mut documents: Vec<Arc<Document>> = of_folder.into_iter().map(Arc::new).collect();
-        if self.cluster.is_some() {
-            documents.extend(self.objects.read(&policies, is_saved, &mut said));
-        }
-        let policy::Translated { mut rules, diagnostics } = policy::translate(&documents, &catalog);
-        said.diagnostics.extend(diagnostics.iter().map(files::shown));
-        count_rules(&mut said, &rules);
-        if is_closed {
-            rules.extend(CLOSED.iter().cloned());
-        }
-        Translated { policies, is_saved, of_files, catalog, is_closed, rules: rules.into(), said: Arc::new(said) }
-    }
-}
-
-impl Joined {
-    fn of_files(who: &Arc<Who>, listed: EndpointsFile, own: Own) -> Self {
-        let endpoints = Arc::new(listed.clone());
-        Self { who: Arc::clone(who), listed, endpoints, facts: Arc::default(), own, interfaces: Interfaces::new() }
-    }
-
-    /// Whether it would come out the same where interfaces are the same.
-    fn may_hold(&self, who: &Arc<Who>, listed: &EndpointsFile, own: &Own, cluster: &Cluster) -> bool {
-        Arc::ptr_eq(&self.who, who) && self.listed == *listed && self.own == *own && cluster.is_settled()
-    }
-}
-
-impl Reading {
-    /// What is to be said of each object. `enforced` is whether the kernel holds the rules.
-    fn reports(&self, snapshot: &Snapshot, enforced: bool) -> Vec<Report> {
-        let mut found: HashMap<&str, (Vec<String>, Vec<String>)> = HashMap::new();
-        for one in &self.said.diagnostics {
-            let (mistakes, warnings) = found.entry(&one.file).or_default();
-            let list = if one.severity == view::Severity::Error { mistakes } else { warnings };
-            let field = if one.field.is_empty() { String::new() } else { format!("`{}`: ", one.field) };
-            list.push(format!("{field}{}", one.message));
-        }
-        let report = |object: &PolicyObject| {
-            let (mistakes, warnings) = found.get(&*object.origin).cloned().unwrap_or_default();
-            let enforced = enforced && mistakes.is_empty();
-            Report { origin: Arc::clone(&object.origin), version: object.version.clone(), mistakes, warnings, enforced }
+        let mut endpoints = EndpointsFile::clone(&listed);
+        let facts = if let (Some(cluster), Some(snapshot)) = (&mut self.cluster, snapshot) {
+            cluster.join(&snapshot.who, &mut endpoints, &own)
+        } else {
+            let taken = own::listed(&endpoints);
+            ClusterState { shared: own::add(&mut endpoints, &own, &taken), ..ClusterState::default() }
         };
-        snapshot.policies.iter().map(report).collect()
+        self.note_namespaces();
+        self.found = self.finder.find(&mut Machine::default(), &endpoints, &facts.adopted);
+        Ok(self.renewed(made_of, endpoints, facts))
+    }
+
+    /// Notes whether the interfaces of pods that nothing registered could be looked for.
+    fn note_namespaces(&mut self) {
+        const SUBJECT: &str = "namespaces";
+        match self.cluster.as_ref().and_then(Cluster::failure) {
+            Some(error) => {
+                let problem = format!("looking for the interfaces of pods: {error}");
+                self.failed.insert(SUBJECT.to_owned(), problem);
+            }
+            None => drop(self.failed.remove(SUBJECT)),
+        }
+    }
+
+    /// Everybody with another revision where anything differs from the last reading.
+    fn renewed(&mut self, made_of: MadeOf, endpoints: EndpointsFile, facts: ClusterState) -> Everybody {
+        let last = self.everybody.take();
+        let interfaces = &self.found.interfaces;
+        let is_same =
+            |last: &Everybody| *last.endpoints == endpoints && *last.facts == facts && *last.interfaces == *interfaces;
+        let everybody = match last {
+            Some(last) if is_same(&last) => Everybody { made_of, ..last },
+            last => Everybody {
+                made_of,
+                interfaces: Arc::new(interfaces.clone()),
+                endpoints: Arc::new(endpoints),
+                facts: Arc::new(facts),
+                revision: last.map_or(1, |last| last.revision + 1),
+            },
+        };
+        self.everybody = Some(everybody.clone());
+        everybody
     }
 }
 
-/// Rules that close whoever is not known.
-static CLOSED: LazyLock<[Rule; 2]> = LazyLock::new(|| {
-    [Direction::Ingress, Direction::Egress].map(|direction| Rule {
-        origin: Arc::new(Origin {
-            kind: "Namegate".to_owned(),
-            namespace: None,
-            name: "unknown-pod".to_owned(),
-            path: if direction == Direction::Ingress { "ingress" } else { "egress" }.to_owned(),
-        }),
-        subject: Subject::Endpoints(LabelSelector::new([Requirement {
-            source: Some(RESERVED.to_owned()),
-            key: UNKNOWN.to_owned(),
-            operator: Operator::Exists,
-        }])),
-        direction,
-        tier: Tier::Admin(0),
-        effect: Effect::Deny,
-        default_deny: true,
-        peers: Peers::Any,
-        ports: Ports::Any,
-        l7: None,
-        binding: None,
-        named_only: None,
-    })
-});
-
-/// How many rules each document has in force.
-fn count_rules(said: &mut Said, rules: &[Rule]) {
-    let mut counts: BTreeMap<(&str, Option<&str>, &str), usize> = BTreeMap::new();
-    for rule in rules {
-        let Origin { kind, namespace, name, .. } = &*rule.origin;
-        *counts.entry((kind, namespace.as_deref(), name)).or_default() += 1;
-    }
-    for document in &mut said.documents {
-        let (Some(kind), Some(name)) = (&document.kind, &document.name) else { continue };
-        document.rules = counts.get(&(kind, document.namespace.as_deref(), name)).copied().unwrap_or(0);
-    }
-}
+#[cfg(test)]
+mod tests;

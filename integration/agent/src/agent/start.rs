@@ -6,7 +6,7 @@ use anyhow::Context;
 use namegate_config::{endpoints, printable::printable, settings::Settings};
 
 use super::files;
-use crate::cli::Outcome;
+use crate::outcome::Outcome;
 
 /// Looks at every path that is read. Mistakes in the endpoints file are drawn, unless a last good form stands in for it.
 pub(crate) fn check(settings: &Settings) -> anyhow::Result<Outcome> {

@@ -4,49 +4,16 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
-    path::{Path, PathBuf},
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
     sync::Arc,
 };
 
-use super::{
-    files::is_absent,
-    problems::{ProblemKind, Problems},
-};
+use namegate_enforcer::private_file::{BESIDE, FOLDER_MODE, make_folder, replace};
 
-/// Owner alone: the files say which names endpoints ask for.
-const FILE_MODE: u32 = 0o600;
-const FOLDER_MODE: u32 = 0o700;
-/// Ends the name of a file that is being written.
-const BESIDE: &str = ".new";
-
-/// Makes a folder of the agent's own where it is missing.
-pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
-}
-
-/// Writes a file beside its place and moves it there; the open file. Nothing is left of one that could not be written.
-pub(crate) fn replace(path: &Path, octets: &[u8]) -> io::Result<File> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(BESIDE);
-    let beside = PathBuf::from(beside);
-    let written = write(&beside, octets).and_then(|file| fs::rename(&beside, path).map(|()| file));
-    if written.is_err() {
-        // The room it takes is what is missing.
-        let _ = fs::remove_file(&beside);
-    }
-    written
-}
-
-fn write(path: &Path, octets: &[u8]) -> io::Result<File> {
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(FILE_MODE).open(path)?;
-    // One that was there keeps its mode otherwise.
-    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
-    file.write_all(octets)?;
-    Ok(file)
-}
+use super::problems::{ProblemKind, Problems};
 
 /// The last good forms of files or objects: a folder with a copy of each.
 #[derive(Debug)]
@@ -156,8 +123,15 @@ impl Copies {
     }
 }
 
+/// Whether the system says that there is no such file, and not only that it could not be asked.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {

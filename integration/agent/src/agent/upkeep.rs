@@ -3,10 +3,11 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use namegate_abi::Settings;
+use namegate_enforcer::Reader;
 use namegate_loader::{PinsLock, upkeep::Upkeep};
 
 use super::{
-    gate::{Chain, Door},
+    enforcer::Chain,
     problems::{ProblemKind, Problems},
 };
 
@@ -28,13 +29,11 @@ pub(crate) struct Looked {
 }
 
 /// Looks until the agent ends.
-pub(crate) async fn follow(mut looked: Looked, door: Door, problems: Arc<Problems>) {
+pub(crate) async fn follow(mut looked: Looked, reader: Reader, problems: Arc<Problems>) {
     let mut raised = BTreeSet::new();
     loop {
-        // Without an answer the other things are looked at all the same.
-        let interfaces = door.ask(|gate| gate.guarded().unwrap_or_default()).await.unwrap_or_default();
+        let interfaces: Vec<u32> = reader.enforcement().judged.iter().copied().collect();
         let look = move || {
-            let interfaces: Vec<u32> = interfaces.into_iter().collect();
             let Looked { settings, limits, nftables, .. } = &looked;
             let upkeep = Upkeep { settings, limits: *limits, nftables: *nftables, interfaces: &interfaces };
             let mut faults = upkeep.look();

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::anyhow;
 use namegate_config::cases::{NotJudged, Outcome as Became, run_each};
+use namegate_policy_test::{Kernel, Model, Trial};
 
 use self::{
     find::{Found, Suite},
@@ -21,7 +22,6 @@ use super::{
     args::{DatapathKind, TestArgs, TestOutput},
     output,
 };
-use crate::trial::{Kernel, Model, Trial};
 
 pub(crate) fn run(args: &TestArgs) -> anyhow::Result<Outcome> {
     let suite = Suite::read(&args.cases, args.only.as_deref())?;

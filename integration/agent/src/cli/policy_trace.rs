@@ -11,6 +11,7 @@ use namegate_config::{
     reference::Reason,
     rule::Direction,
 };
+use namegate_policy_test::{Explained, Model, Tracer, Trial};
 use serde_json::json;
 
 use super::{
@@ -18,7 +19,6 @@ use super::{
     args::{Output, TraceArgs},
     cluster, output, sources, style,
 };
-use crate::trial::{Explained, Model, Tracer, Trial};
 
 /// Addresses of a name that nobody gave any (RFC 5737, RFC 3849).
 const ASSUMED: [&str; 2] = ["192.0.2.1", "2001:db8::1"];

@@ -188,8 +188,8 @@ fn a_service_leads_to_the_backends_of_its_slices() {
     service(&mut tables, "shop", "headless", &json!({"clusterIP": "None", "ports": [{"port": 80}]}));
     let slice = json!({
         "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
-        "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"], "conditions": {"serving": false}},
-            {"addresses": ["10.0.0.3"], "conditions": {"serving": true, "ready": false}}],
+        "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
+            {"addresses": ["10.0.0.3"], "conditions": {"serving": true, "ready": true}}],
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]});
     put::<wire::EndpointSlice>(&mut tables, Kind::EndpointSlice, slice);
     let nothing = json!({"metadata": {"name": "x", "namespace": "shop"}, "endpoints": null, "ports": null});

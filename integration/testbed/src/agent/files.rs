@@ -17,6 +17,9 @@ pub(super) fn write(folder: &Path, pins: &Path, world: &World, options: &Options
     if !options.policies.is_empty() {
         replace(&policies.join("policies.yaml"), &options.policies)?;
     }
+    for (name, text) in &options.files {
+        std::fs::write(policies.join(name), text).with_context(|| format!("writing the policy {name}"))?;
+    }
     replace(&folder.join("endpoints.yaml"), &endpoints(world, options)?)?;
     let mut settings = json!({
         "policies": policies,
@@ -41,6 +44,7 @@ pub(super) fn endpoints(world: &World, options: &Options) -> Result<String> {
             endpoint(&pod.spec, guarded.then_some(pod.interface.as_str()))
         })
         .collect();
+    let endpoints: Vec<Value> = endpoints.into_iter().chain(options.endpoints.iter().cloned()).collect();
     let namespaces: Vec<_> = spec.namespaces.iter().map(|it| json!({"name": it.name, "labels": it.labels})).collect();
     let nodes = spec.nodes.iter().skip(1);
     let nodes: Vec<_> = nodes.map(|it| json!({"name": it.name, "labels": it.labels, "addresses": it.ips})).collect();

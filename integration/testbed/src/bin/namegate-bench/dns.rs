@@ -12,7 +12,7 @@ use crate::daemon::{Daemon, find};
 use crate::leg::{Leg, Running, Site};
 use crate::load::{Counted, Load};
 use crate::machine::Machine;
-use crate::probe::{Latency, Probe};
+use crate::probe::{Latency, Probe, RATE};
 use crate::report::{Measured, Report};
 use crate::{Dns, config, names};
 
@@ -102,7 +102,7 @@ fn ask(pod: &Pod, target: SocketAddr, questions: &Path, seconds: u64) -> Result<
     let probe = Probe::open(&pod.netns, target)?;
     let load = Load::start(&pod.netns, target, questions, seconds)?;
     std::thread::sleep(MARGIN);
-    let latency = probe.run(Duration::from_secs(seconds).saturating_sub(2 * MARGIN));
+    let latency = probe.run(Duration::from_secs(seconds).saturating_sub(2 * MARGIN), RATE);
     let counted = load.finish();
     Ok((counted?, latency?))
 }

@@ -2,7 +2,6 @@
 
 mod leg;
 mod load;
-mod memory;
 mod report;
 mod settings;
 mod trial;
@@ -19,6 +18,7 @@ use namegate_testbed::{PodSpec, Protocol, Spec, World};
 use crate::Output;
 use crate::daemon::{Daemon, find};
 use crate::machine::Machine;
+use crate::memory;
 use leg::{Leg, Site};
 use load::Load;
 use report::{Measured, Report};
@@ -165,8 +165,8 @@ fn measure(site: &Site<'_>, leg: Leg, work: Work, seconds: u64) -> Result<Measur
     trial::wait(netns, target, work, leg != Leg::Direct, || running.check())
         .with_context(|| format!("it does not do its work; {}", running.said()))?;
     let load = |connections, seconds| Load { work, target, connections, seconds }.run(netns, site.folder);
-    load(load::CONNECTIONS, WARM_UP_S)?;
-    let busy = load(load::CONNECTIONS, seconds)?;
+    load(settings::CONNECTIONS, WARM_UP_S)?;
+    let busy = load(settings::CONNECTIONS, seconds)?;
     let memory_octets = running.pid().map(memory::peak).transpose()?;
     let alone = load(1, seconds)?;
     running.check()?;

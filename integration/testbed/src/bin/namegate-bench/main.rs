@@ -2,12 +2,15 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod control;
 mod daemon;
+mod datapath;
 mod dns;
 mod l7;
 mod leg;
 mod load;
 mod machine;
+mod memory;
 mod names;
 mod probe;
 mod report;
@@ -36,6 +39,10 @@ enum Verb {
     Dns(Dns),
     /// Requests a second, latency and memory of proxies that read HTTP requests and TLS server names.
     L7(l7::Arguments),
+    /// Latency of DNS while policies change, time until a change is enforced, memory, and hostile loads. Prints JSON.
+    Control(control::Arguments),
+    /// Throughput, new connections and requests a second of a pod through Namegate, nftables and iptables.
+    Datapath(datapath::Arguments),
 }
 
 /// How to measure DNS.
@@ -78,7 +85,12 @@ fn main() -> ExitCode {
 }
 
 fn run(verb: &Verb) -> Result<ExitCode> {
-    let name = if matches!(verb, Verb::Dns(_)) { "dns" } else { "l7" };
+    let name = match verb {
+        Verb::Dns(_) => "dns",
+        Verb::L7(_) => "l7",
+        Verb::Control(_) => "control",
+        Verb::Datapath(_) => "datapath",
+    };
     ensure!(
         nix::unistd::geteuid().is_root(),
         "network namespaces need root; next step: `sudo -E cargo xtask bench {name}`"
@@ -86,5 +98,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
     match verb {
         Verb::Dns(arguments) => dns::run(arguments),
         Verb::L7(arguments) => l7::run(arguments),
+        Verb::Control(arguments) => control::run(arguments),
+        Verb::Datapath(arguments) => datapath::run(arguments),
     }
 }

@@ -35,13 +35,18 @@ pub(crate) fn questions() -> String {
     lines.concat()
 }
 
-/// A question for the address of a name.
+/// A question for the address of a name by its number.
 pub(crate) fn question(id: u16, number: u16) -> Vec<u8> {
+    question_for(id, &name(number))
+}
+
+/// A question for the address of a name.
+pub(crate) fn question_for(id: u16, name: &str) -> Vec<u8> {
     const RECURSION_DESIRED: u16 = 0x0100;
     const ADDRESS: u16 = 1;
     const INTERNET: u16 = 1;
     let mut octets: Vec<u8> = [id, RECURSION_DESIRED, 1, 0, 0, 0].iter().flat_map(|word| word.to_be_bytes()).collect();
-    for label in name(number).split('.') {
+    for label in name.split('.') {
         octets.push(u8::try_from(label.len()).unwrap_or(u8::MAX)); // None is longer than 63.
         octets.extend_from_slice(label.as_bytes());
     }
@@ -56,6 +61,12 @@ pub(crate) fn answer(octets: &[u8]) -> Option<(u16, bool)> {
     let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     let (is_answer, code, records) = (word(2) & 0x8000 != 0, word(2) & 0x000f, word(6));
     is_answer.then_some((word(0), code == 0 && records > 0))
+}
+
+/// Whether an answer is SERVFAIL (RFC 1035 §4.1.1).
+pub(crate) fn is_server_failure(bytes: &[u8]) -> bool {
+    const SERVER_FAILURE: u8 = 2;
+    bytes.get(3).is_some_and(|flags| flags & 0x0f == SERVER_FAILURE)
 }
 
 #[cfg(test)]

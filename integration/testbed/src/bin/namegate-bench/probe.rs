@@ -39,10 +39,14 @@ pub(crate) struct Latency {
     pub(crate) p50_us: f64,
     /// 99 of 100 answers came within so many microseconds.
     pub(crate) p99_us: f64,
+    /// The slowest answer, microseconds.
+    pub(crate) max_us: f64,
     /// Answers that were measured.
     pub(crate) answers: u64,
     /// Questions without an answer, or with an error for an answer.
     pub(crate) failed: u64,
+    /// Of those, answers that were SERVFAIL.
+    pub(crate) servfail: u64,
 }
 
 /// A socket that asks one server.
@@ -51,6 +55,9 @@ pub(crate) struct Probe {
     sent: Vec<Option<Duration>>,
     histogram: Histogram<u64>,
     asked: u64,
+    servfail: u64,
+    /// How many names are asked for in turn.
+    names: u16,
 }
 
 impl Probe {
@@ -65,7 +72,13 @@ impl Probe {
         let socket = socket.with_context(|| format!("opening a socket to ask {target}"))?;
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true).context("asking for times of arrival")?;
         let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).context("making a histogram")?;
-        Ok(Self { socket, sent: vec![None; usize::from(u16::MAX) + 1], histogram, asked: 0 })
+        Ok(Self { socket, sent: vec![None; usize::from(u16::MAX) + 1], histogram, asked: 0, servfail: 0, names: NAMES })
+    }
+
+    /// Asks for so many names in turn.
+    pub(crate) const fn of_names(mut self, names: u16) -> Self {
+        self.names = names;
+        self
     }
 
     /// Asks one question and says whether an answer without error came.
@@ -75,9 +88,9 @@ impl Probe {
             && self.socket.recv(&mut octets).is_ok_and(|length| names::answer(&octets[..length]) == Some((0, true)))
     }
 
-    /// Asks at the steady rate for so long, waits for the last answers, and sums up.
-    pub(crate) fn run(mut self, length: Duration) -> Result<Latency> {
-        let (started, interval) = (Instant::now(), Duration::from_secs(1) / RATE);
+    /// Asks so many questions a second for so long, waits for the last answers, and sums up.
+    pub(crate) fn run(mut self, length: Duration, rate: u32) -> Result<Latency> {
+        let (started, interval) = (Instant::now(), Duration::from_secs(1) / rate);
         let mut next = interval;
         while next < length {
             self.receive()?;
@@ -95,14 +108,16 @@ impl Probe {
         Ok(Latency {
             p50_us: quantile(0.5),
             p99_us: quantile(0.99),
+            max_us: quantile(1.0),
             answers,
             failed: self.asked.saturating_sub(answers),
+            servfail: self.servfail,
         })
     }
 
     fn ask(&mut self) -> Result<()> {
         let id = u16::try_from(self.asked & u64::from(u16::MAX)).context("a message's identifier")?;
-        let number = u32::from(id) * STRIDE % u32::from(NAMES);
+        let number = self.asked * u64::from(STRIDE) % u64::from(self.names);
         let question = names::question(id, u16::try_from(number).context("a name's number")?);
         self.asked += 1;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).context("reading the clock")?;
@@ -130,6 +145,7 @@ impl Probe {
             });
             let length = message.bytes;
             let arrived = arrived.context("an answer without its time of arrival")?;
+            self.servfail += u64::from(names::is_server_failure(&octets[..length]));
             if let Some((id, good)) = names::answer(&octets[..length])
                 && let Some(sent) = self.sent[usize::from(id)].take()
                 && good

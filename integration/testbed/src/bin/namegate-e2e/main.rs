@@ -5,6 +5,7 @@ mod callers;
 mod cluster;
 mod conformance;
 mod faults;
+mod labels;
 mod mesh;
 mod mistakes;
 mod nodes;
@@ -77,6 +78,8 @@ enum Suite {
     Race,
     /// Policies with mistakes.
     Mistakes,
+    /// Labels that pods write under keys of the system.
+    Labels,
     /// Services, with each mode of kube-proxy.
     Services,
     /// Two nodes.
@@ -130,6 +133,7 @@ fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
             }
             Suite::Cyclonus => conformance::run(cluster, report, &conformance::CYCLONUS, &arguments.conformance, only),
             Suite::Mistakes => mistakes::run(cluster, report),
+            Suite::Labels => labels::run(cluster, report),
             Suite::Services => services::run(cluster, report, &arguments.xtask),
             Suite::Faults => faults::run(cluster, report, &outside, &arguments.xtask),
             Suite::Nodes => nodes::run(cluster, report),

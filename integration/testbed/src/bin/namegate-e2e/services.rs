@@ -3,7 +3,7 @@
 pub(crate) mod world;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, wait};
 use crate::report::Report;
-use world::{At, NAMESPACE, WITHIN, World, fetch, server};
+use world::{At, CLAIMED, NAMESPACE, WITHIN, World, fetch, server};
 
 /// How kube-proxy may send packets on. The first is that of the cluster.
 const MODES: [&str; 2] = ["nftables", "iptables"];
@@ -31,7 +31,13 @@ const GLANCE: Duration = Duration::from_millis(300);
 /// What is called, who gets through, who does not.
 type Row = (&'static str, At, &'static [&'static str], &'static [&'static str]);
 
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 21] = [
+    ("an external address of an ExternalName service", outside(41), &["free"], &["label", "both"]),
+    ("an external address of a headless service", outside(42), &["free"], &["label", "both"]),
+    ("an external address of another proxy's service", outside(43), &["free"], &["label", "both"]),
+    ("a balancer's address with ipMode: Proxy", outside(44), &["free"], &["label", "both"]),
+    ("an external address that kube-proxy sends on", outside(45), &["free", "label", "both"], &["other"]),
+    ("a pod's address that a service with other pods claims", At::Pod(CLAIMED), &["free", "both"], &["label", "other"]),
     (
         "ClusterIP, port 80 to 8080",
         At::Service("web"),
@@ -68,6 +74,11 @@ const ROWS: [Row; 15] = [
     ),
     ("two pods behind it, one allowed", At::Service("mixed"), &["free", "both"], &["label", "other"]),
 ];
+
+/// An address outside.
+const fn outside(last: u8) -> At {
+    At::Outside(Ipv4Addr::new(203, 0, 113, last))
+}
 
 /// Runs it. `xtask` ends and starts kube-proxy.
 pub(crate) fn run(cluster: &Cluster, report: &mut Report, xtask: &Path) -> Result<()> {

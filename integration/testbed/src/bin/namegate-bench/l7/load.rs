@@ -11,8 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::{Work, settings};
 use crate::config;
 
-/// Connections that ask at any time.
-pub(crate) const CONNECTIONS: u32 = 64;
 /// Threads of wrk; never more than connections.
 pub(crate) const THREADS: u32 = 2;
 /// After so many seconds without an answer a request counts as failed.

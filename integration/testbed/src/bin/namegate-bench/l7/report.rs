@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::leg::Leg;
-use super::load::{CONNECTIONS, Counted, THREADS};
-use super::settings::{self, BODY_OCTETS, WORKERS};
+use super::load::{Counted, THREADS};
+use super::settings::{self, BODY_OCTETS, CONNECTIONS, WORKERS};
 use super::{Arguments, Work};
 use crate::Output;
 use crate::machine::Machine;

@@ -9,12 +9,13 @@ use anyhow::{Context, Result};
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 
-use super::load::CONNECTIONS;
 use super::loopback;
 use crate::config::write;
 
 /// Threads or processes of each program.
 pub(crate) const WORKERS: usize = 2;
+/// Connections that ask at any time.
+pub(crate) const CONNECTIONS: u32 = 64;
 /// The name in every request.
 pub(crate) const NAME: &str = "a.bench.test";
 /// Ports of the origin.

@@ -1,7 +1,7 @@
 //! Pods behind services of every kind, and clients with a policy each.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,8 +21,15 @@ const POLICIES: &str = include_str!("../../../../data/cluster/services-policies.
 const DOCUMENTS: [&str; 2] = ["CiliumNetworkPolicy services/clients", "NetworkPolicy services/named"];
 pub(super) const NAMESPACE: &str = "services";
 /// Pods behind services: name, the label `app`, whether `mixed` leads to them.
-const SERVERS: [(&str, &str, bool); 4] =
-    [("web-1", "web", true), ("web-2", "web", false), ("other", "other", true), ("guarded", "guarded", false)];
+const SERVERS: [(&str, &str, bool); 5] = [
+    ("web-1", "web", true),
+    ("web-2", "web", false),
+    ("other", "other", true),
+    ("guarded", "guarded", false),
+    (CLAIMED, "other", false),
+];
+/// The pod whose address a service with other pods behind it claims.
+pub(super) const CLAIMED: &str = "claimed";
 /// Clients, by the label `client`. The policies say what each may.
 const CLIENTS: [&str; 10] = ["free", "label", "port", "other", "both", "service", "named", "node", "name", "limited"];
 /// Where pods serve.
@@ -47,6 +54,10 @@ pub(super) enum At {
     Name(&'static str, u16),
     /// A port of the node itself.
     Node(u16),
+    /// An address outside that services claim, port 80.
+    Outside(Ipv4Addr),
+    /// The IPv4 address of a pod, at its own port.
+    Pod(&'static str),
 }
 
 /// The clients, and what is known of those they call.
@@ -56,6 +67,8 @@ pub(super) struct World {
     services: BTreeMap<String, Value>,
     /// Of the node.
     addresses: Vec<IpAddr>,
+    /// IPv4 addresses of the pods behind services, by their names.
+    pods: BTreeMap<&'static str, IpAddr>,
 }
 
 impl World {
@@ -78,6 +91,7 @@ impl World {
             Ok((name, cluster.enter(&netns)?))
         };
         let clients = CLIENTS.into_iter().map(enter).collect::<Result<_>>()?;
+        let pods = claim(cluster)?;
         cluster.feed(&["apply", "-f", "-"], POLICIES)?;
         for document in DOCUMENTS {
             cluster.change(document, true, || Ok(()))?;
@@ -89,7 +103,7 @@ impl World {
         let addresses = nodes.iter().filter_map(|node| node["status"]["addresses"].as_array()).flatten();
         let addresses = addresses.filter(|entry| entry["type"] == "InternalIP");
         let addresses = addresses.filter_map(|entry| entry["address"].as_str()?.parse().ok()).collect();
-        Ok(Self { clients, services: services.collect(), addresses })
+        Ok(Self { clients, services: services.collect(), addresses, pods })
     }
 
     /// Begins to call; gives the name that the last of those answers who are called, `None` unless all do.
@@ -127,6 +141,8 @@ impl World {
             At::NodePort(name) => SocketAddr::new(self.node(IpAddr::is_ipv4)?, self.node_port(name)?),
             At::NodePort6(name) => SocketAddr::new(self.node(IpAddr::is_ipv6)?, self.node_port(name)?),
             At::Node(port) => SocketAddr::new(self.node(IpAddr::is_ipv4)?, port),
+            At::Outside(address) => SocketAddr::new(address.into(), 80),
+            At::Pod(name) => SocketAddr::new(*self.pods.get(name).context("a pod behind a service")?, PORT),
             At::Name(name, port) => return Ok(Place::Name(format!("{name}.{NAMESPACE}.svc.cluster.local"), port)),
         };
         Ok(Place::Address(address))
@@ -146,6 +162,26 @@ impl World {
         let port = self.services.get(name).and_then(|service| service["spec"]["ports"][0]["nodePort"].as_u64());
         port.and_then(|port| port.try_into().ok()).with_context(|| format!("the node's port of the service {name}"))
     }
+}
+
+/// Has services claim an address outside by their status, and the address of a pod; gives the addresses of the pods.
+fn claim(cluster: &Cluster) -> Result<BTreeMap<&'static str, IpAddr>> {
+    let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.44", "ipMode": "Proxy"}]}}});
+    let ingress = ingress.to_string();
+    let patch = ["patch", "service", "balanced", "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p"];
+    cluster.kubectl(&[&patch[..], &[ingress.as_str()]].concat())?;
+    let of = |(name, ..): (&'static str, &str, bool)| -> Result<_> {
+        let mut addresses = cluster.addresses(NAMESPACE, name)?.into_iter();
+        Ok((name, addresses.find(IpAddr::is_ipv4).context("an IPv4 address of a pod")?))
+    };
+    let pods: BTreeMap<_, _> = SERVERS.into_iter().map(of).collect::<Result<_>>()?;
+    let claimed = pods.get(CLAIMED).context("the pod whose address is claimed")?;
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "claiming", "namespace": NAMESPACE},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": PORT}], "externalIPs": [claimed]},
+    });
+    cluster.feed(&["apply", "-f", "-"], &service.to_string())?;
+    Ok(pods)
 }
 
 enum Place {

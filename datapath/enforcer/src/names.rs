@@ -1,0 +1,247 @@
+//! Learned names, as readers find them: by endpoint and name, and by endpoint and address.
+//!
+//! The writer's thread alone writes here, after the kernel holds what the names opened. Each endpoint has a lock of its
+//! own, which is held for one change or one look at a time.
+
+mod ends;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+};
+
+use namegate_config::name::Fqdn;
+use namegate_engine::{EndpointId, KnownName, LearnedAddress, LearnedNames, Lookup, NameChange};
+
+use ends::Ends;
+
+/// Every learned name.
+#[derive(Debug, Default)]
+pub struct Names {
+    endpoints: RwLock<HashMap<EndpointId, Shard>>,
+    /// What one endpoint learned opens addresses for all.
+    is_shared: bool,
+}
+
+type Shard = Arc<RwLock<OfEndpoint>>;
+
+/// What one endpoint learned.
+#[derive(Debug)]
+struct OfEndpoint {
+    key: Arc<str>,
+    names: HashMap<Fqdn, Name>,
+    /// With the end of the TTL under each name.
+    by_address: HashMap<IpAddr, BTreeMap<Fqdn, u64>>,
+    name_ends: Ends,
+    address_ends: Ends,
+}
+
+/// A name with its addresses, and when the TTL of each ends.
+#[derive(Debug)]
+struct Name {
+    addresses: BTreeMap<IpAddr, u64>,
+    /// The last of these ends.
+    ends_ns: u64,
+    ttl_s: u32,
+    learned_ns: u64,
+}
+
+/// Names and addresses whose TTL has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NameCount {
+    /// Names of endpoints.
+    pub names: usize,
+    /// Addresses of these names.
+    pub addresses: usize,
+}
+
+impl Names {
+    /// No names. With `is_shared` every endpoint may use what one of them learned.
+    pub(crate) fn new(is_shared: bool) -> Self {
+        Self { endpoints: RwLock::default(), is_shared }
+    }
+
+    /// Follows the engine.
+    pub(crate) fn apply(&self, changes: Vec<NameChange>, now: u64) {
+        for change in changes {
+            match change {
+                NameChange::Arrived { endpoint, key } => self.arrive(endpoint, key),
+                NameChange::Left { endpoint } => {
+                    self.endpoints.write().unwrap_or_else(PoisonError::into_inner).remove(&endpoint);
+                }
+                NameChange::Learned { endpoint, name, address, ttl_s, learned_ns } => {
+                    self.change(endpoint, now, |shard| shard.learn(name, address, ttl_s, learned_ns));
+                }
+                NameChange::Closed { endpoint, name, address } => {
+                    self.change(endpoint, now, |shard| shard.close(&name, address));
+                }
+            }
+        }
+    }
+
+    fn arrive(&self, endpoint: EndpointId, key: Arc<str>) {
+        let shard = OfEndpoint {
+            key,
+            names: HashMap::new(),
+            by_address: HashMap::new(),
+            name_ends: Ends::default(),
+            address_ends: Ends::default(),
+        };
+        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        endpoints.insert(endpoint, Arc::new(RwLock::new(shard)));
+    }
+
+    fn change(&self, endpoint: EndpointId, now: u64, change: impl FnOnce(&mut OfEndpoint)) {
+        let Some(shard) = self.shard(endpoint) else { return };
+        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+        shard.name_ends.advance(now);
+        shard.address_ends.advance(now);
+        change(&mut shard);
+    }
+
+    /// How many names and addresses of an endpoint live.
+    pub fn count(&self, endpoint: EndpointId, now: u64) -> NameCount {
+        self.shard(endpoint).map_or(NameCount::default(), |shard| read(&shard).count(now))
+    }
+
+    /// How many names and addresses of all endpoints live.
+    pub fn count_all(&self, now: u64) -> NameCount {
+        let mut all = NameCount::default();
+        for (_, shard) in self.shards() {
+            let count = read(&shard).count(now);
+            all.names += count.names;
+            all.addresses += count.addresses;
+        }
+        all
+    }
+
+    /// Shows each name whose TTL has not ended, with the addresses that live: those of one endpoint, or of all.
+    pub fn for_each(&self, endpoint: Option<EndpointId>, now: u64, mut show: impl FnMut(&Lookup<'_>)) {
+        let wanted = |(id, _): &(EndpointId, Shard)| endpoint.is_none_or(|wanted| wanted == *id);
+        for (id, shard) in self.shards().into_iter().filter(wanted) {
+            let shard = read(&shard);
+            for (name, known) in shard.names.iter().filter(|(_, known)| known.ends_ns > now) {
+                let living = known.addresses.iter().filter(|(_, ends_ns)| **ends_ns > now);
+                let addresses =
+                    living.map(|(address, ends_ns)| LearnedAddress { address: *address, expires_ns: *ends_ns });
+                show(&Lookup {
+                    endpoint: id,
+                    endpoint_key: &shard.key,
+                    name,
+                    addresses: addresses.collect(),
+                    ttl_s: known.ttl_s,
+                    learned_ns: known.learned_ns,
+                });
+            }
+        }
+    }
+
+    /// Names under which the endpoint learned the address, and no more than so many: those that live go before those that
+    /// ended lately.
+    pub fn some_names_of(&self, endpoint: EndpointId, address: IpAddr, now: u64, max: usize) -> Vec<Fqdn> {
+        let address = address.to_canonical();
+        let mut found = Vec::new();
+        let shards = if self.is_shared {
+            self.shards()
+        } else {
+            self.shard(endpoint).map(|one| (endpoint, one)).into_iter().collect()
+        };
+        for lives in [true, false] {
+            for (_, shard) in &shards {
+                let left = max - found.len();
+                found
+                    .extend(read(shard).some_names_at(address, |ends_ns| (ends_ns > now) == lives).take(left).cloned());
+            }
+        }
+        found
+    }
+
+    fn shard(&self, endpoint: EndpointId) -> Option<Shard> {
+        read(&self.endpoints).get(&endpoint).map(Arc::clone)
+    }
+
+    fn shards(&self) -> Vec<(EndpointId, Shard)> {
+        let mut all: Vec<(EndpointId, Shard)> =
+            read(&self.endpoints).iter().map(|(id, shard)| (*id, Arc::clone(shard))).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl LearnedNames for Names {
+    fn names_of(&self, endpoint: EndpointId, address: IpAddr, now: u64) -> Vec<KnownName> {
+        let address = address.to_canonical();
+        let mut found = Vec::new();
+        if self.is_shared {
+            self.shards().iter().for_each(|(_, shard)| read(shard).names_at(address, now, &mut found));
+        } else if let Some(shard) = self.shard(endpoint) {
+            read(&shard).names_at(address, now, &mut found);
+        }
+        found
+    }
+}
+
+impl OfEndpoint {
+    fn learn(&mut self, name: Fqdn, address: LearnedAddress, ttl_s: u32, learned_ns: u64) {
+        let LearnedAddress { address, expires_ns } = address;
+        self.by_address.entry(address).or_default().insert(name.clone(), expires_ns);
+        let known = self.names.entry(name).or_insert_with(|| Name {
+            addresses: BTreeMap::new(),
+            ends_ns: 0,
+            ttl_s,
+            learned_ns,
+        });
+        known.ttl_s = ttl_s;
+        known.learned_ns = learned_ns;
+        if let Some(before) = known.addresses.insert(address, expires_ns) {
+            self.address_ends.remove(before);
+        }
+        self.address_ends.add(expires_ns);
+        if expires_ns > known.ends_ns {
+            self.name_ends.remove(known.ends_ns);
+            self.name_ends.add(expires_ns);
+            known.ends_ns = expires_ns;
+        }
+    }
+
+    fn close(&mut self, name: &Fqdn, address: IpAddr) {
+        let Some(known) = self.names.get_mut(name) else { return };
+        let Some(ended_ns) = known.addresses.remove(&address) else { return };
+        self.address_ends.remove(ended_ns);
+        if let Some(names) = self.by_address.get_mut(&address) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_address.remove(&address);
+            }
+        }
+        if ended_ns == known.ends_ns {
+            self.name_ends.remove(ended_ns);
+            known.ends_ns = known.addresses.values().copied().max().unwrap_or(0);
+            self.name_ends.add(known.ends_ns);
+        }
+        if known.addresses.is_empty() {
+            self.names.remove(name);
+        }
+    }
+
+    fn count(&self, now: u64) -> NameCount {
+        NameCount { names: self.name_ends.after(now), addresses: self.address_ends.after(now) }
+    }
+
+    fn some_names_at(&self, address: IpAddr, wanted: impl Fn(u64) -> bool) -> impl Iterator<Item = &Fqdn> {
+        let names = self.by_address.get(&address).into_iter().flatten();
+        names.filter(move |(_, ends_ns)| wanted(**ends_ns)).map(|(name, _)| name)
+    }
+
+    fn names_at(&self, address: IpAddr, now: u64, found: &mut Vec<KnownName>) {
+        let names = self.by_address.get(&address).into_iter().flatten();
+        let known =
+            |(name, &expires_ns): (&Fqdn, &u64)| KnownName { name: name.clone(), expires_ns, ended: expires_ns <= now };
+        found.extend(names.map(known));
+    }
+}
