@@ -124,6 +124,11 @@ impl Proxy {
         }
     }
 
+    /// Whether all workers work. One ends before [`Self::stop`] only by an error or a panic.
+    pub fn is_alive(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
+    }
+
     /// Ends the workers and waits for them. Questions on their way are dropped.
     pub fn stop(mut self) {
         self.end();

@@ -11,7 +11,10 @@ use std::{
 };
 
 use nix::sys::socket::SockaddrStorage;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::{
     batch::{CLIENT_BATCH, Inbox, UPSTREAM_BATCH},
@@ -55,9 +58,10 @@ pub(crate) async fn run<D: Desk>(
 ) -> io::Result<()> {
     let (sender, questions) = mpsc::channel(QUESTIONS_QUEUED_MAX);
     let clients = Clients::new(desk.clone(), sender, Arc::clone(&tallies), &settings.bounds);
+    let mut accepting = JoinSet::new();
     for listener in listeners.tcp {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tokio::spawn(tcp::accept(listener, clients.clone()));
+        accepting.spawn(tcp::accept(listener, clients.clone()));
     }
     // The queue of questions ends with the listeners.
     drop(clients);
@@ -68,6 +72,7 @@ pub(crate) async fn run<D: Desk>(
     }
     tokio::select! {
         _ = stop.changed() => Ok(()),
+        Some(ended) = accepting.join_next() => ended.map_err(io::Error::other),
         result = worker.serve(questions) => result,
     }
 }

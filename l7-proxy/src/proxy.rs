@@ -13,6 +13,7 @@ use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
     sync::watch,
+    task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -125,23 +126,23 @@ impl Proxy {
         }
         let workers: Arc<[_]> = workers.into();
         let accounts = Arc::clone(&shared.accounts);
-        if let Some((runtime, _)) = runtimes.first() {
-            runtime.spawn(standing::follow(Arc::clone(&shared), stopped.clone()));
-        }
-        for (own, (runtime, _)) in runtimes.iter().enumerate() {
+        for (own, (runtime, inbox)) in runtimes.into_iter().enumerate() {
+            let mut tasks = JoinSet::new();
+            let on = runtime.handle();
             let _entered = runtime.enter();
-            runtime.spawn(pace::rounds());
-            runtime.spawn(tidy(Arc::clone(&shared)));
+            if own == 0 {
+                tasks.spawn_on(standing::follow(Arc::clone(&shared), stopped.clone()), on);
+            }
+            tasks.spawn_on(pace::rounds(), on);
+            tasks.spawn_on(tidy(Arc::clone(&shared)), on);
             for listener in &listeners {
                 let listener = listener.try_clone().and_then(TcpListener::from_std).map_err(ProxyError::Runtime)?;
                 let place = (Arc::clone(&workers), own);
-                runtime.spawn(accept::accept(listener, Arc::clone(&shared), place, stopped.clone()));
+                tasks.spawn_on(accept::accept(listener, Arc::clone(&shared), place, stopped.clone()), on);
             }
-        }
-        for (runtime, inbox) in runtimes {
-            let (stopped, over, shared) = (stopped.clone(), over.clone(), Arc::clone(&shared));
-            let thread = thread::Builder::new().name("l7".into());
-            let thread = thread.spawn(move || run(&runtime, accept::work(shared, inbox, stopped), over));
+            tasks.spawn_on(accept::work(Arc::clone(&shared), inbox, stopped.clone()), on);
+            let over = over.clone();
+            let thread = thread::Builder::new().name("l7".into()).spawn(move || run(&runtime, tasks, over));
             threads.push(thread.map_err(ProxyError::Runtime)?);
         }
         Ok(Self { port, tallies, accounts, running: Some(Running { stop, cut, threads }) })
@@ -160,6 +161,11 @@ impl Proxy {
     /// Connections at the moment, and bytes that are kept for them.
     pub fn held(&self) -> (usize, usize) {
         self.accounts.held()
+    }
+
+    /// Whether all threads work. One ends before [`Self::stop`] only where a task of it panicked.
+    pub fn is_alive(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.threads.iter().all(|thread| !thread.is_finished()))
     }
 
     /// Takes no more connections, lets requests under way end for a moment, and ends. Must not be called from an
@@ -197,12 +203,24 @@ async fn tidy<D: Desk>(shared: Arc<Shared<D>>) {
     }
 }
 
-/// One thread: works until it is over for all.
-fn run(runtime: &Runtime, work: impl Future<Output = ()>, mut over: watch::Receiver<()>) {
+/// One thread: works until it is over for all, or until one of its tasks has panicked.
+fn run(runtime: &Runtime, mut tasks: JoinSet<()>, mut over: watch::Receiver<()>) {
+    let panicked = async {
+        loop {
+            match tasks.join_next().await {
+                Some(Err(error)) => return error,
+                Some(Ok(())) => {}
+                None => return std::future::pending().await,
+            }
+        }
+    };
+    // Its end, and no value, is waited for.
+    let over = async { while over.changed().await.is_ok() {} };
     runtime.block_on(async {
-        work.await;
-        // Its end, and no value, is waited for.
-        while over.changed().await.is_ok() {}
+        tokio::select! {
+            error = panicked => tracing::error!(%error, "a thread of the layer 7 proxy ends"),
+            () = over => {}
+        }
     });
 }
 

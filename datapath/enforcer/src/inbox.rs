@@ -33,6 +33,8 @@ struct State<A, Q> {
     answers: FairQueue<A>,
     requests: VecDeque<Q>,
     answers_in_a_row: u32,
+    /// The thread sleeps: to wake it costs a system call, which is made where it is needed.
+    is_waiting: bool,
     /// Nothing more is wanted once what waits is done.
     stops: bool,
     /// Nothing is taken any more.
@@ -73,6 +75,7 @@ impl<A, Q> Default for Inbox<A, Q> {
             answers: FairQueue::new(ANSWERS_MAX),
             requests: VecDeque::new(),
             answers_in_a_row: 0,
+            is_waiting: false,
             stops: false,
             is_closed: false,
         };
@@ -85,7 +88,7 @@ impl<A, Q> Inbox<A, Q> {
     pub(crate) fn answers(&self, endpoint: u32, answers: A) -> Result<(), (Refused, A)> {
         let (mut state, answers) = self.open(answers)?;
         let pushed = state.answers.push(endpoint, answers);
-        self.arrived.notify_one();
+        self.wake(state);
         pushed.map_err(|(full, answers)| (Refused::Full(full), answers))
     }
 
@@ -96,7 +99,7 @@ impl<A, Q> Inbox<A, Q> {
             return Err((Refused::Full(Full::All), request));
         }
         state.requests.push_back(request);
-        self.arrived.notify_one();
+        self.wake(state);
         Ok(())
     }
 
@@ -104,7 +107,7 @@ impl<A, Q> Inbox<A, Q> {
     pub(crate) fn own_request(&self, request: Q) -> Result<(), (Refused, Q)> {
         let (mut state, request) = self.open(request)?;
         state.requests.push_back(request);
-        self.arrived.notify_one();
+        self.wake(state);
         Ok(())
     }
 
@@ -115,8 +118,18 @@ impl<A, Q> Inbox<A, Q> {
 
     /// Ends [`Self::next`] once what waits is done.
     pub(crate) fn stop(&self) {
-        self.lock().stops = true;
-        self.arrived.notify_one();
+        let mut state = self.lock();
+        state.stops = true;
+        self.wake(state);
+    }
+
+    /// Wakes the thread where it sleeps, after the lock is given back.
+    fn wake(&self, mut state: MutexGuard<'_, State<A, Q>>) {
+        let is_waiting = std::mem::take(&mut state.is_waiting);
+        drop(state);
+        if is_waiting {
+            self.arrived.notify_one();
+        }
     }
 
     /// Drops what waits, and takes no more.
@@ -146,8 +159,10 @@ impl<A, Q> Inbox<A, Q> {
             if left.is_zero() {
                 return Next::Nothing;
             }
+            state.is_waiting = true;
             let waited = self.arrived.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.is_waiting = false;
         }
     }
 

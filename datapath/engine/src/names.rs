@@ -37,7 +37,14 @@ struct FromRight(Fqdn);
 
 impl Ord for FromRight {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.as_str().rsplit('.').cmp(other.0.as_str().rsplit('.'))
+        self.bytes().cmp(other.bytes())
+    }
+}
+
+impl FromRight {
+    /// The bytes from the right. A dot is smaller than any character of a label, so that a label ends before a longer one.
+    fn bytes(&self) -> impl Iterator<Item = u8> {
+        self.0.as_str().bytes().rev().map(|byte| if byte == b'.' { 0 } else { byte })
     }
 }
 

@@ -4,6 +4,7 @@ mod absent;
 mod api_backend;
 mod asked_names;
 mod attachments;
+mod background;
 mod begun;
 mod clock;
 mod cluster;
@@ -60,10 +61,7 @@ use namegate_enforcer::{Enforcer, EnforcerHandle, Journal, Parts as EnforcerPart
 use namegate_engine::Proxies;
 use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
 use namegate_loader::{Datapath, Events, MapLimits, Meters, Openings, Options, PinsLock, routes, untracked};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::AbortHandle,
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::outcome::Outcome;
 
@@ -71,6 +69,7 @@ pub(crate) use unit::shown as shown_diagnostic;
 
 use api_backend::ApiBackend;
 use asked_names::Checks;
+use background::Background;
 use cluster::Cluster;
 use descriptors::{Shared, Wanted};
 use desk::GateDesk;
@@ -157,19 +156,15 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let Parts { running, events, openings, features, looked, meters, held } = open(&settings, Arc::clone(&reports))?;
     let enforcer = running.handle();
     let reader = enforcer.reader().clone();
-    let looking = tokio::spawn(upkeep::follow(looked, reader.clone(), Arc::clone(&problems)));
-    let following = flows::follow(events, reader.clone(), Arc::clone(&flows));
+    let mut background = Background::default();
     let checks = Arc::<Checks>::default();
-    let judging = (reader.clone(), Arc::clone(&refusals));
-    let copies = name_check::follow(openings, judging, Arc::clone(&flows), Arc::clone(&checks), PROXY_MARK);
-    let watching = tokio::spawn(copies);
-    let counting = refusals::follow(Arc::clone(&refusals), Arc::clone(&problems), reader.clone(), Arc::clone(&meters));
-    let refusing = tokio::spawn(counting);
+    watch_kernel(&mut background, (looked, openings, &meters), (&reader, &reports), (&flows, &checks));
+    let following = flows::follow(events, reader.clone(), Arc::clone(&flows));
     let shared = descriptors::share_out(limit, descriptors_wanted(&settings), &problems);
     let (requests, records) = RequestDesk::new(reader.clone(), Arc::clone(&refusals), settings.audit);
     let l7 = Arc::new(L7Proxy::start(&l7_config(&settings, &shared), requests.clone())?);
     let telling = requests::follow(records, reader.clone(), Arc::clone(&flows));
-    let _explaining = RecordsThread::start(following, telling).context("starting the thread that explains records")?;
+    let explaining = RecordsThread::start(following, telling).context("starting the thread that explains records")?;
     let dns_desk = GateDesk::new(enforcer.clone(), Arc::clone(&refusals), settings.audit);
     let proxy = Arc::new(Proxy::start(&dns_config(&settings, &shared), dns_desk)?);
     // Before the rules: those that need a proxy find it.
@@ -179,9 +174,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let cluster = kubernetes.as_ref().map(Kubernetes::cluster);
     let reloader = read(&settings, features, (enforcer.clone(), held), (&policy_state, &problems), cluster).await?;
     reports.follow(reloader.nudge(Cause::Kernel));
-    let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge(Cause::Cluster)));
-    let links = tokio::spawn(reload::follow_links(reloader.nudge(Cause::Machine), Arc::clone(&problems)));
-    let giving = tokio::spawn(memory::keep_giving_back());
+    let kubernetes = kubernetes.map(|kubernetes| kubernetes.followed(reloader.nudge(Cause::Cluster), &mut background));
+    let links = reload::follow_links(reloader.nudge(Cause::Machine), Arc::clone(&problems));
+    background.run("following interfaces", links);
+    background.run("giving memory back", memory::keep_giving_back());
     // Open as long as names are looked at.
     let (names_port, _present) =
         quic_hold::presence(PROXY_MARK).context("opening the ports that say somebody looks at names")?;
@@ -203,11 +199,37 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         started,
         kubernetes,
     };
-    listeners.serve(backend, end(&reader)).await;
-    let tasks = [watching.abort_handle(), refusing.abort_handle(), links.abort_handle()];
-    let others = [looking.abort_handle(), giving.abort_handle()];
-    tasks.iter().chain(&others).for_each(AbortHandle::abort);
-    stop(reloader, running, proxy, l7).await
+    background.watch("explaining records", explaining.pulse());
+    background.watch("reading policies and endpoints", reloader.pulse());
+    watch_proxies(&mut background, Arc::clone(&proxy), Arc::clone(&l7));
+    let mut ended = Ok(());
+    listeners.serve(backend, async { ended = end(&reader, &mut background).await }).await;
+    drop(background);
+    stop(reloader, running, proxy, l7).await?;
+    ended
+}
+
+/// Starts the tasks that follow what the programs copy and count, and what other tools change.
+fn watch_kernel(
+    background: &mut Background,
+    (looked, openings, meters): (upkeep::Looked, Openings, &Arc<Meters>),
+    (reader, reports): (&Reader, &Reports),
+    (flows, checks): (&Arc<Flows>, &Arc<Checks>),
+) {
+    let (problems, refusals) = (Arc::clone(&reports.problems), Arc::clone(&reports.refusals));
+    let looking = upkeep::follow(looked, reader.clone(), Arc::clone(&problems));
+    background.run("looking at what other tools change", looking);
+    let judging = (reader.clone(), Arc::clone(&refusals));
+    let copies = name_check::follow(openings, judging, Arc::clone(flows), Arc::clone(checks), PROXY_MARK);
+    background.run("looking at names that connections ask for", copies);
+    let counting = refusals::follow(refusals, problems, reader.clone(), Arc::clone(meters));
+    background.run("counting what is refused", counting);
+}
+
+/// Looks after the threads of both proxies.
+fn watch_proxies(background: &mut Background, dns: Arc<Proxy>, l7: Arc<L7Proxy>) {
+    background.watch("the DNS proxy", move || dns.is_alive());
+    background.watch("the layer 7 proxy", move || l7.is_alive());
 }
 
 /// Reads everything once, and waits until the kernel holds it.
@@ -338,11 +360,14 @@ fn l7_config(settings: &Settings, shared: &Shared) -> L7Config {
 }
 
 /// Ready when the agent is asked to end, or can do nothing more: one that is started again enforces changes again.
-async fn end(reader: &Reader) {
-    tokio::select! {
-        () = asked_to_end() => {}
-        () = reader.stopped() => tracing::error!("the enforcer has stopped; the kernel goes on enforcing what it holds"),
-    }
+async fn end(reader: &Reader, background: &mut Background) -> anyhow::Result<()> {
+    let why = tokio::select! {
+        () = asked_to_end() => return Ok(()),
+        () = reader.stopped() => Stall::Stopped.into(),
+        why = background.ended() => why,
+    };
+    tracing::error!("{why:#}; the agent ends, the kernel goes on enforcing what it holds");
+    Err(why)
 }
 
 async fn asked_to_end() {
@@ -357,9 +382,8 @@ async fn asked_to_end() {
     }
 }
 
-/// Ends threads in the order in which they need each other. An error where the enforcer has stopped before.
+/// Ends threads in the order in which they need each other.
 async fn stop(reloader: Reloader, running: Running, proxy: Arc<Proxy>, l7: Arc<L7Proxy>) -> anyhow::Result<()> {
-    let stall = running.handle().reader().stall(clock::boot_ns());
     tokio::task::spawn_blocking(move || {
         if let Ok(l7) = Arc::try_unwrap(l7) {
             l7.stop();
@@ -371,8 +395,5 @@ async fn stop(reloader: Reloader, running: Running, proxy: Arc<Proxy>, l7: Arc<L
         running.stop();
     })
     .await?;
-    match stall {
-        Some(Stall::Stopped) => Err(Stall::Stopped.into()),
-        _ => Ok(()),
-    }
+    Ok(())
 }

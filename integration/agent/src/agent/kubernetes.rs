@@ -9,9 +9,10 @@ use namegate_api::{
 };
 use namegate_config::settings::Settings;
 use namegate_kubernetes::{Options, SourceState, Watch};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
 use super::{
+    background::Background,
     cluster::Cluster,
     cni::Registry,
     unused_selectors::{self, Read},
@@ -27,7 +28,6 @@ pub(crate) struct Kubernetes {
     registry: Arc<Registry>,
     nudge: Option<Box<dyn Fn() + Send + Sync>>,
     readings: watch::Sender<Read>,
-    following: Vec<JoinHandle<()>>,
 }
 
 impl Kubernetes {
@@ -46,7 +46,7 @@ impl Kubernetes {
         let registry = Arc::new(Registry::open(&settings.state, settings.limits.endpoints)?);
         let watch = Watch::start(options).await?;
         let (readings, _) = watch::channel(None);
-        Ok(Some(Self { node, watch, registry, nudge: None, readings, following: Vec::new() }))
+        Ok(Some(Self { node, watch, registry, nudge: None, readings }))
     }
 
     /// What the thread that reads needs of it.
@@ -55,16 +55,22 @@ impl Kubernetes {
     }
 
     /// Calls `nudge` for each snapshot and registration from now on, and tells of policies that select nobody.
-    pub(crate) fn followed(mut self, nudge: impl Fn() + Clone + Send + Sync + 'static) -> Self {
+    pub(crate) fn followed(
+        mut self,
+        nudge: impl Fn() + Clone + Send + Sync + 'static,
+        background: &mut Background,
+    ) -> Self {
         let mut snapshots = self.watch.snapshots();
         snapshots.mark_changed();
         self.nudge = Some(Box::new(nudge.clone()));
-        self.following.push(tokio::spawn(async move {
-            while snapshots.changed().await.is_ok() {
+        background.run("following Kubernetes", async move {
+            loop {
+                snapshots.changed().await.context("the watches have ended")?;
                 nudge();
             }
-        }));
-        self.following.push(tokio::spawn(unused_selectors::follow(self.readings.subscribe(), self.watch.notes())));
+        });
+        let looking = unused_selectors::follow(self.readings.subscribe(), self.watch.notes());
+        background.run("looking for policies that select nobody", looking);
         self
     }
 
@@ -115,14 +121,6 @@ impl Kubernetes {
     fn nudge(&self) {
         if let Some(nudge) = &self.nudge {
             nudge();
-        }
-    }
-}
-
-impl Drop for Kubernetes {
-    fn drop(&mut self) {
-        for following in &self.following {
-            following.abort();
         }
     }
 }

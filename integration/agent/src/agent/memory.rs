@@ -15,7 +15,7 @@ pub(super) fn give_back() {
 }
 
 /// Gives back again and again.
-pub(super) async fn keep_giving_back() {
+pub(super) async fn keep_giving_back() -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(EVERY).await;
         give_back();

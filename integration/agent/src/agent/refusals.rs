@@ -185,7 +185,12 @@ impl FlowCounts {
 }
 
 /// Keeps the problems in step with what is refused, until the task is ended.
-pub(crate) async fn follow(refusals: Arc<Refusals>, problems: Arc<Problems>, reader: Reader, meters: Arc<Meters>) {
+pub(crate) async fn follow(
+    refusals: Arc<Refusals>,
+    problems: Arc<Problems>,
+    reader: Reader,
+    meters: Arc<Meters>,
+) -> anyhow::Result<()> {
     let mut is_quiet = true;
     let mut seen = None;
     let mut flows = FlowCounts::default();

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{
-        Arc,
+        Arc, Weak,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
@@ -42,6 +42,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The running thread.
 pub(crate) struct Reloader {
     wake: Sender<Wake>,
+    /// Held by the thread.
+    alive: Weak<()>,
     thread: JoinHandle<()>,
 }
 
@@ -90,6 +92,8 @@ impl Reloader {
         let mut sources = Sources::new(settings, features, cluster, &problems);
         sources.begin(interfaces);
         let (wake, woken) = channel();
+        let held = Arc::new(());
+        let alive = Arc::downgrade(&held);
         // Watched before each reading: no change falls between.
         let watch = FileWatch::new(sources.paths(), wake.clone())?;
         let mut work = Work {
@@ -115,8 +119,11 @@ impl Reloader {
         };
         work.reload(Touched::everything());
         work.attachments.inspect(work.sources.found());
-        let thread = std::thread::Builder::new().name("files".to_owned()).spawn(move || serve(work, &woken))?;
-        Ok(Self { wake, thread })
+        let thread = std::thread::Builder::new().name("files".to_owned()).spawn(move || {
+            serve(work, &woken);
+            drop(held);
+        })?;
+        Ok(Self { wake, alive, thread })
     }
 
     /// A function that makes the thread look for this again.
@@ -126,6 +133,12 @@ impl Reloader {
         let is_complete = cause != Cause::Machine;
         // The thread may have ended.
         move || drop(wake.send(Wake::Changed { causes: vec![cause.clone()], is_complete }))
+    }
+
+    /// Says whether the thread lives.
+    pub(crate) fn pulse(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let alive = Weak::clone(&self.alive);
+        move || alive.strong_count() > 0
     }
 
     /// Ends the thread.
@@ -319,7 +332,7 @@ fn tell(diagnostics: &[Diagnostic]) {
 
 /// Calls `nudge` whenever an interface or an address comes or goes. Where that cannot be followed it is tried again, and
 /// things are looked at again each time.
-pub(crate) async fn follow_links(nudge: impl Fn(), problems: Arc<Problems>) {
+pub(crate) async fn follow_links(nudge: impl Fn(), problems: Arc<Problems>) -> anyhow::Result<()> {
     const SUBJECT: &str = "machine interfaces (netlink)";
     loop {
         if let Err(error) = follow_links_once(&nudge, &problems, SUBJECT).await {

@@ -198,7 +198,7 @@ fn opening_names(
 }
 
 /// Reports requests as they come, until the task is ended.
-pub(crate) async fn follow(records: Arc<Records>, reader: Reader, flows: Arc<Flows>) {
+pub(crate) async fn follow(records: Arc<Records>, reader: Reader, flows: Arc<Flows>) -> anyhow::Result<()> {
     loop {
         let taken = records.next().await;
         flows.tell(explain_all(&reader.view(), taken));

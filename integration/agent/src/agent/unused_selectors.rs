@@ -32,7 +32,7 @@ pub(crate) type Read = Option<(Arc<Reading>, Arc<Snapshot>)>;
 type Found = BTreeSet<(String, String)>;
 
 /// Looks again and again, and tells.
-pub(crate) async fn follow(readings: watch::Receiver<Read>, notes: watch::Sender<Arc<Notes>>) {
+pub(crate) async fn follow(readings: watch::Receiver<Read>, notes: watch::Sender<Arc<Notes>>) -> anyhow::Result<()> {
     let mut idle = Idle::default();
     let (mut last, mut found, mut cost) = (None, Found::new(), Duration::ZERO);
     loop {
@@ -41,7 +41,7 @@ pub(crate) async fn follow(readings: watch::Receiver<Read>, notes: watch::Sender
         if !last.as_ref().is_some_and(|last: &Arc<Reading>| last.is_same(&reading)) {
             let (read, start) = (Arc::clone(&reading), Instant::now());
             let looking = tokio::task::spawn_blocking(move || nobody(&read.rules, &read.endpoints));
-            let Ok(seen) = looking.await else { continue };
+            let seen = looking.await?;
             (last, found, cost) = (Some(reading), seen, start.elapsed());
         }
         let told = idle.note(&found, &snapshot, Instant::now());

@@ -29,7 +29,7 @@ pub(crate) struct Looked {
 }
 
 /// Looks until the agent ends.
-pub(crate) async fn follow(mut looked: Looked, reader: Reader, problems: Arc<Problems>) {
+pub(crate) async fn follow(mut looked: Looked, reader: Reader, problems: Arc<Problems>) -> anyhow::Result<()> {
     let mut raised = BTreeSet::new();
     loop {
         let interfaces: Vec<u32> = reader.enforcement().judged.iter().copied().collect();
@@ -43,10 +43,7 @@ pub(crate) async fn follow(mut looked: Looked, reader: Reader, problems: Arc<Pro
             }
             (looked, faults)
         };
-        let Ok((back, faults)) = tokio::task::spawn_blocking(look).await else {
-            tracing::error!("what other tools change is not looked at any more: the look panicked");
-            return;
-        };
+        let (back, faults) = tokio::task::spawn_blocking(look).await?;
         looked = back;
         let mut right = std::mem::take(&mut raised);
         for fault in faults {
