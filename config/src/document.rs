@@ -48,7 +48,7 @@ pub(crate) fn read(source: &Source) -> Vec<Result<Node, Diagnostic>> {
 
 fn read_one(source: &Source, part: Span) -> Result<Node, Diagnostic> {
     let text = &source.text()[part.offset..part.offset + part.len];
-    match serde_saphyr::from_str_with_options::<Spanned<Kind>>(text, options(DuplicateKeyPolicy::LastWins)) {
+    match serde_saphyr::from_str_with_options::<Spanned<Kind>>(text, options(text, DuplicateKeyPolicy::LastWins)) {
         Ok(spanned) => {
             let mut node = Node::from(spanned);
             node.shift(part.offset);
@@ -61,12 +61,22 @@ fn read_one(source: &Source, part: Span) -> Result<Node, Diagnostic> {
 /// Reads the only document of a file into a type of serde.
 pub(crate) fn read_as<T: serde::de::DeserializeOwned>(source: &Source) -> Result<T, Diagnostic> {
     let whole = Span { offset: 0, len: source.text().len() };
-    serde_saphyr::from_str_with_options(source.text(), options(DuplicateKeyPolicy::Error))
+    serde_saphyr::from_str_with_options(source.text(), options(source.text(), DuplicateKeyPolicy::Error))
         .map_err(|error| syntax(source, whole, &error))
 }
 
-fn options(duplicate_keys: DuplicateKeyPolicy) -> serde_saphyr::Options {
+/// Each node takes a byte of the text or more: what is written out is bounded by its length, and may be long. Bounds of
+/// aliases, which make much of little, and of depth stay those of the library.
+fn options(text: &str, duplicate_keys: DuplicateKeyPolicy) -> serde_saphyr::Options {
+    const EVENTS_OF_NODE: usize = 2;
+    let defaults = serde_saphyr::Budget::default();
+    let budget = serde_saphyr::budget! {
+        max_nodes: defaults.max_nodes.max(text.len()),
+        max_events: defaults.max_events.max(text.len() * EVENTS_OF_NODE),
+        max_total_scalar_bytes: defaults.max_total_scalar_bytes.max(text.len()),
+    };
     serde_saphyr::options! {
+        budget: budget,
         duplicate_keys: duplicate_keys,
         merge_keys: MergeKeyPolicy::Error,
         strict_booleans: true,
@@ -333,6 +343,18 @@ mod tests {
                 "{text:?} {got:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_long_document_is_read_and_one_of_many_aliases_is_not() {
+        let mut long = String::from("endpoints:\n");
+        for at in 0..25_000 {
+            let _ = writeln!(long, "- {{name: e{at}, labels: {{app: a}}, addresses: [10.0.0.1, 'fd00::1']}}");
+        }
+        assert_eq!(texts(&long).iter().filter(|document| document.is_ok()).count(), 1);
+        let list = |of: &str| format!("[{}]", vec![of; 40].join(", "));
+        let bomb = format!("a: &a {}\nb: &b {}\nc: &c {}\nd: {}\n", list("x"), list("*a"), list("*b"), list("*c"));
+        assert_eq!(texts(&bomb).iter().filter(|document| document.is_err()).count(), 1);
     }
 
     #[test]
