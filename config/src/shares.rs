@@ -13,11 +13,9 @@
 //! assert_eq!(shares.take("modest", 1), Ok(()));
 //! ```
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    hash::Hash,
-};
+use std::{collections::hash_map::Entry, hash::Hash};
 
+use foldhash::HashMap;
 /// Why a holder gets no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
@@ -39,7 +37,7 @@ pub struct Shares<K> {
 impl<K: Copy + Eq + Hash> Shares<K> {
     /// A bound of `all_max` for all holders together and of `each_max` for one.
     pub fn new(all_max: usize, each_max: usize) -> Self {
-        Self { all_max, each_max, all: 0, by_holder: HashMap::new() }
+        Self { all_max, each_max, all: 0, by_holder: HashMap::default() }
     }
 
     /// Gives `amount` to a holder where its share allows that.

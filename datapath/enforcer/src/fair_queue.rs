@@ -6,10 +6,11 @@
 //! thing begins. What its things took moves that moment on; one that had nothing to do comes in at the present.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
+use foldhash::HashMap;
 use namegate_config::shares::{Full, Shares};
 
 /// Things that wait, each of one holder.
@@ -35,7 +36,7 @@ impl<T> FairQueue<T> {
     /// A queue of at most `all_max` things.
     pub(crate) fn new(all_max: usize) -> Self {
         let shares = Shares::new(all_max, all_max);
-        Self { lanes: HashMap::new(), turns: BTreeSet::new(), now: Duration::ZERO, shares }
+        Self { lanes: HashMap::default(), turns: BTreeSet::new(), now: Duration::ZERO, shares }
     }
 
     /// Adds a thing, or gives it back where its holder has its share.

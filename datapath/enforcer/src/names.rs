@@ -6,11 +6,11 @@
 mod ends;
 
 use std::{
-    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
+use foldhash::HashMap;
 use namegate_config::name::Fqdn;
 use namegate_engine::{EndpointId, KnownName, LearnedAddress, LearnedNames, Lookup, NameChange};
 
@@ -32,7 +32,7 @@ struct OfEndpoint {
     key: Arc<str>,
     names: HashMap<Fqdn, Name>,
     /// With the end of the TTL under each name.
-    by_address: HashMap<IpAddr, BTreeMap<Fqdn, u64>>,
+    by_address: HashMap<IpAddr, Few<Fqdn>>,
     name_ends: Ends,
     address_ends: Ends,
 }
@@ -40,11 +40,46 @@ struct OfEndpoint {
 /// A name with its addresses, and when the TTL of each ends.
 #[derive(Debug)]
 struct Name {
-    addresses: BTreeMap<IpAddr, u64>,
+    addresses: Few<IpAddr>,
     /// The last of these ends.
     ends_ns: u64,
     ttl_s: u32,
     learned_ns: u64,
+}
+
+/// Keys and the end of each one's TTL, sorted. Most often there is one; the engine bounds how many there are.
+#[derive(Debug)]
+struct Few<K>(Vec<(K, u64)>);
+
+impl<K: Ord> Few<K> {
+    /// Sets an end; gives the one before.
+    fn insert(&mut self, key: K, ends_ns: u64) -> Option<u64> {
+        match self.find(&key) {
+            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, ends_ns)),
+            Err(at) => {
+                self.0.insert(at, (key, ends_ns));
+                None
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &K) -> Option<u64> {
+        self.find(key).ok().map(|at| self.0.remove(at).1)
+    }
+
+    fn find(&self, key: &K) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.cmp(key))
+    }
+
+    fn last_end(&self) -> u64 {
+        self.0.iter().map(|(_, ends_ns)| *ends_ns).max().unwrap_or(0)
+    }
+}
+
+impl<K> Default for Few<K> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
 }
 
 /// Names and addresses whose TTL has not ended.
@@ -83,8 +118,8 @@ impl Names {
     fn arrive(&self, endpoint: EndpointId, key: Arc<str>) {
         let shard = OfEndpoint {
             key,
-            names: HashMap::new(),
-            by_address: HashMap::new(),
+            names: HashMap::default(),
+            by_address: HashMap::default(),
             name_ends: Ends::default(),
             address_ends: Ends::default(),
         };
@@ -122,9 +157,8 @@ impl Names {
         for (id, shard) in self.shards().into_iter().filter(wanted) {
             let shard = read(&shard);
             for (name, known) in shard.names.iter().filter(|(_, known)| known.ends_ns > now) {
-                let living = known.addresses.iter().filter(|(_, ends_ns)| **ends_ns > now);
-                let addresses =
-                    living.map(|(address, ends_ns)| LearnedAddress { address: *address, expires_ns: *ends_ns });
+                let living = known.addresses.0.iter().filter(|(_, ends_ns)| *ends_ns > now);
+                let addresses = living.map(|&(address, expires_ns)| LearnedAddress { address, expires_ns });
                 show(&Lookup {
                     endpoint: id,
                     endpoint_key: &shard.key,
@@ -190,12 +224,8 @@ impl OfEndpoint {
     fn learn(&mut self, name: Fqdn, address: LearnedAddress, ttl_s: u32, learned_ns: u64) {
         let LearnedAddress { address, expires_ns } = address;
         self.by_address.entry(address).or_default().insert(name.clone(), expires_ns);
-        let known = self.names.entry(name).or_insert_with(|| Name {
-            addresses: BTreeMap::new(),
-            ends_ns: 0,
-            ttl_s,
-            learned_ns,
-        });
+        let known =
+            self.names.entry(name).or_insert_with(|| Name { addresses: Few::default(), ends_ns: 0, ttl_s, learned_ns });
         known.ttl_s = ttl_s;
         known.learned_ns = learned_ns;
         if let Some(before) = known.addresses.insert(address, expires_ns) {
@@ -215,16 +245,16 @@ impl OfEndpoint {
         self.address_ends.remove(ended_ns);
         if let Some(names) = self.by_address.get_mut(&address) {
             names.remove(name);
-            if names.is_empty() {
+            if names.0.is_empty() {
                 self.by_address.remove(&address);
             }
         }
         if ended_ns == known.ends_ns {
             self.name_ends.remove(ended_ns);
-            known.ends_ns = known.addresses.values().copied().max().unwrap_or(0);
+            known.ends_ns = known.addresses.last_end();
             self.name_ends.add(known.ends_ns);
         }
-        if known.addresses.is_empty() {
+        if known.addresses.0.is_empty() {
             self.names.remove(name);
         }
     }
@@ -234,14 +264,17 @@ impl OfEndpoint {
     }
 
     fn some_names_at(&self, address: IpAddr, wanted: impl Fn(u64) -> bool) -> impl Iterator<Item = &Fqdn> {
-        let names = self.by_address.get(&address).into_iter().flatten();
-        names.filter(move |(_, ends_ns)| wanted(**ends_ns)).map(|(name, _)| name)
+        let names = self.by_address.get(&address).into_iter().flat_map(|names| &names.0);
+        names.filter(move |(_, ends_ns)| wanted(*ends_ns)).map(|(name, _)| name)
     }
 
     fn names_at(&self, address: IpAddr, now: u64, found: &mut Vec<KnownName>) {
-        let names = self.by_address.get(&address).into_iter().flatten();
-        let known =
-            |(name, &expires_ns): (&Fqdn, &u64)| KnownName { name: name.clone(), expires_ns, ended: expires_ns <= now };
+        let names = self.by_address.get(&address).into_iter().flat_map(|names| &names.0);
+        let known = |&(ref name, expires_ns): &(Fqdn, u64)| KnownName {
+            name: name.clone(),
+            expires_ns,
+            ended: expires_ns <= now,
+        };
         found.extend(names.map(known));
     }
 }

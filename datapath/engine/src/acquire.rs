@@ -1,6 +1,6 @@
 //! Identities for rows: each has its rows in the policies that judge it before an address or prefix may name it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use namegate_config::rule::Direction;
 
@@ -11,6 +11,7 @@ use crate::{
     selectors::{Set, TermId},
 };
 
+use foldhash::HashMap;
 /// Why rows of policies find no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoRoom {
@@ -127,7 +128,7 @@ impl Engine {
 
     /// Whether the map, and the shares of namespaces, have room for rows of these policies.
     pub(crate) fn has_room_for(&mut self, rows: &[(u32, Vec<Row>)]) -> Result<(), NoRoom> {
-        let mut of_tenants: HashMap<Arc<str>, (usize, u32)> = HashMap::new();
+        let mut of_tenants: HashMap<Arc<str>, (usize, u32)> = HashMap::default();
         for (policy, rows) in rows {
             let new = self.mirror.new_rows(rows);
             if let Some(tenant) = self.mirror.tenant(*policy).filter(|_| new > 0) {

@@ -8,12 +8,13 @@ mod opened;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, HashMap, hash_map::Entry},
+    collections::{BTreeSet, BinaryHeap, hash_map::Entry},
     net::IpAddr,
     ops::RangeInclusive,
     sync::Arc,
 };
 
+use foldhash::HashMap;
 use namegate_abi::{Address, AddressKey, AddressValue};
 use namegate_config::name::Fqdn;
 

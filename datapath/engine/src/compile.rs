@@ -5,11 +5,9 @@
 
 mod settle;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use foldhash::HashMap;
 use namegate_abi::{
     PolicyValue,
     protocol::{TCP, UDP},
@@ -201,13 +199,13 @@ impl Side {
             rules: Vec::new(),
             default_deny,
             any: Vec::new(),
-            by_term: HashMap::new(),
+            by_term: HashMap::default(),
             any_named: Vec::new(),
             port_names: Vec::new(),
             proxies,
             own_ports: if direction == Direction::Ingress { own_ports.to_vec() } else { Vec::new() },
             rest: Arc::new(Template::new(none.clone(), &none)),
-            templates: HashMap::new(),
+            templates: HashMap::default(),
             identities: BTreeMap::new(),
         };
         for (at, numbered) in rules.iter().enumerate() {

@@ -1,11 +1,8 @@
 //! What the gate holds, as far as the engine knows, and the writes that lead to what it should hold.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    hash::BuildHasher,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use foldhash::{HashMap, HashSet};
 use namegate_abi::{NODE_INTERFACE, limits, map_names};
 use namegate_config::settings::Limits;
 
@@ -60,14 +57,14 @@ impl Mirror {
         let sizes = [limits.endpoints, limits.addresses, limits.cidrs, limits.policy_rows, limits::RESOLVERS_MAX];
         let sizes = sizes.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
         Self {
-            rows: HashMap::new(),
+            rows: HashMap::default(),
             counts: [0; MAPS],
             sizes,
             reserve: usize::try_from(limits.reserved_addresses()).unwrap_or(usize::MAX),
             learned: 0,
-            of_policies: HashMap::new(),
-            tenants: HashMap::new(),
-            of_tenants: HashMap::new(),
+            of_policies: HashMap::default(),
+            tenants: HashMap::default(),
+            of_tenants: HashMap::default(),
             refused: [0; MAPS],
             is_retry: false,
         }
@@ -238,7 +235,7 @@ impl Mirror {
 
 /// Leads from old to new rows. Policy rows come before addresses and prefixes that need them, endpoints come last;
 /// removals follow in the opposite order. In a trie rows of the longest prefix are written first and removed last.
-pub(crate) fn diff<S: BuildHasher>(old: &HashMap<Key, Row, S>, new: &HashMap<Key, Row, S>) -> Vec<MapOp> {
+pub(crate) fn diff(old: &HashMap<Key, Row>, new: &HashMap<Key, Row>) -> Vec<MapOp> {
     let mut puts: BTreeMap<(usize, Key), Row> = BTreeMap::new();
     for (key, row) in new {
         if old.get(key) != Some(row) {

@@ -1,11 +1,12 @@
 //! The engine: rules, topology and answers in, ordered writes out. It owns all state and no clock.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 
+use foldhash::{HashMap, HashSet};
 use namegate_abi::{Address, AddressKey, AddressValue, CidrKey, EndpointValue, identity};
 use namegate_config::{name::Fqdn, rule::Rule, settings::Settings};
 
@@ -157,22 +158,22 @@ impl Engine {
             terms: Terms::default(),
             identities: Identities::default(),
             policies: BTreeMap::new(),
-            users: HashMap::new(),
-            port_users: HashMap::new(),
+            users: HashMap::default(),
+            port_users: HashMap::default(),
             peers: Peers::default(),
             moves: 0,
             rulings: 0,
             unshown: BTreeSet::new(),
             shown: 0,
-            placed: HashMap::new(),
-            front_at: HashMap::new(),
-            unplaced: HashMap::new(),
-            cidrs: HashMap::new(),
+            placed: HashMap::default(),
+            front_at: HashMap::default(),
+            unplaced: HashMap::default(),
+            cidrs: HashMap::default(),
             nets: BTreeMap::new(),
             unprefixed: BTreeSet::new(),
             unopened: BTreeSet::new(),
             withheld: BTreeSet::new(),
-            hidden: HashSet::new(),
+            hidden: HashSet::default(),
             uninstalled: BTreeMap::new(),
             reopened: None,
             prefix_claims: PrefixClaims::default(),

@@ -1,10 +1,8 @@
 //! Identities in use: each stands for one set of selectors, and lives while a row names it.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use foldhash::{HashMap, HashSet};
 use namegate_abi::identity;
 
 use crate::selectors::{Set, TermId};
@@ -41,9 +39,9 @@ pub(crate) struct Gone {
 impl Default for Identities {
     fn default() -> Self {
         Self {
-            by_set: HashMap::new(),
+            by_set: HashMap::default(),
             live: BTreeMap::new(),
-            by_term: HashMap::new(),
+            by_term: HashMap::default(),
             idle: Vec::new(),
             world: Arc::new([]),
         }

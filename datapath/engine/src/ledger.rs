@@ -2,8 +2,9 @@
 //!
 //! Flows and rows in the kernel hold these numbers, so none is ever given to another thing.
 
-use std::{collections::HashMap, hash::Hash, net::IpAddr, sync::Arc};
+use std::{hash::Hash, net::IpAddr, sync::Arc};
 
+use foldhash::HashMap;
 use namegate_abi::identity;
 use serde::{Deserialize, Serialize};
 
@@ -155,11 +156,11 @@ pub(crate) struct Ledger {
 impl Default for Ledger {
     fn default() -> Self {
         Self {
-            endpoints: Numbers { known: HashMap::new(), next: 1 },
-            selectors: Numbers { known: HashMap::new(), next: 1 },
-            identities: Numbers { known: HashMap::new(), next: identity::FIRST },
-            rules: Numbers { known: HashMap::new(), next: 1 },
-            policies: Numbers { known: HashMap::new(), next: 1 },
+            endpoints: Numbers { known: HashMap::default(), next: 1 },
+            selectors: Numbers { known: HashMap::default(), next: 1 },
+            identities: Numbers { known: HashMap::default(), next: identity::FIRST },
+            rules: Numbers { known: HashMap::default(), next: 1 },
+            policies: Numbers { known: HashMap::default(), next: 1 },
             revision: 0,
             pending: Vec::new(),
             dropped: 0,

@@ -1,11 +1,8 @@
 //! Learned names, each once: which selectors match it, and which endpoints know it.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
+use foldhash::HashSet;
 use namegate_config::name::{Fqdn, NamePattern};
 use slab::Slab;
 

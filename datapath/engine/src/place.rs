@@ -1,6 +1,6 @@
 //! The rows of `ADDRESSES` in scope 0: who has an address, and what matches whoever does.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use namegate_abi::{Address, AddressKey, AddressValue, Step};
 use namegate_config::labels::Labels;
@@ -12,6 +12,7 @@ use crate::{
     work::Budget,
 };
 
+use foldhash::HashSet;
 impl Engine {
     /// Moves addresses to whom they belong now.
     pub(crate) fn move_peers(&mut self, budget: &mut Budget, now: u64, ops: &mut Vec<MapOp>) -> bool {

@@ -2,10 +2,11 @@
 //! rules or facts touch are planned again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use foldhash::HashMap;
 use namegate_abi::NODE_INTERFACE;
 use namegate_config::{
     peer::NamedPort,

@@ -1,6 +1,6 @@
 //! What happens after a write found no room or was refused: what is open is closed at once, the rest is tried again.
 
-use std::collections::HashSet;
+use foldhash::HashSet;
 
 use crate::{Engine, GateError, Key, MapOp, MapWriter, Row, diff::diff, engine::Local, place::moves_peers};
 

@@ -1,11 +1,8 @@
 //! Selectors in force, each with a number, and which of them match a peer: by labels, by address, by name.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 use namegate_config::{
     labels::Labels,

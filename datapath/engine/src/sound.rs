@@ -3,11 +3,9 @@
 //! An address without its row counts as what stands above it: a shorter prefix, or the world. Where a policy would let
 //! more pass that way, it must not be in force. The comparison is the one that judges changes of peers.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
+use foldhash::{HashMap, HashSet};
 use namegate_abi::{Address, AddressKey, AddressValue, CidrKey, Step, identity};
 
 use crate::{
@@ -63,7 +61,7 @@ impl Engine {
 
     /// Policies under which a flow that passes with the first selectors of a pair might not pass with the second.
     pub(crate) fn narrowed_by(&mut self, pairs: &HashSet<(Set, Set)>) -> HashSet<u32> {
-        let mut narrowed = HashSet::new();
+        let mut narrowed = HashSet::default();
         for (old, new) in pairs {
             let differing = |one: &Set, other: &Set| -> Vec<TermId> {
                 one.iter().filter(|term| other.binary_search(term).is_err()).copied().collect()
@@ -81,13 +79,13 @@ impl Engine {
 
     fn deviations(&self) -> HashSet<Pair> {
         if self.doubt.is_none() && self.unplaced.is_empty() && self.unprefixed.is_empty() {
-            return HashSet::new();
+            return HashSet::default();
         }
         let lengths: BTreeSet<u32> = match &self.doubt {
             None => self.cidrs.keys().map(|(prefix, _)| *prefix).collect(),
             Some(_) => self.mirror.rows().keys().filter_map(length_of).collect(),
         };
-        let mut pairs = HashSet::new();
+        let mut pairs = HashSet::default();
         for (address, proper) in &self.unplaced {
             pairs.insert((self.actual(*address, &lengths), Arc::clone(proper)));
         }
@@ -165,7 +163,7 @@ impl Engine {
     /// Policies of which the kernel holds other rows than it should, for peers that rows name.
     fn broken_policies(&self) -> HashSet<u32> {
         let rows = self.mirror.rows();
-        let mut named: HashSet<u32> = HashSet::from([identity::ANY, identity::WORLD]);
+        let mut named: HashSet<u32> = HashSet::from_iter([identity::ANY, identity::WORLD]);
         for row in rows.values() {
             match row {
                 Row::Address(_, value) => named.extend(value.steps.iter().map(|step| step.identity)),
@@ -181,7 +179,7 @@ impl Engine {
             .collect();
         let lacks = wanted.iter().filter(|(key, row)| rows.get(*key) != Some(*row)).map(|(key, _)| key);
         let more = rows.keys().filter(|key| !wanted.contains_key(*key));
-        let mut broken = HashSet::new();
+        let mut broken = HashSet::default();
         for key in lacks.chain(more) {
             if let Key::Policy(_, key) = key
                 && named.contains(&key.identity)
@@ -212,7 +210,7 @@ impl Engine {
             }
         }
         for (scope, actual, proper) in pairs {
-            let narrowed = self.narrowed_by(&HashSet::from([(actual, proper)]));
+            let narrowed = self.narrowed_by(&HashSet::from_iter([(actual, proper)]));
             let of_scope = self.local.values().filter(|local| local.value.scope == scope);
             if of_scope.into_iter().any(|local| narrowed.contains(&local.policy)) {
                 leaks.scopes.insert(scope);

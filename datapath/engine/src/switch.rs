@@ -1,6 +1,6 @@
 //! The rows of `ENDPOINTS`: which policy judges an endpoint, and since which revision.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use namegate_abi::{EndpointValue, NODE_INTERFACE, endpoint_flags};
 use namegate_config::rule::Direction;
@@ -14,6 +14,7 @@ use crate::{
     work::{Budget, Pointing},
 };
 
+use foldhash::HashSet;
 /// A policy holds in both directions.
 const ENFORCED: u32 = endpoint_flags::ENFORCE_EGRESS | endpoint_flags::ENFORCE_INGRESS;
 

@@ -1,6 +1,8 @@
 //! New rules and new topology into ordered writes: what differs is queued, and the stages of [`crate::work`] write it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use foldhash::HashMap;
 
 use namegate_abi::{CidrValue, identity};
 use namegate_config::{rule::Subject, settings::Scope};
