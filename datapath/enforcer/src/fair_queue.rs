@@ -95,6 +95,11 @@ impl<T> FairQueue<T> {
         }
     }
 
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
     /// How many things wait.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
@@ -192,6 +197,6 @@ mod tests {
         let mut out = serve(&mut queue, 8, u64::from);
         out.sort_unstable();
         assert_eq!(out, [0, 1, 2, 3]);
-        assert!(queue.len() == 0 && queue.lanes.is_empty() && queue.turns.is_empty());
+        assert!(queue.is_empty() && queue.lanes.is_empty() && queue.turns.is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
-use foldhash::HashSet;
+use foldhash::{HashMap, HashSet};
 use namegate_config::name::{Fqdn, NamePattern};
 use slab::Slab;
 
@@ -15,7 +15,10 @@ pub(crate) type NameId = u32;
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     entries: Slab<Entry>,
-    by_name: BTreeMap<FromRight, NameId>,
+    /// To find a name.
+    by_name: HashMap<Fqdn, NameId>,
+    /// To find the names under a domain.
+    in_order: BTreeMap<FromRight, NameId>,
     /// Sets of selectors that match names, each once: equal sets are the same `Arc`.
     sets: HashSet<Set>,
 }
@@ -54,7 +57,7 @@ impl PartialOrd for FromRight {
 impl Names {
     /// The number of a name that some endpoint knows.
     pub(crate) fn get(&self, name: &Fqdn) -> Option<NameId> {
-        self.by_name.get(&FromRight(name.clone())).copied()
+        self.by_name.get(name).copied()
     }
 
     /// The name that a number stands for.
@@ -83,7 +86,8 @@ impl Names {
             let terms = self.shared(terms());
             let entry = Entry { name: name.clone(), terms, endpoints: Vec::new() };
             let id = u32::try_from(self.entries.insert(entry)).unwrap_or(u32::MAX);
-            self.by_name.insert(FromRight(name.clone()), id);
+            self.by_name.insert(name.clone(), id);
+            self.in_order.insert(FromRight(name.clone()), id);
             id
         });
         let endpoints = &mut self.entries[index(id)].endpoints;
@@ -99,7 +103,8 @@ impl Names {
         entry.endpoints.retain(|known| *known != endpoint);
         if entry.endpoints.is_empty() {
             let entry = self.entries.remove(index(id));
-            self.by_name.remove(&FromRight(entry.name));
+            self.by_name.remove(&entry.name);
+            self.in_order.remove(&FromRight(entry.name));
             self.drop_set(&entry.terms);
         }
     }
@@ -108,12 +113,12 @@ impl Names {
     pub(crate) fn under(&self, pattern: &NamePattern) -> Vec<NameId> {
         let fixed = pattern.fixed_labels();
         // Not only a pattern that ends with a star: one may be longer than any name, and matches none then.
-        let Ok(domain) = fixed.parse::<Fqdn>() else { return self.by_name.values().copied().collect() };
+        let Ok(domain) = fixed.parse::<Fqdn>() else { return self.in_order.values().copied().collect() };
         let is_under = |name: &Fqdn| {
             let rest = name.as_str().strip_suffix(fixed);
             rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
-        let names = self.by_name.range(FromRight(domain)..).take_while(|(name, _)| is_under(&name.0));
+        let names = self.in_order.range(FromRight(domain)..).take_while(|(name, _)| is_under(&name.0));
         names.map(|(_, id)| *id).collect()
     }
 
@@ -180,6 +185,8 @@ mod tests {
             let id = names.get(&name.parse().unwrap()).unwrap();
             names.forget(id, EndpointId(1));
         }
-        assert!(names.by_name.is_empty() && names.sets.is_empty() && names.entries.is_empty());
+        assert!(
+            names.by_name.is_empty() && names.in_order.is_empty() && names.sets.is_empty() && names.entries.is_empty()
+        );
     }
 }
