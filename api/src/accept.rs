@@ -62,19 +62,19 @@ fn network(client: IpAddr) -> IpAddr {
 }
 
 /// A connection's part of its client's share, given back on drop. A client gets no more connections than it leaves free.
-struct Seat {
+struct ShareOfClient {
     shares: Arc<Mutex<Shares<IpAddr>>>,
     client: IpAddr,
 }
 
-impl Seat {
+impl ShareOfClient {
     fn take(shares: &Arc<Mutex<Shares<IpAddr>>>, client: IpAddr) -> Option<Self> {
         shares.lock().unwrap_or_else(PoisonError::into_inner).take(client, 1).ok()?;
         Some(Self { shares: Arc::clone(shares), client })
     }
 }
 
-impl Drop for Seat {
+impl Drop for ShareOfClient {
     fn drop(&mut self) {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner).give(self.client, 1);
     }
@@ -82,7 +82,7 @@ impl Drop for Seat {
 
 /// How connections are served.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Manner {
+pub(crate) struct ServeOptions {
     /// At once; more wait in the listener's queue.
     pub(crate) connections_max: usize,
     /// A connection has one request and ends after this time; `None` has many, and lasts as long as they come.
@@ -90,9 +90,14 @@ pub(crate) struct Manner {
 }
 
 /// Answers until `stop` is ready, then finishes what is under way.
-pub(crate) async fn serve<L: Listener>(listener: &L, router: Router, manner: Manner, stop: impl Future<Output = ()>) {
-    let connections = Arc::new(Semaphore::new(manner.connections_max));
-    let shares = Arc::new(Mutex::new(Shares::new(manner.connections_max, manner.connections_max)));
+pub(crate) async fn serve<L: Listener>(
+    listener: &L,
+    router: Router,
+    options: ServeOptions,
+    stop: impl Future<Output = ()>,
+) {
+    let connections = Arc::new(Semaphore::new(options.connections_max));
+    let shares = Arc::new(Mutex::new(Shares::new(options.connections_max, options.connections_max)));
     let drain = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -106,18 +111,18 @@ pub(crate) async fn serve<L: Listener>(listener: &L, router: Router, manner: Man
         };
         match accepted {
             Ok((stream, client)) => {
-                let seat = client.map(|client| Seat::take(&shares, client));
-                if matches!(seat, Some(None)) {
+                let share = client.map(|client| ShareOfClient::take(&shares, client));
+                if matches!(share, Some(None)) {
                     tracing::debug!(?client, "a client has its share of the connections");
                     continue;
                 }
-                let connection = drain.watch(connection(stream, router.clone(), manner));
+                let connection = drain.watch(connection(stream, router.clone(), options));
                 tokio::spawn(async move {
-                    let lasts = manner.one_request.unwrap_or(Duration::MAX);
+                    let lasts = options.one_request.unwrap_or(Duration::MAX);
                     if let Ok(Err(error)) = tokio::time::timeout(lasts, connection).await {
                         tracing::debug!(%error, "an API connection ended early");
                     }
-                    drop((permit, seat));
+                    drop((permit, share));
                 });
             }
             Err(error) => {
@@ -134,11 +139,11 @@ pub(crate) async fn serve<L: Listener>(listener: &L, router: Router, manner: Man
 fn connection<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     router: Router,
-    manner: Manner,
+    options: ServeOptions,
 ) -> http1::Connection<TokioIo<S>, TowerToHyperService<Router>> {
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEAD_TIMEOUT)
-        .keep_alive(manner.one_request.is_none())
+        .keep_alive(options.one_request.is_none())
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
 }

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    accept::{self, Manner},
+    accept::{self, ServeOptions},
     backend::Backend,
     limits,
     problem::Problem,
@@ -81,8 +81,8 @@ impl MetricsPort {
 
     /// Answers until `stop` is ready, then finishes what is under way.
     pub async fn serve(self, gate: Arc<dyn Backend>, stop: impl Future<Output = ()>) {
-        let manner = Manner { connections_max: CONNECTIONS_MAX, one_request: Some(CONNECTION_MAX) };
-        accept::serve(&self.listener, router(gate), manner, stop).await;
+        let options = ServeOptions { connections_max: CONNECTIONS_MAX, one_request: Some(CONNECTION_MAX) };
+        accept::serve(&self.listener, router(gate), options, stop).await;
     }
 }
 

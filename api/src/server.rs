@@ -14,7 +14,7 @@ use std::{
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::{
-    accept::{self, Manner},
+    accept::{self, ServeOptions},
     backend::Backend,
     limits, routes,
 };
@@ -82,8 +82,8 @@ impl Server {
 
     /// Answers until `stop` is ready, then finishes what is under way.
     pub async fn serve(self, gate: Arc<dyn Backend>, stop: impl Future<Output = ()>) {
-        let manner = Manner { connections_max: limits::CONNECTIONS_MAX, one_request: None };
-        accept::serve(&self.listener, routes::router(gate), manner, stop).await;
+        let options = ServeOptions { connections_max: limits::CONNECTIONS_MAX, one_request: None };
+        accept::serve(&self.listener, routes::router(gate), options, stop).await;
     }
 }
 

@@ -13,6 +13,6 @@ pub use flow::{Direction, Flow, FlowEndpoint, FlowPeer, HttpRequest, Lost, Verdi
 pub use fqdn::{Forgotten, FqdnLookup, FqdnNames, FqdnSelector, LookupSource, SelectedName};
 pub use policy::{Diagnostic, Document, DocumentState, Policy, Revision, Severity, Unenforced};
 pub use status::{
-    Counter, EndpointCounts, EndpointTally, Facts, Fill, Health, Kubernetes, NameCounts, NameMismatch, Problem,
-    Refused, Source, SourceState, Status, Tally,
+    Counter, EndpointCounter, EndpointCounts, Facts, Fill, Health, Kubernetes, NameCounts, NameMismatch, PacketCounter,
+    Problem, Refused, Source, SourceState, Status,
 };

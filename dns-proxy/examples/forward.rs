@@ -3,13 +3,13 @@
 
 use std::{future::Future, io::Read, net::IpAddr};
 
-use namegate_dns_proxy::{Config, Desk, NotInstalled, Proxy};
+use namegate_dns_proxy::{Backend, Config, NotInstalled, Proxy};
 use namegate_engine::{Answer, EndpointId};
 
 #[derive(Clone)]
 struct TakesAll;
 
-impl Desk for TakesAll {
+impl Backend for TakesAll {
     fn endpoint(&self, _: IpAddr) -> Option<EndpointId> {
         Some(EndpointId(1))
     }
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let proxy = Proxy::start(&config, TakesAll)?;
     println!("{}", proxy.port());
     std::io::stdin().read_to_end(&mut Vec::new())?;
-    for (word, count) in proxy.tallies() {
+    for (word, count) in proxy.counters() {
         println!("{word} {count}");
     }
     Ok(())

@@ -24,7 +24,7 @@ pub struct Config {
     /// Who is asked where a question is not redirected but sent to the proxy's own address: the proxy is then a plain
     /// forwarder with the same checks. None answers such questions not at all.
     pub fixed_resolver: Option<SocketAddr>,
-    /// How a question that [`Desk::forbids`](crate::Desk::forbids) is answered.
+    /// How a question that [`Backend::forbids`](crate::Backend::forbids) is answered.
     pub refusal: Refusal,
     /// Whether questions that look like a tunnel's are looked for, and refused.
     pub tunnelling: Tunnelling,

@@ -12,13 +12,13 @@ use namegate_config::settings::Tunnelling;
 use tokio::sync::watch;
 
 use crate::{
+    backend::Backend,
     bounds::Bounds,
     cache::Cache,
     config::Config,
-    desk::Desk,
+    counters::Counters,
     settings::Settings,
     socket::Marked,
-    tally::Tallies,
     traffic::Shared,
     transaction::Patience,
     tunnel::Watch,
@@ -55,7 +55,7 @@ pub enum ProxyError {
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
-    tallies: Vec<Arc<Tallies>>,
+    counters: Vec<Arc<Counters>>,
     cache: Option<Arc<Cache>>,
     /// Closed to end the workers.
     stop: Option<watch::Sender<()>>,
@@ -64,7 +64,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Opens all sockets and starts the workers.
-    pub fn start(config: &Config, desk: impl Desk) -> Result<Self, ProxyError> {
+    pub fn start(config: &Config, backend: impl Backend) -> Result<Self, ProxyError> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if config.workers == 0 { cores() } else { config.workers };
         let marked = Marked { mark: config.mark, transparency_optional: config.fixed_resolver.is_some() };
@@ -82,17 +82,19 @@ impl Proxy {
             .then(|| Arc::new(Watch::new(config.tunnelling_names, &config.tunnelling_except, Instant::now())));
         let cache = (config.cache_answers > 0).then(|| Arc::new(Cache::new(config.cache_answers)));
         let shared = Shared { watch, cache: cache.clone() };
-        let desks = std::iter::repeat_n(desk, listeners.len());
+        let backends = std::iter::repeat_n(backend, listeners.len());
         let (stop, stopped) = watch::channel(());
-        let mut proxy = Self { port, tallies: Vec::new(), cache, stop: Some(stop), threads: Vec::new() };
-        for (worker, (listeners, desk)) in listeners.into_iter().zip(desks).enumerate() {
-            let tallies = Arc::<Tallies>::default();
-            proxy.tallies.push(Arc::clone(&tallies));
+        let mut proxy = Self { port, counters: Vec::new(), cache, stop: Some(stop), threads: Vec::new() };
+        for (worker, (listeners, backend)) in listeners.into_iter().zip(backends).enumerate() {
+            let counters = Arc::<Counters>::default();
+            proxy.counters.push(Arc::clone(&counters));
             let failed = |source| ProxyError::Worker { worker, source };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
             let (stopped, shared) = (stopped.clone(), shared.clone());
             let body = move || {
-                if let Err(error) = runtime.block_on(worker::run(listeners, desk, settings, tallies, shared, stopped)) {
+                if let Err(error) =
+                    runtime.block_on(worker::run(listeners, backend, settings, counters, shared, stopped))
+                {
                     tracing::error!(%error, worker, "a DNS worker ended");
                 }
             };
@@ -108,8 +110,8 @@ impl Proxy {
     }
 
     /// What became of questions and answers since the start: every word with its count, always in the same order.
-    pub fn tallies(&self) -> Vec<(&'static str, u64)> {
-        Tallies::sum(&self.tallies.iter().map(Arc::as_ref))
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        Counters::sum(&self.counters.iter().map(Arc::as_ref))
     }
 
     /// Answers that are kept, those that have ended and were not asked for since among them.

@@ -1,8 +1,8 @@
 //! A client's message as a question, or why it is none.
 
 use crate::{
+    counters::Outcome,
     reply::{FORMERR, NOTIMP},
-    tally::Outcome,
     wire::{HEADER_OCTETS, Header, Question, Record, WireError, kind},
 };
 

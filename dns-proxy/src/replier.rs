@@ -16,10 +16,10 @@ use nix::sys::socket::SockaddrStorage;
 
 use crate::{
     batch::{CLIENT_BATCH, Outbox, SendHeaders, socket_address},
+    counters::{Counters, Outcome},
     raw::push_datagram,
     slots::{Key, Slots},
     socket::Marked,
-    tally::{Outcome, Tallies},
 };
 
 struct Replier {
@@ -101,10 +101,10 @@ impl Repliers {
         true
     }
 
-    pub(crate) fn flush(&mut self, tallies: &Tallies) {
+    pub(crate) fn flush(&mut self, counters: &Counters) {
         for key in self.dirty.drain(..) {
             let Some(replier) = self.sockets.get_mut(key) else { continue };
-            replier.outbox.flush(&replier.socket, &mut self.headers, |_| tallies.count(Outcome::ReplyUnsent));
+            replier.outbox.flush(&replier.socket, &mut self.headers, |_| counters.count(Outcome::ReplyUnsent));
         }
     }
 
@@ -166,9 +166,9 @@ mod tests {
             let (mut repliers, keys) = repliers(&[resolver]);
             let receiver = SockaddrStorage::from(client.local_addr().unwrap());
             assert!(repliers.send(keys[0], receiver, b"one") && repliers.send(keys[0], receiver, b"two"));
-            let tallies = Tallies::default();
-            repliers.flush(&tallies);
-            assert_eq!(tallies.of(Outcome::ReplyUnsent), 0);
+            let counters = Counters::default();
+            repliers.flush(&counters);
+            assert_eq!(counters.of(Outcome::ReplyUnsent), 0);
             for want in [b"one", b"two"] {
                 let mut octets = [0; 3];
                 assert_eq!(client.recv_from(&mut octets).unwrap(), (3, resolver));
@@ -200,17 +200,17 @@ mod tests {
             let address = resolver.local_addr().unwrap();
             let (mut repliers, keys) = repliers(&[address]);
             let receiver = SockaddrStorage::from(client.local_addr().unwrap());
-            let tallies = Tallies::default();
+            let counters = Counters::default();
             for payload in [&b"odd"[..], &[0; 4], &[0xff; 1999]] {
                 assert!(repliers.send(keys[0], receiver, payload));
-                repliers.flush(&tallies);
+                repliers.flush(&counters);
                 let mut octets = [0; 2000];
                 assert_eq!(client.recv_from(&mut octets).unwrap(), (payload.len(), address));
                 assert_eq!(&octets[..payload.len()], payload);
             }
             client.send_to(b"question", address).unwrap();
             assert_eq!(resolver.recv_from(&mut [0; 8]).unwrap(), (8, client.local_addr().unwrap()));
-            assert_eq!(tallies.of(Outcome::ReplyUnsent), 0);
+            assert_eq!(counters.of(Outcome::ReplyUnsent), 0);
         }
     }
 

@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use crate::{
+    backend::{Backend, Share},
     bounds::Bounds,
-    desk::{Desk, Share},
+    counters::{Counters, Outcome},
     exchange::framed,
-    tally::{Outcome, Tallies},
 };
 
 /// Connections of one endpoint in one worker.
@@ -51,19 +51,19 @@ pub(crate) struct TcpQuestion {
 struct Connections(Mutex<Shares<Option<EndpointId>>>);
 
 impl Connections {
-    /// A seat that is given back on drop, where there is one.
-    fn seat(self: &Arc<Self>, endpoint: Option<EndpointId>) -> Option<Seat> {
+    /// A permit that is given back on drop, where there is one.
+    fn permit(self: &Arc<Self>, endpoint: Option<EndpointId>) -> Option<ConnectionPermit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take(endpoint, 1).ok()?;
-        Some(Seat { connections: Arc::clone(self), endpoint })
+        Some(ConnectionPermit { connections: Arc::clone(self), endpoint })
     }
 }
 
-struct Seat {
+struct ConnectionPermit {
     connections: Arc<Connections>,
     endpoint: Option<EndpointId>,
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.connections.0.lock().unwrap_or_else(PoisonError::into_inner).give(self.endpoint, 1);
     }
@@ -72,22 +72,27 @@ impl Drop for Seat {
 /// What the listeners of one worker share.
 #[derive(Clone, Debug)]
 pub(crate) struct Clients<D> {
-    desk: D,
+    backend: D,
     questions: mpsc::Sender<TcpQuestion>,
-    tallies: Arc<Tallies>,
+    counters: Arc<Counters>,
     connections: Arc<Connections>,
 }
 
-impl<D: Desk> Clients<D> {
-    pub(crate) fn new(desk: D, questions: mpsc::Sender<TcpQuestion>, tallies: Arc<Tallies>, bounds: &Bounds) -> Self {
+impl<D: Backend> Clients<D> {
+    pub(crate) fn new(
+        backend: D,
+        questions: mpsc::Sender<TcpQuestion>,
+        counters: Arc<Counters>,
+        bounds: &Bounds,
+    ) -> Self {
         let shares = Shares::new(bounds.clients_max, CONNECTIONS_PER_ENDPOINT_MAX);
-        Self { desk, questions, tallies, connections: Arc::new(Connections(Mutex::new(shares))) }
+        Self { backend, questions, counters, connections: Arc::new(Connections(Mutex::new(shares))) }
     }
 }
 
 /// Accepts connections until the worker ends.
-pub(crate) async fn accept<D: Desk>(listener: TcpListener, clients: Clients<D>) {
-    let Clients { desk, questions, tallies, connections } = clients;
+pub(crate) async fn accept<D: Backend>(listener: TcpListener, clients: Clients<D>) {
+    let Clients { backend, questions, counters, connections } = clients;
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -97,15 +102,15 @@ pub(crate) async fn accept<D: Desk>(listener: TcpListener, clients: Clients<D>) 
                 continue;
             }
         };
-        let endpoint = desk.endpoint(client.ip().to_canonical());
-        let Some(seat) = connections.seat(endpoint) else {
-            tallies.count(Outcome::ConnectionsFull);
-            desk.refused(Share::TcpClients, endpoint);
+        let endpoint = backend.endpoint(client.ip().to_canonical());
+        let Some(permit) = connections.permit(endpoint) else {
+            counters.count(Outcome::ConnectionsFull);
+            backend.refused(Share::TcpClients, endpoint);
             continue;
         };
         let questions = questions.clone();
         tokio::spawn(async move {
-            let _seat = seat;
+            let _permit = permit;
             if let Err(error) = serve(stream, client.ip(), questions).await {
                 tracing::trace!(%error, %client, "a DNS connection ended");
             }

@@ -14,9 +14,10 @@ use nix::sys::socket::SockaddrStorage;
 use tokio::task::JoinSet;
 
 use crate::{
+    backend::{Asked, Backend, Forbidden, NotInstalled, Share, Suspicion},
     batch::socket_address,
     cache::{self, Cache},
-    desk::{Asked, Desk, Forbidden, NotInstalled, Share, Suspicion},
+    counters::{Counters, Outcome},
     exchange::{self, Idle},
     pending::{Client, Entry, Pending},
     poller::Poller,
@@ -24,7 +25,6 @@ use crate::{
     replier::Repliers,
     settings::Settings,
     slots::Key,
-    tally::{Outcome, Tallies},
     tcp::TcpQuestion,
     transaction::{Failure, Opening, Origin, Step, Transaction},
     tunnel::{Found, Watch},
@@ -56,9 +56,9 @@ pub(crate) struct Shared {
 }
 
 pub(crate) struct Traffic<D> {
-    desk: D,
+    backend: D,
     settings: Settings,
-    tallies: Arc<Tallies>,
+    counters: Arc<Counters>,
     shared: Shared,
     /// The last answer that was recalled; its space is used again.
     recalled: Vec<u8>,
@@ -75,13 +75,13 @@ pub(crate) struct Traffic<D> {
     spare: Vec<Vec<u8>>,
 }
 
-impl<D: Desk> Traffic<D> {
-    pub(crate) fn new(desk: D, settings: Settings, tallies: Arc<Tallies>, shared: Shared, poller: Poller) -> Self {
+impl<D: Backend> Traffic<D> {
+    pub(crate) fn new(backend: D, settings: Settings, counters: Arc<Counters>, shared: Shared, poller: Poller) -> Self {
         let bounds = settings.bounds;
         Self {
-            desk,
+            backend,
             settings,
-            tallies,
+            counters,
             shared,
             recalled: Vec::new(),
             poller,
@@ -106,11 +106,11 @@ impl<D: Desk> Traffic<D> {
         now: Instant,
     ) {
         let (Some(client), Some(destination)) = (socket_address(&source), destination) else {
-            return self.tallies.count(Outcome::NoDestination);
+            return self.counters.count(Outcome::NoDestination);
         };
-        let endpoint = self.desk.endpoint(client.ip().to_canonical());
+        let endpoint = self.backend.endpoint(client.ip().to_canonical());
         let Ok(replier) = self.repliers.from(destination, endpoint, now) else {
-            return self.tallies.count(Outcome::ReplyUnsent);
+            return self.counters.count(Outcome::ReplyUnsent);
         };
         let mut message = self.spare.pop().unwrap_or_default();
         message.extend_from_slice(octets);
@@ -121,7 +121,7 @@ impl<D: Desk> Traffic<D> {
     /// A question of a client's connection.
     pub(crate) fn connection(&mut self, question: TcpQuestion, now: Instant) {
         let TcpQuestion { message, client, destination, place } = question;
-        let endpoint = self.desk.endpoint(client.to_canonical());
+        let endpoint = self.backend.endpoint(client.to_canonical());
         self.open(message, (client, endpoint), destination, Transport::Tcp, Client::Tcp(place), now);
     }
 
@@ -130,7 +130,7 @@ impl<D: Desk> Traffic<D> {
         let question = number(octets, 0).ok().and_then(|id| self.upstreams.question(socket, id));
         match question.filter(|key| self.pending.get_mut(*key).is_some()) {
             Some(key) => self.hear(key, octets, now),
-            None => self.tallies.count(Outcome::Mismatch),
+            None => self.counters.count(Outcome::Mismatch),
         }
     }
 
@@ -146,7 +146,7 @@ impl<D: Desk> Traffic<D> {
         let results = results.into_iter().chain(std::iter::repeat(Err(NotInstalled::Closed)));
         for (key, result) in keys.into_iter().zip(results) {
             let Some(entry) = self.pending.get_mut(key) else { continue };
-            let step = entry.transaction.handle_installed(result, &self.tallies);
+            let step = entry.transaction.handle_installed(result, &self.counters);
             self.take(key, step, now);
         }
     }
@@ -164,7 +164,7 @@ impl<D: Desk> Traffic<D> {
     pub(crate) fn expire(&mut self, now: Instant) {
         while let Some(key) = self.pending.due(now) {
             let Some(entry) = self.pending.get_mut(key) else { continue };
-            let step = entry.transaction.poll_timeout(now, &self.tallies);
+            let step = entry.transaction.poll_timeout(now, &self.counters);
             self.take(key, step, now);
         }
     }
@@ -174,7 +174,7 @@ impl<D: Desk> Traffic<D> {
         for socket in self.upstreams.flush() {
             self.unreachable(socket, now);
         }
-        self.repliers.flush(&self.tallies);
+        self.repliers.flush(&self.counters);
         let (keys, answers) = std::mem::take(&mut self.batch);
         let mut batches: HashMap<EndpointId, Batch> = HashMap::new();
         for (key, answer) in keys.into_iter().zip(answers) {
@@ -193,9 +193,9 @@ impl<D: Desk> Traffic<D> {
 
     /// Hands over answers of one endpoint: they wait for no other endpoint's.
     fn install(&mut self, (keys, answers): Batch) {
-        let (desk, patience) = (self.desk.clone(), self.settings.patience.install);
+        let (backend, patience) = (self.backend.clone(), self.settings.patience.install);
         self.installs.spawn(async move {
-            match tokio::time::timeout(patience, desk.install(answers)).await {
+            match tokio::time::timeout(patience, backend.install(answers)).await {
                 Ok(results) => (keys, results),
                 // Every transaction of the batch has the same deadline, and gives up by itself.
                 Err(_) => (Vec::new(), Vec::new()),
@@ -213,10 +213,10 @@ impl<D: Desk> Traffic<D> {
         now: Instant,
     ) {
         let Some(resolver) = self.settings.resolver_for(destination) else {
-            return self.tallies.count(Outcome::NoDestination);
+            return self.counters.count(Outcome::NoDestination);
         };
-        let origin = Origin { endpoint, is_trusted: self.desk.is_trusted(resolver.ip().to_canonical()), transport };
-        match Transaction::handle_query(message, origin, now, self.settings.patience, &self.tallies) {
+        let origin = Origin { endpoint, is_trusted: self.backend.is_trusted(resolver.ip().to_canonical()), transport };
+        match Transaction::handle_query(message, origin, now, self.settings.patience, &self.counters) {
             Opening::Drop => {}
             Opening::Reply(octets) => self.send(client_side, octets),
             Opening::Ask(transaction) => {
@@ -225,7 +225,7 @@ impl<D: Desk> Traffic<D> {
                 match forbidden.or_else(|| self.looks_like_tunnel(&transaction, now)) {
                     Some((why, outcome)) => {
                         let refusal = self.settings.refusal;
-                        self.send(client_side, transaction.refuse(&why, refusal, outcome, &self.tallies));
+                        self.send(client_side, transaction.refuse(&why, refusal, outcome, &self.counters));
                     }
                     None => self.begin(transaction, client_side, resolver, now),
                 }
@@ -241,12 +241,12 @@ impl<D: Desk> Traffic<D> {
         resolver: SocketAddr,
         over_tcp: bool,
     ) -> Option<(Forbidden, Outcome)> {
-        if !self.desk.limits(client) {
+        if !self.backend.limits(client) {
             return None;
         }
         let name = transaction.name();
         let asked = Asked { name: name.as_ref(), kind: transaction.kind() };
-        Some((self.desk.forbids(client, resolver, over_tcp, asked)?, Outcome::Forbidden))
+        Some((self.backend.forbids(client, resolver, over_tcp, asked)?, Outcome::Forbidden))
     }
 
     /// Counts the name, and tells of one too many. It is refused where tunnels are not only looked for.
@@ -254,13 +254,13 @@ impl<D: Desk> Traffic<D> {
         let (endpoint, refused) = (transaction.endpoint(), self.settings.refuses_tunnels);
         let seen = self.shared.watch.as_ref()?.asked(endpoint, transaction.wire_name()?.octets(), now);
         if seen.forgotten > 0 {
-            self.tallies.add(Outcome::TunnelForgotten, seen.forgotten as u64);
+            self.counters.add(Outcome::TunnelForgotten, seen.forgotten as u64);
         }
         let Found { parent, names, is_news } = seen.found?;
-        self.tallies.count(Outcome::TunnelSuspected);
+        self.counters.count(Outcome::TunnelSuspected);
         let reason = format!("looks like a tunnel: {names} names under {parent} in a minute");
         if is_news {
-            self.desk.suspects(Suspicion { endpoint, parent, names, refused });
+            self.backend.suspects(Suspicion { endpoint, parent, names, refused });
         }
         refused.then_some((Forbidden { reason, is_name_allowed: false }, Outcome::TunnelRefused))
     }
@@ -268,8 +268,8 @@ impl<D: Desk> Traffic<D> {
     /// Asks what the client may ask, where there is room, and nobody asked the same a short time ago.
     fn begin(&mut self, mut transaction: Transaction, client_side: Client, resolver: SocketAddr, now: Instant) {
         if let Err(failure) = self.pending.make_room(transaction.endpoint()) {
-            self.desk.refused(Share::Pending, Some(transaction.endpoint()));
-            transaction.handle_failure(failure, &self.tallies);
+            self.backend.refused(Share::Pending, Some(transaction.endpoint()));
+            transaction.handle_failure(failure, &self.counters);
             return self.send(client_side, transaction.reply());
         }
         let cache_key = self.shared.cache.as_ref().and_then(|_| transaction.cache_key(resolver));
@@ -288,21 +288,21 @@ impl<D: Desk> Traffic<D> {
     fn recall(&mut self, transaction: &mut Transaction, key: Option<&cache::Key>, now: Instant) -> Step {
         let Some(cache) = &self.shared.cache else { return Step::Wait };
         if !key.is_some_and(|key| cache.recall(key, now, &mut self.recalled)) {
-            self.tallies.count(Outcome::CacheMiss);
+            self.counters.count(Outcome::CacheMiss);
             return Step::Wait;
         }
-        self.tallies.count(Outcome::CacheHit);
-        transaction.handle_recalled(&self.recalled, now, self.settings.patience, &self.tallies)
+        self.counters.count(Outcome::CacheHit);
+        transaction.handle_recalled(&self.recalled, now, self.settings.patience, &self.counters)
     }
 
     /// Takes what a resolver said to a question, and keeps an answer.
     fn hear(&mut self, key: Key, response: &[u8], now: Instant) {
         let Some(entry) = self.pending.get_mut(key) else { return };
-        let step = entry.transaction.handle_response(response, now, self.settings.patience, &self.tallies);
+        let step = entry.transaction.handle_response(response, now, self.settings.patience, &self.counters);
         if entry.transaction.is_answered()
             && let (Some(cache), Some(key)) = (&self.shared.cache, entry.cache_key.take())
         {
-            self.tallies.add(Outcome::CacheEvicted, cache.keep(key, response, now));
+            self.counters.add(Outcome::CacheEvicted, cache.keep(key, response, now));
         }
         self.take(key, step, now);
     }
@@ -312,13 +312,13 @@ impl<D: Desk> Traffic<D> {
         let endpoint = entry.transaction.endpoint();
         match self.upstreams.reserve(entry.resolver, (key, endpoint), now, &self.poller) {
             Ok(via) => {
-                self.tallies.count(Outcome::Asked);
+                self.counters.count(Outcome::Asked);
                 entry.via = Some(via);
                 self.upstreams.send(via, |out| entry.transaction.ask(via.id, out));
             }
             Err(failure) => {
                 if failure == Failure::ResolversFull {
-                    self.desk.refused(Share::Sockets, Some(endpoint));
+                    self.backend.refused(Share::Sockets, Some(endpoint));
                 }
                 self.fail(key, failure, now);
             }
@@ -327,7 +327,7 @@ impl<D: Desk> Traffic<D> {
 
     fn fail(&mut self, key: Key, failure: Failure, now: Instant) {
         let Some(entry) = self.pending.get_mut(key) else { return };
-        let step = entry.transaction.handle_failure(failure, &self.tallies);
+        let step = entry.transaction.handle_failure(failure, &self.counters);
         self.take(key, step, now);
     }
 
@@ -358,7 +358,7 @@ impl<D: Desk> Traffic<D> {
     fn ask_over_tcp(&mut self, key: Key, now: Instant) {
         let Some(endpoint) = self.pending.get_mut(key).map(|entry| entry.transaction.endpoint()) else { return };
         if self.retry_shares.take(endpoint, 1).is_err() {
-            self.desk.refused(Share::Retries, Some(endpoint));
+            self.backend.refused(Share::Retries, Some(endpoint));
             return self.fail(key, Failure::RetriesFull, now);
         }
         self.pending.await_resolver(key);
@@ -389,7 +389,7 @@ impl<D: Desk> Traffic<D> {
                     is_sent = repliers.send(replier, address, &octets);
                 }
                 if !is_sent {
-                    self.tallies.count(Outcome::ReplyUnsent);
+                    self.counters.count(Outcome::ReplyUnsent);
                 }
                 if self.spare.len() < SPARE_MAX && octets.capacity() <= SPARE_OCTETS_MAX {
                     octets.clear();

@@ -11,11 +11,11 @@ use namegate_engine::{Answer, EndpointId};
 
 use crate::{
     answer,
+    backend::{Forbidden, NotInstalled},
     cache::Key,
-    desk::{Forbidden, NotInstalled},
+    counters::{Counters, Outcome},
     query::{Asked, BadQuery, Transport, read_query},
     reply::{self, ExtendedError, NOERROR, NXDOMAIN, REFUSED, SERVFAIL},
-    tally::{Outcome, Tallies},
     wire::{HEADER_OCTETS, Header, Name, same_question},
 };
 
@@ -97,28 +97,28 @@ impl Transaction {
         origin: Origin,
         now: Instant,
         patience: Patience,
-        tallies: &Tallies,
+        counters: &Counters,
     ) -> Opening {
         let Some(header) = Header::read(&message).ok().filter(|header| !header.is_response()) else {
-            tallies.count(Outcome::Dropped);
+            counters.count(Outcome::Dropped);
             return Opening::Drop;
         };
         let asked = match read_query(&message, header, origin.transport) {
             Ok(asked) => asked,
             Err(BadQuery { rcode, outcome, question_end }) => {
-                tallies.count(outcome);
+                counters.count(outcome);
                 reply::make_error(&mut message, question_end, false, rcode, None);
                 return Opening::Reply(message);
             }
         };
         let Some(endpoint) = origin.endpoint else {
-            tallies.count(Outcome::UnknownEndpoint);
+            counters.count(Outcome::UnknownEndpoint);
             let why = ExtendedError::prohibited("no endpoint has the address that asks");
             reply::make_error(&mut message, asked.question.end, asked.has_edns, REFUSED, Some(&why));
             return Opening::Reply(message);
         };
         if !origin.is_trusted {
-            tallies.count(Outcome::UntrustedResolver);
+            counters.count(Outcome::UntrustedResolver);
         }
         let state = State::AwaitUpstream { id: 0, over: Transport::Udp, deadline: now + patience.upstream };
         Opening::Ask(Self { endpoint, is_trusted: origin.is_trusted, asked, message, is_answered: false, state })
@@ -140,8 +140,14 @@ impl Transaction {
     }
 
     /// The reply to a question that must not be asked.
-    pub(crate) fn refuse(mut self, why: &Forbidden, refusal: Refusal, outcome: Outcome, tallies: &Tallies) -> Vec<u8> {
-        tallies.count(outcome);
+    pub(crate) fn refuse(
+        mut self,
+        why: &Forbidden,
+        refusal: Refusal,
+        outcome: Outcome,
+        counters: &Counters,
+    ) -> Vec<u8> {
+        counters.count(outcome);
         let (message, end, edns) = (&mut self.message, self.asked.question.end, self.asked.has_edns);
         let reason = ExtendedError::blocked(&why.reason);
         match (refusal, why.is_name_allowed) {
@@ -185,22 +191,22 @@ impl Transaction {
         response: &[u8],
         now: Instant,
         patience: Patience,
-        tallies: &Tallies,
+        counters: &Counters,
     ) -> Step {
         let State::AwaitUpstream { id, over, .. } = self.state else { return Step::Wait };
         let Some(header) = self.matching(response, id) else {
-            tallies.count(Outcome::Mismatch);
-            return if over == Transport::Udp { Step::Wait } else { self.malformed(tallies) };
+            counters.count(Outcome::Mismatch);
+            return if over == Transport::Udp { Step::Wait } else { self.malformed(counters) };
         };
         if header.is_truncated() {
             if over == Transport::Tcp {
-                return self.malformed(tallies);
+                return self.malformed(counters);
             }
-            tallies.count(Outcome::RetriedOverTcp);
+            counters.count(Outcome::RetriedOverTcp);
             self.state = State::AwaitUpstream { id, over: Transport::Tcp, deadline: now + patience.upstream };
             return Step::AskOverTcp;
         }
-        self.accept(response, header, now, patience, tallies)
+        self.accept(response, header, now, patience, counters)
     }
 
     /// Takes an answer that its resolver gave to the same question before. It opens what it would open if it came now.
@@ -209,47 +215,54 @@ impl Transaction {
         answer: &[u8],
         now: Instant,
         patience: Patience,
-        tallies: &Tallies,
+        counters: &Counters,
     ) -> Step {
         match Header::read(answer) {
             Ok(header) if matches!(self.state, State::AwaitUpstream { .. }) => {
-                self.accept(answer, header, now, patience, tallies)
+                self.accept(answer, header, now, patience, counters)
             }
             _ => Step::Wait,
         }
     }
 
-    fn accept(&mut self, response: &[u8], header: Header, now: Instant, patience: Patience, tallies: &Tallies) -> Step {
+    fn accept(
+        &mut self,
+        response: &[u8],
+        header: Header,
+        now: Instant,
+        patience: Patience,
+        counters: &Counters,
+    ) -> Step {
         let Ok(reading) = answer::read(response, header, self.asked.question) else {
-            return self.malformed(tallies);
+            return self.malformed(counters);
         };
-        tallies.add(Outcome::SpecialAddress, reading.special);
+        counters.add(Outcome::SpecialAddress, reading.special);
         self.keep(response);
         if response.len() > self.asked.reply_octets_max {
-            tallies.count(Outcome::Truncated);
+            counters.count(Outcome::Truncated);
             reply::make_truncated(&mut self.message, self.asked.question.end, self.asked.has_edns);
-            return self.release(Outcome::Forwarded, tallies);
+            return self.release(Outcome::Forwarded, counters);
         }
         if !self.is_trusted || reading.addresses.is_empty() {
-            return self.release(Outcome::Forwarded, tallies);
+            return self.release(Outcome::Forwarded, counters);
         }
         self.state = State::AwaitGate { deadline: now + patience.install };
         Step::Install(Answer { endpoint: self.endpoint, names: reading.names, addresses: reading.addresses })
     }
 
     /// The gate holds every address of the answer, or says why not.
-    pub(crate) fn handle_installed(&mut self, result: Result<(), NotInstalled>, tallies: &Tallies) -> Step {
+    pub(crate) fn handle_installed(&mut self, result: Result<(), NotInstalled>, counters: &Counters) -> Step {
         if !matches!(self.state, State::AwaitGate { .. }) {
             return Step::Wait;
         }
         match result {
-            Ok(()) => self.release(Outcome::Installed, tallies),
-            Err(why) => self.fail(Outcome::InstallFailed, &ExtendedError::other(&why), tallies),
+            Ok(()) => self.release(Outcome::Installed, counters),
+            Err(why) => self.fail(Outcome::InstallFailed, &ExtendedError::other(&why), counters),
         }
     }
 
     /// The question can not be asked, or nobody is there to answer it.
-    pub(crate) fn handle_failure(&mut self, failure: Failure, tallies: &Tallies) -> Step {
+    pub(crate) fn handle_failure(&mut self, failure: Failure, counters: &Counters) -> Step {
         if !matches!(self.state, State::AwaitUpstream { .. }) {
             return Step::Wait;
         }
@@ -257,25 +270,25 @@ impl Transaction {
         match failure {
             Failure::Unreachable => {
                 let why = ExtendedError::network_error("the resolver can not be reached");
-                self.fail(Outcome::UpstreamUnreachable, &why, tallies)
+                self.fail(Outcome::UpstreamUnreachable, &why, counters)
             }
-            Failure::PendingFull => self.fail(Outcome::PendingFull, &busy, tallies),
-            Failure::EndpointFull => self.fail(Outcome::EndpointFull, &busy, tallies),
-            Failure::ResolversFull => self.fail(Outcome::ResolversFull, &busy, tallies),
-            Failure::RetriesFull => self.fail(Outcome::RetriesFull, &busy, tallies),
+            Failure::PendingFull => self.fail(Outcome::PendingFull, &busy, counters),
+            Failure::EndpointFull => self.fail(Outcome::EndpointFull, &busy, counters),
+            Failure::ResolversFull => self.fail(Outcome::ResolversFull, &busy, counters),
+            Failure::RetriesFull => self.fail(Outcome::RetriesFull, &busy, counters),
         }
     }
 
     /// Ends what has waited long enough.
-    pub(crate) fn poll_timeout(&mut self, now: Instant, tallies: &Tallies) -> Step {
+    pub(crate) fn poll_timeout(&mut self, now: Instant, counters: &Counters) -> Step {
         match self.state {
             State::AwaitUpstream { deadline, .. } if deadline <= now => {
                 let why = ExtendedError::no_reachable_authority("the resolver did not answer in time");
-                self.fail(Outcome::UpstreamTimeout, &why, tallies)
+                self.fail(Outcome::UpstreamTimeout, &why, counters)
             }
             State::AwaitGate { deadline } if deadline <= now => {
                 let why = ExtendedError::other(&"the gate did not take the addresses of this answer in time");
-                self.fail(Outcome::InstallTimeout, &why, tallies)
+                self.fail(Outcome::InstallTimeout, &why, counters)
             }
             _ => Step::Wait,
         }
@@ -310,21 +323,21 @@ impl Transaction {
         self.is_answered = true;
     }
 
-    fn malformed(&mut self, tallies: &Tallies) -> Step {
+    fn malformed(&mut self, counters: &Counters) -> Step {
         self.fail(
             Outcome::MalformedAnswer,
             &ExtendedError::network_error("the resolver's answer is malformed"),
-            tallies,
+            counters,
         )
     }
 
-    fn fail(&mut self, outcome: Outcome, why: &ExtendedError, tallies: &Tallies) -> Step {
+    fn fail(&mut self, outcome: Outcome, why: &ExtendedError, counters: &Counters) -> Step {
         reply::make_error(&mut self.message, self.asked.question.end, self.asked.has_edns, SERVFAIL, Some(why));
-        self.release(outcome, tallies)
+        self.release(outcome, counters)
     }
 
-    fn release(&mut self, outcome: Outcome, tallies: &Tallies) -> Step {
-        tallies.count(outcome);
+    fn release(&mut self, outcome: Outcome, counters: &Counters) -> Step {
+        counters.count(outcome);
         self.state = State::Done;
         Step::Reply
     }
@@ -355,7 +368,7 @@ mod tests {
     /// A transaction with its clock and counters.
     struct World {
         now: Instant,
-        tallies: Tallies,
+        counters: Counters,
         transaction: Transaction,
     }
 
@@ -365,29 +378,29 @@ mod tests {
 
     impl World {
         fn asking(query: &[u8], origin: Origin) -> Self {
-            let (now, tallies) = (Instant::now(), Tallies::default());
-            let opening = Transaction::handle_query(query.to_vec(), origin, now, PATIENCE, &tallies);
+            let (now, counters) = (Instant::now(), Counters::default());
+            let opening = Transaction::handle_query(query.to_vec(), origin, now, PATIENCE, &counters);
             let Opening::Ask(mut transaction) = opening else { panic!("{opening:?}") };
             let mut sent = Vec::new();
             transaction.ask(ID, &mut sent);
             assert_eq!((&sent[..2], &sent[2..]), (&ID.to_be_bytes()[..], &query[2..]));
-            Self { now, tallies, transaction }
+            Self { now, counters, transaction }
         }
 
         fn hear(&mut self, mut response: Vec<u8>) -> Step {
             if response.len() >= 2 {
                 response[..2].copy_from_slice(&ID.to_be_bytes());
             }
-            self.transaction.handle_response(&response, self.now, PATIENCE, &self.tallies)
+            self.transaction.handle_response(&response, self.now, PATIENCE, &self.counters)
         }
 
         fn wait(&mut self, time: Duration) -> Step {
             self.now += time;
-            self.transaction.poll_timeout(self.now, &self.tallies)
+            self.transaction.poll_timeout(self.now, &self.counters)
         }
 
         fn install(&mut self, result: Result<(), NotInstalled>) -> Step {
-            self.transaction.handle_installed(result, &self.tallies)
+            self.transaction.handle_installed(result, &self.counters)
         }
     }
 
@@ -397,8 +410,8 @@ mod tests {
         let world = World::asking(&question, origin(Transport::Udp));
         assert_eq!(world.transaction.name().unwrap().as_str(), NAME.trim_end_matches('.'));
         let why = Forbidden { reason: "shop/names egress[0]".into(), is_name_allowed: false };
-        let reply = world.transaction.refuse(&why, Refusal::Refused, Outcome::Forbidden, &world.tallies);
-        assert_eq!((reply[3] & 0xf, world.tallies.of(Outcome::Forbidden)), (REFUSED, 1));
+        let reply = world.transaction.refuse(&why, Refusal::Refused, Outcome::Forbidden, &world.counters);
+        assert_eq!((reply[3] & 0xf, world.counters.of(Outcome::Forbidden)), (REFUSED, 1));
         // Option 15, its length, and error 15: blocked (RFC 8914 §4.16).
         let option = [&[0, 15, 0, 22, 0, 15][..], b"shop/names egress[0]"].concat();
         assert!(reply.ends_with(&option), "{reply:02x?}");
@@ -419,7 +432,7 @@ mod tests {
             let bare = query(0x4e47, name, A);
             let world = World::asking(&if edns { with_edns(bare, 1232) } else { bare }, origin(Transport::Udp));
             let why = Forbidden { reason: "shop/names egress[0] ".repeat(20), is_name_allowed };
-            let reply = world.transaction.refuse(&why, Refusal::Nxdomain, Outcome::Forbidden, &world.tallies);
+            let reply = world.transaction.refuse(&why, Refusal::Nxdomain, Outcome::Forbidden, &world.counters);
             assert!(reply.len() <= UDP_OCTETS);
             let reply = Message::from_vec(&reply).unwrap();
             assert_eq!((reply.metadata.response_code, reply.answers.len()), (want, 0), "{name}");
@@ -463,7 +476,7 @@ mod tests {
         assert_eq!((learned.endpoint, learned.names.len(), learned.addresses.len()), (EndpointId(7), 1, 2));
         // A second answer, a failure or a late deadline of the question change nothing.
         assert_eq!(world.hear(answer(&question, 3)), Step::Wait);
-        assert_eq!(world.transaction.handle_failure(Failure::Unreachable, &world.tallies), Step::Wait);
+        assert_eq!(world.transaction.handle_failure(Failure::Unreachable, &world.counters), Step::Wait);
         assert_eq!(world.wait(PATIENCE.install / 2), Step::Wait);
         assert_eq!(world.install(Ok(())), Step::Reply);
         assert_eq!(world.transaction.deadline(), None);
@@ -497,8 +510,8 @@ mod tests {
             assert_eq!(world.hear(response), Step::Wait);
         }
         // The ID, which `hear` puts in.
-        let step = world.transaction.handle_response(&good, world.now, PATIENCE, &world.tallies);
-        assert_eq!((step, world.tallies.of(Outcome::Mismatch)), (Step::Wait, 7));
+        let step = world.transaction.handle_response(&good, world.now, PATIENCE, &world.counters);
+        assert_eq!((step, world.counters.of(Outcome::Mismatch)), (Step::Wait, 7));
         assert!(matches!(world.hear(good), Step::Install(_)));
     }
 
@@ -509,13 +522,13 @@ mod tests {
         assert_eq!(world.wait(Duration::from_millis(4999)), Step::Wait);
         assert_eq!(world.wait(Duration::from_millis(1)), Step::Reply);
         assert_eq!(world.hear(answer(&question, 1)), Step::Wait);
-        assert_eq!(world.tallies.of(Outcome::UpstreamTimeout), 1);
+        assert_eq!(world.counters.of(Outcome::UpstreamTimeout), 1);
 
         let mut world = World::asking(&question, origin(Transport::Udp));
         assert!(matches!(world.hear(answer(&question, 1)), Step::Install(_)));
         assert_eq!(world.wait(PATIENCE.install), Step::Reply);
         assert_eq!(world.install(Ok(())), Step::Wait);
-        assert_eq!(world.tallies.of(Outcome::InstallTimeout), 1);
+        assert_eq!(world.counters.of(Outcome::InstallTimeout), 1);
         assert_eq!(world.transaction.reply()[3] & 0xf, SERVFAIL);
     }
 
@@ -539,7 +552,7 @@ mod tests {
         let mut world = World::asking(&question, origin(Transport::Udp));
         assert_eq!(world.hear(truncated(&question)), Step::AskOverTcp);
         assert_eq!(world.hear(truncated(&question)), Step::Reply);
-        assert_eq!(world.tallies.of(Outcome::MalformedAnswer), 1);
+        assert_eq!(world.counters.of(Outcome::MalformedAnswer), 1);
     }
 
     #[test]
@@ -562,15 +575,15 @@ mod tests {
             (good[..20].to_vec(), Some(FORMERR), Outcome::BadQuery),
             (changed(12, 0xc0), Some(FORMERR), Outcome::BadQuery),
         ] {
-            let tallies = Tallies::default();
+            let counters = Counters::default();
             let opening =
-                Transaction::handle_query(message.clone(), origin(Transport::Udp), Instant::now(), PATIENCE, &tallies);
+                Transaction::handle_query(message.clone(), origin(Transport::Udp), Instant::now(), PATIENCE, &counters);
             let rcode = match opening {
                 Opening::Reply(reply) => Some(reply[3] & 0xf),
                 Opening::Drop => None,
                 Opening::Ask(_) => panic!("{message:02x?}"),
             };
-            assert_eq!((rcode, tallies.of(outcome)), (want, 1), "{message:02x?}");
+            assert_eq!((rcode, counters.of(outcome)), (want, 1), "{message:02x?}");
         }
     }
 }

@@ -17,12 +17,12 @@ use tokio::{
 };
 
 use crate::{
+    backend::Backend,
     batch::{CLIENT_BATCH, Inbox, UPSTREAM_BATCH},
-    desk::Desk,
+    counters::{Counters, Outcome},
     poller::Poller,
     settings::Settings,
     slots::Key,
-    tally::{Outcome, Tallies},
     tcp::{self, Clients, TcpQuestion},
     traffic::{Shared, Traffic},
 };
@@ -48,16 +48,16 @@ struct Listener {
 }
 
 /// Serves until `stop` is closed. Must be called on a tokio runtime of one thread.
-pub(crate) async fn run<D: Desk>(
+pub(crate) async fn run<D: Backend>(
     listeners: Listeners,
-    desk: D,
+    backend: D,
     settings: Settings,
-    tallies: Arc<Tallies>,
+    counters: Arc<Counters>,
     shared: Shared,
     mut stop: watch::Receiver<()>,
 ) -> io::Result<()> {
     let (sender, questions) = mpsc::channel(QUESTIONS_QUEUED_MAX);
-    let clients = Clients::new(desk.clone(), sender, Arc::clone(&tallies), &settings.bounds);
+    let clients = Clients::new(backend.clone(), sender, Arc::clone(&counters), &settings.bounds);
     let mut accepting = JoinSet::new();
     for listener in listeners.tcp {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -65,8 +65,8 @@ pub(crate) async fn run<D: Desk>(
     }
     // The queue of questions ends with the listeners.
     drop(clients);
-    let traffic = Traffic::new(desk, settings, Arc::clone(&tallies), shared, Poller::new()?);
-    let mut worker = Worker { traffic, listeners: Vec::new(), answers: Inbox::for_peers(ANSWER_OCTETS_MAX), tallies };
+    let traffic = Traffic::new(backend, settings, Arc::clone(&counters), shared, Poller::new()?);
+    let mut worker = Worker { traffic, listeners: Vec::new(), answers: Inbox::for_peers(ANSWER_OCTETS_MAX), counters };
     for (address, socket) in listeners.udp {
         worker.listen(address, socket)?;
     }
@@ -81,7 +81,7 @@ struct Worker<D> {
     traffic: Traffic<D>,
     listeners: Vec<Listener>,
     answers: Inbox<(), UPSTREAM_BATCH>,
-    tallies: Arc<Tallies>,
+    counters: Arc<Counters>,
 }
 
 /// The poller's word for a listener: keys of sockets never come so far.
@@ -89,7 +89,7 @@ fn word(listener: usize) -> u64 {
     u64::MAX - listener as u64
 }
 
-impl<D: Desk> Worker<D> {
+impl<D: Backend> Worker<D> {
     fn listen(&mut self, address: SocketAddr, socket: UdpSocket) -> io::Result<()> {
         let socket = Rc::new(socket);
         self.traffic.poller.watch(&*socket, word(self.listeners.len()))?;
@@ -137,12 +137,12 @@ impl<D: Desk> Worker<D> {
         let listener = usize::try_from(u64::MAX - word).unwrap_or(usize::MAX);
         match self.listeners.get_mut(listener) {
             Some(listener) => {
-                let (traffic, tallies) = (&mut self.traffic, &self.tallies);
+                let (traffic, counters) = (&mut self.traffic, &self.counters);
                 let received = listener.inbox.receive(&listener.socket, |datagram| match datagram.source {
                     Some(source) if datagram.is_whole => {
                         traffic.datagram(datagram.octets, source, datagram.destination, now);
                     }
-                    _ => tallies.count(Outcome::Dropped),
+                    _ => counters.count(Outcome::Dropped),
                 });
                 log_unexpected(received);
             }
@@ -175,7 +175,7 @@ impl<D: Desk> Worker<D> {
         while let Some(result) = next {
             match result {
                 Ok(installed) => self.traffic.installed(installed, now),
-                // The desk panicked: its questions end at their deadline.
+                // The backend panicked: its questions end at their deadline.
                 Err(error) => tracing::error!(%error, "handing addresses to the gate failed"),
             }
             taken += 1;

@@ -14,7 +14,7 @@ use namegate_config::{
     reference::Limits,
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
 };
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
+use namegate_l7_proxy::{Access, Backend, Config, ConnectionPolicy, Match, Proxy, Question};
 
 const USAGE: &str = "usage: alone PORT SERVER WORKERS http|tls RULE...";
 
@@ -22,10 +22,10 @@ const USAGE: &str = "usage: alone PORT SERVER WORKERS http|tls RULE...";
 #[derive(Clone)]
 struct OneRule(Arc<Rule>);
 
-impl Desk for OneRule {
-    async fn demand(&self, _: Question) -> Option<Demand> {
+impl Backend for OneRule {
+    async fn connection_policy(&self, _: Question) -> Option<ConnectionPolicy> {
         let sides = vec![(Direction::Egress, Limits::Rules(vec![Arc::clone(&self.0)]))];
-        Some(Demand {
+        Some(ConnectionPolicy {
             sides,
             keeps_source: false,
             audit: false,

@@ -9,13 +9,13 @@ use tokio::{
 
 use crate::{
     account::Crowded,
-    client::{Client, Seat},
+    backend::Backend,
+    client::{Client, ConnectionPermit},
     connection::{self, Shared},
-    desk::Desk,
+    counters::Outcome,
     holder::Holder,
     pace::Paced,
     socket,
-    tally::Outcome,
 };
 
 /// How many connections a thread may have more than the one with the fewest before it hands new ones over.
@@ -34,7 +34,7 @@ pub(crate) struct Worker {
 pub(crate) struct Arrival {
     stream: std::net::TcpStream,
     client: SocketAddr,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
 }
 
 impl Worker {
@@ -47,7 +47,7 @@ impl Worker {
 
 /// Accepts connections until `stop` is closed. All workers do so for themselves; one that has many more than another hands
 /// them over.
-pub(crate) async fn accept<D: Desk>(
+pub(crate) async fn accept<D: Backend>(
     listener: TcpListener,
     shared: Arc<Shared<D>>,
     (workers, own): (Arc<[Worker]>, usize),
@@ -68,52 +68,52 @@ pub(crate) async fn accept<D: Desk>(
                 continue;
             }
         };
-        shared.tallies.count(Outcome::Connection);
+        shared.counters.count(Outcome::Connection);
         let fewest = workers.iter().min_by_key(|worker| load(worker)).unwrap_or(own);
         let is_handed = load(own) > load(fewest) + LEAD_MAX;
         let server = stream.local_addr().ok().map(|server| server.ip());
-        let holder = Holder::of(&shared.desk, client.ip(), server);
+        let holder = Holder::of(&shared.backend, client.ip(), server);
         let worker = if is_handed { fewest } else { own };
-        let Some(seat) = Seat::take(&shared.accounts, holder, client.ip(), &worker.load) else {
-            shared.tallies.count(Outcome::ConnectionsFull);
-            shared.desk.refused(holder.endpoint());
+        let Some(permit) = ConnectionPermit::take(&shared.accounts, holder, client.ip(), &worker.load) else {
+            shared.counters.count(Outcome::ConnectionsFull);
+            shared.backend.refused(holder.endpoint());
             socket::reset(stream);
             continue;
         };
         if !is_handed {
-            start(&shared, stream, client, seat, &stop);
+            start(&shared, stream, client, permit, &stop);
         } else if let Ok(stream) = stream.into_std() {
             // A worker that has ended takes its connections with it.
-            let _ = fewest.arrivals.send(Arrival { stream, client, seat });
+            let _ = fewest.arrivals.send(Arrival { stream, client, permit });
         }
     }
 }
 
 /// Serves the connections that are handed to a worker until those who accept are gone. Those under way end by `stop`.
-pub(crate) async fn work<D: Desk>(
+pub(crate) async fn work<D: Backend>(
     shared: Arc<Shared<D>>,
     mut inbox: mpsc::UnboundedReceiver<Arrival>,
     stop: watch::Receiver<()>,
 ) {
-    while let Some(Arrival { stream, client, seat }) = inbox.recv().await {
+    while let Some(Arrival { stream, client, permit }) = inbox.recv().await {
         match TcpStream::from_std(stream) {
-            Ok(stream) => start(&shared, stream, client, seat, &stop),
+            Ok(stream) => start(&shared, stream, client, permit, &stop),
             Err(error) => tracing::debug!(%error, "a connection was not taken over"),
         }
     }
 }
 
 /// Starts the task of a connection on this thread; it ends where the connection must give way to others.
-fn start<D: Desk>(
+fn start<D: Backend>(
     shared: &Arc<Shared<D>>,
     stream: TcpStream,
     client: SocketAddr,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
     stop: &watch::Receiver<()>,
 ) {
-    let holder = seat.account().holder();
-    let account = Arc::clone(seat.account());
-    let serving = Paced::new(holder, serve(Arc::clone(shared), Client::new(stream, seat), client, stop.clone()));
+    let holder = permit.account().holder();
+    let account = Arc::clone(permit.account());
+    let serving = Paced::new(holder, serve(Arc::clone(shared), Client::new(stream, permit), client, stop.clone()));
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         tokio::select! {
@@ -126,19 +126,19 @@ fn start<D: Desk>(
 }
 
 /// Serves a connection until it ends.
-async fn serve<D: Desk>(shared: Arc<Shared<D>>, stream: Client, client: SocketAddr, stop: watch::Receiver<()>) {
+async fn serve<D: Backend>(shared: Arc<Shared<D>>, stream: Client, client: SocketAddr, stop: watch::Receiver<()>) {
     if let Err(error) = connection::serve(&shared, stream, client, stop).await {
-        shared.tallies.count(Outcome::Unread);
+        shared.counters.count(Outcome::Unread);
         tracing::trace!(%error, %client, "a connection ended");
     }
 }
 
 /// Counts a connection that was closed before its end.
-fn give_way<D: Desk>(shared: &Shared<D>, holder: Holder, crowded: Crowded) {
-    shared.tallies.count(if crowded == Crowded::GivenUp { Outcome::GivenUp } else { Outcome::GaveWay });
+fn give_way<D: Backend>(shared: &Shared<D>, holder: Holder, crowded: Crowded) {
+    shared.counters.count(if crowded == Crowded::GivenUp { Outcome::GivenUp } else { Outcome::GaveWay });
     match crowded {
-        Crowded::Places => shared.desk.refused(holder.endpoint()),
-        Crowded::Bytes => shared.desk.relieved(holder.endpoint()),
+        Crowded::Places => shared.backend.refused(holder.endpoint()),
+        Crowded::Bytes => shared.backend.relieved(holder.endpoint()),
         Crowded::GivenUp => {}
     }
 }

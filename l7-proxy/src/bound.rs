@@ -12,9 +12,10 @@ use tokio::{
 };
 
 use crate::{
+    backend::{Backend, Fate},
     client::Client,
     connection::{FIRST_MAX, Prefixed, Shared, record_tls},
-    desk::{Desk, Fate},
+    counters::Outcome,
     guard::{Asked, Guard},
     hello::Malformed,
     http::{self, Opened},
@@ -22,7 +23,6 @@ use crate::{
     sniff::{Opening, Sniffer},
     socket,
     standing::{Standing, Subject},
-    tally::Outcome,
     tunnel,
 };
 
@@ -41,7 +41,7 @@ struct Beginning {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<D: Desk>(
+pub(crate) async fn serve<D: Backend>(
     shared: &Arc<Shared<D>>,
     mut stream: Client,
     mut opened: Opened,
@@ -111,7 +111,7 @@ pub(crate) async fn serve<D: Desk>(
 }
 
 /// Judges what a connection asks for, and records it. `None` where it may not pass.
-async fn judge<D: Desk>(
+async fn judge<D: Backend>(
     shared: &Arc<Shared<D>>,
     (revision, any): &(u64, Arc<Guard>),
     opened: &Opened,
@@ -186,8 +186,8 @@ async fn hear(upstream: &mut Server, answer: &mut Vec<u8>, passes: bool) -> io::
 }
 
 /// Records a beginning that is none of a known protocol, and could become one; ends the connection.
-fn refuse_unread<D: Desk>(shared: &Shared<D>, ends: (SocketAddr, SocketAddr), guard: &Guard, stream: Client) {
-    shared.tallies.count(Outcome::Malformed);
+fn refuse_unread<D: Backend>(shared: &Shared<D>, ends: (SocketAddr, SocketAddr), guard: &Guard, stream: Client) {
+    shared.counters.count(Outcome::Malformed);
     let mut judged = guard.judge(Asked::Tls(None));
     (judged.allowed, judged.mismatch) = (false, true);
     record_tls(shared, ends, judged, Fate::Denied, None);

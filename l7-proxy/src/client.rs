@@ -23,7 +23,7 @@ use crate::{
 
 /// A place among the connections, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct ConnectionPermit {
     account: Arc<Account>,
     accounts: Arc<Accounts>,
     _charge: Charge,
@@ -31,7 +31,7 @@ pub(crate) struct Seat {
     _load: Arc<()>,
 }
 
-impl Seat {
+impl ConnectionPermit {
     /// A place for a connection; `None` where its holder gets no more.
     pub(crate) fn take(accounts: &Arc<Accounts>, holder: Holder, client: IpAddr, load: &Arc<()>) -> Option<Arc<Self>> {
         let account = accounts.open(holder, client)?;
@@ -45,7 +45,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.accounts.close(&self.account);
     }
@@ -55,22 +55,22 @@ impl Drop for Seat {
 #[derive(Debug)]
 pub(crate) struct Client {
     stream: TcpStream,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
 }
 
 impl Client {
-    pub(crate) fn new(stream: TcpStream, seat: Arc<Seat>) -> Self {
-        Self { stream, seat }
+    pub(crate) fn new(stream: TcpStream, permit: Arc<ConnectionPermit>) -> Self {
+        Self { stream, permit }
     }
 
     /// The place among the connections.
-    pub(crate) fn seat(&self) -> &Arc<Seat> {
-        &self.seat
+    pub(crate) fn permit(&self) -> &Arc<ConnectionPermit> {
+        &self.permit
     }
 
     /// What the connection holds.
     pub(crate) fn account(&self) -> &Arc<Account> {
-        self.seat.account()
+        self.permit.account()
     }
 
     /// The address that the client called.

@@ -17,10 +17,11 @@ use tokio::{
 
 use crate::{
     account::{Account, Accounts},
+    backend::{Access, Backend, Fate, Named, Question, What},
     bound,
     client::Client,
+    counters::{Counters, Outcome},
     delegate::delegate_writes,
-    desk::{Access, Desk, Fate, Named, Question, What},
     framing::Framing,
     guard::{Asked, Guard, Judgement},
     hello::{Gathering, Hello},
@@ -30,7 +31,6 @@ use crate::{
     sniff::{HTTP2, TLS},
     socket,
     standing::{Changes, Standing, Subject},
-    tally::{Outcome, Tallies},
     tunnel,
 };
 
@@ -41,8 +41,8 @@ pub(crate) const FIRST_MAX: Duration = Duration::from_secs(10);
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Shared<D> {
-    pub(crate) desk: D,
-    pub(crate) tallies: Arc<Tallies>,
+    pub(crate) backend: D,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) mark: u32,
     port: u16,
     fixed_server: Option<SocketAddr>,
@@ -50,12 +50,12 @@ pub(crate) struct Shared<D> {
     pub(crate) changes: Changes,
 }
 
-impl<D: Desk> Shared<D> {
-    pub(crate) fn new(desk: D, tallies: Arc<Tallies>, config: &Config, port: u16) -> Self {
-        let changes = Changes::new(desk.revision());
+impl<D: Backend> Shared<D> {
+    pub(crate) fn new(backend: D, counters: Arc<Counters>, config: &Config, port: u16) -> Self {
+        let changes = Changes::new(backend.revision());
         let Config { connections_max, connections_per_endpoint_max, bytes_max, .. } = *config;
         let accounts = Accounts::new(connections_max, connections_per_endpoint_max, bytes_max);
-        Self { desk, tallies, mark: config.mark, port, fixed_server: config.fixed_server, accounts, changes }
+        Self { backend, counters, mark: config.mark, port, fixed_server: config.fixed_server, accounts, changes }
     }
 
     /// Whom a client called; none where that would be the proxy itself.
@@ -71,10 +71,11 @@ impl<D: Desk> Shared<D> {
         began: Instant,
         named: Named,
     ) -> Option<(u64, Arc<Guard>)> {
-        let revision = self.desk.revision();
+        let revision = self.backend.revision();
         let known = Arc::default();
-        let demand = self.desk.demand(Question { client, server, age: began.elapsed(), named, known }).await?;
-        Some((revision, Arc::new(Guard::from(demand))))
+        let policy =
+            self.backend.connection_policy(Question { client, server, age: began.elapsed(), named, known }).await?;
+        Some((revision, Arc::new(Guard::from(policy))))
     }
 
     /// Connects to the server; `None` where it does not accept, which is counted.
@@ -88,7 +89,7 @@ impl<D: Desk> Shared<D> {
         match socket::connect(server, source, self.mark).await {
             Ok(upstream) => Some(Server::new(upstream, account)),
             Err(error) => {
-                self.tallies.count(Outcome::ServerFailed);
+                self.counters.count(Outcome::ServerFailed);
                 tracing::debug!(%error, %server, "a server does not accept");
                 None
             }
@@ -113,7 +114,7 @@ impl<D: Desk> Shared<D> {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve<D: Desk>(
+pub(crate) async fn serve<D: Backend>(
     shared: &Arc<Shared<D>>,
     mut stream: Client,
     client: SocketAddr,
@@ -136,7 +137,7 @@ pub(crate) async fn serve<D: Desk>(
     let mut first = Vec::new();
     timeout(IDLE_MAX, stream.read_buf(&mut first)).await??;
     let Some(&octet) = first.first() else { return Ok(()) };
-    if guarded.0 != shared.desk.revision() {
+    if guarded.0 != shared.backend.revision() {
         let Some(now) = shared.guard(client, server, began, Named::Any).await else {
             socket::reset(stream);
             return Ok(());
@@ -165,7 +166,7 @@ pub(crate) async fn serve<D: Desk>(
 }
 
 /// Reads the server name, and lets the connection pass where a rule allows it. Else the client gets a reset.
-async fn tls<D: Desk>(
+async fn tls<D: Backend>(
     shared: &Arc<Shared<D>>,
     mut stream: Client,
     ends: (SocketAddr, SocketAddr),
@@ -192,7 +193,7 @@ async fn tls<D: Desk>(
         Ok(Ok(name)) => name,
         _ if guarded.1.audit => None,
         _ => {
-            shared.tallies.count(Outcome::Malformed);
+            shared.counters.count(Outcome::Malformed);
             socket::reset(stream);
             return Ok(());
         }
@@ -218,16 +219,16 @@ async fn tls<D: Desk>(
     Ok(())
 }
 
-pub(crate) fn record_tls<D: Desk>(
+pub(crate) fn record_tls<D: Backend>(
     shared: &Shared<D>,
     (client, server): (SocketAddr, SocketAddr),
     judged: Judgement,
     fate: Fate,
     server_name: Option<String>,
 ) {
-    shared.tallies.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
+    shared.counters.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
     let Judgement { direction, rule, mismatch, .. } = judged;
-    shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what: What::Tls { server_name } });
+    shared.backend.record(Access { client, server, direction, rule, fate, mismatch, what: What::Tls { server_name } });
 }
 
 /// A stream of which the first octets were read already.

@@ -10,7 +10,7 @@ use namegate_config::{
     rule::{Direction, Origin, Rule},
 };
 
-use crate::desk::{Demand, Fate, Match};
+use crate::backend::{ConnectionPolicy, Fate, Match};
 
 /// What is judged.
 #[derive(Clone, Copy, Debug)]
@@ -56,9 +56,9 @@ pub(crate) struct Guard {
     pub(crate) names: Arc<[Fqdn]>,
 }
 
-impl From<Demand> for Guard {
-    fn from(demand: Demand) -> Self {
-        let Demand { sides, keeps_source, audit, bound, binding, names } = demand;
+impl From<ConnectionPolicy> for Guard {
+    fn from(policy: ConnectionPolicy) -> Self {
+        let ConnectionPolicy { sides, keeps_source, audit, bound, binding, names } = policy;
         Self { sides, keeps_source, audit, bound, binding, names }
     }
 }
@@ -201,7 +201,7 @@ mod tests {
             (Limits::Rules(vec![names, a]), Limits::Free, true, true, Some("a")),
         ] {
             let sides = vec![(Direction::Egress, egress), (Direction::Ingress, ingress)];
-            let guard = Guard::from(Demand {
+            let guard = Guard::from(ConnectionPolicy {
                 sides,
                 keeps_source: false,
                 audit: false,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::desk::Desk;
+use crate::backend::Backend;
 
 /// Bits of an IPv6 address that name a network whose hosts are one client: who has one address of it has all.
 const CLIENT_NETWORK: u128 = u128::MAX << 64;
@@ -28,12 +28,12 @@ pub(crate) fn network(client: IpAddr) -> IpAddr {
 
 impl Holder {
     /// Whose a connection with these ends is.
-    pub(crate) fn of(desk: &impl Desk, client: IpAddr, server: Option<IpAddr>) -> Self {
+    pub(crate) fn of(backend: &impl Backend, client: IpAddr, server: Option<IpAddr>) -> Self {
         let (client, server) = (client.to_canonical(), server.map(|server| server.to_canonical()));
-        if let Some(endpoint) = desk.endpoint(client) {
+        if let Some(endpoint) = backend.endpoint(client) {
             return Self::Caller(endpoint);
         }
-        let called = server.and_then(|server| desk.endpoint(server));
+        let called = server.and_then(|server| backend.endpoint(server));
         called.map_or_else(|| Self::Client(network(client)), Self::Called)
     }
 

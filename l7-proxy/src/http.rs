@@ -27,11 +27,12 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     account::Charge,
+    backend::{Access, Backend, Fate, Match, Named, Question, What},
     body::FromClient,
-    client::Seat,
+    client::ConnectionPermit,
     connection::{IDLE_MAX, Prefixed, Shared},
     counted::{Counted, WINDOW_BYTES, charge_request},
-    desk::{Access, Desk, Fate, Match, Named, Question, What},
+    counters::Outcome,
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, Judgement},
     pace::{self, Executor},
@@ -39,7 +40,6 @@ use crate::{
     sniff,
     splice::{self, SILENCE_MAX},
     standing::{Revoked, Standing, StandingBody, Subject},
-    tally::Outcome,
     upstream::{CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
     websocket,
 };
@@ -81,7 +81,7 @@ struct Session<D> {
     client: SocketAddr,
     server: SocketAddr,
     upstream: Upstream,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
     /// When the connection began.
     began: Instant,
     /// The limits, and the revision they are of.
@@ -94,7 +94,7 @@ struct Session<D> {
 }
 
 /// Serves requests until the client or the server is done, or until `stop` is closed and those under way are answered.
-pub(crate) async fn serve<D: Desk>(
+pub(crate) async fn serve<D: Backend>(
     shared: Arc<Shared<D>>,
     stream: Prefixed,
     opened: Opened,
@@ -103,23 +103,24 @@ pub(crate) async fn serve<D: Desk>(
     mut stop: watch::Receiver<()>,
 ) {
     let Opened { ends: (client, server), began, upstream } = opened;
-    let seat = Arc::clone(stream.client().seat());
-    let _charge = seat.account().charge(if is_http2 { HTTP2_BYTES } else { HTTP1_BYTES });
-    let upstream = Upstream::new((server, shared.mark), is_http2, seat.account(), upstream);
+    let permit = Arc::clone(stream.client().permit());
+    let _charge = permit.account().charge(if is_http2 { HTTP2_BYTES } else { HTTP1_BYTES });
+    let upstream = Upstream::new((server, shared.mark), is_http2, permit.account(), upstream);
     let doubtful = Doubtful::default();
     let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
     let (guard, of_host, asked) = (Mutex::new(guard), Mutex::default(), AtomicU64::new(0));
-    let account = Arc::clone(seat.account());
-    let session = Arc::new(Session { shared, client, server, upstream, seat, began, guard, of_host, asked, doubtful });
+    let account = Arc::clone(permit.account());
+    let session =
+        Arc::new(Session { shared, client, server, upstream, permit, began, guard, of_host, asked, doubtful });
     let service = service_fn(move |request: Request<Incoming>| {
         let session = Arc::clone(&session);
         // Before its task has had a turn: many heads may come at once.
-        let account = session.seat.account();
+        let account = session.permit.account();
         account.progress();
         let charge = charge_request(account, request.headers(), request.uri());
         async move {
             let is_head = request.method() == Method::HEAD;
-            let unanswered = session.seat.account().asked();
+            let unanswered = session.permit.account().asked();
             let reply = session.answer(request, charge).await;
             unanswered.answered();
             Ok::<_, Infallible>(if is_head { without_body(reply) } else { reply })
@@ -157,11 +158,11 @@ pub(crate) async fn serve<D: Desk>(
     }
 }
 
-impl<D: Desk> Session<D> {
+impl<D: Backend> Session<D> {
     async fn answer(&self, request: Request<Incoming>, charge: Charge) -> Reply {
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
-        let account = self.seat.account();
+        let account = self.permit.account();
         let version = parts.version;
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(refused) = self.doubtful.refuses(number) {
@@ -172,7 +173,7 @@ impl<D: Desk> Session<D> {
             Ok(host) => host,
             Err(refused) => return self.malformed(refused, version),
         };
-        let revision = self.shared.desk.revision();
+        let revision = self.shared.backend.revision();
         let Some(guard) = self.guard(&host).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "Unavailable\n", "the rules can not be asked");
         };
@@ -183,14 +184,14 @@ impl<D: Desk> Session<D> {
         };
         let judged = guard.judge(Asked::Http(&facts, &parts.headers));
         if !judged.allowed && !guard.audit {
-            self.shared.tallies.count(Outcome::Denied);
+            self.shared.counters.count(Outcome::Denied);
             let nobody = if judged.mismatch { MISMATCH } else { "no rule allows the flow" };
             let why = judged.rule.as_ref().map_or_else(|| nobody.to_owned(), ToString::to_string);
             let reply = plain(StatusCode::FORBIDDEN, DENIED, &why);
             self.record(facts, judged, Fate::Denied, reply.status().as_u16(), began);
             return reply;
         }
-        self.shared.tallies.count(Outcome::Allowed);
+        self.shared.counters.count(Outcome::Allowed);
         let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
         let mut revoked = self.revoked(Subject::request(&facts, &parts.headers), &guard, revision);
         let from_client = parts.extensions.remove::<OnUpgrade>().zip(facts.websocket.clone());
@@ -215,7 +216,7 @@ impl<D: Desk> Session<D> {
     }
 
     fn malformed(&self, refused: Refused, version: Version) -> Reply {
-        self.shared.tallies.count(Outcome::Malformed);
+        self.shared.counters.count(Outcome::Malformed);
         let mut reply = plain(refused.status, "Bad request\n", refused.why);
         if version < Version::HTTP_2 {
             reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -225,7 +226,7 @@ impl<D: Desk> Session<D> {
 
     /// The limits as they are now, for requests to this host where that matters.
     async fn guard(&self, host: &str) -> Option<Arc<Guard>> {
-        let revision = self.shared.desk.revision();
+        let revision = self.shared.backend.revision();
         let mut held = self.guard.lock().await;
         if held.0 != revision {
             *held = (revision, self.ask(Named::Any).await?);
@@ -252,8 +253,8 @@ impl<D: Desk> Session<D> {
     async fn ask(&self, named: Named) -> Option<Arc<Guard>> {
         let Self { client, server, began, .. } = *self;
         let question = Question { client, server, age: began.elapsed(), named, known: Arc::default() };
-        let demand = self.shared.desk.demand(question).await?;
-        Some(Arc::new(Guard::from(demand)))
+        let policy = self.shared.backend.connection_policy(question).await?;
+        Some(Arc::new(Guard::from(policy)))
     }
 
     /// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come.
@@ -269,11 +270,11 @@ impl<D: Desk> Session<D> {
         }
         let asked = from_client.filter(|(_, key)| websocket::is_accepted(key, response.headers()));
         let Some((client, _)) = asked else {
-            self.shared.tallies.count(Outcome::ServerFailed);
+            self.shared.counters.count(Outcome::ServerFailed);
             return plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server changed to another protocol unasked");
         };
         let server = hyper::upgrade::on(&mut response);
-        let account = Arc::clone(self.seat.account());
+        let account = Arc::clone(self.permit.account());
         account.pass();
         pace::spawn(&account, async move {
             let passing = async {
@@ -299,7 +300,7 @@ impl<D: Desk> Session<D> {
     }
 
     fn unanswered(&self, error: &UpstreamError) -> Reply {
-        self.shared.tallies.count(Outcome::ServerFailed);
+        self.shared.counters.count(Outcome::ServerFailed);
         tracing::debug!(error = ?error, server = %self.server, "no response");
         match error {
             UpstreamError::Connect(error) if error.kind() == std::io::ErrorKind::TimedOut => {
@@ -317,26 +318,26 @@ impl<D: Desk> Session<D> {
         let HttpFacts { method, path, host, .. } = facts;
         let what = What::Http { method, path, host, code, latency: began.elapsed() };
         let Self { client, server, .. } = *self;
-        self.shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what });
+        self.shared.backend.record(Access { client, server, direction, rule, fate, mismatch, what });
     }
 }
 
 /// A request that is on its way to the server. It is recorded once it is answered, and also where its client does not wait
 /// for that: the server may have got it.
-struct Passed<'s, D: Desk> {
+struct Passed<'s, D: Backend> {
     session: &'s Session<D>,
     said: Option<(HttpFacts, Judgement, Fate)>,
     code: u16,
     began: Instant,
 }
 
-impl<D: Desk> Passed<'_, D> {
+impl<D: Backend> Passed<'_, D> {
     fn answered(mut self, status: StatusCode) {
         self.code = status.as_u16();
     }
 }
 
-impl<D: Desk> Drop for Passed<'_, D> {
+impl<D: Backend> Drop for Passed<'_, D> {
     fn drop(&mut self) {
         if let Some((facts, judged, fate)) = self.said.take() {
             self.session.record(facts, judged, fate, self.code, self.began);

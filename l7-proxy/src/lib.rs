@@ -1,6 +1,6 @@
 //! Reads requests: a transparent proxy for rules that limit HTTP requests and TLS server names.
 //!
-//! Connections under such rules are redirected to its sockets. It reads each request, asks a [`Desk`] for the limits, and
+//! Connections under such rules are redirected to its sockets. It reads each request, asks a [`Backend`] for the limits, and
 //! passes the request on to the server that the client called, or answers 403. Of TLS it reads the first message alone.
 //!
 //! ```
@@ -12,13 +12,14 @@
 
 mod accept;
 mod account;
+mod backend;
 mod body;
 mod bound;
 mod client;
 mod connection;
 mod counted;
+mod counters;
 mod delegate;
-mod desk;
 mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -36,7 +37,6 @@ pub mod sniff;
 mod socket;
 mod splice;
 mod standing;
-mod tally;
 mod tunnel;
 mod upstream;
 mod websocket;
@@ -44,6 +44,6 @@ mod websocket;
 use namegate_config::l7::head;
 pub use namegate_config::l7::path;
 
-pub use desk::{Access, Demand, Desk, Fate, Match, Named, Question, What};
+pub use backend::{Access, Backend, ConnectionPolicy, Fate, Match, Named, Question, What};
 pub use proxy::{Config, Proxy, ProxyError};
 pub use socket::send_as;

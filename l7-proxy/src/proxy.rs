@@ -20,17 +20,17 @@ use tokio::{
 use crate::{
     accept::{self, Worker},
     account::Accounts,
+    backend::Backend,
     connection::Shared,
-    desk::Desk,
+    counters::Counters,
     pace, socket, standing,
-    tally::Tallies,
 };
 
 /// Ports tried where the kernel's choice for IPv4 is taken for IPv6.
 const PORT_TRIES: usize = 16;
 /// How long requests under way may take when the proxy ends.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
-/// Between two calls of [`Desk::tidy`].
+/// Between two calls of [`Backend::tidy`].
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// Descriptors asked of the system: two for each connection.
 const DESCRIPTORS: u64 = 65_536;
@@ -92,7 +92,7 @@ pub enum ProxyError {
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
-    tallies: Arc<Tallies>,
+    counters: Arc<Counters>,
     accounts: Arc<Accounts>,
     running: Option<Running>,
 }
@@ -109,11 +109,11 @@ struct Running {
 
 impl Proxy {
     /// Opens the sockets and starts the threads.
-    pub fn start(config: &Config, desk: impl Desk) -> Result<Self, ProxyError> {
+    pub fn start(config: &Config, backend: impl Backend) -> Result<Self, ProxyError> {
         raise_descriptors();
         let (port, listeners) = listen(config)?;
-        let tallies = Arc::<Tallies>::default();
-        let shared = Arc::new(Shared::new(desk, Arc::clone(&tallies), config, port));
+        let counters = Arc::<Counters>::default();
+        let shared = Arc::new(Shared::new(backend, Arc::clone(&counters), config, port));
         let ((stop, stopped), (cut, over)) = (watch::channel(()), watch::channel(()));
         let mut threads = Vec::new();
         let mut workers = Vec::new();
@@ -145,7 +145,7 @@ impl Proxy {
             let thread = thread::Builder::new().name("l7".into()).spawn(move || run(&runtime, tasks, over));
             threads.push(thread.map_err(ProxyError::Runtime)?);
         }
-        Ok(Self { port, tallies, accounts, running: Some(Running { stop, cut, threads }) })
+        Ok(Self { port, counters, accounts, running: Some(Running { stop, cut, threads }) })
     }
 
     /// The port on the loopback addresses.
@@ -154,8 +154,8 @@ impl Proxy {
     }
 
     /// What became of connections and requests since the start: every word with its count, always in the same order.
-    pub fn tallies(&self) -> Vec<(&'static str, u64)> {
-        self.tallies.all()
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.counters.all()
     }
 
     /// Connections at the moment, and bytes that are kept for them.
@@ -194,12 +194,12 @@ impl Proxy {
 }
 
 /// Has the thread that it runs on tidied up, again and again.
-async fn tidy<D: Desk>(shared: Arc<Shared<D>>) {
+async fn tidy<D: Backend>(shared: Arc<Shared<D>>) {
     let mut turns = interval(TIDY_EVERY);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         turns.tick().await;
-        shared.desk.tidy();
+        shared.backend.tidy();
     }
 }
 

@@ -23,12 +23,12 @@ use tokio::{
 };
 
 use crate::{
+    backend::{Access, Backend, Fate, Named, Question, What},
     connection::Shared,
     counted::Counted,
-    desk::{Access, Desk, Fate, Named, Question, What},
+    counters::Outcome,
     guard::{Asked, Guard, Judgement},
     sniff,
-    tally::Outcome,
 };
 
 /// Between two looks for a change.
@@ -59,14 +59,14 @@ impl Changes {
 }
 
 /// Looks for changes of the rules until `stop` is closed.
-pub(crate) async fn follow<D: Desk>(shared: Arc<Shared<D>>, mut stop: watch::Receiver<()>) {
+pub(crate) async fn follow<D: Backend>(shared: Arc<Shared<D>>, mut stop: watch::Receiver<()>) {
     let mut look = interval(LOOK);
     loop {
         tokio::select! {
             _ = look.tick() => {}
             _ = stop.changed() => return,
         }
-        let now = shared.desk.revision();
+        let now = shared.backend.revision();
         shared.changes.revision.send_if_modified(|seen| std::mem::replace(seen, now) != now);
     }
 }
@@ -133,7 +133,7 @@ pub(crate) struct Standing<D> {
     pub(crate) subject: Subject,
 }
 
-impl<D: Desk> Standing<D> {
+impl<D: Backend> Standing<D> {
     /// Waits until the rules do not let it pass, or nobody says that they do, and records that.
     pub(crate) async fn revoked(&self) {
         let mut revisions = self.shared.changes.revision.subscribe();
@@ -143,7 +143,7 @@ impl<D: Desk> Standing<D> {
             if revisions.wait_for(|now| *now > judged_at).await.is_err() {
                 return;
             }
-            let revision = self.shared.desk.revision();
+            let revision = self.shared.backend.revision();
             match self.judge_in_turn().await {
                 Some(judged) if judged.is_ok() => (judged_at, tries) = (revision, 0),
                 None if tries + 1 < TRIES => {
@@ -152,7 +152,7 @@ impl<D: Desk> Standing<D> {
                 }
                 judged => {
                     self.record(judged.and_then(Result::err), Fate::Denied);
-                    self.shared.tallies.count(Outcome::Revoked);
+                    self.shared.counters.count(Outcome::Revoked);
                     return;
                 }
             }
@@ -175,14 +175,15 @@ impl<D: Desk> Standing<D> {
         let (client, server) = self.ends;
         let known = Arc::clone(&self.guard.names);
         let of = |named| Question { client, server, age: self.began.elapsed(), named, known: Arc::clone(&known) };
-        let any = self.shared.desk.demand(of(Named::Any)).await?;
-        let demand = if any.bound { self.shared.desk.demand(of(self.subject.named())).await? } else { any };
-        Some(Guard::from(demand))
+        let any = self.shared.backend.connection_policy(of(Named::Any)).await?;
+        let policy =
+            if any.bound { self.shared.backend.connection_policy(of(self.subject.named())).await? } else { any };
+        Some(Guard::from(policy))
     }
 
     /// Records what becomes of it at first, and counts that.
     pub(crate) fn record_first(&self, judgement: Judgement, fate: Fate) {
-        self.shared.tallies.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
+        self.shared.counters.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
         self.record(Some(judgement), fate);
     }
 
@@ -192,7 +193,7 @@ impl<D: Desk> Standing<D> {
         let Judgement { direction, rule, mismatch, .. } = judgement;
         let (client, server) = self.ends;
         let what = self.subject.what(self.began);
-        self.shared.desk.record(Access { client, server, direction, rule, fate, mismatch, what });
+        self.shared.backend.record(Access { client, server, direction, rule, fate, mismatch, what });
     }
 }
 

@@ -12,10 +12,11 @@ use tokio::{
 };
 
 use crate::{
+    backend::{Backend, Fate},
     client::Client,
     connection::{IDLE_MAX, Prefixed},
+    counters::Outcome,
     delegate::delegate_writes,
-    desk::{Desk, Fate},
     handshake::{Answer, Handshake, Legacy},
     hello::{Gathering, Malformed},
     server::Server,
@@ -23,7 +24,6 @@ use crate::{
     socket,
     splice::{self, SILENCE_MAX},
     standing::Standing,
-    tally::Outcome,
 };
 
 /// Bytes of a server passed on at a time while its answer is read.
@@ -41,7 +41,7 @@ enum Followed {
 
 /// Follows the handshake that the first message begins, and passes bytes until one side ends or the rules change. `first`
 /// are the client's bytes, the message first.
-pub(crate) async fn tls<D: Desk>(
+pub(crate) async fn tls<D: Backend>(
     standing: Standing<D>,
     (mut client, mut server): (Client, Server),
     (gathering, mut first): (Gathering, Vec<u8>),
@@ -66,7 +66,7 @@ pub(crate) async fn tls<D: Desk>(
 }
 
 /// Passes bytes of a TLS connection until one side ends, both are silent, or the rules change.
-pub(crate) async fn unread<D: Desk>(
+pub(crate) async fn unread<D: Backend>(
     standing: &Standing<D>,
     client: Prefixed,
     mut server: Server,
@@ -85,7 +85,7 @@ pub(crate) async fn unread<D: Desk>(
 }
 
 /// Passes bytes of a protocol without names until one side ends or the rules change.
-pub(crate) async fn nameless<D: Desk>(standing: &Standing<D>, client: Prefixed, mut server: Server) {
+pub(crate) async fn nameless<D: Backend>(standing: &Standing<D>, client: Prefixed, mut server: Server) {
     let watch = Some(Watch::FirstLine(FirstLine::default()));
     client.client().account().pass();
     let mut client = Watched { stream: client, watch, standing };
@@ -139,8 +139,8 @@ async fn follow(client: &mut Client, server: &mut Server, mut handshake: Handsha
 
 /// Records that a handshake goes on otherwise than its first message allows. Gives whether it may: denials are recorded
 /// only in audit mode.
-fn passes_inconsistent<D: Desk>(standing: &Standing<D>) -> bool {
-    standing.shared.tallies.count(Outcome::Inconsistent);
+fn passes_inconsistent<D: Backend>(standing: &Standing<D>) -> bool {
+    standing.shared.counters.count(Outcome::Inconsistent);
     let is_audited = standing.guard.audit;
     standing.record(None, if is_audited { Fate::Audited } else { Fate::Denied });
     is_audited
@@ -175,7 +175,7 @@ struct Watched<'s, D> {
     standing: &'s Standing<D>,
 }
 
-impl<D: Desk> AsyncRead for Watched<'_, D> {
+impl<D: Backend> AsyncRead for Watched<'_, D> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, into);
@@ -191,4 +191,4 @@ impl<D: Desk> AsyncRead for Watched<'_, D> {
     }
 }
 
-delegate_writes!([D: Desk] Watched<'_, D>);
+delegate_writes!([D: Backend] Watched<'_, D>);

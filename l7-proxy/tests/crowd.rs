@@ -11,7 +11,7 @@ use std::{
 };
 
 use namegate_config::{reference::Limits, rule::Direction};
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
+use namegate_l7_proxy::{Access, Backend, Config, ConnectionPolicy, Match, Proxy, Question};
 
 const IDLE: usize = 5_000;
 const TRICKLING: usize = 500;
@@ -20,10 +20,10 @@ const MEBIBYTE: u64 = 1 << 20;
 #[derive(Clone)]
 struct Nobody;
 
-impl Desk for Nobody {
-    async fn demand(&self, _: Question) -> Option<Demand> {
+impl Backend for Nobody {
+    async fn connection_policy(&self, _: Question) -> Option<ConnectionPolicy> {
         let sides = vec![(Direction::Ingress, Limits::Free)];
-        Some(Demand {
+        Some(ConnectionPolicy {
             sides,
             keeps_source: false,
             audit: false,
@@ -61,7 +61,7 @@ fn five_thousand_idle_and_five_hundred_trickling_connections_fit() {
         }
     }
     let started = Instant::now();
-    let accepted = || proxy.tallies().iter().find(|(what, _)| *what == "connections").unwrap().1;
+    let accepted = || proxy.counters().iter().find(|(what, _)| *what == "connections").unwrap().1;
     while accepted() < (IDLE + TRICKLING) as u64 {
         assert!(started.elapsed() < Duration::from_mins(1), "{} accepted", accepted());
         thread::sleep(Duration::from_millis(5));

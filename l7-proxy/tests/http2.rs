@@ -19,7 +19,7 @@ use namegate_config::{
     reference::Limits,
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
 };
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
+use namegate_l7_proxy::{Access, Backend, Config, ConnectionPolicy, Match, Proxy, Question};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Lets paths below `/open` pass.
@@ -45,10 +45,10 @@ impl Open {
     }
 }
 
-impl Desk for Open {
-    async fn demand(&self, _: Question) -> Option<Demand> {
+impl Backend for Open {
+    async fn connection_policy(&self, _: Question) -> Option<ConnectionPolicy> {
         let sides = vec![(Direction::Egress, Limits::Rules(vec![Arc::clone(&self.0)]))];
-        Some(Demand {
+        Some(ConnectionPolicy {
             sides,
             keeps_source: false,
             audit: false,

@@ -15,7 +15,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use namegate_config::{reference::Limits, rule::Direction};
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
+use namegate_l7_proxy::{Access, Backend, Config, ConnectionPolicy, Match, Proxy, Question};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -33,11 +33,11 @@ const BIG: usize = 8 * MEBIBYTE;
 #[derive(Clone)]
 struct Open;
 
-impl Desk for Open {
-    async fn demand(&self, _: Question) -> Option<Demand> {
+impl Backend for Open {
+    async fn connection_policy(&self, _: Question) -> Option<ConnectionPolicy> {
         let sides = vec![(Direction::Ingress, Limits::Free)];
         let names = std::sync::Arc::default();
-        Some(Demand { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good, names })
+        Some(ConnectionPolicy { sides, keeps_source: false, audit: false, bound: false, binding: Match::Good, names })
     }
 
     fn revision(&self) -> u64 {
@@ -83,7 +83,7 @@ async fn connect(last: u8, proxy: &Proxy) -> TcpStream {
 }
 
 fn counted(proxy: &Proxy, what: &str) -> u64 {
-    proxy.tallies().iter().find(|(word, _)| *word == what).unwrap().1
+    proxy.counters().iter().find(|(word, _)| *word == what).unwrap().1
 }
 
 /// A whole request of another client.
@@ -100,7 +100,7 @@ async fn honest(proxy: &Proxy) {
 async fn crowd(proxy: &Proxy) {
     let started = Instant::now();
     while counted(proxy, "gave_way") < 3 {
-        assert!(started.elapsed() < WITHIN, "{:?} {:?}", proxy.held(), proxy.tallies());
+        assert!(started.elapsed() < WITHIN, "{:?} {:?}", proxy.held(), proxy.counters());
         assert!(proxy.held().1 < BYTES_MAX, "{:?}", proxy.held());
         honest(proxy).await;
         sleep(Duration::from_millis(5)).await;
@@ -160,7 +160,7 @@ async fn a_connection_that_gives_way_leaves_nothing_to_be_sent() {
     let started = Instant::now();
     let mut resets = 0;
     while resets < counted(&proxy, "gave_way") {
-        assert!(started.elapsed() < WITHIN, "{resets} resets, {:?}", proxy.tallies());
+        assert!(started.elapsed() < WITHIN, "{resets} resets, {:?}", proxy.counters());
         // The error of a socket is given once.
         resets += held.iter().filter(|stream| matches!(stream.take_error(), Ok(Some(_)))).count() as u64;
         sleep(Duration::from_millis(5)).await;

@@ -272,7 +272,7 @@ fn other_answers_ahead_of_the_response_end_at_the_proxy() {
 fn broken_bodies_are_the_clients_mistake() {
     // It never answers: what ends the request is the body.
     let bench = Bench::new(open(), b"");
-    let count = |word: &str| bench.proxy.tallies().into_iter().find(|(name, _)| *name == word).unwrap().1;
+    let count = |word: &str| bench.proxy.counters().into_iter().find(|(name, _)| *name == word).unwrap().1;
     let chunked = "POST /open HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (number, chunks) in [
         "zz\r\n",

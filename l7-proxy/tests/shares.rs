@@ -11,7 +11,7 @@ use std::{
 };
 
 use namegate_config::{reference::Limits, rule::Direction};
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
+use namegate_l7_proxy::{Access, Backend, Config, ConnectionPolicy, Match, Proxy, Question};
 use socket2::{Domain, Socket, Type};
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -22,10 +22,10 @@ const HONEST: u32 = 2;
 #[derive(Clone, Default)]
 struct Tenants(Arc<Mutex<HashMap<Option<u32>, u64>>>);
 
-impl Desk for Tenants {
-    async fn demand(&self, _: Question) -> Option<Demand> {
+impl Backend for Tenants {
+    async fn connection_policy(&self, _: Question) -> Option<ConnectionPolicy> {
         let sides = vec![(Direction::Ingress, Limits::Free)];
-        Some(Demand {
+        Some(ConnectionPolicy {
             sides,
             keeps_source: false,
             audit: false,
@@ -89,7 +89,7 @@ fn request(own: IpAddr, port: u16) -> String {
     answer.lines().next().unwrap_or_default().to_owned()
 }
 
-fn start(desk: Tenants, connections_max: usize, connections_per_endpoint_max: usize) -> Proxy {
+fn start(backend: Tenants, connections_max: usize, connections_per_endpoint_max: usize) -> Proxy {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let fixed_server = Some(server.local_addr().unwrap());
     thread::spawn(move || {
@@ -103,13 +103,13 @@ fn start(desk: Tenants, connections_max: usize, connections_per_endpoint_max: us
     });
     let config =
         Config { workers: 2, fixed_server, connections_max, connections_per_endpoint_max, ..Config::default() };
-    Proxy::start(&config, desk).unwrap()
+    Proxy::start(&config, backend).unwrap()
 }
 
 /// Waits until so many connections were accepted.
 fn accepted(proxy: &Proxy, wanted: u64) {
     let started = Instant::now();
-    let count = || proxy.tallies().iter().find(|(what, _)| *what == "connections").unwrap().1;
+    let count = || proxy.counters().iter().find(|(what, _)| *what == "connections").unwrap().1;
     while count() < wanted {
         assert!(started.elapsed() < WITHIN, "{} of {wanted} accepted", count());
         thread::yield_now();
@@ -120,16 +120,16 @@ const OK: &str = "HTTP/1.1 204 No Content";
 
 #[test]
 fn an_endpoint_with_two_families_and_many_addresses_is_one_share() {
-    let desk = Tenants::default();
-    let proxy = start(desk.clone(), 64, 64);
+    let backend = Tenants::default();
+    let proxy = start(backend.clone(), 64, 64);
     let own = (0..200_u8).map(|at| if at % 2 == 0 { v4(2 + at % 8) } else { Ipv6Addr::LOCALHOST.into() });
     let held: Vec<TcpStream> = own.map(|own| connect(own, proxy.port())).collect();
     accepted(&proxy, 200);
     assert_eq!(request(v4(20), proxy.port()), OK, "another endpoint");
     assert_eq!(request(v4(1), proxy.port()), OK, "a client that is no endpoint");
     assert_eq!(request(v4(3), proxy.port()), "", "the greedy endpoint");
-    assert_eq!(desk.refusals(Some(HOSTILE)), 200 - 32 + 1);
-    assert_eq!((desk.refusals(Some(HONEST)), desk.refusals(None)), (0, 0));
+    assert_eq!(backend.refusals(Some(HOSTILE)), 200 - 32 + 1);
+    assert_eq!((backend.refusals(Some(HONEST)), backend.refusals(None)), (0, 0));
     drop(held);
     let started = Instant::now();
     while request(v4(3), proxy.port()) != OK {
@@ -139,16 +139,16 @@ fn an_endpoint_with_two_families_and_many_addresses_is_one_share() {
 
 #[test]
 fn the_bound_of_one_endpoint_is_a_setting() {
-    let desk = Tenants::default();
-    let proxy = start(desk.clone(), 64, 5);
+    let backend = Tenants::default();
+    let proxy = start(backend.clone(), 64, 5);
     let _held: Vec<TcpStream> = (0..8).map(|at| connect(v4(2 + at), proxy.port())).collect();
     accepted(&proxy, 8);
     // The last one is refused a moment after it is counted.
     let started = Instant::now();
-    while desk.refusals(Some(HOSTILE)) < 3 {
-        assert!(started.elapsed() < WITHIN, "{} refused", desk.refusals(Some(HOSTILE)));
+    while backend.refusals(Some(HOSTILE)) < 3 {
+        assert!(started.elapsed() < WITHIN, "{} refused", backend.refusals(Some(HOSTILE)));
         thread::yield_now();
     }
-    assert_eq!(desk.refusals(Some(HOSTILE)), 3);
+    assert_eq!(backend.refusals(Some(HOSTILE)), 3);
     assert_eq!(request(v4(20), proxy.port()), OK);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     instruments::Instruments,
-    view::{self, Direction, EndpointTally, Fill, Refused, Status, Tally},
+    view::{self, Counter, Direction, EndpointCounter, Fill, Refused, Status},
 };
 
 fn status() -> Status {
@@ -22,7 +22,7 @@ fn status() -> Status {
         revision: view::Revision { wanted: 8, enforced: 7 },
         endpoints: view::EndpointCounts { guarded: 3, waiting: 1, failed: 0 },
         names: view::NameCounts { names: 5, addresses: 9 },
-        counters: vec![view::Counter {
+        counters: vec![view::PacketCounter {
             direction: Direction::Egress,
             reason: "default-deny".into(),
             text: String::new(),
@@ -32,14 +32,14 @@ fn status() -> Status {
         }],
         maps: vec![Fill { map: "POLICY".into(), rows: 4, rows_max: 10, setting: String::new() }],
         refused: vec![Refused { bound: "names".into(), endpoint: "shop/web".into(), count: 2, setting: String::new() }],
-        dns: vec![Tally { what: "answered".into(), count: 6 }],
+        dns: vec![Counter { what: "answered".into(), count: 6 }],
         dns_answers_kept: 21,
-        requests: vec![Tally { what: "denied".into(), count: 3 }],
-        name_checks: vec![Tally { what: "mismatched".into(), count: 4 }],
-        names_unread: vec![EndpointTally { endpoint: "shop/web".into(), count: 3 }],
+        requests: vec![Counter { what: "denied".into(), count: 3 }],
+        name_checks: vec![Counter { what: "mismatched".into(), count: 4 }],
+        names_unread: vec![EndpointCounter { endpoint: "shop/web".into(), count: 3 }],
         mismatches: vec![],
         denials: vec![],
-        flows: vec![Tally { what: "denied".into(), count: 11 }],
+        flows: vec![Counter { what: "denied".into(), count: 11 }],
         flows_lost: 1,
         attachments_healed: 2,
         kubernetes: None,

@@ -30,32 +30,32 @@ pub struct Status {
     /// Learned names.
     pub names: NameCounts,
     /// Packets by direction and reason; reasons that never occurred are left out.
-    pub counters: Vec<Counter>,
+    pub counters: Vec<PacketCounter>,
     /// How full the maps are.
     pub maps: Vec<Fill>,
     /// What was refused at a bound.
     pub refused: Vec<Refused>,
     /// DNS messages by outcome.
-    pub dns: Vec<Tally>,
+    pub dns: Vec<Counter>,
     /// DNS answers that are kept to be given again.
     #[serde(default)]
     pub dns_answers_kept: usize,
     /// Connections and requests of the layer 7 proxy by outcome.
     #[serde(default)]
-    pub requests: Vec<Tally>,
+    pub requests: Vec<Counter>,
     /// Connections by how the name that they asked for was judged, where the kernel's copies show it.
     #[serde(default)]
-    pub name_checks: Vec<Tally>,
+    pub name_checks: Vec<Counter>,
     /// Connections whose name could not be looked at, and copies of them that were lost, by endpoint.
     #[serde(default)]
-    pub names_unread: Vec<EndpointTally>,
+    pub names_unread: Vec<EndpointCounter>,
     /// Connections that passed and would not where names were enforced, the most recent first.
     #[serde(default)]
     pub mismatches: Vec<NameMismatch>,
     /// Last denials, newest first.
     pub denials: Vec<Flow>,
     /// Flows told by verdict.
-    pub flows: Vec<Tally>,
+    pub flows: Vec<Counter>,
     /// Records of flows that were lost since the ring was full.
     pub flows_lost: u64,
     /// Programs and pins that were put back after another tool took them away.
@@ -196,7 +196,7 @@ pub struct NameCounts {
 /// Packets of one direction with one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct Counter {
+pub struct PacketCounter {
     /// Direction, as the endpoint sees it.
     pub direction: Direction,
     /// Word for the reason.
@@ -243,7 +243,7 @@ pub struct Refused {
 /// How often something happened to one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct EndpointTally {
+pub struct EndpointCounter {
     /// `namespace/name`; empty for all beyond a few thousand endpoints.
     pub endpoint: String,
     /// How often.
@@ -253,7 +253,7 @@ pub struct EndpointTally {
 /// How often something happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct Tally {
+pub struct Counter {
     /// What.
     pub what: String,
     /// How often.

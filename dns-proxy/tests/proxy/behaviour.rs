@@ -41,18 +41,18 @@ fn error(reply: &[u8]) -> (ResponseCode, Option<u16>) {
 
 #[test]
 fn the_client_hears_nothing_before_the_gate_holds_the_address() {
-    let (resolver, desk) = (one_address(), Recorder::new(Gate::Waits));
-    let proxy = proxy(resolver.address, desk.clone(), PATIENCE);
+    let (resolver, backend) = (one_address(), Recorder::new(Gate::Waits));
+    let proxy = proxy(resolver.address, backend.clone(), PATIENCE);
     let client = UdpClient::new(proxy.port());
     client.send(&query(1, "API.allowed.test.", A));
-    desk.wait_for_answer();
+    backend.wait_for_answer();
     // Questions that need no gate are served meanwhile.
     assert_eq!(error(&UdpClient::new(proxy.port()).ask(&query(2, NAME, 252))).0, ResponseCode::NotImp);
     assert!(client.is_silent());
     let addresses = vec![("198.18.0.0".parse().unwrap(), 60)];
     let want = Answer { endpoint: ENDPOINT, names: vec![NAME.parse().unwrap()], addresses };
-    assert_eq!(desk.take(), [want]);
-    desk.set(Gate::Takes);
+    assert_eq!(backend.take(), [want]);
+    backend.set(Gate::Takes);
     assert_eq!(client.receive(), answer(&query(1, "API.allowed.test.", A), 1));
     assert_eq!(count(&proxy, "installed"), 1);
 }
@@ -129,20 +129,20 @@ fn a_truncated_answer_is_asked_again_over_tcp() {
         let addresses = if question[13] == b'm' { 600 } else { 20 };
         vec![if is_tcp { answer(question, addresses) } else { truncated(question) }]
     });
-    let desk = Recorder::new(Gate::Takes);
-    let proxy = proxy(resolver.address, desk.clone(), PATIENCE);
+    let backend = Recorder::new(Gate::Takes);
+    let proxy = proxy(resolver.address, backend.clone(), PATIENCE);
     let (udp, mut tcp) = (UdpClient::new(proxy.port()), TcpClient::new(proxy.port()));
     // 20 addresses: 354 octets fit anybody. 600: 9,635 octets fit whoever says so, and TCP.
     let few = query(1, "few.allowed.test.", A);
     assert_eq!(udp.ask(&few), answer(&few, 20));
-    assert_eq!(desk.take()[0].addresses.len(), 20);
+    assert_eq!(backend.take()[0].addresses.len(), 20);
     let many = query(2, "many.allowed.test.", A);
     assert_eq!(udp.ask(&many), truncated(&many));
-    assert_eq!(desk.take(), []);
+    assert_eq!(backend.take(), []);
     let wide = with_edns(query(3, "many.allowed.test.", A), 16_384);
     assert_eq!(udp.ask(&wide), answer(&wide, 600));
     assert_eq!(tcp.ask(&many), answer(&many, 600));
-    let opened = desk.take();
+    let opened = backend.take();
     assert_eq!(opened.iter().map(|answer| answer.addresses.len()).collect::<Vec<_>>(), [600, 600]);
     assert_eq!((count(&proxy, "retried_over_tcp"), count(&proxy, "truncated")), (4, 1));
 }
@@ -169,15 +169,15 @@ fn questions_of_one_connection_overtake_each_other() {
 fn strangers_are_refused_and_strange_resolvers_open_nothing() {
     let resolver = one_address();
     let question = with_edns(query(1, NAME, A), 1232);
-    let desk = Recorder::new(Gate::Takes).knowing_no_endpoint();
-    let stranger = proxy(resolver.address, desk.clone(), PATIENCE);
+    let backend = Recorder::new(Gate::Takes).knowing_no_endpoint();
+    let stranger = proxy(resolver.address, backend.clone(), PATIENCE);
     assert_eq!(error(&UdpClient::new(stranger.port()).ask(&question)), (ResponseCode::Refused, Some(18)));
-    assert_eq!((desk.take(), count(&stranger, "unknown_endpoint")), (Vec::new(), 1));
+    assert_eq!((backend.take(), count(&stranger, "unknown_endpoint")), (Vec::new(), 1));
 
-    let desk = Recorder::new(Gate::Takes).trusting_nobody();
-    let strange = proxy(resolver.address, desk.clone(), PATIENCE);
+    let backend = Recorder::new(Gate::Takes).trusting_nobody();
+    let strange = proxy(resolver.address, backend.clone(), PATIENCE);
     assert_eq!(UdpClient::new(strange.port()).ask(&question), answer(&question, 1));
-    assert_eq!((desk.take(), count(&strange, "untrusted_resolver")), (Vec::new(), 1));
+    assert_eq!((backend.take(), count(&strange, "untrusted_resolver")), (Vec::new(), 1));
 }
 
 #[test]
@@ -189,11 +189,11 @@ fn forged_answers_change_nothing() {
         update[2] |= 0x28;
         vec![other, update, question.to_vec(), Vec::new(), vec![0; 5], answer(question, 2)]
     });
-    let desk = Recorder::new(Gate::Takes);
-    let proxy = proxy(resolver.address, desk.clone(), PATIENCE);
+    let backend = Recorder::new(Gate::Takes);
+    let proxy = proxy(resolver.address, backend.clone(), PATIENCE);
     let question = query(1, NAME, A);
     assert_eq!(UdpClient::new(proxy.port()).ask(&question), answer(&question, 2));
-    assert_eq!(desk.take().len(), 1);
+    assert_eq!(backend.take().len(), 1);
     assert_eq!(count(&proxy, "mismatch"), 5);
 }
 
@@ -231,8 +231,8 @@ fn garbage_does_not_stop_the_service() {
 
 #[test]
 fn many_questions_become_few_batches() {
-    let desk = Recorder::new(Gate::Waits);
-    let proxy = proxy(one_address().address, desk.clone(), PATIENCE);
+    let backend = Recorder::new(Gate::Waits);
+    let proxy = proxy(one_address().address, backend.clone(), PATIENCE);
     let clients: Vec<_> = (0..8).map(|_| UdpClient::new(proxy.port())).collect();
     // No more at a time than the resolver's socket can hold.
     for id in 0..16 {
@@ -240,15 +240,15 @@ fn many_questions_become_few_batches() {
             client.send(&query(id, NAME, A));
         }
     }
-    desk.wait_for_answer();
-    desk.set(Gate::Takes);
+    backend.wait_for_answer();
+    backend.set(Gate::Takes);
     for client in &clients {
         let mut replies: Vec<_> = (0..16).map(|_| client.receive()).collect();
         replies.sort_unstable();
         assert!(replies.into_iter().eq((0..16).map(|id| answer(&query(id, NAME, A), 1))));
     }
-    assert_eq!(desk.take().len(), 128);
-    assert!(desk.batches() < 128, "{} batches", desk.batches());
+    assert_eq!(backend.take().len(), 128);
+    assert!(backend.batches() < 128, "{} batches", backend.batches());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use hickory_proto::op::{Message, ResponseCode};
-use namegate_dns_proxy::{Asked, Config, Desk, Forbidden, NotInstalled, Proxy};
+use namegate_dns_proxy::{Asked, Backend, Config, Forbidden, NotInstalled, Proxy};
 use namegate_engine::{Answer, EndpointId};
 
 use crate::{
@@ -23,9 +23,9 @@ const A: u16 = 1;
 const NAME: &str = "api.allowed.test.";
 
 /// A proxy that keeps answers of a resolver.
-fn proxy(resolver: SocketAddr, desk: impl Desk, cache_answers: usize) -> Proxy {
+fn proxy(resolver: SocketAddr, backend: impl Backend, cache_answers: usize) -> Proxy {
     let config = Config { workers: 2, fixed_resolver: Some(resolver), cache_answers, ..Config::default() };
-    Proxy::start(&config, desk).unwrap()
+    Proxy::start(&config, backend).unwrap()
 }
 
 /// A resolver that counts what it is asked, and truncates long answers over UDP.
@@ -54,11 +54,11 @@ fn without_ttls(mut message: Vec<u8>, addresses: usize) -> (Vec<u8>, Vec<u32>) {
 #[test]
 fn a_second_question_does_not_reach_the_resolver() {
     let (resolver, asked) = counted(2);
-    let desk = Recorder::new(Gate::Takes);
-    let proxy = proxy(resolver.address, desk.clone(), 100);
+    let backend = Recorder::new(Gate::Takes);
+    let proxy = proxy(resolver.address, backend.clone(), 100);
     let first = query(1, NAME, A);
     assert_eq!(UdpClient::new(proxy.port()).ask(&first), answer(&first, 2));
-    let learned = desk.take();
+    let learned = backend.take();
     assert_eq!(learned[0].addresses.iter().map(|(_, ttl)| *ttl).collect::<Vec<_>>(), [60, 60]);
     // Over both workers, over TCP too, in the letters and with the ID of each.
     let start = Instant::now();
@@ -70,7 +70,7 @@ fn a_second_question_does_not_reach_the_resolver() {
         };
         let (reply, ttls) = without_ttls(reply, 2);
         assert_eq!(reply, without_ttls(answer(&question, 2), 2).0);
-        let again = desk.take();
+        let again = backend.take();
         assert_eq!(again.len(), 1, "the gate is asked each time");
         assert_eq!((again[0].endpoint, &again[0].names), (learned[0].endpoint, &learned[0].names));
         // What the client gets and what the gate opens ends at the same time.
@@ -104,18 +104,18 @@ fn without_the_setting_every_question_reaches_the_resolver() {
 #[test]
 fn a_kept_answer_waits_for_the_gate_as_well() {
     let (resolver, asked) = counted(1);
-    let desk = Recorder::new(Gate::Takes);
-    let proxy = proxy(resolver.address, desk.clone(), 100);
+    let backend = Recorder::new(Gate::Takes);
+    let proxy = proxy(resolver.address, backend.clone(), 100);
     let client = UdpClient::new(proxy.port());
     client.ask(&query(1, NAME, A));
-    desk.take();
-    desk.set(Gate::Waits);
+    backend.take();
+    backend.set(Gate::Waits);
     client.send(&query(2, NAME, A));
-    desk.wait_for_answer();
+    backend.wait_for_answer();
     assert!(client.is_silent(), "the gate does not hold it yet");
-    desk.set(Gate::Takes);
+    backend.set(Gate::Takes);
     assert_eq!(client.receive()[..2], [0, 2]);
-    desk.set(Gate::Refuses);
+    backend.set(Gate::Refuses);
     let refused = Message::from_vec(&client.ask(&query(3, NAME, A))).unwrap();
     assert_eq!((refused.metadata.response_code, refused.answers.len()), (ResponseCode::ServFail, 0));
     assert_eq!(asked.load(SeqCst), 1);
@@ -124,16 +124,16 @@ fn a_kept_answer_waits_for_the_gate_as_well() {
 #[test]
 fn each_client_gets_what_it_can_take() {
     let (resolver, asked) = counted(100);
-    let desk = Recorder::new(Gate::Takes);
-    let proxy = proxy(resolver.address, desk.clone(), 100);
+    let backend = Recorder::new(Gate::Takes);
+    let proxy = proxy(resolver.address, backend.clone(), 100);
     let (udp, mut tcp) = (UdpClient::new(proxy.port()), TcpClient::new(proxy.port()));
     let small = query(1, NAME, A);
     assert_eq!(udp.ask(&small), truncated(&small));
-    assert_eq!((desk.take(), asked.load(SeqCst)), (Vec::new(), 2), "over UDP, then over TCP");
+    assert_eq!((backend.take(), asked.load(SeqCst)), (Vec::new(), 2), "over UDP, then over TCP");
     assert_eq!(udp.ask(&small), truncated(&small));
-    assert_eq!(desk.take(), [], "what the client does not see is not opened");
+    assert_eq!(backend.take(), [], "what the client does not see is not opened");
     assert_eq!(tcp.ask(&small).len(), answer(&small, 100).len());
-    assert_eq!((desk.take()[0].addresses.len(), asked.load(SeqCst)), (100, 2));
+    assert_eq!((backend.take()[0].addresses.len(), asked.load(SeqCst)), (100, 2));
     // With EDNS it is another question.
     let wide = with_edns(query(2, NAME, A), 4096);
     for _ in 0..2 {
@@ -163,7 +163,7 @@ fn the_cases_of_the_wire_open_no_more_when_they_are_kept() {
     let says = Arc::new(Mutex::new(Vec::new()));
     let script = Arc::clone(&says);
     let resolver = Resolver::start(move |_, _| vec![script.lock().unwrap().clone()]);
-    let desk = Recorder::new(Gate::Takes);
+    let backend = Recorder::new(Gate::Takes);
     let config = Config {
         workers: 1,
         fixed_resolver: Some(resolver.address),
@@ -171,8 +171,8 @@ fn the_cases_of_the_wire_open_no_more_when_they_are_kept() {
         cache_answers: 1_000,
         ..Config::default()
     };
-    let proxy = Proxy::start(&config, desk.clone()).unwrap();
-    let opened = || desk.take().into_iter().flat_map(|answer| answer.addresses).collect::<Vec<_>>();
+    let proxy = Proxy::start(&config, backend.clone()).unwrap();
+    let opened = || backend.take().into_iter().flat_map(|answer| answer.addresses).collect::<Vec<_>>();
     let (client, mut hits) = (UdpClient::new(proxy.port()), 0);
     for case in cases() {
         proxy.forget_answers();
@@ -202,7 +202,7 @@ fn the_cases_of_the_wire_open_no_more_when_they_are_kept() {
 #[derive(Clone)]
 struct UdpOnly(Recorder);
 
-impl Desk for UdpOnly {
+impl Backend for UdpOnly {
     fn endpoint(&self, address: IpAddr) -> Option<EndpointId> {
         self.0.endpoint(address)
     }

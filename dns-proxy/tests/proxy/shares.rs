@@ -31,10 +31,10 @@ fn resolver() -> Resolver {
 }
 
 fn proxy(resolver: &Resolver) -> Proxy {
-    let desk = Recorder::new(Gate::Takes).knowing_many_endpoints();
+    let backend = Recorder::new(Gate::Takes).knowing_many_endpoints();
     let upstream_timeout = Duration::from_mins(1);
     let fixed_resolver = Some(resolver.address);
-    Proxy::start(&Config { workers: 1, upstream_timeout, fixed_resolver, ..Config::default() }, desk).unwrap()
+    Proxy::start(&Config { workers: 1, upstream_timeout, fixed_resolver, ..Config::default() }, backend).unwrap()
 }
 
 fn code(reply: &[u8]) -> ResponseCode {
@@ -45,7 +45,7 @@ fn code(reply: &[u8]) -> ResponseCode {
 fn settle(proxy: &Proxy, words: &[&str], wanted: u64) {
     let started = Instant::now();
     while words.iter().map(|word| count(proxy, word)).sum::<u64>() < wanted {
-        assert!(started.elapsed() < 3 * PATIENCE, "{:?}", proxy.tallies());
+        assert!(started.elapsed() < 3 * PATIENCE, "{:?}", proxy.counters());
         std::thread::yield_now();
     }
 }
@@ -66,7 +66,7 @@ fn questions_that_nobody_answers_leave_room_for_those_of_others() {
     }
     for of_eight in 0..3 {
         let honest = UdpClient::from(address(HONEST, of_eight), proxy.port());
-        assert_eq!(code(&honest.ask(&query(1, NAME, A))), ResponseCode::NoError, "{:?}", proxy.tallies());
+        assert_eq!(code(&honest.ask(&query(1, NAME, A))), ResponseCode::NoError, "{:?}", proxy.counters());
     }
 }
 
@@ -83,7 +83,7 @@ fn connections_of_all_addresses_of_an_endpoint_are_one_share() {
     let mut honest = TcpClient::from(address(HONEST, 0), proxy.port());
     honest.send(&query(1, NAME, A));
     let mut length = [0; 2];
-    assert_eq!(honest.0.read(&mut length).unwrap_or(0), 2, "{:?}", proxy.tallies());
+    assert_eq!(honest.0.read(&mut length).unwrap_or(0), 2, "{:?}", proxy.counters());
     drop(held);
 }
 
@@ -101,5 +101,5 @@ fn questions_over_tcp_that_nobody_answers_leave_room_for_those_of_others() {
         settle(&proxy, &["retried_over_tcp"], u64::from(round + 1) * 50);
     }
     let honest = UdpClient::from(address(HONEST, 0), proxy.port());
-    assert_eq!(code(&honest.ask(&query(1, NAME, A))), ResponseCode::NoError, "{:?}", proxy.tallies());
+    assert_eq!(code(&honest.ask(&query(1, NAME, A))), ResponseCode::NoError, "{:?}", proxy.counters());
 }

@@ -1,4 +1,4 @@
-//! A resolver that says what a test wants, a desk that writes down what it is given, and clients.
+//! A resolver that says what a test wants, a backend that writes down what it is given, and clients.
 
 use std::{
     future::Future,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use namegate_dns_proxy::{Config, Desk, NotInstalled, Proxy};
+use namegate_dns_proxy::{Backend, Config, NotInstalled, Proxy};
 use namegate_engine::{Answer, EndpointId};
 
 /// Longer than anything may take.
@@ -154,7 +154,7 @@ impl Recorder {
     }
 }
 
-impl Desk for Recorder {
+impl Backend for Recorder {
     fn endpoint(&self, address: IpAddr) -> Option<EndpointId> {
         match address {
             IpAddr::V4(v4) if self.by_address => Some(EndpointId(u32::from(v4.octets()[3] / 8))),
@@ -174,11 +174,11 @@ impl Desk for Recorder {
             recorded.batches += 1;
             self.shared.1.notify_all();
         }
-        let desk = self.clone();
+        let backend = self.clone();
         async move {
             loop {
-                let woken = desk.wake.notified();
-                let gate = desk.shared.0.lock().unwrap().gate;
+                let woken = backend.wake.notified();
+                let gate = backend.shared.0.lock().unwrap().gate;
                 match gate {
                     Gate::Takes => return vec![Ok(()); count],
                     Gate::Refuses => return vec![Err(NotInstalled::Full); count],
@@ -190,7 +190,7 @@ impl Desk for Recorder {
 }
 
 /// A proxy before a resolver.
-pub(crate) fn proxy(resolver: SocketAddr, desk: Recorder, timeout: Duration) -> Proxy {
+pub(crate) fn proxy(resolver: SocketAddr, backend: Recorder, timeout: Duration) -> Proxy {
     let config = Config {
         workers: 2,
         upstream_timeout: timeout,
@@ -198,12 +198,12 @@ pub(crate) fn proxy(resolver: SocketAddr, desk: Recorder, timeout: Duration) -> 
         fixed_resolver: Some(resolver),
         ..Config::default()
     };
-    Proxy::start(&config, desk).unwrap()
+    Proxy::start(&config, backend).unwrap()
 }
 
 /// The count of one word.
 pub(crate) fn count(proxy: &Proxy, word: &str) -> u64 {
-    proxy.tallies().into_iter().find(|(name, _)| *name == word).unwrap_or_else(|| panic!("no word {word}")).1
+    proxy.counters().into_iter().find(|(name, _)| *name == word).unwrap_or_else(|| panic!("no word {word}")).1
 }
 
 /// A client of a port on the loopback address.

@@ -15,13 +15,13 @@ fn run_cases(mut ask: impl FnMut(u16, &[u8]) -> Vec<u8>) {
     let says = Arc::new(Mutex::new(Vec::new()));
     let script = Arc::clone(&says);
     let resolver = Resolver::start(move |_, _| vec![script.lock().unwrap().clone()]);
-    let desk = Recorder::new(Gate::Takes);
-    let proxy = proxy(resolver.address, desk.clone(), Duration::from_millis(200));
+    let backend = Recorder::new(Gate::Takes);
+    let proxy = proxy(resolver.address, backend.clone(), Duration::from_millis(200));
     for case in cases() {
         *says.lock().unwrap() = case.response();
         let query = case.query(0x4e47);
         let reply = ask(proxy.port(), &query);
-        let opened: Vec<_> = desk.take().into_iter().flat_map(|answer| answer.addresses).collect();
+        let opened: Vec<_> = backend.take().into_iter().flat_map(|answer| answer.addresses).collect();
         assert!(case.may_open(&opened), "{}: opened {opened:?}", case.id);
         assert!(case.may_see(&reply, &query), "{}: the client saw {reply:02x?}", case.id);
     }

@@ -11,7 +11,7 @@ mod cluster;
 mod cluster_state;
 mod cni;
 mod descriptors;
-mod desk;
+mod dns_backend;
 mod enforcer;
 mod existing_pods;
 mod fair_cache;
@@ -72,7 +72,7 @@ use asked_names::Checks;
 use background::Background;
 use cluster::Cluster;
 use descriptors::{Shared, Wanted};
-use desk::GateDesk;
+use dns_backend::DnsBackend;
 use enforcer::{Kernel, Reports};
 use flows::Flows;
 use kubernetes::Kubernetes;
@@ -81,7 +81,7 @@ use policy_state::SharedPolicyState;
 use problems::Problems;
 use records::RecordsThread;
 use reload::{Held, Reloader};
-use requests::RequestDesk;
+use requests::L7Backend;
 use touched::Cause;
 
 /// What of the policy language is enforced where both directions are guarded: no names in policies for nodes.
@@ -161,12 +161,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     watch_kernel(&mut background, (looked, openings, &meters), (&reader, &reports), (&flows, &checks));
     let following = flows::follow(events, reader.clone(), Arc::clone(&flows));
     let shared = descriptors::share_out(limit, descriptors_wanted(&settings), &problems);
-    let (requests, records) = RequestDesk::new(reader.clone(), Arc::clone(&refusals), settings.audit);
+    let (requests, records) = L7Backend::new(reader.clone(), Arc::clone(&refusals), settings.audit);
     let l7 = Arc::new(L7Proxy::start(&l7_config(&settings, &shared), requests.clone())?);
     let telling = requests::follow(records, reader.clone(), Arc::clone(&flows));
     let explaining = RecordsThread::start(following, telling).context("starting the thread that explains records")?;
-    let dns_desk = GateDesk::new(enforcer.clone(), Arc::clone(&refusals), settings.audit);
-    let proxy = Arc::new(Proxy::start(&dns_config(&settings, &shared), dns_desk)?);
+    let dns_backend = DnsBackend::new(enforcer.clone(), Arc::clone(&refusals), settings.audit);
+    let proxy = Arc::new(Proxy::start(&dns_config(&settings, &shared), dns_backend)?);
     // Before the rules: those that need a proxy find it.
     let proxies = Proxies { dns: proxy.port(), l7: l7.port() };
     enforcer.set_proxies(proxies).await?;

@@ -43,7 +43,7 @@ pub trait Table: MapWriter {
 }
 
 /// What tables are made from.
-pub trait Ground {
+pub trait Fixture {
     /// An empty table.
     fn table(&mut self) -> anyhow::Result<Box<dyn Table>>;
 
@@ -69,7 +69,7 @@ pub struct Decided {
 
 /// Judges cases over tables.
 pub struct Trial {
-    ground: Box<dyn Ground>,
+    ground: Box<dyn Fixture>,
     /// Of each node, kept from case to case.
     tables: Vec<Box<dyn Table>>,
     /// Nodes of the case, at the place of their table.
@@ -93,7 +93,7 @@ struct Node {
 
 impl Trial {
     /// A judge without a case yet.
-    pub fn new(ground: Box<dyn Ground>) -> Self {
+    pub fn new(ground: Box<dyn Fixture>) -> Self {
         Self {
             ground,
             tables: Vec::new(),

@@ -16,7 +16,7 @@ use nix::{
 };
 
 use crate::{
-    judge::{Decided, FIRST_INTERFACE, Ground, Table},
+    judge::{Decided, FIRST_INTERFACE, Fixture, Table},
     requests::Requests,
 };
 
@@ -78,7 +78,7 @@ fn remove_left_over() {
     }
 }
 
-impl Ground for Kernel {
+impl Fixture for Kernel {
     fn table(&mut self) -> anyhow::Result<Box<dyn Table>> {
         let pins = self.pins.0.join(self.tables.to_string());
         self.tables += 1;

@@ -10,7 +10,7 @@ use namegate_engine::{GateError, Key, MapOp, MapWriter, Row};
 
 use crate::{
     frame::LINK_OCTETS,
-    judge::{Decided, Ground, Table},
+    judge::{Decided, Fixture, Table},
     requests::Requests,
 };
 
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Model;
 
-impl Ground for Model {
+impl Fixture for Model {
     fn table(&mut self) -> anyhow::Result<Box<dyn Table>> {
         Ok(Box::new(Memory::default()))
     }

@@ -27,7 +27,7 @@ use namegate_config::{
 };
 use namegate_dns_proxy::{Asked, Forbidden, NotInstalled, Proxy as DnsProxy, forbidden};
 use namegate_engine::{Answer, EndpointId};
-use namegate_l7_proxy::{Access, Demand, Fate, Match, Proxy as L7Proxy, Question};
+use namegate_l7_proxy::{Access, ConnectionPolicy, Fate, Match, Proxy as L7Proxy, Question};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::ServerName};
 
 /// How long a proxy may take.
@@ -54,18 +54,18 @@ pub struct Requests {
 /// What is demanded of the next request: there is one at a time.
 #[derive(Clone)]
 struct Demands {
-    next: Arc<Mutex<Option<Demand>>>,
+    next: Arc<Mutex<Option<ConnectionPolicy>>>,
     records: mpsc::Sender<Access>,
 }
 
 impl Demands {
-    fn next(&self) -> MutexGuard<'_, Option<Demand>> {
+    fn next(&self) -> MutexGuard<'_, Option<ConnectionPolicy>> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl namegate_l7_proxy::Desk for Demands {
-    fn demand(&self, _: Question) -> impl Future<Output = Option<Demand>> + Send {
+impl namegate_l7_proxy::Backend for Demands {
+    fn connection_policy(&self, _: Question) -> impl Future<Output = Option<ConnectionPolicy>> + Send {
         ready(self.next().clone())
     }
 
@@ -80,7 +80,7 @@ impl namegate_l7_proxy::Desk for Demands {
     }
 }
 
-impl namegate_dns_proxy::Desk for Demands {
+impl namegate_dns_proxy::Backend for Demands {
     fn endpoint(&self, _: IpAddr) -> Option<EndpointId> {
         Some(EndpointId(1))
     }
@@ -127,7 +127,7 @@ impl Requests {
 
     /// Makes a request that these limits hold for.
     pub(crate) fn make(&self, request: &Request, direction: Direction, limits: Limits) -> anyhow::Result<Verdict> {
-        *self.demands.next() = Some(Demand {
+        *self.demands.next() = Some(ConnectionPolicy {
             sides: vec![(direction, limits.clone())],
             keeps_source: false,
             audit: false,

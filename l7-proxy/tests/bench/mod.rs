@@ -14,7 +14,7 @@ use namegate_config::{
     reference::Limits,
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
 };
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Proxy, Question};
+use namegate_l7_proxy::{Access, Backend, Config, ConnectionPolicy, Match, Proxy, Question};
 
 /// The longest wait.
 pub(crate) const WITHIN: Duration = Duration::from_secs(10);
@@ -27,10 +27,10 @@ pub(crate) struct Rules {
     pub(crate) records: Arc<Mutex<Vec<Access>>>,
 }
 
-impl Desk for Rules {
-    async fn demand(&self, _: Question) -> Option<Demand> {
+impl Backend for Rules {
+    async fn connection_policy(&self, _: Question) -> Option<ConnectionPolicy> {
         let limits = self.limits.lock().unwrap().clone();
-        Some(Demand {
+        Some(ConnectionPolicy {
             sides: vec![(Direction::Ingress, limits)],
             keeps_source: false,
             audit: false,

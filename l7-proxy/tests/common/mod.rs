@@ -22,7 +22,7 @@ use namegate_config::{
     reference::Limits,
     rule::{Direction, Effect, Origin, Peers, Ports, Rule, Subject, Tier},
 };
-use namegate_l7_proxy::{Access, Config, Demand, Desk, Match, Named, Proxy, Question};
+use namegate_l7_proxy::{Access, Backend, Config, ConnectionPolicy, Match, Named, Proxy, Question};
 
 pub(crate) const GOOD: &str = "good.test";
 pub(crate) const BAD: &str = "bad.test";
@@ -81,8 +81,8 @@ pub(crate) fn rule(l7: L7) -> Limits {
     })])
 }
 
-impl Desk for Names {
-    async fn demand(&self, question: Question) -> Option<Demand> {
+impl Backend for Names {
+    async fn connection_policy(&self, question: Question) -> Option<ConnectionPolicy> {
         let allowed = self.allowed.lock().unwrap().clone();
         let is_good = match &question.named {
             Named::Any => true,
@@ -92,7 +92,7 @@ impl Desk for Names {
         let is_bound = self.by != By::ServerNames;
         let (limits, binding) =
             if is_good || !is_bound { (allowed, Match::Good) } else { (Limits::Closed(None), Match::Refused) };
-        Some(Demand {
+        Some(ConnectionPolicy {
             sides: vec![(Direction::Egress, limits)],
             keeps_source: false,
             audit: self.audit,
@@ -117,7 +117,7 @@ pub(crate) fn proxy(names: &Names, server: SocketAddr) -> Proxy {
 }
 
 pub(crate) fn count(proxy: &Proxy, word: &str) -> u64 {
-    proxy.tallies().into_iter().find(|(known, _)| *known == word).unwrap().1
+    proxy.counters().into_iter().find(|(known, _)| *known == word).unwrap().1
 }
 
 pub(crate) fn connect(proxy: &Proxy) -> TcpStream {

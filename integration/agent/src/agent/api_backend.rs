@@ -6,8 +6,8 @@ use namegate_abi::NODE_INTERFACE;
 use namegate_api::{
     Backend, CacheFilter, FlowFeed, Instruments, Refusal, Reply, rfc3339,
     view::{
-        self, CniEndpoint, CniRegistration, Direction, Endpoint, EndpointCounts, EndpointState, Enforcement, Forgotten,
-        FqdnLookup, FqdnNames, Health, LookupSource, NameCounts, Policy, Status, Tally,
+        self, CniEndpoint, CniRegistration, Counter, Direction, Endpoint, EndpointCounts, EndpointState, Enforcement,
+        Forgotten, FqdnLookup, FqdnNames, Health, LookupSource, NameCounts, Policy, Status,
     },
 };
 use namegate_config::{endpoints, rule, settings::Settings};
@@ -26,7 +26,7 @@ use super::{
     policy_state::SharedPolicyState,
     problems::{ProblemKind, Problems},
     refusals::Refusals,
-    requests::RequestDesk,
+    requests::L7Backend,
     shown::{counters, fills, interface, names_unread, refused, selectors, shown_lookup, waiting},
 };
 
@@ -47,7 +47,7 @@ pub(crate) struct ApiBackend {
     pub(crate) checks: Arc<Checks>,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) l7: Arc<namegate_l7_proxy::Proxy>,
-    pub(crate) requests: RequestDesk,
+    pub(crate) requests: L7Backend,
     pub(crate) instruments: Instruments,
     /// RFC 3339.
     pub(crate) started: String,
@@ -174,8 +174,8 @@ impl ApiBackend {
         let count = |state| endpoints.iter().filter(|endpoint| endpoint.state == state).count();
         let problems = self.wrong();
         let state = self.policy_state.read();
-        let dns = self.proxy.tallies();
-        let mut requests = self.l7.tallies();
+        let dns = self.proxy.counters();
+        let mut requests = self.l7.counters();
         requests.push(("records_lost", self.requests.lost()));
         Status {
             problems,
@@ -193,14 +193,14 @@ impl ApiBackend {
             counters: counters(&self.meters),
             maps: fills(&figures),
             dns_answers_kept: self.proxy.answers_kept(),
-            dns: dns.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
-            requests: requests.into_iter().map(|(what, count)| Tally { what: what.to_owned(), count }).collect(),
-            name_checks: self.checks.tallies(self.meters.openings_lost().unwrap_or(0)),
+            dns: dns.into_iter().map(|(what, count)| Counter { what: what.to_owned(), count }).collect(),
+            requests: requests.into_iter().map(|(what, count)| Counter { what: what.to_owned(), count }).collect(),
+            name_checks: self.checks.counters(self.meters.openings_lost().unwrap_or(0)),
             names_unread: names_unread(&unread, &refused),
             refused,
             mismatches: self.flows.mismatches(),
             denials: self.flows.denials(DENIALS_SHOWN, self.reader()),
-            flows: self.flows.tallies(),
+            flows: self.flows.counters(),
             attachments_healed: self.reader().enforcement().healed,
             flows_lost: self.meters.events_lost().unwrap_or(0),
             kubernetes: self.kubernetes.as_ref().map(Kubernetes::status),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use namegate_abi::{FlowKey, Reason, begins_quic};
 use namegate_api::{
     rfc3339,
-    view::{Direction, Flow, FlowPeer, Refused, Tally, Verdict},
+    view::{Counter, Direction, Flow, FlowPeer, Refused, Verdict},
 };
 use namegate_config::{
     name::Fqdn,
@@ -72,9 +72,9 @@ impl Checks {
     }
 
     /// Every word with its count, always in the same order; `lost` are copies that the kernel could not hand over.
-    pub(crate) fn tallies(&self, lost: u64) -> Vec<Tally> {
+    pub(crate) fn counters(&self, lost: u64) -> Vec<Counter> {
         let counts = WORDS.into_iter().zip(&self.counts).map(|(word, count)| (word, count.load(Ordering::Relaxed)));
-        counts.chain([("lost", lost)]).map(|(what, count)| Tally { what: what.to_owned(), count }).collect()
+        counts.chain([("lost", lost)]).map(|(what, count)| Counter { what: what.to_owned(), count }).collect()
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
 use namegate_abi::{EventRecord, Reason};
 use namegate_api::{
     FlowFeed, FlowHub, FlowReader,
-    view::{Flow, NameMismatch, Tally, Verdict},
+    view::{Counter, Flow, NameMismatch, Verdict},
 };
 use namegate_config::fair_ring::{FairRing, pick_fairly};
 use namegate_enforcer::Reader;
@@ -141,9 +141,9 @@ impl Flows {
     }
 
     /// How many flows had which verdict.
-    pub(crate) fn tallies(&self) -> Vec<Tally> {
+    pub(crate) fn counters(&self) -> Vec<Counter> {
         let count = |verdict: &Verdict| self.counts[slot(*verdict)].load(Ordering::Relaxed);
-        Verdict::ALL.iter().map(|verdict| Tally { what: verdict.text().to_owned(), count: count(verdict) }).collect()
+        Verdict::ALL.iter().map(|verdict| Counter { what: verdict.text().to_owned(), count: count(verdict) }).collect()
     }
 
     /// Connections that would not pass where names were enforced, the most recent first.
@@ -340,7 +340,7 @@ mod tests {
         assert!(shown.iter().all(|entry| matches!(entry, Entry::Record(_))));
         let (kept, _) = flows.subscribe(true);
         assert_eq!(ports(HONEST, &kept), [1, 2]);
-        let counts: Vec<_> = flows.tallies().into_iter().map(|tally| (tally.what, tally.count)).collect();
+        let counts: Vec<_> = flows.counters().into_iter().map(|counters| (counters.what, counters.count)).collect();
         let want = [("allowed", 1), ("denied", 20_001), ("audited", 0), ("redirected", 0)];
         assert_eq!(counts, want.map(|(what, count)| (what.to_owned(), count)));
     }

@@ -286,7 +286,7 @@ mod tests {
                 assert_eq!(seen, None);
             }
         }
-        let counts: Vec<u64> = checks.tallies(3).into_iter().map(|tally| tally.count).collect();
+        let counts: Vec<u64> = checks.counters(3).into_iter().map(|counters| counters.count).collect();
         assert_eq!(counts, [0, 0, 1, 1, 0, 3]);
         assert!(gathered.values().all(|one| one.done && one.octets.is_empty() && one.ahead.is_empty()));
     }

@@ -22,7 +22,7 @@ use namegate_config::{
 };
 use namegate_enforcer::{Reader, View};
 use namegate_engine::NamesAt;
-use namegate_l7_proxy::{Access, Demand, Desk, Fate, Match, Named, Question, What};
+use namegate_l7_proxy::{Access, Backend, ConnectionPolicy, Fate, Match, Named, Question, What};
 use tokio::sync::Notify;
 
 use super::{
@@ -43,9 +43,9 @@ const OPENING_NAMES_MAX: usize = 16;
 /// IANA protocol number of TCP.
 const TCP: u8 = 6;
 
-/// The desk of the agent.
+/// The backend of the agent.
 #[derive(Clone)]
-pub(crate) struct RequestDesk {
+pub(crate) struct L7Backend {
     reader: Reader,
     refusals: Arc<Refusals>,
     /// Denials are recorded only.
@@ -84,8 +84,8 @@ impl Records {
     }
 }
 
-impl RequestDesk {
-    /// A desk, and the records that it takes.
+impl L7Backend {
+    /// A backend, and the records that it takes.
     pub(crate) fn new(reader: Reader, refusals: Arc<Refusals>, audit: bool) -> (Self, Arc<Records>) {
         let waiting = Mutex::new(FairRing::new(RECORDS_MAX));
         let records = Arc::new(Records { waiting, arrived: Notify::new() });
@@ -105,13 +105,13 @@ impl RequestDesk {
     }
 }
 
-impl Desk for RequestDesk {
+impl Backend for L7Backend {
     fn tidy(&self) {
         memory::give_back();
     }
 
-    async fn demand(&self, question: Question) -> Option<Demand> {
-        demand(&self.reader.view(), self.audit, &question)
+    async fn connection_policy(&self, question: Question) -> Option<ConnectionPolicy> {
+        connection_policy(&self.reader.view(), self.audit, &question)
     }
 
     fn revision(&self) -> u64 {
@@ -142,7 +142,7 @@ impl Desk for RequestDesk {
 /// The limits of both ends. A server on this node sees its client's address, and so do the rules for it. `None` where
 /// neither end is known: the programs hand over connections of endpoints alone, so this one has only just come, and no
 /// request of it passes before the rules for it are published.
-fn demand(view: &View<'_>, audit: bool, question: &Question) -> Option<Demand> {
+fn connection_policy(view: &View<'_>, audit: bool, question: &Question) -> Option<ConnectionPolicy> {
     let Question { client, server, age, named, known } = question;
     let flow = reference::Flow { protocol: TCP, port: server.port() };
     let (client, server, now) = (client.ip().to_canonical(), server.ip().to_canonical(), boot_ns());
@@ -174,7 +174,7 @@ fn demand(view: &View<'_>, audit: bool, question: &Question) -> Option<Demand> {
     let sides = vec![(rule::Direction::Egress, egress), (rule::Direction::Ingress, ingress)];
     let keeps_source = view.endpoint_by_address(server).is_some();
     let names = opening_names(view, (client, server), named, since);
-    Some(Demand { sides, keeps_source, audit, bound, binding, names })
+    Some(ConnectionPolicy { sides, keeps_source, audit, bound, binding, names })
 }
 
 /// Names that open the server's address for the client. Where the connection asks for one of them, that one is enough.

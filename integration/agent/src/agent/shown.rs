@@ -6,8 +6,8 @@ use namegate_abi::map_names;
 use namegate_api::{
     rfc3339,
     view::{
-        Counter, Direction, Endpoint, EndpointState, EndpointTally, Enforcement, Fill, FqdnLookup, FqdnSelector,
-        LookupSource, Refused, SelectedName,
+        Direction, Endpoint, EndpointCounter, EndpointState, Enforcement, Fill, FqdnLookup, FqdnSelector, LookupSource,
+        PacketCounter, Refused, SelectedName,
     },
 };
 use namegate_config::{endpoints, name::NamePattern};
@@ -66,17 +66,17 @@ pub(super) fn refused(figures: &Figures) -> Vec<Refused> {
 
 /// Connections whose name was not looked at, by endpoint: those that the agent could not read, and copies that the programs
 /// did not make.
-pub(super) fn names_unread(unread: &[Refused], refused: &[Refused]) -> Vec<EndpointTally> {
+pub(super) fn names_unread(unread: &[Refused], refused: &[Refused]) -> Vec<EndpointCounter> {
     let copies = refused.iter().filter(|at| at.bound == Bound::Copies.text());
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for at in unread.iter().chain(copies) {
         *counts.entry(&at.endpoint).or_default() += at.count;
     }
-    counts.into_iter().map(|(endpoint, count)| EndpointTally { endpoint: endpoint.to_owned(), count }).collect()
+    counts.into_iter().map(|(endpoint, count)| EndpointCounter { endpoint: endpoint.to_owned(), count }).collect()
 }
 
 /// Packets by direction and reason; those that never came are left out.
-pub(super) fn counters(meters: &Meters) -> Vec<Counter> {
+pub(super) fn counters(meters: &Meters) -> Vec<PacketCounter> {
     let counters = meters.counters().unwrap_or_else(|error| {
         tracing::error!(%error, "reading counters");
         Vec::new()
@@ -86,8 +86,8 @@ pub(super) fn counters(meters: &Meters) -> Vec<Counter> {
 
 fn shown_counter(
     (direction, reason, count): (namegate_abi::Direction, namegate_abi::Reason, namegate_abi::Counter),
-) -> Counter {
-    Counter {
+) -> PacketCounter {
+    PacketCounter {
         direction: match direction {
             namegate_abi::Direction::Ingress => Direction::Ingress,
             namegate_abi::Direction::Egress => Direction::Egress,

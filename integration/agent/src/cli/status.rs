@@ -31,15 +31,15 @@ fn page(status: &Status) -> Result<String, std::fmt::Error> {
         section(&mut page, "Refused", &refused(status))?;
     }
     if !status.dns.is_empty() {
-        let rows = status.dns.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
+        let rows = status.dns.iter().map(|counters| [counters.what.clone(), counters.count.to_string()]);
         section(&mut page, "DNS", &output::table(&["OUTCOME", "MESSAGES"], rows))?;
     }
-    if status.requests.iter().any(|tally| tally.count > 0) {
-        let rows = status.requests.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
+    if status.requests.iter().any(|counters| counters.count > 0) {
+        let rows = status.requests.iter().map(|counters| [counters.what.clone(), counters.count.to_string()]);
         section(&mut page, "Requests", &output::table(&["OUTCOME", "COUNT"], rows))?;
     }
-    if status.name_checks.iter().any(|tally| tally.count > 0) {
-        let rows = status.name_checks.iter().map(|tally| [tally.what.clone(), tally.count.to_string()]);
+    if status.name_checks.iter().any(|counters| counters.count > 0) {
+        let rows = status.name_checks.iter().map(|counters| [counters.what.clone(), counters.count.to_string()]);
         section(&mut page, "Names of connections", &output::table(&["OUTCOME", "CONNECTIONS"], rows))?;
     }
     if !status.names_unread.is_empty() {
@@ -173,8 +173,8 @@ fn diagnostics(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use namegate_api::view::{
-        Counter, Diagnostic, Direction, EndpointCounts, Fill, Kubernetes, NameCounts, NameMismatch, Problem, Refused,
-        Revision, Source, Tally,
+        Counter, Diagnostic, Direction, EndpointCounts, Fill, Kubernetes, NameCounts, NameMismatch, PacketCounter,
+        Problem, Refused, Revision, Source,
     };
 
     use super::*;
@@ -192,8 +192,8 @@ mod tests {
         }
     }
 
-    fn denied() -> Counter {
-        Counter {
+    fn denied() -> PacketCounter {
+        PacketCounter {
             direction: Direction::Egress,
             reason: "default-deny".into(),
             text: "no rule allows it".into(),
@@ -249,10 +249,10 @@ mod tests {
             counters: vec![denied()],
             maps: vec![Fill { map: "POLICY".into(), rows: 50, rows_max: 200, setting: "limits.policyRows".into() }],
             refused: vec![refused_names()],
-            dns: vec![Tally { what: "answered".into(), count: 6 }],
+            dns: vec![Counter { what: "answered".into(), count: 6 }],
             dns_answers_kept: 0,
             requests: vec![],
-            name_checks: vec![Tally { what: "matched".into(), count: 8 }],
+            name_checks: vec![Counter { what: "matched".into(), count: 8 }],
             names_unread: vec![],
             mismatches: vec![mismatch()],
             denials: vec![],

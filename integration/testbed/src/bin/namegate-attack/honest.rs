@@ -39,7 +39,7 @@ pub(crate) struct Count {
 
 /// What both honest endpoints did.
 #[derive(Clone)]
-pub(crate) struct Tally {
+pub(crate) struct Counter {
     pub(crate) lookups: Count,
     pub(crate) connections: Count,
     pub(crate) fragments: Count,
@@ -54,7 +54,7 @@ pub(crate) struct Tally {
     pub(crate) words: Vec<String>,
 }
 
-impl Tally {
+impl Counter {
     fn new() -> anyhow::Result<Self> {
         let none = Count::default();
         Ok(Self {
@@ -73,14 +73,14 @@ impl Tally {
 
 /// Both honest endpoints at work.
 pub(crate) struct Honest {
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<Counter>>,
     tasks: Vec<Task<()>>,
 }
 
 impl Honest {
     /// Starts them; they go on until the end.
     pub(crate) fn start(world: &World, end: &End) -> anyhow::Result<Self> {
-        let tally = Arc::new(Mutex::new(Tally::new()?));
+        let tally = Arc::new(Mutex::new(Counter::new()?));
         let tasks = actors(world, &tally)
             .into_iter()
             .map(|(key, mut actor)| {
@@ -97,12 +97,12 @@ impl Honest {
     }
 
     /// What they did so far.
-    pub(crate) fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Counter {
         lock(&self.tally).clone()
     }
 
     /// Waits until both have ended their round.
-    pub(crate) fn finish(self) -> Tally {
+    pub(crate) fn finish(self) -> Counter {
         for task in self.tasks {
             task.wait();
         }
@@ -110,8 +110,8 @@ impl Honest {
     }
 
     /// A first or last round of each, for itself.
-    pub(crate) fn once(world: &World) -> anyhow::Result<Tally> {
-        let tally = Arc::new(Mutex::new(Tally::new()?));
+    pub(crate) fn once(world: &World) -> anyhow::Result<Counter> {
+        let tally = Arc::new(Mutex::new(Counter::new()?));
         for (key, mut actor) in actors(world, &tally) {
             world.pod(key).netns.run(async move { actor.round().await });
         }
@@ -120,7 +120,7 @@ impl Honest {
     }
 }
 
-fn actors(world: &World, tally: &Arc<Mutex<Tally>>) -> Vec<(&'static str, Actor)> {
+fn actors(world: &World, tally: &Arc<Mutex<Counter>>) -> Vec<(&'static str, Actor)> {
     let server = world.pod(ALPHA).ipv4();
     [ALPHA, BETA]
         .into_iter()
@@ -133,7 +133,7 @@ fn actors(world: &World, tally: &Arc<Mutex<Tally>>) -> Vec<(&'static str, Actor)
         .collect()
 }
 
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+fn lock(tally: &Mutex<Counter>) -> MutexGuard<'_, Counter> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -146,7 +146,7 @@ struct Actor {
     number: u64,
     /// The connection that lasts from one start to the next.
     held: Option<TcpStream>,
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<Counter>>,
 }
 
 impl Actor {
@@ -172,7 +172,7 @@ impl Actor {
         }
     }
 
-    fn note(&self, what: &str, of: impl Fn(&mut Tally) -> &mut Count, outcome: Result<(), String>) {
+    fn note(&self, what: &str, of: impl Fn(&mut Counter) -> &mut Count, outcome: Result<(), String>) {
         let mut tally = lock(&self.tally);
         of(&mut tally).done += 1;
         if let Err(why) = outcome {

@@ -97,7 +97,7 @@ fn run(report: &mut Report, length: Duration) -> Result<()> {
 
 /// What came of the attack.
 struct Seen {
-    honest: honest::Tally,
+    honest: honest::Counter,
     far: far::Counts,
     sent: Vec<(&'static str, u64)>,
     idle: Vec<(&'static str, usize, usize)>,

@@ -1,7 +1,7 @@
 //! What must be so after the attack, row by row.
 
 use crate::Seen;
-use crate::honest::{Count, Tally};
+use crate::honest::{Count, Counter};
 use crate::report::Report;
 
 /// Memory of the agent's process, bytes.
@@ -44,7 +44,7 @@ const REFUSALS: &[Refusal] = &[
 ];
 
 /// How many acts failed.
-pub(crate) fn failed(tally: &Tally) -> u64 {
+pub(crate) fn failed(tally: &Counter) -> u64 {
     [tally.lookups, tally.connections, tally.fragments, tally.requests, tally.denials, tally.restarts]
         .iter()
         .map(|count| count.failed)
@@ -76,7 +76,7 @@ fn far_side(report: &mut Report, seen: &Seen) {
     }
 }
 
-fn honest(report: &mut Report, tally: &Tally) {
+fn honest(report: &mut Report, tally: &Counter) {
     let rows = [
         ("honest look-ups", tally.lookups),
         ("honest connections", tally.connections),

@@ -99,7 +99,7 @@ fn initials(thread: u16, to: SocketAddr) -> Result<std::thread::JoinHandle<()>> 
 }
 
 /// What the connections of a kind do: how many there are, what each begins with, and what it goes on with.
-struct Manner {
+struct Load {
     count: usize,
     first: Vec<u8>,
     /// Sent again and again.
@@ -118,15 +118,15 @@ enum More {
     Resets,
 }
 
-fn manner(kind: Kind) -> Manner {
+fn load(kind: Kind) -> Load {
     const STREAMS: u32 = 100;
     let streams = |block: &[u8]| -> Vec<u8> {
         (0..STREAMS).flat_map(|at| frame(HEADERS, WHOLE_REQUEST, 2 * at + 1, block)).collect()
     };
     let fast =
-        |first: Vec<u8>, part: &[u8]| Manner { count: 64, first, more: Some(More::Fast(part.repeat(64))), reads: true };
+        |first: Vec<u8>, part: &[u8]| Load { count: 64, first, more: Some(More::Fast(part.repeat(64))), reads: true };
     match kind {
-        Kind::RapidReset => Manner { count: 64, first: hello(), more: Some(More::Resets), reads: true },
+        Kind::RapidReset => Load { count: 64, first: hello(), more: Some(More::Resets), reads: true },
         Kind::Continuation => {
             let open = frame(HEADERS, 0, 1, &get("/v1"));
             let field = [&[0x10, 1, b'x', 100][..], &[b'a'; 100]].concat();
@@ -139,22 +139,22 @@ fn manner(kind: Kind) -> Manner {
             let again = [&get(SILENT)[..], &[AGAIN; 14]].concat();
             let rest = (1..STREAMS).flat_map(|at| frame(HEADERS, WHOLE_REQUEST, 2 * at + 1, &again)).collect();
             let first = [hello(), frame(HEADERS, WHOLE_REQUEST, 1, &bomb), rest].concat();
-            Manner { count: 1_000, first, more: None, reads: true }
+            Load { count: 1_000, first, more: None, reads: true }
         }
         Kind::StalledWindows => {
-            Manner { count: 400, first: [hello(), streams(&get(BIG))].concat(), more: None, reads: false }
+            Load { count: 400, first: [hello(), streams(&get(BIG))].concat(), more: None, reads: false }
         }
         Kind::Unread => {
             let first = format!("GET {BIG} HTTP/1.1\r\nHost: a.test\r\n\r\n").into_bytes();
-            Manner { count: 8_192, first, more: None, reads: false }
+            Load { count: 8_192, first, more: None, reads: false }
         }
         Kind::SlowHeads => {
             let first = [&b"GET /v1 HTTP/1.1\r\nHost: a.test\r\nX-Slow: "[..], &vec![b'a'; 60_000]].concat();
-            Manner { count: 8_192, first, more: Some(More::Slow(b"a")), reads: true }
+            Load { count: 8_192, first, more: Some(More::Slow(b"a")), reads: true }
         }
         Kind::SlowBodies => {
             let first = b"POST /v1 HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n".to_vec();
-            Manner { count: 8_192, first, more: Some(More::Slow(b"a")), reads: true }
+            Load { count: 8_192, first, more: Some(More::Slow(b"a")), reads: true }
         }
         Kind::HalfOpen | Kind::QuicInitials => {
             // A handshake of 60,000 bytes in records of 16,000, of which the last is not whole.
@@ -163,25 +163,25 @@ fn manner(kind: Kind) -> Manner {
                 let length = u16::try_from(part.len()).unwrap_or(0).to_be_bytes();
                 [&[0x16, 3, 1][..], &length, part].concat()
             });
-            Manner { count: 8_192, first: records.collect(), more: Some(More::Slow(b"")), reads: true }
+            Load { count: 8_192, first: records.collect(), more: Some(More::Slow(b"")), reads: true }
         }
     }
 }
 
 /// Keeps all connections of a kind, and opens those anew that end.
 async fn connections(generate: &Generate) {
-    let manner = Arc::new(manner(generate.kind));
+    let load = Arc::new(load(generate.kind));
     let is_half_open = generate.kind == Kind::HalfOpen;
     let to = if is_half_open { generate.tls } else { generate.http };
-    let tasks: Vec<_> = (0..manner.count)
+    let tasks: Vec<_> = (0..load.count)
         .map(|at| {
-            let manner = Arc::clone(&manner);
+            let load = Arc::clone(&load);
             // Half of those that are half open say nothing at all.
             let is_silent = is_half_open && at % 2 == 0;
             tokio::spawn(async move {
                 loop {
                     if let Ok(stream) = client::connect(to, PATIENCE).await {
-                        converse(stream, &manner, is_silent).await;
+                        converse(stream, &load, is_silent).await;
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -194,14 +194,14 @@ async fn connections(generate: &Generate) {
 }
 
 /// One connection, until its other side ends it.
-async fn converse(stream: TcpStream, manner: &Manner, is_silent: bool) {
+async fn converse(stream: TcpStream, load: &Load, is_silent: bool) {
     let (mut read, mut write) = split(stream);
     let writing = async {
         if is_silent {
             return std::future::pending().await;
         }
-        write.write_all(&manner.first).await?;
-        match &manner.more {
+        write.write_all(&load.first).await?;
+        match &load.more {
             None => std::future::pending().await,
             Some(More::Slow(part)) => loop {
                 tokio::time::sleep(TRICKLE).await;
@@ -214,7 +214,7 @@ async fn converse(stream: TcpStream, manner: &Manner, is_silent: bool) {
         }
     };
     let reading = async {
-        if !manner.reads {
+        if !load.reads {
             return std::future::pending().await;
         }
         let mut bytes = vec![0; 16 << 10];

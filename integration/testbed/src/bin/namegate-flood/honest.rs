@@ -24,7 +24,7 @@ const WORDS_MAX: usize = 3;
 
 /// What became of the requests.
 #[derive(Clone)]
-pub(crate) struct Tally {
+pub(crate) struct Counter {
     pub(crate) sent: u64,
     pub(crate) refused: u64,
     /// Microseconds.
@@ -34,7 +34,7 @@ pub(crate) struct Tally {
 
 /// The endpoint at work.
 pub(crate) struct Honest {
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<Counter>>,
     end: Arc<AtomicBool>,
     tasks: [Task<()>; 2],
 }
@@ -42,7 +42,8 @@ pub(crate) struct Honest {
 impl Honest {
     /// Starts it; it goes on until [`Honest::finish`].
     pub(crate) fn start(world: &World) -> anyhow::Result<Self> {
-        let none = Tally { sent: 0, refused: 0, latency: Histogram::new_with_max(LATENCY_MAX, 3)?, words: Vec::new() };
+        let none =
+            Counter { sent: 0, refused: 0, latency: Histogram::new_with_max(LATENCY_MAX, 3)?, words: Vec::new() };
         let (tally, end) = (Arc::new(Mutex::new(none)), Arc::new(AtomicBool::new(false)));
         let pod = world.pod(HONEST);
         let tasks = [false, true].map(|is_tls| {
@@ -61,14 +62,14 @@ impl Honest {
     }
 
     /// Waits for the last requests.
-    pub(crate) fn finish(self) -> Tally {
+    pub(crate) fn finish(self) -> Counter {
         self.end.store(true, Ordering::Relaxed);
         self.tasks.into_iter().for_each(Task::wait);
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn note(tally: &Mutex<Tally>, took: Duration, outcome: Result<(), String>) {
+fn note(tally: &Mutex<Counter>, took: Duration, outcome: Result<(), String>) {
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     tally.sent += 1;
     tally.latency.saturating_record(u64::try_from(took.as_micros()).unwrap_or(LATENCY_MAX));

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::generate::Kind;
-use crate::honest::Tally;
+use crate::honest::Counter;
 
 /// Memory of the agent during a flood, bytes.
 const MEMORY_MAX: u64 = 300 << 20;
@@ -29,7 +29,7 @@ pub(crate) struct Memory {
 /// One flood.
 pub(crate) struct Row {
     pub(crate) kind: Kind,
-    pub(crate) honest: Tally,
+    pub(crate) honest: Counter,
     pub(crate) memory: Memory,
 }
 

@@ -22,13 +22,13 @@ const CROWD_FIRST: u32 = 0x0af6_0001;
 const IDENTITIES_FIRST: u32 = 0x0a80_0001;
 
 /// A world with what the rows need.
-pub(super) struct Ground {
+pub(super) struct Fixture {
     pub(super) world: World,
     pub(super) resolver: SocketAddr,
     crowd: usize,
 }
 
-impl Ground {
+impl Fixture {
     /// Builds the world, with `crowd` endpoints besides the asking pod and `more` pods.
     pub(super) fn build(more: Vec<PodSpec>, crowd: usize) -> Result<Self> {
         let resolver = PodSpec::new("kube-system", "dns", &[IpAddr::from(RESOLVER)])
@@ -82,7 +82,7 @@ impl Ground {
 fn crowd_endpoint(at: usize, address: u32) -> Value {
     json!({
         "name": format!("local{at}"), "namespace": "crowd", "labels": {"class": format!("class{at}")},
-        "addresses": [Ipv4Addr::from_bits(address)], "interface": Ground::crowd_interface(at),
+        "addresses": [Ipv4Addr::from_bits(address)], "interface": Fixture::crowd_interface(at),
     })
 }
 
@@ -97,7 +97,7 @@ fn identity(at: usize, address: u32) -> Value {
 fn add_links(world: &World, count: usize) -> Result<()> {
     let mut lines = String::new();
     for at in 0..count {
-        let (interface, outside) = (Ground::crowd_interface(at), world.outside().name());
+        let (interface, outside) = (Fixture::crowd_interface(at), world.outside().name());
         let _ = writeln!(lines, "link add {interface} type veth peer name c{at:04} netns {outside}");
     }
     let mut ip = Command::new("ip");

@@ -10,7 +10,7 @@ use namegate_testbed::{Agent, Options, PodSpec};
 use serde_json::{Value, json};
 
 use super::change::{self, Change, Enforced};
-use super::ground::Ground;
+use super::ground::Fixture;
 use super::policies::{CROWD, IDENTITIES};
 use super::{figures, greedy, learning, policies};
 use crate::memory;
@@ -35,7 +35,7 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// So many policies, of which one changes each second.
 pub(super) fn policies(count: usize, load: Duration) -> Result<Value> {
-    let ground = Ground::build(Vec::new(), CROWD)?;
+    let ground = Fixture::build(Vec::new(), CROWD)?;
     ground.set_names(NAMES, LONG_TTL_S);
     let options = Options { files: policies::files(count), ..ground.options(IDENTITIES) };
     let (agent, start) = start_agent(&ground, &options)?;
@@ -44,7 +44,7 @@ pub(super) fn policies(count: usize, load: Duration) -> Result<Value> {
     let next = |number: usize| {
         let at = number % count.min(CROWD);
         let port = policies::PORTS[(number / count.min(CROWD) + 1) % 2];
-        let interface = ground.index(&Ground::crowd_interface(at % CROWD))?;
+        let interface = ground.index(&Fixture::crowd_interface(at % CROWD))?;
         Ok(Change { file: policies::file(at), text: policies::text(at, port), interface })
     };
     let (changing, enforced) = while_changing(&agent, next, || probe(&ground, load, RATE, NAMES))?;
@@ -57,7 +57,7 @@ pub(super) fn policies(count: usize, load: Duration) -> Result<Value> {
 /// A pod that asks for 260 names of 1,000 addresses, beside an honest one.
 pub(super) fn addresses(load: Duration) -> Result<Value> {
     let pod = PodSpec::new("empire", "greedy", &[IpAddr::from([10, 244, 3, 9])]).label("class", "tiefighter").bare();
-    let ground = Ground::build(vec![pod], 0)?;
+    let ground = Fixture::build(vec![pod], 0)?;
     ground.set_names(NAMES, LONG_TTL_S);
     greedy::serve(ground.world.zone());
     let (agent, _) = start_agent(&ground, &ground.options(0))?;
@@ -80,7 +80,7 @@ pub(super) fn addresses(load: Duration) -> Result<Value> {
 /// Many patterns and learned names; each second one more pattern, or one less.
 pub(super) fn patterns(load: Duration) -> Result<Value> {
     const FILE: &str = "patterns.yaml";
-    let ground = Ground::build(Vec::new(), 0)?;
+    let ground = Fixture::build(Vec::new(), 0)?;
     ground.set_names(MANY_NAMES, LONG_TTL_S);
     let files = vec![(FILE.to_owned(), policies::patterns(PATTERNS))];
     let (agent, _) = start_agent(&ground, &Options { files, ..ground.options(0) })?;
@@ -102,7 +102,7 @@ pub(super) fn patterns(load: Duration) -> Result<Value> {
 pub(super) fn restart() -> Result<Value> {
     let pod = |at: u8| PodSpec::new("empire", &format!("asking{at}"), &[IpAddr::from([10, 244, 8, at])]);
     let pods = (1..=MANY_ENDPOINTS).map(|at| pod(at).label("class", "tiefighter").bare());
-    let ground = Ground::build(pods.collect(), 0)?;
+    let ground = Fixture::build(pods.collect(), 0)?;
     ground.set_names(MANY_NAMES, LONG_TTL_S);
     let (mut agent, _) = start_agent(&ground, &ground.options(0))?;
     for at in 1..=MANY_ENDPOINTS {
@@ -134,7 +134,7 @@ pub(super) fn start() -> Result<Value> {
     const POLICIES: usize = 10_000;
     const MANY_IDENTITIES: usize = 100_000;
     const ENDPOINTS: usize = 100;
-    let ground = Ground::build(Vec::new(), ENDPOINTS)?;
+    let ground = Fixture::build(Vec::new(), ENDPOINTS)?;
     let options = Options { files: policies::files(POLICIES), ..ground.options(MANY_IDENTITIES) };
     let (agent, start) = start_agent(&ground, &options)?;
     Ok(json!({
@@ -145,7 +145,7 @@ pub(super) fn start() -> Result<Value> {
 
 /// An agent with nothing to do.
 pub(super) fn idle() -> Result<Value> {
-    let ground = Ground::build(Vec::new(), 0)?;
+    let ground = Fixture::build(Vec::new(), 0)?;
     let agent = Agent::start(&ground.world, &Options::default())?;
     std::thread::sleep(IDLE);
     let pid = agent.pid().context("the agent does not run")?;
@@ -153,7 +153,7 @@ pub(super) fn idle() -> Result<Value> {
 }
 
 /// An agent, and how long it took from its start to being ready.
-fn start_agent<'a>(ground: &'a Ground, options: &Options) -> Result<(Agent<'a>, Duration)> {
+fn start_agent<'a>(ground: &'a Fixture, options: &Options) -> Result<(Agent<'a>, Duration)> {
     let mut agent = Agent::prepare(&ground.world, options)?;
     let started = Instant::now();
     agent.launch()?;
@@ -165,7 +165,7 @@ fn start_agent<'a>(ground: &'a Ground, options: &Options) -> Result<(Agent<'a>, 
     Ok((agent, took))
 }
 
-fn probe(ground: &Ground, length: Duration, rate: u32, names: u16) -> Result<Latency> {
+fn probe(ground: &Fixture, length: Duration, rate: u32, names: u16) -> Result<Latency> {
     Probe::open(&ground.client().netns, ground.resolver)?.of_names(names).run(length, rate)
 }
 
@@ -186,7 +186,7 @@ fn while_changing<T>(
 }
 
 /// Becomes true with the first question that comes from another address than the pod's: the agent's own.
-fn notice_proxied(ground: &Ground) -> Arc<AtomicBool> {
+fn notice_proxied(ground: &Fixture) -> Arc<AtomicBool> {
     let is_proxied = Arc::new(AtomicBool::new(false));
     let (noticed, pod) = (Arc::clone(&is_proxied), ground.client().ipv4());
     ground.world.zone().script(move |query| {

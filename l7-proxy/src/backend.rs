@@ -14,9 +14,9 @@ use namegate_config::{
 };
 
 /// Answers what is asked of the requests of a connection, and takes records of them.
-pub trait Desk: Clone + Send + Sync + 'static {
+pub trait Backend: Clone + Send + Sync + 'static {
     /// The limits on requests of a connection. `None` where nobody answers: then no request passes.
-    fn demand(&self, question: Question) -> impl Future<Output = Option<Demand>> + Send;
+    fn connection_policy(&self, question: Question) -> impl Future<Output = Option<ConnectionPolicy>> + Send;
 
     /// Grows when answers may have changed: open connections ask anew before their next request. It must not block.
     fn revision(&self) -> u64;
@@ -76,7 +76,7 @@ pub enum Named {
 
 /// What is asked of the requests of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Demand {
+pub struct ConnectionPolicy {
     /// The limits of each end that has any; a request passes where every one lets it pass.
     pub sides: Vec<(Direction, Limits)>,
     /// Whether the server is to see the client's address: its answers find their way back to the proxy.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use namegate_config::reference::Flow;
-use namegate_dns_proxy::{Asked, Desk, Forbidden, NotInstalled, Share, Suspicion, forbidden};
+use namegate_dns_proxy::{Asked, Backend, Forbidden, NotInstalled, Share, Suspicion, forbidden};
 use namegate_enforcer::EnforcerHandle;
 use namegate_engine::{Answer, EndpointId};
 
@@ -16,22 +16,22 @@ use super::refusals::{Bound, Refusals};
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// The desk of the agent.
+/// The backend of the agent.
 #[derive(Clone)]
-pub(crate) struct GateDesk {
+pub(crate) struct DnsBackend {
     enforcer: EnforcerHandle,
     refusals: Arc<Refusals>,
     /// Denials are recorded only: no question is refused.
     audit: bool,
 }
 
-impl GateDesk {
+impl DnsBackend {
     pub(crate) fn new(enforcer: EnforcerHandle, refusals: Arc<Refusals>, audit: bool) -> Self {
         Self { enforcer, refusals, audit }
     }
 }
 
-impl Desk for GateDesk {
+impl Backend for DnsBackend {
     fn endpoint(&self, address: IpAddr) -> Option<EndpointId> {
         self.enforcer.reader().view().endpoint_by_address(address)
     }

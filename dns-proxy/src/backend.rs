@@ -11,7 +11,7 @@ use namegate_engine::{Answer, EndpointId};
 /// Answers the proxy's questions about endpoints and resolvers, and takes what it learned.
 ///
 /// The questions are asked for every question on the worker's own thread: they must not block.
-pub trait Desk: Clone + Send + Sync + 'static {
+pub trait Backend: Clone + Send + Sync + 'static {
     /// The endpoint that has this address. Without one the question is answered REFUSED and counted.
     fn endpoint(&self, address: IpAddr) -> Option<EndpointId>;
 
@@ -25,7 +25,7 @@ pub trait Desk: Clone + Send + Sync + 'static {
         None
     }
 
-    /// Whether [`Desk::forbids`] is to be asked for this client.
+    /// Whether [`Backend::forbids`] is to be asked for this client.
     fn limits(&self, client: IpAddr) -> bool {
         let _ = client;
         false

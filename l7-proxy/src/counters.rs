@@ -39,9 +39,9 @@ outcomes! {
 
 /// Counters.
 #[derive(Debug, Default)]
-pub(crate) struct Tallies([AtomicU64; WORDS.len()]);
+pub(crate) struct Counters([AtomicU64; WORDS.len()]);
 
-impl Tallies {
+impl Counters {
     pub(crate) fn count(&self, outcome: Outcome) {
         self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }

@@ -82,15 +82,15 @@ outcomes! {
 
 /// The counters of one worker.
 #[derive(Debug)]
-pub(crate) struct Tallies([AtomicU64; Outcome::WORDS.len()]);
+pub(crate) struct Counters([AtomicU64; Outcome::WORDS.len()]);
 
-impl Default for Tallies {
+impl Default for Counters {
     fn default() -> Self {
         Self(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }
 
-impl Tallies {
+impl Counters {
     pub(crate) fn count(&self, outcome: Outcome) {
         self.add(outcome, 1);
     }
@@ -106,7 +106,7 @@ impl Tallies {
 
     /// The sums of several workers, every word once.
     pub(crate) fn sum<'a>(workers: &(impl Iterator<Item = &'a Self> + Clone)) -> Vec<(&'static str, u64)> {
-        let of = |at: usize| workers.clone().map(|tallies| tallies.0[at].load(Relaxed)).sum();
+        let of = |at: usize| workers.clone().map(|counters| counters.0[at].load(Relaxed)).sum();
         Outcome::WORDS.iter().enumerate().map(|(at, word)| (*word, of(at))).collect()
     }
 }
