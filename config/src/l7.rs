@@ -12,7 +12,7 @@ use crate::{
     question::{QueryType, Questions},
 };
 
-pub use http_rule::{HeaderMatch, HttpRule};
+pub use http_rule::{HeaderMatch, HttpRule, is_override};
 pub use regex_text::{REGEX_OCTETS_MAX, RegexText};
 
 use head::{HttpFacts, Refused};

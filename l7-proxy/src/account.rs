@@ -26,6 +26,8 @@ const LEAVING_PART: usize = 16;
 const RELIEF_PAUSE_MS: u64 = 5;
 /// Bytes of a connection that has said nothing: its task, its socket, its place.
 pub(crate) const CONNECTION_BYTES: usize = 8 << 10;
+/// Bytes of what passes as it comes: a buffer for each way.
+const TUNNEL_BYTES: usize = 16 << 10;
 /// Bytes of a beginning that count at most: no buffer for unfinished heads is larger.
 const UNREAD_BYTES_MAX: usize = 64 << 10;
 
@@ -156,10 +158,12 @@ impl Account {
         }
     }
 
-    /// What comes from now on passes as it comes.
-    pub(crate) fn pass(&self) {
+    /// What comes from now on passes as it comes. The charge is to be kept as long.
+    #[must_use]
+    pub(crate) fn pass(self: &Arc<Self>) -> Charge {
         self.is_tunnel.store(true, Ordering::Relaxed);
         self.progress();
+        self.charge(TUNNEL_BYTES)
     }
 
     /// Waits until the connection must give way to others.
@@ -381,10 +385,10 @@ mod tests {
         account.progress();
         assert_eq!(accounts.held().1, 0);
         let charge = account.charge(7);
-        account.pass();
+        let buffers = account.pass();
         account.received(1 << 20);
-        assert_eq!(accounts.held().1, 7, "what passes is not kept");
-        drop(charge);
+        assert_eq!(accounts.held().1, 7 + TUNNEL_BYTES, "what passes is not kept");
+        drop((charge, buffers));
         accounts.close(&account);
         assert_eq!(accounts.held(), (0, 0));
     }

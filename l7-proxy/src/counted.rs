@@ -13,8 +13,8 @@ use bytes::Bytes;
 use hyper::{
     HeaderMap, Uri,
     body::{Body, Frame, Incoming, SizeHint},
+    header::HeaderValue,
 };
-
 use tokio::time::{Sleep, sleep};
 
 use crate::account::{Account, Charge, PAUSE};
@@ -29,16 +29,46 @@ const BUFFER_BYTES: usize = 2 * WINDOW_BYTES as usize;
 const COPIED_BYTES_MAX: usize = WINDOW_BYTES as usize / 2;
 /// Bytes of a request under way beside its head: tasks, and the states of its streams.
 const REQUEST_BYTES: usize = 4 << 10;
-/// Bytes of a header field beside its name and value (RFC 9113 §10.5.1).
-const FIELD_BYTES: usize = 32;
+/// Bytes of a header field beside its name and value: its place in a map, and what the map keeps free.
+const FIELD_BYTES: usize = 128;
 
-/// What a request keeps from its head to the end of its response.
+/// What a request keeps from its head to the end of its response and of its own body.
 pub(crate) fn charge_request(account: &Arc<Account>, fields: &HeaderMap, target: &Uri) -> Charge {
-    let field = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
-        name.as_str().len() + value.len() + FIELD_BYTES
-    };
     let target = target.path_and_query().map_or(0, |target| target.as_str().len());
-    account.charge(REQUEST_BYTES + target + fields.iter().map(field).sum::<usize>())
+    account.charge(REQUEST_BYTES + target + bytes_of(fields))
+}
+
+/// What the head of a response keeps.
+pub(crate) fn charge_response(account: &Arc<Account>, fields: &HeaderMap) -> Charge {
+    account.charge(bytes_of(fields))
+}
+
+fn bytes_of(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum()
+}
+
+/// Has one of the values carry the charge for all: HTTP/2 keeps the head of a response until it is written, also where no
+/// body comes after it.
+pub(crate) fn charge_until_written(fields: &mut HeaderMap, charge: Charge) {
+    let Some(value) = fields.values_mut().next() else { return };
+    let carrier = Carrier { value: Bytes::copy_from_slice(value.as_bytes()), _charge: charge };
+    if let Ok(mut carrying) = HeaderValue::from_maybe_shared(Bytes::from_owner(carrier)) {
+        // Others stay in the table of the connection's encoder (RFC 7541 §2.3.2).
+        carrying.set_sensitive(true);
+        *value = carrying;
+    }
+}
+
+/// A value of a header field with a charge that lasts as long.
+struct Carrier {
+    value: Bytes,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Carrier {
+    fn as_ref(&self) -> &[u8] {
+        &self.value
+    }
 }
 
 /// A body with an account of its parts. Where its holder has too many bytes, it waits for connections to give way.
@@ -48,8 +78,8 @@ pub(crate) struct Counted {
     parts: Arc<Parts>,
     /// What has come stays in its window meanwhile.
     pause: Option<(Pin<Box<Sleep>>, Charge)>,
-    /// What lasts as long as the body.
-    _request: Option<Charge>,
+    /// What lasts as long as the bodies of a request and its response.
+    _request: Arc<Charge>,
 }
 
 /// Parts of one body that the other side has not taken.
@@ -60,7 +90,7 @@ struct Parts {
 }
 
 impl Counted {
-    pub(crate) fn new(body: Incoming, account: &Arc<Account>, request: Option<Charge>) -> Self {
+    pub(crate) fn new(body: Incoming, account: &Arc<Account>, request: Arc<Charge>) -> Self {
         let parts = Arc::new(Parts { account: Arc::clone(account), count: AtomicUsize::new(0) });
         Self { body, parts, pause: None, _request: request }
     }

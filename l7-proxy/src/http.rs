@@ -2,10 +2,10 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -17,6 +17,7 @@ use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue},
+    http::request::Parts,
     server::conn::{http1, http2},
     service::service_fn,
     upgrade::OnUpgrade,
@@ -28,10 +29,10 @@ use tokio::sync::{Mutex, watch};
 use crate::{
     account::Charge,
     backend::{Access, Backend, Fate, Match, Named, Question, What},
-    body::FromClient,
+    body::{FromClient, RequestBody},
     client::ConnectionPermit,
     connection::{IDLE_MAX, Prefixed, Shared},
-    counted::{Counted, WINDOW_BYTES, charge_request},
+    counted::{Counted, WINDOW_BYTES, charge_request, charge_response, charge_until_written},
     counters::Outcome,
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, Judgement},
@@ -39,21 +40,24 @@ use crate::{
     server::Server,
     sniff,
     splice::{self, SILENCE_MAX},
-    standing::{Revoked, Standing, StandingBody, Subject},
+    standing::{self, Revoked, Standing, StandingBody, Subject},
     upstream::{CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
     websocket,
 };
 
 /// Octets of the head of a request.
 const HEAD_OCTETS_MAX: u32 = 64 << 10;
-/// Header fields of a request.
-const FIELDS_MAX: usize = 128;
+/// Header fields of a request, and of a response.
+pub(crate) const FIELDS_MAX: usize = 128;
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 100;
 /// Bytes of a connection of HTTP/1, of both sides: buffers and tasks, as they were measured with what the allocator adds.
 const HTTP1_BYTES: usize = 48 << 10;
 /// The same of HTTP/2.
 const HTTP2_BYTES: usize = 64 << 10;
+/// The request has more fields. Each takes far more room than its octets.
+const TOO_MANY_FIELDS: Refused =
+    Refused { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why: "the request has too many header fields" };
 /// The code in the record of a request whose client did not wait for the answer.
 const UNANSWERED: u16 = 0;
 /// The body of a denial, as Cilium's proxy has it.
@@ -91,6 +95,8 @@ struct Session<D> {
     /// Requests so far.
     asked: AtomicU64,
     doubtful: Doubtful,
+    /// For the head of the last response over HTTP/1: hyper writes it before it reads the next request.
+    written: std::sync::Mutex<Option<Charge>>,
 }
 
 /// Serves requests until the client or the server is done, or until `stop` is closed and those under way are answered.
@@ -108,10 +114,11 @@ pub(crate) async fn serve<D: Backend>(
     let upstream = Upstream::new((server, shared.mark), is_http2, permit.account(), upstream);
     let doubtful = Doubtful::default();
     let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
-    let (guard, of_host, asked) = (Mutex::new(guard), Mutex::default(), AtomicU64::new(0));
+    let (guard, of_host) = (Mutex::new(guard), Mutex::default());
+    let (asked, written) = (AtomicU64::new(0), std::sync::Mutex::default());
     let account = Arc::clone(permit.account());
     let session =
-        Arc::new(Session { shared, client, server, upstream, permit, began, guard, of_host, asked, doubtful });
+        Arc::new(Session { shared, client, server, upstream, permit, began, guard, of_host, asked, doubtful, written });
     let service = service_fn(move |request: Request<Incoming>| {
         let session = Arc::clone(&session);
         // Before its task has had a turn: many heads may come at once.
@@ -159,16 +166,31 @@ pub(crate) async fn serve<D: Backend>(
 }
 
 impl<D: Backend> Session<D> {
+    /// Over HTTP/1, a request that is answered before its body has ended is the last of its connection: hyper would read
+    /// the next head at the body's end although the response still waits to be written.
     async fn answer(&self, request: Request<Incoming>, charge: Charge) -> Reply {
+        let (parts, body) = request.into_parts();
+        let (version, charge) = (parts.version, Arc::new(charge));
+        let body = FromClient::new(Counted::new(body, self.permit.account(), Arc::clone(&charge)));
+        let state = body.state().clone();
+        let mut reply = self.judge(parts, body, charge).await;
+        if version < Version::HTTP_2 && !state.is_whole() {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    }
+
+    async fn judge(&self, mut parts: Parts, body: RequestBody, charge: Arc<Charge>) -> Reply {
         let began = Instant::now();
-        let (mut parts, body) = request.into_parts();
-        let account = self.permit.account();
         let version = parts.version;
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(refused) = self.doubtful.refuses(number) {
             return self.malformed(refused, version);
         }
-        account.room().await;
+        if parts.headers.len() > FIELDS_MAX {
+            return self.malformed(TOO_MANY_FIELDS, version);
+        }
+        self.permit.account().room().await;
         let host = match head::host(&parts) {
             Ok(host) => host,
             Err(refused) => return self.malformed(refused, version),
@@ -194,25 +216,48 @@ impl<D: Backend> Session<D> {
         self.shared.counters.count(Outcome::Allowed);
         let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
         let mut revoked = self.revoked(Subject::request(&facts, &parts.headers), &guard, revision);
-        let from_client = parts.extensions.remove::<OnUpgrade>().zip(facts.websocket.clone());
+        let mut of_body = None;
+        if !body.state().is_whole() {
+            let [one, other] = standing::share(self.permit.account(), revoked);
+            (revoked, of_body) = (one, Some(other));
+        }
+        let body = body.standing(of_body, !guard.demands_fields());
+        let websocket = facts.websocket.clone();
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
-        let body = FromClient::new(Counted::new(body, account, None), !guard.demands_fields());
-        let broken = body.broken();
         let passed = Passed { session: self, said: Some((facts, judged, fate)), code: UNANSWERED, began };
-        let reply = tokio::select! {
-            biased;
-            sent = self.upstream.send(Request::from_parts(parts, body), source) => match sent {
-                Ok(response) => {
-                    let response = response.map(|body| Counted::new(body, account, Some(charge)));
-                    self.incoming(response, from_client, revoked)
-                }
-                Err(_) if broken.is_so() => self.malformed(head::BROKEN_BODY, version),
-                Err(error) => self.unanswered(&error),
-            },
-            () = &mut revoked => plain(StatusCode::FORBIDDEN, DENIED, "the rules have changed"),
-        };
+        let reply = self.pass_on(Request::from_parts(parts, body), (websocket, source), revoked, charge).await;
         passed.answered(reply.status());
         reply
+    }
+
+    /// Gives the server's answer to a request, or that of the proxy in its place.
+    async fn pass_on(
+        &self,
+        mut request: Request<RequestBody>,
+        (websocket, source): (Option<HeaderValue>, Option<IpAddr>),
+        mut revoked: Revoked,
+        charge: Arc<Charge>,
+    ) -> Reply {
+        let (account, version) = (self.permit.account(), request.version());
+        let from_client = request.extensions_mut().remove::<OnUpgrade>().zip(websocket);
+        let body = request.body().state().clone();
+        tokio::select! {
+            biased;
+            // What the server says to a body that broke off for that is no answer.
+            () = &mut revoked => plain(StatusCode::FORBIDDEN, DENIED, "the rules have changed"),
+            sent = self.upstream.send(request, source) => match sent {
+                Ok(response) if response.headers().len() > FIELDS_MAX => {
+                    self.shared.counters.count(Outcome::ServerFailed);
+                    plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the response has too many header fields")
+                }
+                Ok(response) => {
+                    let response = response.map(|body| Counted::new(body, account, charge));
+                    self.incoming(response, from_client, revoked)
+                }
+                Err(_) if body.is_broken() => self.malformed(head::BROKEN_BODY, version),
+                Err(error) => self.unanswered(&error),
+            },
+        }
     }
 
     fn malformed(&self, refused: Refused, version: Version) -> Reply {
@@ -266,6 +311,12 @@ impl<D: Backend> Session<D> {
     ) -> Reply {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             head::strip(response.headers_mut());
+            let charge = charge_response(self.permit.account(), response.headers());
+            if response.version() < Version::HTTP_2 {
+                *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
+            } else {
+                charge_until_written(response.headers_mut(), charge);
+            }
             return response.map(|body| Either::Left(StandingBody::new(body, revoked)));
         }
         let asked = from_client.filter(|(_, key)| websocket::is_accepted(key, response.headers()));
@@ -275,8 +326,9 @@ impl<D: Backend> Session<D> {
         };
         let server = hyper::upgrade::on(&mut response);
         let account = Arc::clone(self.permit.account());
-        account.pass();
+        let buffers = account.pass();
         pace::spawn(&account, async move {
+            let _buffers = buffers;
             let passing = async {
                 if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
                     // Either side may break off.

@@ -17,7 +17,8 @@ use attempt::{Attempt, Progress, State};
 pub use packet::{Connection, Version};
 use packet::{Datagram, Kind, Malformed, Packet};
 
-/// Connections of one flow that are known at a time; the oldest gives way, and is refused from then on.
+/// Connections of one flow that are known at a time; none begins beyond them. A connection that gave way to another would
+/// no longer be among those whose keys a packet is tried with.
 const ATTEMPTS_MAX: usize = 64;
 /// Memory of an attempt beside its handshake, bytes: above all its keys.
 const ATTEMPT_BYTES: usize = 2 << 10;
@@ -121,11 +122,10 @@ impl Flight {
                 (Some(_), Some(_)) | (None, None) => return None,
                 (None, Some(other)) => other,
                 (Some(attempt), None) => {
-                    if packet.connection.id().len() < CHOSEN_ID_BYTES || !may_begin(packet.connection) {
+                    let is_full = self.attempts.len() >= ATTEMPTS_MAX;
+                    let is_short = packet.connection.id().len() < CHOSEN_ID_BYTES;
+                    if is_full || is_short || !may_begin(packet.connection) {
                         return None;
-                    }
-                    if self.attempts.len() == ATTEMPTS_MAX {
-                        self.attempts.remove(0);
                     }
                     self.attempts.push(attempt);
                     self.attempts.len() - 1

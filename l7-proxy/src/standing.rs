@@ -16,19 +16,23 @@ use hyper::{
     HeaderMap,
     body::{Body, Frame, SizeHint},
 };
-use namegate_config::{l7::head::HttpFacts, name::Fqdn};
+use namegate_config::{
+    l7::{head::HttpFacts, is_override},
+    name::Fqdn,
+};
 use tokio::{
     sync::{Semaphore, watch},
     time::{interval, sleep},
 };
 
 use crate::{
+    account::Account,
     backend::{Access, Backend, Fate, Named, Question, What},
     connection::Shared,
     counted::Counted,
     counters::Outcome,
     guard::{Asked, Guard, Judgement},
-    sniff,
+    pace, sniff,
 };
 
 /// Between two looks for a change.
@@ -39,8 +43,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How often a judgement is tried where nobody answers, and the pause between two tries.
 const TRIES: u32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
-/// Bytes of header fields that are kept for a request that goes on. Where it has more, no condition on a field holds when
-/// it is judged again.
+/// Bytes of header fields that are kept for a request that goes on. Of one that has more, only those are kept that ask for
+/// another method or path, and no condition on a field holds when it is judged again.
 const FIELDS_MAX: usize = 8 << 10;
 /// The status in the record of a request that was let pass and ended.
 const FORBIDDEN: u16 = 403;
@@ -85,8 +89,11 @@ pub(crate) enum Subject {
 impl Subject {
     pub(crate) fn request(facts: &HttpFacts, fields: &HeaderMap) -> Self {
         let bytes: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        let kept = if bytes > FIELDS_MAX { HeaderMap::new() } else { fields.clone() };
-        Self::Http(facts.clone(), kept)
+        if bytes <= FIELDS_MAX {
+            return Self::Http(facts.clone(), fields.clone());
+        }
+        let overrides = fields.iter().filter(|(name, _)| is_override(name));
+        Self::Http(facts.clone(), overrides.map(|(name, value)| (name.clone(), value.clone())).collect())
     }
 
     /// The name that matters where names are bound.
@@ -200,6 +207,25 @@ impl<D: Backend> Standing<D> {
 /// Resolves when what it is about may not go on.
 pub(crate) type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Has two wait for the same end, of which one may give up before the other.
+pub(crate) fn share(account: &Arc<Account>, revoked: Revoked) -> [Revoked; 2] {
+    let (end, has_ended) = watch::channel(false);
+    pace::spawn(account, async move {
+        tokio::select! {
+            () = revoked => drop(end.send(true)),
+            () = end.closed() => {}
+        }
+    });
+    [has_ended.clone(), has_ended].map(|mut has_ended| -> Revoked {
+        Box::pin(async move {
+            // Without the task the connection has ended.
+            if has_ended.wait_for(|has_ended| *has_ended).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    })
+}
+
 /// The body of a response. It breaks off once its request is revoked.
 pub(crate) struct StandingBody {
     body: Counted,
@@ -238,5 +264,37 @@ impl Body for StandingBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use namegate_config::l7::{HttpRule, RegexText};
+
+    use super::*;
+
+    #[test]
+    fn what_asks_for_another_path_or_method_counts_also_beside_long_fields() {
+        let text = |text| Some(RegexText::new(text).unwrap());
+        let rule = HttpRule { method: text("GET"), path: text("/public"), ..HttpRule::default() };
+        let facts = HttpFacts { method: "GET".into(), path: "/public".into(), host: "a.io".into(), websocket: None };
+        let long = "x".repeat(FIELDS_MAX);
+        for (name, value, want) in [
+            ("X-Original-URL", "/admin", false),
+            ("X_Rewrite_Url", "/admin", false),
+            ("X-HTTP-Method-Override", "DELETE", false),
+            ("X-Original-URL", "/public", true),
+            ("X-Limit", "1", true),
+        ] {
+            let fields: HeaderMap = [("cookie", long.as_str()), (name, value)]
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+                .into_iter()
+                .collect();
+            assert_eq!(rule.matches(&facts, &fields), want, "{name}");
+            let subject = Subject::request(&facts, &fields);
+            let Asked::Http(facts, kept) = subject.asked() else { panic!("{subject:?}") };
+            assert_eq!(rule.matches(facts, kept), want, "{name} is kept");
+            assert!(!kept.contains_key("cookie"));
+        }
     }
 }

@@ -73,7 +73,7 @@ pub(crate) async fn unread<D: Backend>(
     legacy: Option<Legacy>,
 ) {
     let watch = legacy.map(Watch::Legacy);
-    client.client().account().pass();
+    let _buffers = client.client().account().pass();
     let mut client = Watched { stream: client, watch, standing };
     let is_refused = tokio::select! {
         passed = splice::both(&mut client, &mut server, SILENCE_MAX) => is_refusal(&passed),
@@ -87,7 +87,7 @@ pub(crate) async fn unread<D: Backend>(
 /// Passes bytes of a protocol without names until one side ends or the rules change.
 pub(crate) async fn nameless<D: Backend>(standing: &Standing<D>, client: Prefixed, mut server: Server) {
     let watch = Some(Watch::FirstLine(FirstLine::default()));
-    client.client().account().pass();
+    let _buffers = client.client().account().pass();
     let mut client = Watched { stream: client, watch, standing };
     let is_refused = tokio::select! {
         // Both may be silent for as long as they like.

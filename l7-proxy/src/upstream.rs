@@ -19,6 +19,7 @@ use crate::{
     account::Account,
     body::RequestBody,
     counted::WINDOW_BYTES,
+    http::FIELDS_MAX,
     pace::{self, Executor},
     server::Server,
     socket,
@@ -142,6 +143,7 @@ impl Upstream {
         }
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_OCTETS_MAX as usize)
+            .max_headers(FIELDS_MAX)
             .preserve_header_case(true)
             .handshake(stream)
             .await

@@ -77,11 +77,15 @@ fn body(octets: Bytes) -> Frames {
 /// Sends the body back, if its trailer is true.
 async fn echo(request: Request<Incoming>) -> Result<Response<Frames>, Infallible> {
     let target = request.uri().to_string();
+    let mut response = Response::builder().header("x-target", &target);
+    if target.ends_with("/many") {
+        response = (0..200).fold(response, |response, _| response.header("x", "y"));
+    }
     let whole = request.into_body().collect().await.unwrap();
     let length = whole.trailers().and_then(|trailers| trailers.get("x-length")).unwrap().to_str().unwrap().to_owned();
     let octets = whole.to_bytes();
     assert_eq!(length, octets.len().to_string());
-    Ok(Response::builder().header("x-target", target).body(body(octets)).unwrap())
+    Ok(response.body(body(octets)).unwrap())
 }
 
 async fn serve(listener: TcpListener) {
@@ -140,5 +144,25 @@ async fn bodies_and_trailers_pass_and_each_stream_is_judged() {
     for asked in asking.collect::<Vec<_>>() {
         asked.await.unwrap();
     }
+    tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
+}
+
+/// Each field takes far more than its octets: 64 KiB of short ones would take megabytes.
+#[tokio::test]
+async fn heads_with_too_many_fields_are_refused_both_ways() {
+    let (proxy, mut sender) = connected().await;
+    let count = |word: &str| proxy.counters().into_iter().find(|(known, _)| *known == word).unwrap().1;
+    for (path, fields, want) in [
+        ("/open", 100, StatusCode::OK),
+        ("/open", 129, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        ("/open/many", 0, StatusCode::BAD_GATEWAY),
+        ("/open", 0, StatusCode::OK),
+    ] {
+        let request = Request::post(format!("http://a.io{path}"));
+        let request = (0..fields).fold(request, |request, _| request.header("x", "y"));
+        let response = sender.send_request(request.body(body(Bytes::new())).unwrap()).await.unwrap();
+        assert_eq!(response.status(), want, "{path} {fields}");
+    }
+    assert_eq!((count("malformed"), count("server_failed")), (1, 1));
     tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
 }

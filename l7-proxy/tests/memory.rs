@@ -52,6 +52,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         static BODY: std::sync::LazyLock<Bytes> = std::sync::LazyLock::new(|| vec![b'x'; BIG].into());
         return Ok(Response::new(Full::from(BODY.clone())));
     }
+    if request.uri().path() == "/head" {
+        let response = (0..12).fold(Response::builder(), |response, _| response.header("x", "x".repeat(4_096)));
+        return Ok(response.body(Full::default()).unwrap());
+    }
     Ok(Response::new(Full::from("small")))
 }
 
@@ -145,6 +149,26 @@ async fn responses_that_are_not_read_give_way() {
     tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
 }
 
+/// Also such as have no body.
+#[tokio::test]
+async fn heads_of_responses_that_are_not_read_give_way() {
+    let proxy = start(1_000).await;
+    let get = [&[0x82, 0x86, 0x04, 5][..], b"/head", &[0x01, 6], b"a.test"].concat();
+    let requests = (0..100).flat_map(|at| frame(1, 5, 2 * at + 1, &get));
+    let http2: Vec<u8> = [PREFACE, &frame(4, 0, 0, &[])].concat().into_iter().chain(requests).collect();
+    let mut held = Vec::new();
+    // What their requests take is less than a holder may have.
+    for _ in 0..8 {
+        let mut stream = connect(2, &proxy).await;
+        let _ = stream.write_all(&http2).await;
+        held.push(stream);
+    }
+    crowd(&proxy).await;
+    drop(held);
+    empty(&proxy).await;
+    tokio::task::spawn_blocking(move || proxy.stop()).await.unwrap();
+}
+
 /// The kernel keeps what a closed connection could not send for as long as its client reads nothing, on no account of
 /// ours: what gives way is reset.
 #[tokio::test]
@@ -224,6 +248,8 @@ async fn tunnels_keep_their_places() {
     }
     // The task of the HTTP connection has ended.
     sleep(Duration::from_millis(200)).await;
+    // A connection, and a buffer for each way.
+    assert_eq!(proxy.held(), (1, 24 << 10));
     // It is reset, maybe before the client knows that it is open.
     if let Ok(mut second) = try_connect(2, &proxy).await {
         let _ = second.write_all(UPGRADE).await;

@@ -2,16 +2,20 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod bench;
+#[expect(dead_code, reason = "each program of this folder uses its own part")]
+mod common;
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpListener},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::Path,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
 use bench::{Bench, OK, Rules, WITHIN, codes, open, rule};
+use common::Server;
 use namegate_config::{l7::L7, name::NamePattern, reference::Limits, rule::Direction};
 use namegate_l7_proxy::{Access, Config, Fate, Proxy, What};
 
@@ -267,6 +271,18 @@ fn other_answers_ahead_of_the_response_end_at_the_proxy() {
     }
 }
 
+#[test]
+fn heads_of_responses_have_a_number_of_fields() {
+    for (fields, want) in [(120, "200"), (200, "502")] {
+        let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{}\r\nok", "X: y\r\n".repeat(fields));
+        let bench = Bench::new(open(), Box::leak(reply.into_boxed_str()).as_bytes());
+        let heard = bench.ask(get("/open").as_bytes());
+        assert_eq!(codes(&heard), [want], "{fields}: {heard}");
+        let failed = bench.proxy.counters().into_iter().find(|(word, _)| *word == "server_failed").unwrap().1;
+        assert_eq!(failed, u64::from(want == "502"));
+    }
+}
+
 /// The client's mistake is its own: 400, counted as malformed, and no failure of the server.
 #[test]
 fn broken_bodies_are_the_clients_mistake() {
@@ -332,6 +348,61 @@ fn a_body_is_passed_on_as_it_comes_with_its_trailers() {
     stream.write_all(b"5\r\nworld\r\n0\r\nX-T: 1\r\n\r\n").unwrap();
     wait("world");
     wait("x-t: 1");
+}
+
+/// A server that answers below `/open/early` at once, and else once the body is whole. Its answers have a long head.
+const NODE: &str = r"
+    require('http').createServer((request, response) => {
+        const answer = () => response.writeHead(204, {'X-Long': 'x'.repeat(15000)}).end();
+        if (request.url === '/open/early') answer(); else request.resume().on('end', answer);
+    }).listen(PORT, '127.0.0.1');";
+
+/// Reads a head.
+fn head(stream: &mut TcpStream) -> String {
+    let (mut head, mut octet) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut octet).unwrap();
+        head.extend(octet);
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+/// Else the next head would be read while the response still waits to be written: a client that reads nothing would have
+/// heads of responses pile up.
+#[test]
+fn a_request_that_is_answered_before_its_end_is_the_last_of_its_connection() {
+    let server = Server::start(Path::new("."), "node", &["-e", NODE]);
+    let rules = Rules { limits: Arc::new(Mutex::new(open())), revision: Arc::default(), records: Arc::default() };
+    let config = Config { fixed_server: Some(server.address), ..Config::default() };
+    let bench = Bench { proxy: Proxy::start(&config, rules.clone()).unwrap(), rules, seen: Arc::default() };
+    let allowed = || bench.proxy.counters().into_iter().find(|(word, _)| *word == "allowed").unwrap().1;
+    let post = |path: &str| format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    let mut stream = bench.connect();
+    for end in ["x", "x"] {
+        stream.write_all((post("/open/whole") + end).as_bytes()).unwrap();
+        let heard = head(&mut stream);
+        assert!(heard.starts_with("http/1.1 204") && !heard.contains("\r\nconnection:"), "{}", &heard[..100]);
+    }
+    stream.write_all(post("/open/early").as_bytes()).unwrap();
+    let heard = head(&mut stream);
+    assert!(heard.contains("\r\nconnection: close\r\n"), "the connection stays: {}", &heard[..100]);
+    stream.write_all(b"x").unwrap();
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    let before = allowed();
+    let mut stream = bench.connect();
+    for _ in 0..200 {
+        let _ = stream.write_all(post("/open/early").as_bytes());
+        thread::sleep(Duration::from_millis(3));
+        let _ = stream.write_all(b"x");
+    }
+    // Where the machine is busy, some are whole before they are answered.
+    assert!(allowed() < before + 100, "{} of 200", allowed() - before);
+    // A denial is an answer too, also one without a body, and also where the end has come already.
+    for method in ["HEAD", "POST"] {
+        let heard = bench.ask((post("/shut").replace("POST", method) + "x" + &get("/open/next")).as_bytes());
+        assert!(heard.starts_with("HTTP/1.1 403") && codes(&heard).len() == 1, "{method}: {heard}");
+        assert!(heard.contains("\r\nconnection: close\r\n"), "{method}: {heard}");
+    }
 }
 
 #[test]

@@ -7,10 +7,11 @@ mod common;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     thread,
 };
 
-use common::{By, ClientHello, Names, Share, connect, count, proxy, read_record, rule, wait};
+use common::{By, ClientHello, Names, Server, Share, connect, count, proxy, read_record, rule, send, wait};
 use namegate_config::{
     l7::{HttpRule, L7, RegexText},
     name::NamePattern,
@@ -177,5 +178,40 @@ fn a_request_that_is_not_answered_ends_with_its_rule() {
     wait("request", || count(&proxy, "allowed") == 1);
     names.change(paths("/other"));
     assert!(head(&mut stream).starts_with("HTTP/1.1 403"));
+    assert_eq!(count(&proxy, "revoked"), 1);
+}
+
+/// A server that answers at once, and writes down each part of the body that comes.
+const NODE: &str = r"
+    require('http').createServer((request, response) => {
+        response.writeHead(200, {'Content-Length': 2}).end('ok');
+        request.on('data', part => console.log(String(part)));
+    }).listen(PORT, '127.0.0.1');";
+
+#[test]
+fn an_upload_ends_with_its_rule_also_after_its_response() {
+    let server = Server::start(Path::new("."), "node", &["-e", NODE]);
+    let names = Names::new(By::ServerNames);
+    names.change(paths("/upload"));
+    let proxy = proxy(&names, server.address);
+    let mut stream = connect(&proxy);
+    let begin = b"POST /upload HTTP/1.1\r\nHost: good.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+    stream.write_all(begin).unwrap();
+    assert!(head(&mut stream).starts_with("HTTP/1.1 200"));
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"ok");
+    wait("first part", || server.log().contains("first"));
+    names.change(paths("/.*"));
+    thread::sleep(std::time::Duration::from_millis(500));
+    stream.write_all(b"6\r\nsecond\r\n").unwrap();
+    wait("second part", || server.log().contains("second"));
+    assert_eq!(count(&proxy, "revoked"), 0);
+    names.change(paths("/other"));
+    thread::sleep(std::time::Duration::from_millis(500));
+    // The connection may be reset already.
+    send(&mut stream, b"5\r\nthird\r\n");
+    thread::sleep(std::time::Duration::from_millis(500));
+    assert!(!server.log().contains("third"), "{}", server.log());
     assert_eq!(count(&proxy, "revoked"), 1);
 }

@@ -65,6 +65,11 @@ fn is_allowed_path(allowed: &RegexText, path: &str, fields: &HeaderMap) -> bool 
         })
 }
 
+/// Whether some server takes the field for a wish for another method or path than the request's own.
+pub fn is_override(name: &HeaderName) -> bool {
+    METHOD_OVERRIDES.iter().chain(&PATH_OVERRIDES).any(|wanted| is_alike(wanted, name.as_str()))
+}
+
 /// Values of the fields that some server takes for one of these names.
 fn overrides<'f>(fields: &'f HeaderMap, names: &'static [&str]) -> impl Iterator<Item = &'f HeaderValue> {
     let is_one = move |name: &HeaderName| names.iter().any(|wanted| is_alike(wanted, name.as_str()));

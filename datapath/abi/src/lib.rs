@@ -46,7 +46,7 @@ pub use neighbour::{
 pub use opening::{
     HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord, begins_quic, is_dtls, opening_flags,
 };
-pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, parse, parse_inner, protocol, tcp};
+pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, is_tag, parse, parse_inner, protocol, tcp};
 pub use rate::{OPENINGS_PER_SECOND, RECORDS_PER_SECOND, RateValue};
 pub use reason::{Direction, Reason};
 pub use share::{PROBES, flow_share, is_loss, probe, worth};

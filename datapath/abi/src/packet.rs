@@ -13,6 +13,10 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// `0x0806`, host order.
 const ETHERTYPE_ARP: u16 = 0x0806;
+/// IEEE 802.1Q, IEEE 802.1ad, and what came before that.
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+const ETHERTYPE_OLD_SERVICE_VLAN: u16 = 0x9100;
 
 /// Protocol numbers (IANA).
 pub mod protocol {
@@ -169,6 +173,13 @@ pub fn parse(reader: &impl Reader, ethertype: u16, at: usize) -> Result<Packet, 
         ETHERTYPE_ARP => Err(Reason::Neighbour),
         _ => Err(Reason::NotIp),
     }
+}
+
+/// Whether an `EtherType` (host order) is that of a tag. The kernel has taken one off before a program sees the frame; it
+/// takes off what is behind that later, and then the node or a neighbour gets a packet that nobody has read.
+#[inline(always)]
+pub const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN | ETHERTYPE_OLD_SERVICE_VLAN)
 }
 
 /// The octets of a transport header that are there: those that name its flow and more, or the eight that an ICMP error

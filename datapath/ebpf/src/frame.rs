@@ -13,6 +13,9 @@ use namegate_abi::{Address, Packet, Reader};
 /// Octets of an Ethernet header.
 pub(crate) const LINK_OCTETS: usize = 14;
 
+/// `PACKET_HOST` (`if_packet.h`).
+const PACKET_HOST: u32 = 0;
+
 /// A frame under judgement, or a packet on its way to or from a socket: that has no link header.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -81,6 +84,13 @@ impl Frame {
     pub(crate) fn came_from(&self) -> u32 {
         // SAFETY: As above.
         unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// Whether the link address is that of the interface that received the frame.
+    #[inline(always)]
+    pub(crate) fn is_to_host(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { (*self.0).pkt_type == PACKET_HOST }
     }
 
     /// The mark that somebody on this node set: what comes from another namespace has none.

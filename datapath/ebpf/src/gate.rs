@@ -5,9 +5,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use namegate_abi::{
-    AddressKey, Claim, Class, Decision, Direction, EndpointValue, FlowKey, FlowValue, FlowWrite, FragmentKey,
-    Packet, Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, is_related,
-    judge_related, parse, parse_inner, protocol,
+    AddressKey, Claim, Class, Decision, Direction, EndpointValue, FlowKey, FlowValue, FlowWrite, FragmentKey, Packet,
+    Reason, Settings, Tables, Verdict, address_flags, endpoint_flags, flow_flags, is_related, is_tag, judge_related,
+    parse, parse_inner, protocol,
 };
 
 use crate::{
@@ -45,6 +45,9 @@ pub(crate) fn judge(context: &TcContext, direction: Direction) -> i32 {
         if port != 0 {
             return come_back(frame, settings, packet, port);
         }
+    }
+    if matches!(direction, Direction::Ingress) && redirect::is_redirected(frame, settings) {
+        return astray(frame);
     }
     let status = read(frame, LINK_OCTETS, packet);
     if status == NEIGHBOUR {
@@ -122,6 +125,13 @@ fn closed(frame: Frame, direction: Direction) -> i32 {
     TCX_DROP
 }
 
+/// A packet for a socket of this node is about to leave: it would pass without the proxy that judges it.
+#[inline(never)]
+fn astray(frame: Frame) -> i32 {
+    report::count(frame, Direction::Ingress, Reason::ProxyAbsent);
+    TCX_DROP
+}
+
 /// Where an allowed packet goes.
 #[derive(Clone, Copy)]
 enum Way {
@@ -192,6 +202,7 @@ const ELSEWHERE: u32 = Claim::Elsewhere as u32;
 #[inline(always)]
 fn unreadable(frame: Frame, endpoint: &EndpointValue, direction: Direction, status: u32) -> i32 {
     let reason = match status {
+        NOT_IP if is_tag(frame.ethertype()) => Reason::Malformed,
         NOT_IP if !endpoint.enforces(direction) => Reason::NoPolicy,
         NOT_IP => Reason::NotIp,
         _ => Reason::Malformed,
@@ -320,8 +331,10 @@ fn is_of_node(packet: &Packet) -> bool {
 /// Gives a packet that was sent back its socket. It was judged, counted and told of when it was about to leave.
 #[inline(always)]
 fn come_back(frame: Frame, settings: &Settings, packet: &mut Packet, port: u16) -> i32 {
-    if read(frame, LINK_OCTETS, packet) == READ && redirect::to_proxy(frame, settings, packet, port) {
-        redirect::let_in(frame);
+    if read(frame, LINK_OCTETS, packet) == READ
+        && redirect::to_proxy(frame, settings, packet, port)
+        && redirect::let_back(frame)
+    {
         return TCX_PASS;
     }
     report::count(frame, Direction::Ingress, Reason::ProxyAbsent);

@@ -12,7 +12,7 @@ use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_F_INGRESS, bpf_sock},
     helpers::{
         bpf_get_listener_sock, bpf_redirect, bpf_sk_assign, bpf_sk_fullsock, bpf_sk_lookup_udp, bpf_sk_release,
-        bpf_skb_change_type, bpf_skc_lookup_tcp,
+        bpf_skb_change_type, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
 };
 use namegate_abi::{Address, Packet, Settings, protocol};
@@ -43,6 +43,13 @@ struct Tuple<const N: usize> {
     destination_port: [u8; 2],
 }
 
+/// The address of slow protocols (IEEE 802.1Q §8.6.3): a bridge hands what goes there to the stack as what its port
+/// received, and forwards it never.
+const TO_NO_PORT: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0x02];
+/// The same, sent by a locally administered address (RFC 9542 §2.1) that nobody has: a bridge learns from a frame that was
+/// sent back that this address, and not the sender's, is behind the port.
+const FROM_NOBODY: [u8; 12] = [0x01, 0x80, 0xc2, 0, 0, 0x02, 0x02, b'n', b'a', b'm', b'e', b'g'];
+
 /// Hands the packet to its connection with the proxy, or to the proxy's socket on the loopback address of the packet's
 /// family and `port`, where that is not 0. Says whether there is one.
 #[inline(always)]
@@ -52,7 +59,7 @@ pub(crate) fn to_proxy(frame: Frame, settings: &Settings, packet: &Packet, port:
     }
     let mark = frame.mark() & !settings.mark_mask & ((1 << PORT_SHIFT) - 1);
     frame.set_mark(mark | settings.redirect_mark);
-    true
+    frame.is_to_host() || let_in(frame, &TO_NO_PORT)
 }
 
 /// Whether there is a socket for the packet: see [`to_proxy`].
@@ -76,11 +83,28 @@ pub(crate) fn sent_back(frame: Frame, settings: &Settings) -> u16 {
     if mark & settings.mark_mask == settings.redirect_mark { (mark >> PORT_SHIFT) as u16 } else { 0 }
 }
 
-/// Lets a packet in whose link address is the endpoint's.
+/// Whether a packet carries the mark by which [`to_proxy`] sends it to a socket of this node. Such a packet leaves by no
+/// interface.
 #[inline(always)]
-pub(crate) fn let_in(frame: Frame) {
-    // SAFETY: The helper takes the running program's context. It can not fail for these types of packet.
-    unsafe { bpf_skb_change_type(frame.raw().cast(), TO_HOST) };
+pub(crate) fn is_redirected(frame: Frame, settings: &Settings) -> bool {
+    settings.redirect_mark != 0 && frame.mark() & settings.mark_mask == settings.redirect_mark
+}
+
+/// Lets a packet in that was sent back.
+#[inline(always)]
+pub(crate) fn let_back(frame: Frame) -> bool {
+    let_in(frame, &FROM_NOBODY)
+}
+
+/// Lets a packet in whose link address is not that of the interface: one that was about to leave, or one of a port of a
+/// bridge. The bridge would forward it by that address, without its socket. False where the frame can not be written.
+#[inline(always)]
+fn let_in<const N: usize>(frame: Frame, addresses: &'static [u8; N]) -> bool {
+    // SAFETY: The helpers take the running program's context, and read as many bytes as are there.
+    unsafe {
+        bpf_skb_store_bytes(frame.raw().cast(), 0, addresses.as_ptr().cast(), N as u32, 0) == 0
+            && bpf_skb_change_type(frame.raw().cast(), TO_HOST) == 0
+    }
 }
 
 /// Whether a proxy of this node sent the packet.

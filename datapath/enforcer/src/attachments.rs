@@ -19,6 +19,11 @@ const LINKS: &str = "links";
 pub(crate) struct Attachments {
     /// Interfaces that should carry programs.
     pub(crate) wanted: BTreeSet<u32>,
+    /// Those of them that carried programs at the start and that no endpoint has: they are closed until one takes them, or
+    /// they are gone.
+    pub(crate) unowned: BTreeSet<u32>,
+    /// Interfaces whose rows named a known endpoint at the start; `None` once [`Self::unowned`] is found out.
+    pub(crate) known: Option<BTreeSet<u32>>,
     /// Interfaces whose programs could not be attached, and why.
     pub(crate) failed: BTreeMap<u32, String>,
     /// Programs and pins that were put back after another tool took them away.
@@ -32,9 +37,30 @@ impl Attachments {
     pub(crate) fn want(&mut self, topology: &Topology) {
         let first = topology.endpoints.iter().filter_map(|endpoint| endpoint.interface);
         self.wanted = first.chain(topology.more_interfaces.values().flatten().copied()).collect();
+        self.unowned.retain(|interface| !self.wanted.contains(interface));
+        self.wanted.extend(&self.unowned);
         // An interface may go while programs are attached to it: then nobody misses them.
         let wanted = &self.wanted;
         self.failed.retain(|interface, _| *interface == NODE_INTERFACE || wanted.contains(interface));
+    }
+
+    /// Keeps what carries programs since an earlier run where nothing says whose it is: it may be the interface of an
+    /// endpoint that was renamed or moved, and whose name the lost journal held. Without a row it is closed.
+    fn keep_unowned(&mut self, attached: &[u32]) {
+        let Some(known) = self.known.take() else { return };
+        let is_unowned = |interface: &u32| !known.contains(interface) && !self.wanted.contains(interface);
+        self.unowned = attached.iter().copied().filter(is_unowned).collect();
+        self.wanted.extend(&self.unowned);
+    }
+
+    /// Forgets an interface that no endpoint has and that is gone; says whether it is such a one.
+    fn forget_unowned(&mut self, interface: u32) -> bool {
+        let is_unowned = self.unowned.remove(&interface);
+        if is_unowned {
+            self.wanted.remove(&interface);
+            self.failed.remove(&interface);
+        }
+        is_unowned
     }
 }
 
@@ -47,6 +73,9 @@ impl<K: MapWriter + Programs> Enforcer<K> {
             Err(error) => return self.observer.raise(FaultKind::Lookup, LINKS, error.to_string()),
         };
         self.observer.clear(FaultKind::Lookup, LINKS);
+        if !self.is_audit {
+            self.attachments.keep_unowned(&attached);
+        }
         let wanted = &self.attachments.wanted;
         let leaving: Vec<u32> = attached.into_iter().filter(|interface| !wanted.contains(interface)).collect();
         for interface in leaving {
@@ -100,17 +129,20 @@ impl<K: MapWriter + Programs> Enforcer<K> {
     }
 
     fn attach(&mut self, interface: u32) {
-        let failed = &mut self.attachments.failed;
+        let attachments = &mut self.attachments;
         if self.is_audit && !self.engine.has_interface(interface) {
             // Without its row the programs would close what is only to be recorded.
-            failed.insert(interface, "its row found no room, and an audit closes nothing".to_owned());
+            attachments.failed.insert(interface, "its row found no room, and an audit closes nothing".to_owned());
             return;
         }
         match self.kernel.attach(interface) {
-            Ok(()) => drop(failed.remove(&interface)),
+            Ok(()) => drop(attachments.failed.remove(&interface)),
+            Err(ProgramError { is_gone: true, .. }) if attachments.forget_unowned(interface) => {
+                tracing::info!(interface, "an interface that no endpoint has is gone");
+            }
             Err(ProgramError { message, is_gone }) => {
                 let why = if is_gone { GONE.to_owned() } else { message.clone() };
-                let former = failed.insert(interface, why);
+                let former = attachments.failed.insert(interface, why);
                 // The endpoint ends: what says so is on its way.
                 if is_gone {
                     tracing::debug!(interface, "gone before programs were attached");

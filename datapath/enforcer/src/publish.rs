@@ -33,12 +33,13 @@ impl<K: MapWriter + Programs> Enforcer<K> {
 
     /// Publishes how far the kernel is.
     pub(crate) fn publish_enforcement(&mut self) -> Arc<Enforcement> {
-        let Attachments { wanted, failed, healed, attached } = &self.attachments;
+        let Attachments { wanted, unowned, failed, healed, attached, .. } = &self.attachments;
         let is_whole = |interface: &u32| !failed.contains_key(interface) && self.engine.has_interface(*interface);
         let enforcement = Arc::new(Enforcement {
             unenforced: self.shortages.unenforced(),
             closed: self.shortages.closed.clone(),
             wanted: wanted.clone(),
+            unowned: unowned.clone(),
             failed: failed.clone(),
             judged: attached.iter().copied().filter(is_whole).collect(),
             rowless: wanted.iter().copied().filter(|interface| !self.engine.has_interface(*interface)).collect(),

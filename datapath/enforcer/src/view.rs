@@ -30,6 +30,8 @@ pub struct Enforcement {
     pub closed: BTreeMap<String, String>,
     /// Interfaces that should carry programs.
     pub wanted: BTreeSet<u32>,
+    /// Those of them that carry programs since an earlier run, and that no endpoint has: they are closed.
+    pub unowned: BTreeSet<u32>,
     /// Interfaces whose programs could not be attached, and why.
     pub failed: BTreeMap<u32, String>,
     /// Interfaces whose packets are judged: they carry programs and have the row of an endpoint.

@@ -109,6 +109,7 @@ impl<K: MapWriter + Programs> Enforcer<K> {
             clock,
             figures_due: Some(Instant::now()),
         };
+        enforcer.attachments.known = Some(enforcer.known_interfaces().into_values().flatten().collect());
         enforcer.publish_names();
         enforcer.publish_figures();
         Ok(enforcer)

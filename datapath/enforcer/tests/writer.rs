@@ -14,9 +14,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use namegate_config::{reference::Flow, reference::Limits, rule::Direction};
-use namegate_enforcer::{EnforcerHandle, FaultKind, GONE, NotDone, NotInstalled, ProgramError, Stall};
-use namegate_engine::{Change, EndpointId, GateError, Key, MapOp, Row, TopologyEndpoint};
+use namegate_config::{reference::Flow, reference::Limits, rule::Direction, settings::Settings};
+use namegate_enforcer::{Enforcement, EnforcerHandle, FaultKind, GONE, NotDone, NotInstalled, ProgramError, Stall};
+use namegate_engine::{Change, EndpointId, GateError, Key, MapOp, Row, Topology, TopologyEndpoint};
 
 use common::{Bench, Done, INTERFACE, OTHER, OWN, SECOND, answer, change, ip, rules, topology};
 
@@ -410,4 +410,78 @@ fn names_are_forgotten_in_the_kernel_first() {
     handle.reader().names().for_each(Some(endpoint), now(), |lookup| left.push(lookup.name.to_string()));
     assert_eq!(left, ["b.io"]);
     assert!(handle.reader().view().names_of(endpoint, ip(ADDRESS), now()).is_empty());
+}
+
+/// Pods of which `web` has no interface that could be found.
+fn without_web() -> Topology {
+    let web = TopologyEndpoint { interface: None, ..TopologyEndpoint::clone(&topology().endpoints[0]) };
+    Topology { endpoints: vec![Arc::new(web), common::pod("db", OTHER, 11)], ..Topology::default() }
+}
+
+/// Carries out a change of endpoints, with all rules.
+fn place(handle: &EnforcerHandle, topology: Topology) -> Arc<Enforcement> {
+    handle.apply(Change { rules: Some(rules(&["a.io"], 443)), topology: Some(topology) }).wait().unwrap()
+}
+
+/// An enforcer whose two pods were enforced by another one, and that starts with the journal of that or with none.
+fn restarted(settings: &Settings, is_journal_lost: bool) -> Bench {
+    let bench = Bench::new(now);
+    place(&bench.running.handle(), topology());
+    let Bench { table, running, folder, .. } = bench;
+    running.stop();
+    table.take_done();
+    let folder = if is_journal_lost { tempfile::tempdir().unwrap() } else { folder };
+    Bench::with(settings, table, folder, now)
+}
+
+#[test]
+fn an_interface_whose_endpoint_a_lost_journal_knew_stays_closed_until_it_is_taken() {
+    let mut bench = restarted(&common::settings(), true);
+    // The second start finds neither its row nor a journal that knows it.
+    for _ in 0..2 {
+        let enforcement = place(&bench.running.handle(), without_web());
+        assert_eq!(enforcement.unowned.iter().collect::<Vec<_>>(), [&INTERFACE]);
+        assert!(enforcement.wanted.contains(&INTERFACE) && enforcement.rowless.contains(&INTERFACE));
+        assert_eq!(enforcement.judged.iter().collect::<Vec<_>>(), [&11]);
+        assert_eq!(bench.table.row(&Key::Endpoint(INTERFACE)), None, "programs without a row let nothing pass");
+        let Bench { table, running, folder, .. } = bench;
+        running.stop();
+        bench = Bench::with(&common::settings(), table, folder, now);
+    }
+    let handle = bench.running.handle();
+    place(&handle, without_web());
+    let done = bench.table.take_done();
+    assert!(!done.contains(&Done::Detached(INTERFACE)) && !done.contains(&Done::Detached(11)), "{done:?}");
+
+    let enforcement = place(&handle, topology());
+    assert!(enforcement.unowned.is_empty() && enforcement.judged.contains(&INTERFACE));
+    assert!(!bench.table.is_closed(INTERFACE));
+    // From now on it is an endpoint's, and goes with it.
+    let enforcement = place(&handle, without_web());
+    assert!(enforcement.unowned.is_empty());
+    assert!(bench.table.take_done().contains(&Done::Detached(INTERFACE)));
+}
+
+#[test]
+fn an_interface_that_no_endpoint_has_is_forgotten_when_it_is_gone() {
+    let bench = restarted(&common::settings(), true);
+    let handle = bench.running.handle();
+    place(&handle, without_web());
+    bench.table.break_interface(INTERFACE, Some(ProgramError { message: "ENODEV".to_owned(), is_gone: true }));
+    let enforcement = place(&handle, without_web());
+    assert!(enforcement.unowned.is_empty() && enforcement.failed.is_empty(), "{enforcement:?}");
+    assert!(!enforcement.wanted.contains(&INTERFACE));
+    // What is left of its links is cleared away with the next change.
+    place(&handle, without_web());
+    assert!(bench.table.take_done().contains(&Done::Detached(INTERFACE)));
+}
+
+#[test]
+fn an_interface_of_a_known_endpoint_and_every_one_of_an_audit_is_let_go_at_a_start() {
+    let audit = Settings { audit: true, ..common::settings() };
+    for bench in [restarted(&common::settings(), false), restarted(&audit, true)] {
+        let enforcement = place(&bench.running.handle(), without_web());
+        assert!(enforcement.unowned.is_empty());
+        assert!(bench.table.take_done().contains(&Done::Detached(INTERFACE)));
+    }
 }

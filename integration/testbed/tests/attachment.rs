@@ -91,6 +91,12 @@ fn well(agent: &Agent<'_>) {
     agent.wait_for("health", healthy).unwrap();
 }
 
+/// Starts the agent and waits until it answers, well or not.
+fn launch(agent: &mut Agent<'_>) {
+    agent.launch().unwrap();
+    agent.wait_for("the agent", |agent| Ok(agent.get("/v1/status").is_ok().then_some(()))).unwrap();
+}
+
 /// Lets the agent read everything again, and waits until it has.
 fn read_again(agent: &Agent<'_>) {
     let before = agent.policy().unwrap()["revision"]["enforced"].as_u64().unwrap();
@@ -181,8 +187,7 @@ fn a_pod_that_moves_its_interface_on_stays_enforced_also_after_a_restart() {
     assert!(index.is_some(), "the interface lives: {}", endpoint(&agent, TIE));
     ill(&agent, "interference", TIE);
     agent.kill().unwrap();
-    agent.launch().unwrap();
-    agent.wait_for("the agent", |agent| Ok(agent.get("/v1/status").is_ok().then_some(()))).unwrap();
+    launch(&mut agent);
     ill(&agent, "interference", TIE);
     assert_eq!(held(&agent), index, "it is known from the kernel's rows");
     in_namespace(&inner, &format!("link set eth0 netns {}", world.pod(TIE).netns.name()));
@@ -333,11 +338,67 @@ fn all_that_is_pinned_comes_back_and_holds_over_a_restart() {
 #[test]
 fn an_endpoint_that_waits_is_a_problem_after_a_while() {
     let world = world(&[TIE, XWING]);
-    let agent = Agent::start(&world, &options()).unwrap();
+    let mut agent = Agent::prepare(&world, &options()).unwrap();
     edit_endpoints(&agent, |file| entry(file, TIE)["interface"] = json!("no-such"));
+    launch(&mut agent);
     let message = ill(&agent, "attachment", TIE);
-    assert!(message.contains("no-such"), "{message}");
+    assert!(message.contains("no-such") && message.contains("it is not enforced"), "{message}");
     edit_endpoints(&agent, |file| entry(file, TIE)["interface"] = json!(world.pod(TIE).interface));
+    well(&agent);
+    assert_enforced(&world, TIE);
+}
+
+#[test]
+fn an_interface_that_is_named_anew_and_not_there_leaves_the_former_one_enforced() {
+    let world = world(&[TIE, XWING]);
+    let agent = Agent::start(&world, &options()).unwrap();
+    assert_enforced(&world, TIE);
+    let index = endpoint(&agent, TIE)["interface-index"].clone();
+    for (field, other, name) in [("interface", "netns", "no-such"), ("netns", "interface", "/run/netns/no-such")] {
+        let before = common::revision(&agent);
+        edit_endpoints(&agent, |file| {
+            let entry = entry(file, TIE).as_object_mut().unwrap();
+            entry.remove(other);
+            entry.insert(field.to_owned(), json!(name));
+        });
+        common::settle(&agent, before);
+        assert_enforced(&world, TIE);
+        let message = agent.wait_for("the problem", |agent| {
+            let status = agent.json("/v1/status")?;
+            let messages =
+                status["problems"].as_array().into_iter().flatten().filter_map(|one| one["message"].as_str());
+            Ok(messages.map(str::to_owned).find(|message| message.contains(name)))
+        });
+        assert!(message.unwrap().contains("stays enforced"));
+        assert_eq!(agent.get("/v1/healthz").unwrap().status, 503);
+        assert_enforced(&world, TIE);
+        assert_eq!(endpoint(&agent, TIE)["interface-index"], index);
+    }
+    edit_endpoints(&agent, |file| {
+        let entry = entry(file, TIE).as_object_mut().unwrap();
+        entry.remove("netns");
+        entry.insert("interface".to_owned(), json!(world.pod(TIE).interface));
+    });
+    well(&agent);
+    assert_enforced(&world, TIE);
+}
+
+#[test]
+fn a_moved_interface_whose_journal_is_lost_is_closed_until_its_endpoint_takes_it() {
+    let world = world(&[TIE, XWING]);
+    let mut agent = Agent::start(&world, &options()).unwrap();
+    let name = world.pod(TIE).interface.clone();
+    agent.kill().unwrap();
+    std::fs::remove_file(agent.path("state/journal")).unwrap();
+    edit_endpoints(&agent, |file| entry(file, TIE)["interface"] = json!("no-such"));
+    launch(&mut agent);
+    let message = ill(&agent, "attachment", "interface ");
+    assert!(message.contains("it is closed"), "{message}");
+    for address in [DENIED, PREFIX] {
+        assert!(!opens(world.pod(TIE), echo(address)), "{TIE} reaches {address}");
+    }
+    assert_enforced(&world, XWING);
+    edit_endpoints(&agent, |file| entry(file, TIE)["interface"] = json!(name));
     well(&agent);
     assert_enforced(&world, TIE);
 }

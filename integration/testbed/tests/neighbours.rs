@@ -5,23 +5,18 @@
 #[expect(dead_code, reason = "each program of this folder uses its own part")]
 mod common;
 
+#[path = "common/bridge.rs"]
+mod bridge;
+
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 
-use common::{SILENT, TEST_NETS, TIE, WITHIN, XWING, document, echo, egress, ip, opens, text, world};
+use bridge::{ATTACKER, BRIDGE, GATEWAY, NODES, OWN, VICTIM, VICTIMS, bridged, give_v6, run_ip};
+use common::{SILENT, TEST_NETS, WITHIN, document, echo, egress, ip, opens, text, world};
 use namegate_testbed::{Agent, Failure, Link, Netns, Options, Pod, World, client};
 use serde_json::Value;
 
-/// The attacker and its victim.
-const ATTACKER: &str = XWING;
-const VICTIM: &str = TIE;
-const OWN: [&str; 2] = ["10.244.1.11", "fd00:10:244:1::11"];
-const VICTIMS: [&str; 2] = ["10.244.1.10", "fd00:10:244:1::10"];
-/// The node on the bridge.
-const NODES: [&str; 2] = ["10.244.1.1", "fd00:10:244:1::1"];
-const GATEWAY: &str = "fe80::1";
-const BRIDGE: &str = "ng-bridge";
 /// Inside of what the policy opens, and outside.
 const ALLOWED: [&str; 2] = ["198.51.100.9", "2001:db8:1::9"];
 const DENIED_V6: &str = "2001:db8:2::9";
@@ -36,58 +31,6 @@ const NETS: &str = "  - toCIDR: [198.51.100.0/24, '2001:db8:1::/48']\n";
 
 fn closed() -> Options {
     Options::default().policies(&document("closed", "  endpointSelector: {}\n  ingress: [{}]\n  egress: [{}]\n"))
-}
-
-fn run_ip(netns: &Netns, lines: &[String]) {
-    for line in lines {
-        let mut command = Command::new("ip");
-        command.args(line.split(' '));
-        let output = netns.call(move || command.output()).unwrap();
-        assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-}
-
-/// Attacker and victim as ports of one bridge of the node, which asks and answers for all.
-fn bridged() -> World {
-    let world = world(&[ATTACKER, VICTIM]);
-    let mut lines: Vec<String> = [
-        format!("link add {BRIDGE} type bridge mcast_snooping 0"),
-        format!("link set {BRIDGE} up"),
-        format!("addr add {}/24 dev {BRIDGE}", NODES[0]),
-        format!("addr add {}/64 dev {BRIDGE} nodad", NODES[1]),
-        format!("addr add {GATEWAY}/64 dev {BRIDGE} nodad"),
-    ]
-    .into();
-    for pod in [ATTACKER, VICTIM].map(|key| world.pod(key)) {
-        lines.extend([
-            format!("route del {}/32 dev {}", pod.ipv4(), pod.interface),
-            format!("-6 route del {}/128 dev {}", pod.ipv6(), pod.interface),
-            format!("addr flush dev {}", pod.interface),
-            format!("link set {} master {BRIDGE}", pod.interface),
-        ]);
-    }
-    run_ip(world.node(), &lines);
-    for pod in [ATTACKER, VICTIM].map(|key| world.pod(key)) {
-        let lines = [
-            "route flush dev eth0".to_owned(),
-            format!("addr del {}/32 dev eth0", pod.ipv4()),
-            format!("addr add {}/24 dev eth0", pod.ipv4()),
-            format!("route add default via {} dev eth0", NODES[0]),
-        ];
-        run_ip(&pod.netns, &lines);
-        give_v6(pod, "nodad");
-    }
-    world
-}
-
-/// The pod's IPv6 address with the whole prefix on its link, and the way out.
-fn give_v6(pod: &Pod, option: &str) {
-    let own = pod.ipv6();
-    let _ = pod.exec("ip", &["addr", "del", &format!("{own}/128"), "dev", "eth0"]).unwrap(); // It may be gone.
-    let option = if option.is_empty() { String::new() } else { format!(" {option}") };
-    let lines =
-        [format!("addr replace {own}/64 dev eth0{option}"), format!("-6 route replace default via {GATEWAY} dev eth0")];
-    run_ip(&pod.netns, &lines);
 }
 
 fn bytes(address: &str) -> Vec<u8> {
@@ -403,6 +346,34 @@ fn closed_pods_on_a_bridge_exchange_nothing() {
     let ping = world.pod(VICTIM).ping(ip(OWN[0]), 8, SILENT);
     assert_eq!(ping, Err(Failure::Timeout), "it is closed");
     assert!(counted(&agent, "forged-neighbour") >= 250);
+}
+
+/// Tags behind the one that the kernel takes off: the node takes them off later, after the programs have seen the frame.
+#[test]
+fn no_second_tag_hides_what_a_pod_without_policies_sends() {
+    const TAG: [u8; 4] = [0x81, 0, 0, 0];
+    const TAG_OF_PROVIDER: [u8; 4] = [0x88, 0xa8, 0, 0];
+    let world = bridged();
+    let victims = document("victims", "  endpointSelector: {matchLabels: {class: tiefighter}}\n  egress: [{}]\n");
+    let agent = Agent::start(&world, &Options::default().policies(&victims)).unwrap();
+    works(world.pod(ATTACKER));
+    let links = Links::open(&world);
+    let (own, its) = (links.attacker.address(), links.victim.address());
+    let before = counted(&agent, "malformed");
+    let claims = [
+        arp(its, own, 2, NODES[0], (VICTIMS[0], its)),
+        icmp6(its, own, [VICTIMS[1], NODES[1]], 64, PLAIN, &echo_request()),
+    ];
+    let mut sent = 0;
+    for frame in claims {
+        for tags in [[TAG, TAG], [TAG, TAG_OF_PROVIDER], [TAG_OF_PROVIDER, TAG]] {
+            links.attacker.send(&[&frame[..12], tags.as_flattened(), &frame[12..]].concat()).unwrap();
+            sent += 1;
+        }
+    }
+    let denied = |agent: &Agent<'_>| Ok((counted(agent, "malformed") >= before + sent).then_some(()));
+    agent.wait_for("the denial of each frame", denied).unwrap();
+    works(world.pod(ATTACKER));
 }
 
 /// A closed pod sends every type of discovery to an address outside, and the outside sends them back.

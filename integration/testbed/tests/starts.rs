@@ -315,7 +315,7 @@ fn an_interface_that_is_not_there_is_said_with_those_that_are() {
     let typo = format!("{right}x");
     edit_endpoints(&agent, |file| entry(file, XWING)["interface"] = json!(typo));
     let said = wait_problem(&agent, "attachment", &typo);
-    assert!(said.contains(XWING) && said.contains("it is not enforced"), "{said}");
+    assert!(said.contains(XWING) && said.contains("stays enforced meanwhile"), "{said}");
     assert!(said.contains(&format!("there are {right}, ")), "the nearest comes first: {said}");
     edit_endpoints(&agent, |file| entry(file, XWING)["interface"] = json!(right));
     wait_well(&agent);

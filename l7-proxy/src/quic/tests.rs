@@ -291,9 +291,10 @@ fn a_connection_that_may_not_begin_is_not_known() {
     for number in 0..=ATTEMPTS_MAX {
         let id = [u8::try_from(number).unwrap(); 9];
         let heard = flight.read(&Sealing::of(Version::V1, &id).seal(&crypto(0, &hello()[..9])), |_| true);
-        assert_eq!(heard, Heard::Partial(connection(&id)));
+        let want = if number < ATTEMPTS_MAX { Heard::Partial(connection(&id)) } else { Heard::Unread };
+        assert_eq!(heard, want, "none begins beyond the bound");
     }
-    assert!(!flight.knows(connection(&[0; 9])), "the oldest gave way");
+    assert!(flight.knows(connection(&[0; 9])), "none gives way");
     assert!(flight.bytes() <= ATTEMPTS_MAX * Flight::bytes_for());
 }
 

@@ -82,11 +82,27 @@ pub(crate) struct Bench {
     pub(crate) seen: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-/// Ends of what a server answers to.
-const HEAD_END: &[u8] = b"\r\n\r\n";
+/// How many whole requests there are, with their bodies.
+fn requests(mut octets: &[u8]) -> usize {
+    let end_of = |octets: &[u8], end: &[u8]| octets.windows(end.len()).position(|window| window == end);
+    let mut count = 0;
+    while let Some(end) = end_of(octets, b"\r\n\r\n") {
+        let (head, body) = octets.split_at(end + 4);
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        let length = head.split("\r\ncontent-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+        let length = if head.contains("\r\ntransfer-encoding: chunked") {
+            end_of(body, b"0\r\n").and_then(|at| Some(at + end_of(&body[at..], b"\r\n\r\n")? + 4))
+        } else {
+            Some(length.unwrap_or(0)).filter(|length| *length <= body.len())
+        };
+        let Some(length) = length else { break };
+        (octets, count) = (&body[length..], count + 1);
+    }
+    count
+}
 
 impl Bench {
-    /// A server that answers each head with `reply`.
+    /// A server that answers each request with `reply` once it is whole.
     pub(crate) fn new(limits: Limits, reply: &'static [u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = listener.local_addr().unwrap();
@@ -106,8 +122,8 @@ impl Bench {
                     while let Ok(count @ 1..) = stream.read(&mut octets) {
                         let mut noting = noting.lock().unwrap();
                         noting[at].extend_from_slice(&octets[..count]);
-                        let heads = noting[at].windows(4).filter(|window| *window == HEAD_END).count();
-                        while answered < heads {
+                        let whole = requests(&noting[at]);
+                        while answered < whole {
                             answered += 1;
                             stream.write_all(reply).unwrap();
                         }

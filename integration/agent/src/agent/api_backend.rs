@@ -1,6 +1,10 @@
 //! Answers the API's questions from what the enforcer publishes, the state of the policies and the flows.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use namegate_abi::NODE_INTERFACE;
 use namegate_api::{
@@ -18,12 +22,13 @@ use namegate_loader::Meters;
 
 use super::{
     asked_names::Checks,
+    attachments::programs_of,
     clock::boot_ns,
     enforcer::refusal,
     flows::Flows,
     interfaces,
     kubernetes::Kubernetes,
-    policy_state::SharedPolicyState,
+    policy_state::{PolicyState, SharedPolicyState},
     problems::{ProblemKind, Problems},
     refusals::Refusals,
     requests::L7Backend,
@@ -112,11 +117,12 @@ impl ApiBackend {
             .ours
             .iter()
             .map(|endpoint| match views.get(&*interfaces::key(endpoint)) {
-                Some(view) => self.shown(endpoint, view, &enforcement),
+                Some(view) => self.shown(endpoint, (view, interfaces_of(&state, view)), &enforcement),
                 None => waiting(endpoint, state.endpoints.labels(endpoint).iter().map(ToString::to_string).collect()),
             })
             .collect();
-        endpoints.extend(views.get(HOST).map(|view| self.shown_node(view, &enforcement)));
+        let of_node = |view: &EndpointView| self.shown_node(view, &BTreeSet::from([view.interface]), &enforcement);
+        endpoints.extend(views.get(HOST).map(of_node));
         endpoints.sort_by(|one, other| (one.id, &one.name).cmp(&(other.id, &other.name)));
         endpoints
     }
@@ -124,7 +130,7 @@ impl ApiBackend {
     fn shown(
         &self,
         listed: &endpoints::Endpoint,
-        view: &EndpointView,
+        (view, interfaces): (&EndpointView, BTreeSet<u32>),
         enforcement: &namegate_enforcer::Enforcement,
     ) -> Endpoint {
         Endpoint {
@@ -132,12 +138,21 @@ impl ApiBackend {
             namespace: listed.namespace.clone(),
             interface: interface(listed),
             interface_index: Some(view.interface),
-            ..self.shown_node(view, enforcement)
+            ..self.shown_node(view, &interfaces, enforcement)
         }
     }
 
     /// What an endpoint shares with the node.
-    fn shown_node(&self, view: &EndpointView, enforcement: &namegate_enforcer::Enforcement) -> Endpoint {
+    fn shown_node(
+        &self,
+        view: &EndpointView,
+        interfaces: &BTreeSet<u32>,
+        enforcement: &namegate_enforcer::Enforcement,
+    ) -> Endpoint {
+        let is_broken = |interface| {
+            let subject = programs_of(Some(&*view.key), interface);
+            self.problems.is_raised(ProblemKind::Attachment, &subject)
+        };
         Endpoint {
             id: view.id.0,
             name: view.key.to_string(),
@@ -146,7 +161,7 @@ impl ApiBackend {
             addresses: view.addresses.clone(),
             interface: None,
             interface_index: None,
-            state: state(view, enforcement),
+            state: state(view.is_closed, interfaces, enforcement, is_broken),
             ingress: self.enforcement(rule::Direction::Ingress, view.enforced_ingress),
             egress: self.enforcement(rule::Direction::Egress, view.enforced_egress),
             rules: view.rules.iter().map(ToString::to_string).collect(),
@@ -236,15 +251,30 @@ impl ApiBackend {
     }
 }
 
-/// Whether an endpoint is enforced. Its rows are published before its programs are attached: until then it waits.
-fn state(view: &EndpointView, enforcement: &namegate_enforcer::Enforcement) -> EndpointState {
-    let is_judged = match view.interface {
-        NODE_INTERFACE => enforcement.selects_node,
-        interface => enforcement.judged.contains(&interface),
+/// Every interface of an endpoint: the one that the kernel knows, and those that were found last.
+fn interfaces_of(state: &PolicyState, view: &EndpointView) -> BTreeSet<u32> {
+    let found = state.interfaces.get(&*view.key).into_iter().flatten();
+    found.copied().chain([view.interface]).collect()
+}
+
+/// Whether an endpoint is enforced on all of its interfaces. Its rows are published before its programs are attached:
+/// until then it waits. `is_broken` says whose programs are not where they were put.
+fn state(
+    is_closed: bool,
+    interfaces: &BTreeSet<u32>,
+    enforcement: &namegate_enforcer::Enforcement,
+    is_broken: impl Fn(u32) -> bool,
+) -> EndpointState {
+    let has_failed = |interface: &u32| {
+        enforcement.failed.contains_key(interface) || enforcement.rowless.contains(interface) || is_broken(*interface)
     };
-    if view.is_closed || enforcement.failed.contains_key(&view.interface) {
+    let is_judged = |interface: &u32| match *interface {
+        NODE_INTERFACE => enforcement.selects_node,
+        _ => enforcement.judged.contains(interface),
+    };
+    if is_closed || interfaces.iter().any(has_failed) {
         EndpointState::Failed
-    } else if is_judged {
+    } else if interfaces.iter().all(is_judged) {
         EndpointState::Guarded
     } else {
         EndpointState::Waiting
@@ -353,5 +383,64 @@ impl Backend for ApiBackend {
 
     fn instruments(&self) -> &Instruments {
         &self.instruments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: u32 = 7;
+    const FURTHER: u32 = 8;
+
+    /// The state of an endpoint with two interfaces, both of them judged but for what `change` does.
+    fn state_after(change: impl FnOnce(&mut namegate_enforcer::Enforcement)) -> EndpointState {
+        let mut enforcement = namegate_enforcer::Enforcement {
+            judged: [FIRST, FURTHER].into(),
+            ..namegate_enforcer::Enforcement::default()
+        };
+        change(&mut enforcement);
+        state(false, &BTreeSet::from([FIRST, FURTHER]), &enforcement, |_| false)
+    }
+
+    #[test]
+    fn an_endpoint_is_as_its_worst_interface() {
+        assert_eq!(state_after(|_| ()), EndpointState::Guarded);
+        for interface in [FIRST, FURTHER] {
+            let waits = state_after(|now| now.judged.retain(|judged| *judged != interface));
+            assert_eq!(waits, EndpointState::Waiting, "{interface}");
+            let failed = state_after(|now| drop(now.failed.insert(interface, "EPERM".to_owned())));
+            assert_eq!(failed, EndpointState::Failed, "{interface}");
+            let rowless = state_after(|now| {
+                now.judged.remove(&interface);
+                now.rowless.insert(interface);
+            });
+            assert_eq!(rowless, EndpointState::Failed, "{interface}");
+        }
+        // A failure counts more than an interface that waits.
+        let both = state_after(|now| {
+            now.judged.remove(&FIRST);
+            now.failed.insert(FURTHER, "EPERM".to_owned());
+        });
+        assert_eq!(both, EndpointState::Failed);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_closed_or_whose_programs_were_taken_away_has_failed() {
+        let enforcement =
+            namegate_enforcer::Enforcement { judged: [FIRST].into(), ..namegate_enforcer::Enforcement::default() };
+        let of_first = BTreeSet::from([FIRST]);
+        assert_eq!(state(false, &of_first, &enforcement, |_| false), EndpointState::Guarded);
+        assert_eq!(state(true, &of_first, &enforcement, |_| false), EndpointState::Failed);
+        assert_eq!(state(false, &of_first, &enforcement, |interface| interface == FIRST), EndpointState::Failed);
+    }
+
+    #[test]
+    fn the_node_is_enforced_where_a_rule_selects_it() {
+        let of_node = BTreeSet::from([NODE_INTERFACE]);
+        let mut enforcement = namegate_enforcer::Enforcement::default();
+        assert_eq!(state(false, &of_node, &enforcement, |_| false), EndpointState::Waiting);
+        enforcement.selects_node = true;
+        assert_eq!(state(false, &of_node, &enforcement, |_| false), EndpointState::Guarded);
     }
 }

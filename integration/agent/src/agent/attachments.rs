@@ -33,6 +33,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Begin the subjects of what this file raises.
 const ENDPOINT: &str = "endpoint ";
 const PROGRAMS: &str = "programs of ";
+const INTERFACE: &str = "interface ";
 const MAPS: &str = "pinned maps";
 
 /// Where programs should be, and whether they are.
@@ -139,15 +140,11 @@ impl Attachments {
     fn say(&mut self, wanted: &Enforcement, seen: &Seen, found: &Found) {
         let names: HashMap<u32, &String> =
             found.interfaces.iter().flat_map(|(key, indices)| indices.iter().map(move |index| (*index, key))).collect();
-        let subject = |interface: &u32| match (names.get(interface), *interface) {
-            (_, NODE_INTERFACE) => format!("{PROGRAMS}the node"),
-            (Some(key), interface) => format!("{PROGRAMS}{key} (interface {interface})"),
-            (None, interface) => format!("{PROGRAMS}interface {interface}"),
-        };
+        let subject = |interface: &u32| programs_of(names.get(interface).map(|key| key.as_str()), *interface);
         let faults = seen.faults.iter().map(|(interface, faults)| {
             (subject(interface), format!("{faults} by another tool; it is put back: look which tool does that"))
         });
-        self.problems.replace(ProblemKind::Interference, PROGRAMS, faults);
+        self.problems.replace(ProblemKind::Attachment, PROGRAMS, faults);
         let unseen = seen.unseen.iter().map(|(interface, error)| (subject(interface), error.clone()));
         self.problems.replace(ProblemKind::Lookup, PROGRAMS, unseen);
         let gone = seen.unpinned.as_ref().ok().filter(|gone| !gone.is_empty());
@@ -157,6 +154,7 @@ impl Attachments {
         self.problems.replace(ProblemKind::Lookup, MAPS, unseen);
         let unenforced = self.unenforced(wanted, found);
         self.problems.replace(ProblemKind::Attachment, ENDPOINT, unenforced);
+        self.problems.replace(ProblemKind::Attachment, INTERFACE, unowned(wanted));
     }
 
     /// Endpoints that are not enforced as they should be, and why.
@@ -170,7 +168,9 @@ impl Attachments {
         for endpoint in &self.policy_state.read().ours {
             let key = interfaces::key(endpoint);
             let problem = match found.interfaces.get(&key) {
-                Some(indices) if !went_meanwhile(wanted, indices) => unattached(wanted, indices),
+                Some(indices) if !went_meanwhile(wanted, indices) => {
+                    unattached(wanted, indices).or_else(|| found.absent.get(&key).cloned())
+                }
                 // A pod without an address has not begun yet.
                 None if found.failed.contains_key(&key) || endpoint.addresses.is_empty() => None,
                 // The endpoint begins or ends: what says so may be on its way.
@@ -187,6 +187,26 @@ impl Attachments {
         self.waiting = waiting;
         unenforced
     }
+}
+
+/// The subject of a problem with the programs of an interface, and of its endpoint where one has it.
+pub(crate) fn programs_of(endpoint: Option<&str>, interface: u32) -> String {
+    match endpoint {
+        _ if interface == NODE_INTERFACE => format!("{PROGRAMS}the node"),
+        Some(key) => format!("{PROGRAMS}{key} (interface {interface})"),
+        None => format!("{PROGRAMS}interface {interface}"),
+    }
+}
+
+/// Interfaces that stay closed since nothing says whose they are.
+fn unowned(wanted: &Enforcement) -> Vec<(String, String)> {
+    let there = wanted.unowned.iter().filter(|interface| !is_gone(**interface));
+    let problem = |interface: &u32| {
+        let message = "it carries programs of an earlier run, and neither the state nor the endpoints say whose it is: it is \
+                       closed; give it to an endpoint, or delete it";
+        (format!("{INTERFACE}{interface}"), message.to_owned())
+    };
+    there.map(problem).collect()
 }
 
 /// Whether one of these interfaces went after it was found.

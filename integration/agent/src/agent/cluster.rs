@@ -185,6 +185,7 @@ impl Cluster {
         let state = |key: &String| match found.interfaces.get(key) {
             None if found.failed.contains_key(key) => (CniState::Waiting, found.failed.get(key).cloned()),
             None => (CniState::Waiting, Some("its interface is not there".to_owned())),
+            Some(_) if found.absent.contains_key(key) => (CniState::Waiting, found.absent.get(key).cloned()),
             Some(indices) if !indices.iter().all(|index| guarded.contains(index)) => (
                 CniState::Waiting,
                 Some("programs could not be attached to its interface; the log says why".to_owned()),

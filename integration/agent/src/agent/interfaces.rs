@@ -14,7 +14,10 @@ use namegate_config::{
 use namegate_engine::{Topology, TopologyEndpoint, TopologyNode};
 use namegate_loader::links::{self, Links};
 
-use super::cluster_state::{Adopted, ClusterState, Interfaces, UNKNOWN};
+use super::{
+    absent::interfaces_like,
+    cluster_state::{Adopted, ClusterState, Interfaces, UNKNOWN},
+};
 
 /// What a search for interfaces brought.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +28,8 @@ pub(crate) struct Found {
     pub(crate) failed: BTreeMap<String, String>,
     /// Endpoints with an interface that is not where it should be, and stays enforced.
     pub(crate) displaced: BTreeMap<String, String>,
+    /// Endpoints whose interface is named anew and is not there under that name. The former one stays enforced.
+    pub(crate) absent: BTreeMap<String, String>,
 }
 
 /// By what an endpoint's interface is known.
@@ -72,7 +77,8 @@ impl Kernel for Machine {
 }
 
 /// Finds interfaces and remembers them: the last one of an endpoint stays its own as long as it lives, whatever happens to
-/// its name, and to what is on its other side.
+/// its name, and to what is on its other side. It is let go where the file names another one that is there, where another
+/// endpoint has it, or where the file leaves the endpoint out.
 #[derive(Debug, Default)]
 pub(crate) struct Finder {
     last: HashMap<String, (Claim, Vec<u32>)>,
@@ -116,9 +122,11 @@ impl Finder {
             let mut interfaces: Vec<u32> = indices.into_iter().chain(kept).collect();
             interfaces.sort_unstable_by_key(|index| (Some(*index) != former, *index));
             if !interfaces.is_empty() {
-                // After a failure it is not known yet whether the file means another interface.
+                // After a failure it is not known yet whether the file means another interface, and one that is not there
+                // yet takes the place of the former one as soon as it is.
+                let is_former = found.failed.contains_key(&key) || found.absent.contains_key(&key);
                 let former = self.last.get(&key).map(|(former, _)| former.clone());
-                let claim = former.filter(|_| found.failed.contains_key(&key)).unwrap_or(claim);
+                let claim = former.filter(|_| is_former).unwrap_or(claim);
                 found.interfaces.insert(key.clone(), interfaces.clone());
                 last.insert(key, (claim, interfaces));
             }
@@ -139,19 +147,20 @@ impl Finder {
     ) -> Vec<u32> {
         let Some((former, last)) = self.last.get(key) else { return Vec::new() };
         let has_failed = found.failed.contains_key(key);
-        let is_same = former == claim || (*former == Claim::Kernel && indices.is_empty());
-        if !is_same && !has_failed {
-            return Vec::new(); // The file names another one: that is meant so.
+        if former != claim && !indices.is_empty() {
+            return Vec::new(); // The file names another one, which is there: that is meant so.
         }
+        let is_renamed = former != claim && *former != Claim::Kernel;
         let mut kept = Vec::new();
         for index in last.iter().copied().filter(|index| !taken.contains(index)) {
             match kernel.by_index(index) {
                 Ok(None) => {}
                 Ok(Some(name)) => {
                     kept.push(index);
-                    if !has_failed {
-                        let message = displaced(claim, &name, index);
-                        found.displaced.insert(key.to_owned(), message);
+                    if is_renamed && !has_failed {
+                        found.absent.insert(key.to_owned(), absent(claim, &name, index));
+                    } else if !has_failed {
+                        found.displaced.insert(key.to_owned(), displaced(claim, &name, index));
                     }
                 }
                 Err(error) => {
@@ -195,6 +204,26 @@ fn displaced(claim: &Claim, name: &str, index: u32) -> String {
         _ => format!(
             "its interface {name} (index {index}) does not lead to a namespace of the pod any more and stays enforced; \
              delete the pod if it should go"
+        ),
+    }
+}
+
+/// What is said of an endpoint whose interface is named anew and is not there.
+fn absent(claim: &Claim, name: &str, index: u32) -> String {
+    let kept = format!("its former interface {name} (index {index}) stays enforced meanwhile");
+    match claim {
+        Claim::Listed(Attachment::Interface(wanted)) => format!(
+            "the interface {wanted} is not there, and {kept}; start the endpoint, or correct `interface`: {}",
+            interfaces_like(wanted)
+        ),
+        Claim::Listed(Attachment::Netns(path)) => format!(
+            "no interface of this machine leads to the network namespace {}, and {kept}; start the endpoint, or correct \
+             `netns`",
+            path.display()
+        ),
+        _ => format!(
+            "no interface of this machine leads to a network namespace of the new pod, and {kept}; delete the interface \
+             if its pod is gone"
         ),
     }
 }
@@ -432,7 +461,50 @@ mod tests {
         find(&mut finder, &mut fake, &file("veth-a"));
         fake.leading.clear();
         assert_eq!(find(&mut finder, &mut fake, &file("veth-c")).0, [9]);
-        assert_eq!(find(&mut finder, &mut fake, &file("no-such")).0, [0; 0]);
+        // One that is not there takes nothing away, until it comes.
+        for _ in 0..2 {
+            let (a, _, found) = find(&mut finder, &mut fake, &file("no-such"));
+            assert_eq!((a, found.displaced.get("default/a")), (vec![9], None));
+            let message = &found.absent["default/a"];
+            assert!(message.contains("no-such") && message.contains("veth-c (index 9)"), "{message}");
+        }
+        fake.names.insert(70, "no-such");
+        let (a, _, found) = find(&mut finder, &mut fake, &file("no-such"));
+        assert_eq!((a, found.absent.len()), (vec![70], 0));
+    }
+
+    #[test]
+    fn a_network_namespace_that_is_not_there_takes_nothing_away() {
+        let by_netns = |path: &str| {
+            let text = format!(
+                "endpoints:\n- {{name: a, namespace: default, netns: {path}, addresses: [192.0.2.1]}}\n\
+                 - {{name: b, namespace: default, netns: /run/netns/b, addresses: [192.0.2.2]}}\n"
+            );
+            namegate_config::endpoints::parse("endpoints.yaml", &text).unwrap()
+        };
+        let (mut finder, mut fake) = (Finder::default(), fake());
+        find(&mut finder, &mut fake, &file("veth-a"));
+        let (a, _, found) = find(&mut finder, &mut fake, &by_netns("/run/netns/a"));
+        assert_eq!(a, [7]);
+        assert!(found.absent["default/a"].contains("/run/netns/a"), "{:?}", found.absent);
+        // Neither does a look-up that fails, nor a return to the former name.
+        fake.error = Some(Errno::EMFILE as i32);
+        assert_eq!(find(&mut finder, &mut fake, &by_netns("/run/netns/a")).0, [7]);
+        fake.error = None;
+        let (a, _, found) = find(&mut finder, &mut fake, &file("veth-a"));
+        assert_eq!((a, found.absent.len(), found.displaced.len()), (vec![7], 0, 0));
+        find(&mut finder, &mut fake, &by_netns("/run/netns/a"));
+        fake.leading.insert("/run/netns/a", vec![70]);
+        assert_eq!(find(&mut finder, &mut fake, &by_netns("/run/netns/a")).0, [70]);
+    }
+
+    #[test]
+    fn an_interface_that_another_endpoint_takes_is_let_go() {
+        let (mut finder, mut fake) = (Finder::default(), fake());
+        find(&mut finder, &mut fake, &file("veth-a"));
+        fake.leading.insert("/run/netns/b", vec![7]);
+        let (a, b, found) = find(&mut finder, &mut fake, &file("no-such"));
+        assert_eq!((a, b, found.absent.len()), (vec![], vec![8, 7, 9], 0));
     }
 
     #[test]
@@ -458,6 +530,7 @@ mod tests {
         assert_eq!(find(adopted("1", Ok(vec![8]))), Some(vec![8]));
         assert_eq!(find(adopted("1", Ok(vec![]))), Some(vec![8]), "its address is gone, it is not");
         assert_eq!(find(adopted("2", Err("EMFILE".to_owned()))), Some(vec![8]));
-        assert_eq!(find(adopted("3", Ok(vec![]))), None, "another pod of the same name");
+        assert_eq!(find(adopted("3", Ok(vec![]))), Some(vec![8]), "another pod of the same name is not there yet");
+        assert_eq!(find(adopted("3", Ok(vec![9]))), Some(vec![9]));
     }
 }

@@ -93,6 +93,11 @@ impl Problems {
         }
     }
 
+    /// Whether something is wrong with `subject`.
+    pub(crate) fn is_raised(&self, kind: ProblemKind, subject: &str) -> bool {
+        self.lock().contains_key(&(kind, subject.to_owned()))
+    }
+
     /// Whether something keeps policies from being enforced everywhere on this node.
     pub(crate) fn hinder_enforcement(&self) -> bool {
         self.lock().keys().any(|(kind, _)| OF_ENFORCEMENT.contains(kind))
