@@ -20,8 +20,8 @@ const ANSWERS_MAX: usize = 4_096;
 const REQUESTS_MAX: usize = 1_024;
 /// Batches of answers that go before a request that waits, and between two parts of one.
 pub(crate) const ANSWERS_IN_A_ROW_MAX: u32 = 16;
-/// Turns that other threads get before the thread sleeps.
-const LINGER_TURNS: u32 = 4;
+/// Turns that other threads get before the thread sleeps: some microseconds where nobody has anything to do.
+const LINGER_TURNS: u32 = 32;
 
 /// Batches `A` and requests `Q` that wait.
 #[derive(Debug)]
@@ -171,7 +171,7 @@ impl<A, Q> Inbox<A, Q> {
         }
     }
 
-    /// Gives other threads a few turns before the thread sleeps: where answers come one after the other, the next one is
+    /// Gives other threads some turns before the thread sleeps: where answers come one after the other, the next one is
     /// there by then, and nobody has to wake it.
     fn linger(&self) {
         for _ in 0..LINGER_TURNS {

@@ -99,17 +99,22 @@ impl Names {
 
     /// Follows the engine.
     pub(crate) fn apply(&self, changes: Vec<NameChange>, now: u64) {
+        let mut last = None;
         for change in changes {
             match change {
-                NameChange::Arrived { endpoint, key } => self.arrive(endpoint, key),
+                NameChange::Arrived { endpoint, key } => {
+                    self.arrive(endpoint, key);
+                    last = None;
+                }
                 NameChange::Left { endpoint } => {
                     self.endpoints.write().unwrap_or_else(PoisonError::into_inner).remove(&endpoint);
+                    last = None;
                 }
                 NameChange::Learned { endpoint, name, address, ttl_s, learned_ns } => {
-                    self.change(endpoint, now, |shard| shard.learn(name, address, ttl_s, learned_ns));
+                    self.change(endpoint, &mut last, now, |shard| shard.learn(name, address, ttl_s, learned_ns));
                 }
                 NameChange::Closed { endpoint, name, address } => {
-                    self.change(endpoint, now, |shard| shard.close(&name, address));
+                    self.change(endpoint, &mut last, now, |shard| shard.close(&name, address));
                 }
             }
         }
@@ -127,8 +132,18 @@ impl Names {
         endpoints.insert(endpoint, Arc::new(RwLock::new(shard)));
     }
 
-    fn change(&self, endpoint: EndpointId, now: u64, change: impl FnOnce(&mut OfEndpoint)) {
-        let Some(shard) = self.shard(endpoint) else { return };
+    /// Changes what is known of an endpoint. Changes of one endpoint come in a row: `last` is the one before.
+    fn change(
+        &self,
+        endpoint: EndpointId,
+        last: &mut Option<(EndpointId, Shard)>,
+        now: u64,
+        change: impl FnOnce(&mut OfEndpoint),
+    ) {
+        if last.as_ref().is_none_or(|(id, _)| *id != endpoint) {
+            *last = self.shard(endpoint).map(|shard| (endpoint, shard));
+        }
+        let Some((_, shard)) = last else { return };
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
         shard.name_ends.advance(now);
         shard.address_ends.advance(now);

@@ -285,9 +285,11 @@ impl<K: MapWriter + Programs> Enforcer<K> {
     fn install(&mut self, turn: Turn<Learn>, served: &Served) {
         let Turn { endpoint, answers: mut learn } = turn;
         let began = Instant::now();
-        self.published.work((self.clock)());
+        // One moment for the whole turn, which is short: a TTL ends by no more than that too early.
+        let now = (self.clock)();
+        self.published.work(now);
         while let Some(answer) = learn.answers.get(learn.results.len()) {
-            learn.results.push(self.learn(answer));
+            learn.results.push(self.learn(answer, now));
             if began.elapsed() >= TURN {
                 break;
             }
@@ -306,10 +308,10 @@ impl<K: MapWriter + Programs> Enforcer<K> {
         served.end_turn(endpoint, began.elapsed(), None);
     }
 
-    fn learn(&mut self, answer: &Answer) -> Result<(), NotInstalled> {
+    fn learn(&mut self, answer: &Answer, now: u64) -> Result<(), NotInstalled> {
         let mut ops = Vec::new();
-        let learned = self.engine.learn(answer, (self.clock)(), &mut ops);
-        let errors = self.write(&ops);
+        let learned = self.engine.learn(answer, now, &mut ops);
+        let errors = self.write_at(&ops, now);
         if learned == Err(NotOpen::NoRoom) {
             self.shortages.refused = Some(Instant::now());
         }
@@ -326,7 +328,11 @@ impl<K: MapWriter + Programs> Enforcer<K> {
 
     /// Carries writes out; what is open because one is refused is closed.
     fn write(&mut self, ops: &[MapOp]) -> Vec<GateError> {
-        let errors = carry_out(&mut self.engine, &mut self.kernel, ops, (self.clock)());
+        self.write_at(ops, (self.clock)())
+    }
+
+    fn write_at(&mut self, ops: &[MapOp], now: u64) -> Vec<GateError> {
+        let errors = carry_out(&mut self.engine, &mut self.kernel, ops, now);
         self.shortages.note(&errors);
         errors
     }

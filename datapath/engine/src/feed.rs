@@ -72,7 +72,9 @@ impl Engine {
 
     /// Changes of learned names since the last call, in their order.
     pub fn take_name_changes(&mut self) -> Vec<NameChange> {
-        self.cache.feed.0.as_mut().map(std::mem::take).unwrap_or_default()
+        let Some(changes) = &mut self.cache.feed.0 else { return Vec::new() };
+        let room = Vec::with_capacity(changes.len());
+        std::mem::replace(changes, room)
     }
 }
 
