@@ -12,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use crate::{counted::Counted, standing::Revoked};
+use crate::counted::Counted;
+
+/// Resolves when what it is about may not go on.
+pub(crate) type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How far a client's body has come.
 #[derive(Clone, Debug, Default)]

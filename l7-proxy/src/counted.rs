@@ -29,6 +29,8 @@ const BUFFER_BYTES: usize = 2 * WINDOW_BYTES as usize;
 const COPIED_BYTES_MAX: usize = WINDOW_BYTES as usize / 2;
 /// Bytes of a request under way beside its head: tasks, and the states of its streams.
 const REQUEST_BYTES: usize = 4 << 10;
+/// Header fields of a request, and of a response.
+pub(crate) const FIELDS_MAX: usize = 128;
 /// Bytes of a header field beside its name and value: its place in a map, and what the map keeps free.
 const FIELD_BYTES: usize = 128;
 

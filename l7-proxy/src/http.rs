@@ -29,10 +29,10 @@ use tokio::sync::{Mutex, watch};
 use crate::{
     account::Charge,
     backend::{Access, Backend, Fate, Match, Named, Question, What},
-    body::{FromClient, RequestBody},
+    body::{FromClient, RequestBody, Revoked},
     client::ConnectionPermit,
     connection::{IDLE_MAX, Prefixed, Shared},
-    counted::{Counted, WINDOW_BYTES, charge_request, charge_response, charge_until_written},
+    counted::{Counted, FIELDS_MAX, WINDOW_BYTES, charge_request, charge_response, charge_until_written},
     counters::Outcome,
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, Judgement},
@@ -40,15 +40,13 @@ use crate::{
     server::Server,
     sniff,
     splice::{self, SILENCE_MAX},
-    standing::{self, Revoked, Standing, StandingBody, Subject},
+    standing::{self, Standing, StandingBody, Subject},
     upstream::{CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
     websocket,
 };
 
 /// Octets of the head of a request.
 const HEAD_OCTETS_MAX: u32 = 64 << 10;
-/// Header fields of a request, and of a response.
-pub(crate) const FIELDS_MAX: usize = 128;
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 100;
 /// Bytes of a connection of HTTP/1, of both sides: buffers and tasks, as they were measured with what the allocator adds.

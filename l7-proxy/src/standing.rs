@@ -28,6 +28,7 @@ use tokio::{
 use crate::{
     account::Account,
     backend::{Access, Backend, Fate, Named, Question, What},
+    body::Revoked,
     connection::Shared,
     counted::Counted,
     counters::Outcome,
@@ -203,9 +204,6 @@ impl<D: Backend> Standing<D> {
         self.shared.backend.record(Access { client, server, direction, rule, fate, mismatch, what });
     }
 }
-
-/// Resolves when what it is about may not go on.
-pub(crate) type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Has two wait for the same end, of which one may give up before the other.
 pub(crate) fn share(account: &Arc<Account>, revoked: Revoked) -> [Revoked; 2] {

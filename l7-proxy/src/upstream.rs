@@ -18,8 +18,7 @@ use tokio::sync::Mutex;
 use crate::{
     account::Account,
     body::RequestBody,
-    counted::WINDOW_BYTES,
-    http::FIELDS_MAX,
+    counted::{FIELDS_MAX, WINDOW_BYTES},
     pace::{self, Executor},
     server::Server,
     socket,
