@@ -16,9 +16,9 @@ pub struct Config {
     pub port: u16,
     /// How long a resolver may take, for each of UDP and TCP. Then the client gets SERVFAIL.
     pub upstream_timeout: Duration,
-    /// How long the gate may take for an answer. Then the client gets SERVFAIL.
+    /// How long the enforcer may take for an answer. Then the client gets SERVFAIL.
     pub install_timeout: Duration,
-    /// `SO_MARK` of all sockets, by which the gate knows them; 0 sets none. It must not be a mark that routing rules send
+    /// `SO_MARK` of all sockets, by which the programs know them; 0 sets none. It must not be a mark that routing rules send
     /// to this machine, as the mark of redirected packets is.
     pub mark: u32,
     /// Who is asked where a question is not redirected but sent to the proxy's own address: the proxy is then a plain

@@ -1,7 +1,7 @@
 //! Hears names: an intercepting DNS proxy.
 //!
 //! Questions to trusted resolvers are redirected to its sockets. It asks in the client's stead, checks the answer, hands
-//! the addresses that the asked name leads to over to a [`Backend`], and lets the client have the answer when the gate holds
+//! the addresses that the asked name leads to over to a [`Backend`], and lets the client have the answer when the kernel holds
 //! them.
 //!
 //! ```

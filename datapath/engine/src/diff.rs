@@ -1,4 +1,4 @@
-//! What the gate holds, as far as the engine knows, and the writes that lead to what it should hold.
+//! What the kernel holds, as far as the engine knows, and the writes that lead to what it should hold.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,7 +8,7 @@ use namegate_config::settings::Limits;
 
 use crate::{Key, MapOp, Row};
 
-/// The rows that the gate holds, and how many it may hold.
+/// The rows that the kernel holds, and how many it may hold.
 #[derive(Debug)]
 pub(crate) struct Mirror {
     rows: HashMap<Key, Row>,
@@ -70,7 +70,7 @@ impl Mirror {
         }
     }
 
-    /// Takes what the gate holds for true.
+    /// Takes what the kernel holds for true.
     pub(crate) fn replace(&mut self, rows: impl IntoIterator<Item = Row>) {
         self.rows = rows.into_iter().map(|row| (row.key(), row)).collect();
         self.counts = [0; MAPS];
@@ -156,7 +156,7 @@ impl Mirror {
         &self.rows
     }
 
-    /// Writes the row where the gate holds another. False where the map is full: the row is refused.
+    /// Writes the row where the kernel holds another. False where the map is full: the row is refused.
     pub(crate) fn put(&mut self, row: Row, ops: &mut Vec<MapOp>) -> bool {
         let key = row.key();
         match self.rows.get_mut(&key) {
@@ -175,7 +175,7 @@ impl Mirror {
         true
     }
 
-    /// Removes the row where the gate holds one.
+    /// Removes the row where the kernel holds one.
     pub(crate) fn delete(&mut self, key: Key, ops: &mut Vec<MapOp>) {
         if self.rows.remove(&key).is_some() {
             self.count(&key, false);

@@ -90,7 +90,7 @@ pub struct Engine {
     pub(crate) resolvers: Vec<IpAddr>,
     pub(crate) proxies: Proxies,
     pub(crate) mirror: Mirror,
-    /// The first update is done: before it, what the gate holds is left alone.
+    /// The first update is done: before it, what the kernel holds is left alone.
     pub(crate) ready: bool,
     /// The gate may hold something else than this engine wrote.
     pub(crate) unsure: bool,

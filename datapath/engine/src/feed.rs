@@ -35,7 +35,7 @@ pub enum NameChange {
         /// When the answer came, in nanoseconds of `CLOCK_BOOTTIME`.
         learned_ns: u64,
     },
-    /// An address is none of the name any more. A name without addresses is forgotten.
+    /// The name no longer has the address. A name without addresses is forgotten.
     Closed {
         /// Who learned it.
         endpoint: EndpointId,

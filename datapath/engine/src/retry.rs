@@ -127,7 +127,7 @@ impl Engine {
         }
     }
 
-    /// What the gate holds, where that could not be read before.
+    /// What the kernel holds, where that could not be read before.
     fn see(&mut self, rows: Vec<Row>) {
         self.mirror.replace(rows);
         if let Some(doubt) = &mut self.doubt {

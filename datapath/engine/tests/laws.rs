@@ -198,7 +198,7 @@ proptest! {
         prop_assert_eq!(sorted(&engine), sorted(&world.engine));
     }
 
-    /// Whatever the gate holds after an error, the next call brings it to what it should hold.
+    /// Whatever the kernel holds after an error, the next call brings it to what it should hold.
     #[test]
     fn a_gate_that_lost_rows_is_mended(
         first in rules(0..6), second in rules(0..6), before in pods(), after in pods(), hearings in hearings(),

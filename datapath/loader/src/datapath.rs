@@ -67,7 +67,7 @@ impl Directions {
     }
 }
 
-/// The kernel's half of the gate. Maps and links stay when it is dropped.
+/// Maps, programs and links. Maps and links stay when it is dropped.
 pub struct Datapath {
     /// As [`PROGRAMS`].
     programs: [SchedClassifier; 2],

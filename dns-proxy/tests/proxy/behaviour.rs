@@ -170,9 +170,9 @@ fn strangers_are_refused_and_strange_resolvers_open_nothing() {
     let resolver = one_address();
     let question = with_edns(query(1, NAME, A), 1232);
     let backend = Recorder::new(Gate::Takes).knowing_no_endpoint();
-    let stranger = proxy(resolver.address, backend.clone(), PATIENCE);
-    assert_eq!(error(&UdpClient::new(stranger.port()).ask(&question)), (ResponseCode::Refused, Some(18)));
-    assert_eq!((backend.take(), count(&stranger, "unknown_endpoint")), (Vec::new(), 1));
+    let unknown = proxy(resolver.address, backend.clone(), PATIENCE);
+    assert_eq!(error(&UdpClient::new(unknown.port()).ask(&question)), (ResponseCode::Refused, Some(18)));
+    assert_eq!((backend.take(), count(&unknown, "unknown_endpoint")), (Vec::new(), 1));
 
     let backend = Recorder::new(Gate::Takes).trusting_nobody();
     let strange = proxy(resolver.address, backend.clone(), PATIENCE);
