@@ -54,11 +54,17 @@ fn learned_row(op: &MapOp) -> Option<std::net::IpAddr> {
     }
 }
 
-#[test]
-fn a_reader_does_not_wait_for_a_writer_that_is_busy() {
+/// An enforcer whose kernel holds rules for these names and port 443.
+fn enforcing(names: &[&str]) -> (Bench, EnforcerHandle) {
     let bench = Bench::new(now);
     let handle = bench.running.handle();
-    handle.apply(change(&["a.io"], 443)).wait().unwrap();
+    handle.apply(change(names, 443)).wait().unwrap();
+    (bench, handle)
+}
+
+#[test]
+fn a_reader_does_not_wait_for_a_writer_that_is_busy() {
+    let (bench, handle) = enforcing(&["a.io"]);
     assert_eq!(wait(handle.learn(vec![answer(web(&handle), "a.io", ADDRESS)])), [Ok(())]);
 
     bench.table.block();
@@ -84,9 +90,7 @@ fn a_reader_does_not_wait_for_a_writer_that_is_busy() {
 
 #[test]
 fn what_a_reader_sees_is_never_newer_than_the_kernel() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["a.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["a.io"]);
     let endpoint = web(&handle);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (reader, noted) = (handle.reader().clone(), Arc::clone(&seen));
@@ -108,9 +112,7 @@ fn what_a_reader_sees_is_never_newer_than_the_kernel() {
 
 #[test]
 fn whoever_has_loaded_a_view_goes_on_with_that() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["a.io"], 443)).wait().unwrap();
+    let (_bench, handle) = enforcing(&["a.io"]);
     let old = handle.reader().view();
     let mut alone = topology();
     alone.endpoints.remove(1);
@@ -126,9 +128,7 @@ fn whoever_has_loaded_a_view_goes_on_with_that() {
 
 #[test]
 fn answers_go_before_a_change_that_waits_longer() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["*.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["*.io"]);
     let endpoint = web(&handle);
     bench.table.block();
     let first = handle.apply(Change { rules: Some(rules(&["*.io"], 80)), topology: None });
@@ -155,9 +155,7 @@ fn answers_go_before_a_change_that_waits_longer() {
 
 #[test]
 fn answers_are_installed_between_two_pieces_of_a_change() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["*.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["*.io"]);
     let endpoint = web(&handle);
     let mut more = topology();
     more.endpoints.extend((0..2_000).map(|number| {
@@ -185,9 +183,7 @@ fn answers_are_installed_between_two_pieces_of_a_change() {
 
 #[test]
 fn answers_are_installed_between_two_attachments() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["*.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["*.io"]);
     let endpoint = web(&handle);
     let mut more = topology();
     more.endpoints.extend(
@@ -212,9 +208,7 @@ fn answers_are_installed_between_two_attachments() {
 
 #[test]
 fn rows_come_before_programs_and_programs_go_before_rows() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["a.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["a.io"]);
     let done = bench.table.take_done();
     let row = |interface| {
         done.iter().position(|done| matches!(done, Done::Wrote(MapOp::Put(Row::Endpoint(at, _))) if *at == interface))
@@ -252,9 +246,7 @@ fn programs_that_cannot_be_attached_are_said_and_tried_again() {
 
 #[test]
 fn answers_of_a_full_map_are_refused_and_reported() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["a.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["a.io"]);
     bench.table.judge(|op| match learned_row(op) {
         Some(_) => Err(GateError::Full { map: "ADDRESSES", rows_max: 1, setting: "limits.addresses" }),
         None => Ok(()),
@@ -311,9 +303,7 @@ fn a_change_that_is_carried_out_in_part_closes_what_it_concerns_until_it_is_whol
 
 #[test]
 fn the_end_of_the_thread_refuses_all_that_wait_and_readers_go_on() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["a.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["a.io"]);
     let endpoint = web(&handle);
     bench.table.block();
     bench.table.judge(|_| panic!("a fault of the enforcer"));
@@ -337,9 +327,7 @@ fn the_end_of_the_thread_refuses_all_that_wait_and_readers_go_on() {
 
 #[test]
 fn a_flood_of_one_endpoint_delays_another_by_one_turn_and_is_refused_at_its_share() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["*.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["*.io"]);
     let hostile = web(&handle);
     let honest = handle.reader().view().endpoint_by_address(ip(OTHER)).unwrap();
     bench.table.block();
@@ -370,9 +358,7 @@ fn a_flood_of_one_endpoint_delays_another_by_one_turn_and_is_refused_at_its_shar
 
 #[test]
 fn a_restart_knows_names_before_the_first_change() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["a.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["a.io"]);
     let endpoint = web(&handle);
     wait(handle.learn(vec![answer(endpoint, "a.io", ADDRESS)]));
     let Bench { table, running, folder, .. } = bench;
@@ -392,9 +378,7 @@ fn a_restart_knows_names_before_the_first_change() {
 
 #[test]
 fn names_are_forgotten_in_the_kernel_first() {
-    let bench = Bench::new(now);
-    let handle = bench.running.handle();
-    handle.apply(change(&["*.io"], 443)).wait().unwrap();
+    let (bench, handle) = enforcing(&["*.io"]);
     let endpoint = web(&handle);
     wait(handle.learn(vec![answer(endpoint, "a.io", ADDRESS), answer(endpoint, "b.io", "192.0.2.2")]));
     let (reader, seen) = (handle.reader().clone(), Arc::new(AtomicU64::new(0)));
