@@ -263,10 +263,13 @@ fn judge_known(
         if verdict.reason.denies() {
             return verdict;
         }
-        let held = names_wanted(endpoint, verdict.row_flags) & flow_flags::NAME_HELD;
+        let wanted = names_wanted(endpoint, verdict.row_flags);
+        // What was not copied at the beginning of a flow is not copied later.
+        let held = if wanted & flow_flags::NAME_HELD != 0 { wanted } else { 0 };
+        let former = if (held | flow.flags) & flow_flags::NAME_HELD != 0 { flow_flags::NAMES } else { 0 };
         news.identity = who.identity;
         news.rule = verdict.rule;
-        news.flags = flow.flags & !(flow_flags::NAME_HELD | flow_flags::LEARNED) | held | learned(who);
+        news.flags = flow.flags & !(former | flow_flags::LEARNED) | held | learned(who);
         // A connection with a proxy can not go on past it.
         if verdict.proxy_port != 0 {
             news.proxy_port = verdict.proxy_port;
@@ -339,7 +342,11 @@ fn names_wanted(endpoint: &EndpointValue, row_flags: u8) -> u8 {
     let audit = endpoint.flags & endpoint_flags::AUDIT != 0;
     match row_flags & (policy_flags::HOLD_NAME | policy_flags::OBSERVE_NAME) {
         0 => 0,
-        policy_flags::HOLD_NAME if !audit => flow_flags::NAME_HELD,
+        policy_flags::HOLD_NAME if audit => flow_flags::NAME_WANTED,
+        policy_flags::HOLD_NAME if row_flags & policy_flags::REQUIRE_NAME != 0 => {
+            flow_flags::NAME_HELD | flow_flags::NAME_REQUIRED
+        }
+        policy_flags::HOLD_NAME => flow_flags::NAME_HELD,
         _ => flow_flags::NAME_WANTED,
     }
 }
@@ -613,11 +620,18 @@ mod tests {
         let mut later = EndpointValue { revision: ENDPOINT_ROW.revision + 1, ..ENDPOINT_ROW };
         let decision = world.pass(&later, &next, Direction::Egress);
         assert_eq!(decision.flow.flags & flow_flags::NAME_WANTED, 0, "not again under new rules");
-        for (row_flags, want) in [(policy_flags::HOLD_NAME, flow_flags::NAME_HELD), (0, 0)] {
+        let required = policy_flags::HOLD_NAME | policy_flags::REQUIRE_NAME;
+        world.flows.values_mut().for_each(|flow| flow.flags |= flow_flags::NAME_WANTED | 3 << flow_flags::COPIES_SHIFT);
+        for (row_flags, want) in [
+            (policy_flags::HOLD_NAME, flow_flags::NAME_HELD),
+            (required, flow_flags::NAME_HELD | flow_flags::NAME_REQUIRED),
+            (policy_flags::HOLD_NAME, flow_flags::NAME_HELD),
+            (0, 0),
+        ] {
             world.policy.values_mut().for_each(|row| row.flags = row_flags);
             later.revision += 1;
-            let held = world.pass(&later, &next, Direction::Egress).flow.flags & flow_flags::NAME_HELD;
-            assert_eq!(held, want, "as the rules say now");
+            let flags = world.pass(&later, &next, Direction::Egress).flow.flags;
+            assert_eq!(flags & flow_flags::NAMES, want, "as the rules say now");
         }
         world.policy.values_mut().for_each(|row| row.flags = policy_flags::HOLD_NAME);
         let audited = EndpointValue { flags: later.flags | endpoint_flags::AUDIT, ..later };

@@ -23,6 +23,7 @@ mod flow;
 pub mod icmp;
 pub mod icmp_way;
 mod maps;
+mod named_flow;
 mod neighbour;
 mod opening;
 mod packet;
@@ -39,12 +40,14 @@ pub use maps::{
     FragmentKey, FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot,
     endpoint_flags, flow_flags, identity, limits, map_names, policy_flags, policy_verdict,
 };
+pub use named_flow::{FLOW_NAMES_OCTETS, NamedFlow};
 pub use neighbour::{
     Claim, DiscoveryHead, LinkAddress, LinkFrame, LinkOwner, Mac, arp, arp_addresses, discovery, discovery_of_node,
     solicitation,
 };
 pub use opening::{
-    HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord, begins_quic, is_dtls, opening_flags,
+    DTLS_HANDSHAKE, DTLS_HEAD_OCTETS, HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord,
+    begins_quic, is_dtls, is_dtls_handshake, opening_flags,
 };
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, is_tag, parse, parse_inner, protocol, tcp};
 pub use rate::{OPENINGS_PER_SECOND, RECORDS_PER_SECOND, RateValue};

@@ -38,6 +38,8 @@ pub mod map_names {
     pub const OPENINGS: &str = "OPENINGS";
     /// Endpoint -> [`crate::RateValue`].
     pub const RATES: &str = "RATES";
+    /// [`super::FlowKey`] -> [`crate::NamedFlow`]: flows with connections that were let pass by their names.
+    pub const NAMED_FLOWS: &str = "NAMED_FLOWS";
 }
 
 /// Rows that each map holds at most, as built into the object; the loader may set others.
@@ -64,6 +66,8 @@ pub mod limits {
     pub const OPENINGS_OCTETS: u32 = 4 * 1024 * 1024;
     /// Endpoints whose copies and records are counted; the least recently used give way.
     pub const RATES_MAX: u32 = 16_384;
+    /// Flows of UDP with connections that were let pass by their names.
+    pub const NAMED_FLOWS_MAX: u32 = 16_384;
 }
 
 /// Identities with a fixed meaning.
@@ -111,8 +115,12 @@ pub mod flow_flags {
     pub const NAME_WANTED: u8 = 16;
     /// Datagrams that may begin a connection wait with the agent until the name in them is looked at.
     pub const NAME_HELD: u8 = 32;
-    /// Where the number of copies stands.
+    /// With [`NAME_HELD`]: only what belongs to a connection that was let pass by its name goes on.
+    pub const NAME_REQUIRED: u8 = 64;
+    /// With [`NAME_WANTED`]: where the number of copies stands.
     pub const COPIES_SHIFT: u32 = 6;
+    /// All that says what becomes of the names in a flow.
+    pub const NAMES: u8 = NAME_WANTED | NAME_HELD | 3 << COPIES_SHIFT;
 }
 
 /// Values of [`PolicyValue::verdict`].
@@ -131,6 +139,8 @@ pub mod policy_flags {
     pub const OBSERVE_NAME: u8 = 1;
     /// Datagrams of a new flow wait with the agent until the name in them is looked at.
     pub const HOLD_NAME: u8 = 2;
+    /// With [`HOLD_NAME`]: protocols without names do not pass.
+    pub const REQUIRE_NAME: u8 = 4;
 }
 
 /// Key in `ENDPOINTS` of the node itself, where a policy selects it: no interface has this index.

@@ -68,6 +68,20 @@ pub const fn is_dtls(head: [u8; 5]) -> bool {
     matches!(head[0], 20..=26) && head[1] == 0xfe
 }
 
+/// What a record of DTLS with a message of a handshake begins with: its type, and the first octet of its version.
+pub const DTLS_HANDSHAKE: [u8; 2] = [22, 0xfe];
+/// Octets that [`is_dtls_handshake`] looks at.
+pub const DTLS_HEAD_OCTETS: usize = 12;
+
+/// Whether a record of DTLS with a message of a handshake that begins may begin with these octets, wherever in a datagram
+/// they stand: type 22, a version of DTLS, epoch 0, and a length that servers take (RFC 6347 §4.1). Servers step over what
+/// they cannot read and take the hello behind it: OpenSSL by the 13 octets of a header. One of 2^34 places in random octets
+/// looks like that.
+#[inline(always)]
+pub const fn is_dtls_handshake(head: [u8; DTLS_HEAD_OCTETS]) -> bool {
+    matches!(head, [22, 0xfe, _, 0, 0, _, _, _, _, _, _, 0..=0x40])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +104,25 @@ mod tests {
             ([0x80, 0x60, 0x12, 0x34, 0], false),
         ] {
             assert_eq!(begins_quic(head), want, "{head:x?}");
+        }
+    }
+
+    #[test]
+    fn messages_of_a_handshake_are_found_by_their_record() {
+        let hello = [22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        assert!(is_dtls_handshake(hello));
+        for (at, octet, want) in [
+            (0, 23, false),
+            (1, 3, false),
+            (2, 0, true),
+            (4, 1, false),
+            (5, 9, true),
+            (11, 0x40, true),
+            (11, 0x41, false),
+        ] {
+            let mut head = hello;
+            head[at] = octet;
+            assert_eq!(is_dtls_handshake(head), want, "{head:x?}");
         }
     }
 

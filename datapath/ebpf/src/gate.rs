@@ -290,10 +290,10 @@ fn leave(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &P
 /// Lets a datagram that may begin a connection wait with the agent, or writes to `outcome` why it can not.
 #[inline(always)]
 fn wait(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &Packet, outcome: &mut Decision) -> Way {
-    match opening::hold(frame, settings, endpoint, packet, outcome.rule) {
+    match opening::hold(frame, settings, endpoint, packet, outcome) {
         Held::No => {}
         Held::Yes => return Way::Agent,
-        Held::Unreadable => outcome.reason = Reason::NameMismatch,
+        Held::Refused => outcome.reason = Reason::NameMismatch,
         Held::Alone => outcome.reason = Reason::ProxyAbsent,
     }
     Way::On

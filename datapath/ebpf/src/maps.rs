@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
 };
 use namegate_abi::{
-    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowLosses, FlowSlot, FlowValue, FragmentKey, FragmentValue, LinkAddress, LinkFrame, Packet, PolicyKey, PolicyValue, RateValue, Settings, Tables, counter_slot, limits,
+    Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, Decision, EndpointValue, FlowKey, FlowLosses, FlowSlot, FlowValue, FragmentKey, FragmentValue, LinkAddress, LinkFrame, NamedFlow, Packet, PolicyKey, PolicyValue, RateValue, Settings, Tables, counter_slot, limits,
 };
 
 use crate::opening::Copy;
@@ -56,6 +56,11 @@ pub(crate) static COPY: PerCpuArray<Copy> = PerCpuArray::with_max_entries(1, 0);
 /// What each endpoint had of both rings lately.
 #[map]
 pub(crate) static RATES: LruHashMap<u32, RateValue> = LruHashMap::pinned(limits::RATES_MAX, 0);
+
+/// Flows with connections that were let pass by their names.
+#[map]
+pub(crate) static NAMED_FLOWS: HashMap<FlowKey, NamedFlow> =
+    HashMap::pinned(limits::NAMED_FLOWS_MAX, BPF_F_NO_PREALLOC);
 
 /// What the stages of one packet hand on: the stack has 512 octets for all of them together.
 pub(crate) struct Scratch {

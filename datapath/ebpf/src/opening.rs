@@ -1,15 +1,17 @@
 //! Copies what a connection begins with: the agent looks for the name that it asks for.
 
-use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes};
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_loop, bpf_skb_load_bytes};
 use namegate_abi::{
-    Class, Decision, Direction, EndpointValue, FlowKey, FlowWrite, HELD_OCTETS_MAX, OPENING_OCTETS_MAX,
+    Class, DTLS_HANDSHAKE, DTLS_HEAD_OCTETS, Decision, Direction, EndpointValue, FlowKey, FlowWrite, HELD_OCTETS_MAX, OPENING_OCTETS_MAX,
     OPENINGS_PER_FLOW, OpeningRecord, Packet, Reader, Settings, begins_quic, counter_slot,
-    flow_flags, is_dtls, opening_flags, protocol,
+    flow_flags, is_dtls, is_dtls_handshake, opening_flags, protocol,
 };
 
 use crate::{
     frame::Frame,
-    maps::{COPY, OPENINGS},
+    maps::{COPY, NAMED_FLOWS, OPENINGS},
     rate, redirect, report,
 };
 
@@ -50,38 +52,119 @@ pub(crate) fn observe(frame: Frame, endpoint: &EndpointValue, packet: &Packet, o
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Held {
-    /// It begins no connection: it goes on.
+    /// It begins no connection, and may be what it is: it goes on.
     No,
     /// The agent has it.
     Yes,
-    /// It can not be looked at.
-    Unreadable,
+    /// It can not be looked at, or belongs to no connection that was let pass.
+    Refused,
     /// Nobody looks at it.
     Alone,
 }
 
 /// Hands a datagram that may begin a connection to the agent.
 #[inline(never)]
-pub(crate) fn hold(frame: Frame, settings: &Settings, endpoint: &EndpointValue, packet: &Packet, rule: u32) -> Held {
+pub(crate) fn hold(
+    frame: Frame,
+    settings: &Settings,
+    endpoint: &EndpointValue,
+    packet: &Packet,
+    outcome: &Decision,
+) -> Held {
     if packet.protocol != protocol::UDP || !matches!(packet.class, Class::Plain) {
         return Held::No;
     }
     // The octets that tell may stand in a later part.
     if packet.fragmented {
-        return Held::Unreadable;
+        return Held::Refused;
     }
-    let begins = begins(frame, packet.transport_at as u32 + UDP_OCTETS);
-    if begins != Held::Yes {
-        return begins;
+    let payload_at = packet.transport_at as u32 + UDP_OCTETS;
+    if has_dtls_handshake(frame, payload_at) {
+        return Held::Refused;
+    }
+    match begins(frame, payload_at) {
+        Held::Yes => {}
+        Held::No if !belongs(endpoint, packet, outcome.flow.flags) => return Held::Refused,
+        other => return other,
     }
     if settings.names_port == 0 || !redirect::has_proxy(frame, settings, packet, settings.names_port) {
         return Held::Alone;
     }
-    copy(frame, endpoint, packet, rule, opening_flags::HELD);
+    copy(frame, endpoint, packet, outcome.rule, opening_flags::HELD);
     Held::Yes
 }
 
-/// What the datagrams of a frame begin: the name in a hello of DTLS is not read, and no such datagram goes on.
+/// Whether a packet that begins nothing may go on: with a connection of its flow that was let pass, and goes on itself, or
+/// as what has no name where that passes.
+#[inline(never)]
+fn belongs(endpoint: &EndpointValue, packet: &Packet, flags: u8) -> bool {
+    let key = FlowKey::of(endpoint.endpoint, packet, Direction::Egress);
+    // SAFETY: The agent replaces rows as a whole, and they live until the program ends (RCU).
+    match unsafe { NAMED_FLOWS.get(key) } {
+        Some(named) => named.ended == 0,
+        None => flags & flow_flags::NAME_REQUIRED == 0,
+    }
+}
+
+/// A look for messages of a handshake, piece by piece.
+#[repr(C)]
+struct Search {
+    frame: Frame,
+    at: u32,
+    /// 1 where one was found: the verifier must see that it is no other number.
+    found: u32,
+}
+
+/// Octets of a payload that are looked through in one step, and those at the end that only the next step looks through.
+const PIECE_OCTETS: usize = 64;
+const PIECE_AND_NEXT: usize = PIECE_OCTETS + DTLS_HEAD_OCTETS - 1;
+
+/// Whether a message of a handshake of DTLS stands anywhere in the datagrams of a frame: the name in a hello is not read.
+#[inline(never)]
+fn has_dtls_handshake(frame: Frame, at: u32) -> bool {
+    let length = frame.octets().saturating_sub(at);
+    let pieces = length.div_ceil(PIECE_OCTETS as u32);
+    let mut search = Search { frame, at, found: 0 };
+    // SAFETY: The kernel calls the function with the number of the step and this pointer, which lives until it returns.
+    let steps = unsafe {
+        bpf_loop(pieces, look_through as *mut c_void, (&raw mut search).cast(), 0)
+    };
+    // What can not be looked through is not let pass.
+    search.found != 0 || steps < 0
+}
+
+/// Looks through one piece; gives 1 to end the search.
+extern "C" fn look_through(step: u32, search: *mut Search) -> i64 {
+    // SAFETY: As its caller says.
+    let Some(search) = (unsafe { search.as_mut() }) else { return 1 };
+    let at = search.at + step * PIECE_OCTETS as u32;
+    // Behind the end stands what is no length of a record.
+    let mut piece = [0xff; PIECE_AND_NEXT];
+    // Unknown to the compiler, so that the verifier sees the bounds just here.
+    let left = core::hint::black_box(search.frame.octets().wrapping_sub(at));
+    let length = left.min(PIECE_AND_NEXT as u32);
+    if length == 0 {
+        return 1;
+    }
+    // SAFETY: The helper writes `length` octets, which there is room for, or fails.
+    if unsafe { bpf_skb_load_bytes(search.frame.raw().cast(), at, piece.as_mut_ptr().cast(), length) } != 0 {
+        search.found = 1;
+        return 1;
+    }
+    for start in 0..PIECE_OCTETS {
+        if piece[start] == DTLS_HANDSHAKE[0] && piece[start + 1] == DTLS_HANDSHAKE[1] {
+            let mut head = [0; DTLS_HEAD_OCTETS];
+            head.copy_from_slice(&piece[start..start + DTLS_HEAD_OCTETS]);
+            if is_dtls_handshake(head) {
+                search.found = 1;
+                return 1;
+            }
+        }
+    }
+    0
+}
+
+/// What the datagrams of a frame begin with: no datagram of DTLS goes on.
 #[inline(always)]
 fn begins(frame: Frame, at: u32) -> Held {
     let segment = u32::from(frame.segment());
@@ -90,7 +173,7 @@ fn begins(frame: Frame, at: u32) -> Held {
     for _ in 0..SEGMENTS_MAX {
         let Some(head) = frame.load::<5>(at as usize) else { return begins };
         if is_dtls(head) {
-            return Held::Unreadable;
+            return Held::Refused;
         }
         if begins_quic(head) {
             begins = Held::Yes;
@@ -100,7 +183,7 @@ fn begins(frame: Frame, at: u32) -> Held {
         }
         at += segment;
     }
-    Held::Unreadable
+    Held::Refused
 }
 
 /// Sends the payload to the agent; false where there is none. One that finds the ring full, or comes too fast, is counted.

@@ -14,9 +14,10 @@ use namegate_abi::{
 };
 use namegate_config::{
     peer::NamedPort,
-    rule::{Binding, Direction, Peers, Ports, Rule, Tier},
+    rule::{Binding, Direction, Peers, PortSet, Ports, Rule, Tier},
 };
 
+use self::settle::BoundFlows;
 use crate::{
     Proxies,
     fronts::{Front, Port},
@@ -322,15 +323,20 @@ impl Side {
         }
         for (protocol, spans) in spans {
             let by_name = if [TCP, UDP].contains(&protocol) { &kind.by_name[..] } else { &[] };
-            function.set(protocol, self.pieces(&everywhere, &spans, (protocol, by_name)));
+            function.set(protocol, self.pieces(&everywhere, &spans, BoundFlows { protocol, port: 0, by_name }));
         }
         function
     }
 
-    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)], bound: (u8, &[usize])) -> Vec<Piece> {
-        let after = |end: u16| end.checked_add(1);
-        let mut cuts: Vec<u16> =
-            spans.iter().flat_map(|&(start, end, _)| [Some(start), after(end)]).flatten().collect();
+    fn pieces(&self, everywhere: &[usize], spans: &[(u16, u16, usize)], flows: BoundFlows<'_>) -> Vec<Piece> {
+        let named_only = flows.by_name.iter().filter_map(|at| self.rules[*at].rule.named_only.as_ref());
+        let named_only = named_only.flat_map(PortSet::ranges).map(|range| (range.start, range.end));
+        let spanned = spans.iter().map(|&(start, end, _)| (start, end));
+        let mut cuts: Vec<u16> = spanned
+            .chain(named_only.filter(|_| flows.protocol == UDP))
+            .flat_map(|(start, end)| [Some(start), end.checked_add(1)])
+            .flatten()
+            .collect();
         cuts.push(0);
         cuts.sort_unstable();
         cuts.dedup();
@@ -342,7 +348,7 @@ impl Side {
             matching.extend(spans.iter().filter(|span| (span.0..=span.1).contains(&start)).map(|span| span.2));
             matching.sort_unstable();
             matching.dedup();
-            pieces.push(Piece { start, value: self.settle_bound(&matching, bound) });
+            pieces.push(Piece { start, value: self.settle_bound(&matching, BoundFlows { port: start, ..flows }) });
         }
         pieces
     }

@@ -14,6 +14,9 @@ use namegate_config::{
 
 use crate::Row;
 
+/// What holds up the datagrams of a flow.
+const NAMES_HELD: u8 = policy_flags::HOLD_NAME | policy_flags::REQUIRE_NAME;
+
 /// What a policy says about one peer, for every protocol and port. ICMP's port is `type << 8 | code`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Function {
@@ -90,7 +93,7 @@ impl Function {
     /// Whether a flow that this function lets pass would be denied, or sent another way, by `new`.
     pub(crate) fn is_narrowed_by(&self, new: &Self) -> bool {
         let passes = |value: PolicyValue| value.verdict != policy_verdict::DENY;
-        let way = |value: PolicyValue| (value.verdict, value.proxy_port, value.flags & policy_flags::HOLD_NAME);
+        let way = |value: PolicyValue| (value.verdict, value.proxy_port, value.flags & NAMES_HELD);
         let cut = |old: PolicyValue, new: PolicyValue| passes(old) && way(old) != way(new);
         cut(self.default, new.default)
             || self

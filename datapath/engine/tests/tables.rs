@@ -14,7 +14,10 @@ use namegate_config::{
     name::Fqdn,
     name::NamePattern,
     reference::{Flow, Limits},
-    rule::{Binding, Direction, Effect, Entity, Origin, PeerSelector, Peers, Ports, Rule, Subject, Tier},
+    rule::{
+        Binding, Direction, Effect, Entity, Origin, PeerSelector, Peers, PortMatch, Ports, RangeInclusive16, Rule,
+        Subject, Tier, Transport,
+    },
     settings::{PrivateAnswers, Scope, Settings},
 };
 use namegate_engine::{Answer, Change, EndpointId, Engine, Key, MapOp, NamesAt, NotOpen, PolicyView, Proxies, Row};
@@ -391,8 +394,41 @@ fn connections_to_a_bound_name_go_through_the_proxy_or_are_copied() {
             let decision = setup.kernel.judge(10, ip(OWN), ip("192.0.2.1"), Direction::Egress, flow);
             (decision.proxy_port, decision.row_flags)
         });
-        let udp = if tcp == read { (0, policy_flags::HOLD_NAME) } else { tcp };
+        let udp = if tcp == read { (0, policy_flags::HOLD_NAME | policy_flags::REQUIRE_NAME) } else { tcp };
         assert_eq!(judged, [tcp, udp, other], "{rules:#?}");
+    }
+}
+
+/// Only ports where names are required hold up what has none, and the least strict rule decides.
+#[test]
+fn names_are_required_of_datagrams_on_the_ports_that_the_rules_say() {
+    let bound = |pattern, ports: &str, binding| Rule {
+        binding: Some(binding),
+        named_only: Some(ports.parse().unwrap()),
+        ..allow(vec![name(pattern)])
+    };
+    let (hold, require) = (policy_flags::HOLD_NAME, policy_flags::HOLD_NAME | policy_flags::REQUIRE_NAME);
+    let strict = bound("a.io", "443,8000-8999", Binding::Enforce);
+    let all = Rule { named_only: None, ..strict.clone() };
+    let none = bound("*.io", "none", Binding::Enforce);
+    let observed = bound("a.io", "1-65535", Binding::Observe);
+    let udp = PortMatch::Numbers { protocol: Transport::Udp, ports: RangeInclusive16 { start: 8_500, end: 9_000 } };
+    let higher = Rule { ports: Ports::Of(vec![udp]), ..strict.clone() };
+    for (rules, wants) in [
+        (vec![strict.clone()], [hold, require, hold, require, require, hold]),
+        (vec![none.clone()], [hold; 6]),
+        (vec![strict.clone(), none], [hold; 6]),
+        (vec![all], [hold, require, hold, hold, hold, hold]),
+        (vec![observed.clone(), strict], [policy_flags::OBSERVE_NAME; 6]),
+        (vec![higher], [0, 0, 0, 0, require, hold]),
+    ] {
+        let mut setup = Setup::new(&settings(), rules.clone());
+        setup.learn(0, "a.io", "192.0.2.1", 600).unwrap();
+        let found = [22, 443, 444, 8_000, 8_999, 9_000].map(|port| {
+            let flow = Flow { protocol: 17, port };
+            setup.kernel.judge(10, ip(OWN), ip("192.0.2.1"), Direction::Egress, flow).row_flags
+        });
+        assert_eq!(found, wants, "{rules:#?}");
     }
 }
 

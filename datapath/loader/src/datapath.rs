@@ -10,6 +10,7 @@ use namegate_engine::{GateError, MapOp, MapWriter, Row};
 use crate::bpf::Hook;
 use crate::inspect::Inspector;
 use crate::meters::Meters;
+use crate::named_flows::NamedFlows;
 use crate::pins::{LinkPins, MapPins, Replaced};
 use crate::programs::Programs;
 use crate::raw_maps::pinned;
@@ -174,6 +175,11 @@ impl Datapath {
     /// Reads from another thread what the programs count.
     pub fn meters(&self) -> Result<Meters, GateError> {
         Meters::open(&self.pins)
+    }
+
+    /// Writes which flows go on by their names, from another thread.
+    pub fn named_flows(&self) -> Result<NamedFlows, GateError> {
+        NamedFlows::open(&self.pins)
     }
 
     /// Pins maps again whose pins another tool removed or replaced; says which.

@@ -7,7 +7,7 @@ use aya::Pod;
 use aya::maps::{Map, MapData, MapError};
 use namegate_abi::{
     Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowLosses, FlowSlot,
-    FlowValue, FragmentKey, FragmentValue, PolicyKey, PolicyValue, RateValue, Settings,
+    FlowValue, FragmentKey, FragmentValue, NamedFlow, PolicyKey, PolicyValue, RateValue, Settings,
 };
 use namegate_engine::GateError;
 
@@ -25,7 +25,7 @@ macro_rules! pod {
     };
 }
 pod!(Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowValue);
-pod!(FlowLosses, FlowSlot, FragmentKey, FragmentValue, PolicyKey, PolicyValue, RateValue, Settings);
+pod!(FlowLosses, FlowSlot, FragmentKey, FragmentValue, NamedFlow, PolicyKey, PolicyValue, RateValue, Settings);
 
 /// Opens a pinned map, with its type.
 pub(crate) fn pinned<M>(pins: &Path, name: &'static str) -> Result<M, GateError>

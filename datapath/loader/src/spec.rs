@@ -5,8 +5,8 @@ use std::mem::size_of;
 use aya::maps::MapType;
 use namegate_abi::{
     Address, AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowLosses, FlowSlot,
-    FlowValue, FragmentKey, FragmentValue, PolicyKey, PolicyValue, RateValue, Settings, counter_slot, limits,
-    map_names,
+    FlowValue, FragmentKey, FragmentValue, NamedFlow, PolicyKey, PolicyValue, RateValue, Settings, counter_slot,
+    limits, map_names,
 };
 
 /// Rows that each map holds at most.
@@ -63,7 +63,7 @@ impl MapSpec {
 struct Prefixed<K>(u32, K);
 
 /// Every pinned map.
-pub(crate) fn maps(limits: &MapLimits) -> [MapSpec; 15] {
+pub(crate) fn maps(limits: &MapLimits) -> [MapSpec; 16] {
     let own = "none: its size is fixed";
     [
         MapSpec::new::<u32, EndpointValue>(
@@ -121,6 +121,7 @@ pub(crate) fn maps(limits: &MapLimits) -> [MapSpec; 15] {
         MapSpec::new::<(), ()>(map_names::EVENTS, MapType::RingBuf, limits::EVENTS_OCTETS, own),
         MapSpec::new::<(), ()>(map_names::OPENINGS, MapType::RingBuf, limits::OPENINGS_OCTETS, own),
         MapSpec::new::<u32, RateValue>(map_names::RATES, MapType::LruHash, limits::RATES_MAX, own),
+        MapSpec::new::<FlowKey, NamedFlow>(map_names::NAMED_FLOWS, MapType::Hash, limits::NAMED_FLOWS_MAX, own),
     ]
 }
 

@@ -24,6 +24,7 @@ mod listeners;
 mod log;
 mod memory;
 mod name_check;
+mod named_flows;
 mod objects;
 mod own;
 mod policies;
@@ -77,6 +78,7 @@ use enforcer::{Kernel, Reports};
 use flows::Flows;
 use kubernetes::Kubernetes;
 use listeners::Listeners;
+use named_flows::NamedFlows;
 use policy_state::SharedPolicyState;
 use problems::Problems;
 use records::RecordsThread;
@@ -212,7 +214,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 /// Starts the tasks that follow what the programs copy and count, and what other tools change.
 fn watch_kernel(
     background: &mut Background,
-    (looked, openings, meters): (upkeep::Looked, Openings, &Arc<Meters>),
+    (looked, openings, meters): (upkeep::Looked, (Openings, NamedFlows), &Arc<Meters>),
     (reader, reports): (&Reader, &Reports),
     (flows, checks): (&Arc<Flows>, &Arc<Checks>),
 ) {
@@ -249,7 +251,8 @@ async fn read(
 struct Parts {
     running: Running,
     events: Events,
-    openings: Openings,
+    /// What connections begin with, and the flows that were let pass by it.
+    openings: (Openings, NamedFlows),
     /// What can be enforced.
     features: Features,
     looked: upkeep::Looked,
@@ -292,6 +295,7 @@ fn open(settings: &Settings, reports: Arc<Reports>) -> anyhow::Result<Parts> {
     let looked = upkeep::Looked { settings: options.settings, limits: features.http, nftables, lock };
     let events = datapath.take_events().context("the ring of events was taken already")?;
     let openings = datapath.take_openings().context("the ring of openings was taken already")?;
+    let openings = (openings, NamedFlows::new(datapath.named_flows()?));
     let (inspector, meters) = (datapath.inspector(), Arc::new(datapath.meters()?));
     let enforcer = Enforcer::new(EnforcerParts {
         settings,

@@ -5,6 +5,8 @@
 mod attacks;
 #[expect(dead_code, reason = "each program of this folder uses its own part")]
 mod common;
+#[path = "binding/datagrams.rs"]
+mod datagrams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

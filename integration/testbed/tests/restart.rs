@@ -5,8 +5,8 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{ALLOWED_TEST, SILENT, TEST_NETS, TIE, WITHIN, cached_names, echo, egress, flow, ip, opens, world};
@@ -178,18 +178,43 @@ fn get(pod: &Pod, path: &str, within: Duration) -> Visit {
     pod.run(client, move |client| async move { client.get(&url).await })
 }
 
-/// Asks for a path that no rule allows, again and again: status codes of the answers.
-fn trespass(pod: &Pod, done: &Arc<AtomicBool>) -> Task<Vec<Option<u16>>> {
-    let (mut client, done) = (pod.client(), done.clone());
-    client.within = Duration::from_millis(50);
-    pod.spawn(client, move |client| async move {
-        let mut codes = Vec::new();
-        while !done.load(Ordering::Relaxed) {
-            codes.push(client.get(&format!("http://{LIMITED}/secrets")).await.status());
-            tokio::time::sleep(Duration::from_millis(2)).await;
+/// Asks for a path that no rule allows, again and again, and keeps the status codes of the answers.
+struct Trespasser {
+    done: Arc<AtomicBool>,
+    codes: Arc<Mutex<Vec<Option<u16>>>>,
+    task: Task<()>,
+}
+
+impl Trespasser {
+    fn start(pod: &Pod) -> Self {
+        let mut client = pod.client();
+        client.within = Duration::from_millis(50);
+        let (done, codes) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let (ends, noted) = (done.clone(), codes.clone());
+        let task = pod.spawn(client, move |client| async move {
+            while !ends.load(Ordering::Relaxed) {
+                let code = client.get(&format!("http://{LIMITED}/secrets")).await.status();
+                noted.lock().unwrap().push(code);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        Self { done, codes, task }
+    }
+
+    /// Waits for an answer with this code, or for none, from now on.
+    fn await_code(&self, code: Option<u16>) {
+        let (from, deadline) = (self.codes.lock().unwrap().len(), Instant::now() + WITHIN);
+        while !self.codes.lock().unwrap()[from..].contains(&code) {
+            assert!(Instant::now() < deadline, "{code:?} does not come");
+            std::thread::sleep(common::PAUSE);
         }
-        codes
-    })
+    }
+
+    fn end(self) -> Vec<Option<u16>> {
+        self.done.store(true, Ordering::Relaxed);
+        self.task.wait();
+        std::mem::take(&mut self.codes.lock().unwrap())
+    }
 }
 
 #[test]
@@ -210,8 +235,8 @@ fn connections_that_no_limit_reads_outlast_agents() {
     }
     let passes = || (get(tiefighter, "/v1", WITHIN).status(), get(tiefighter, "/secrets", WITHIN).status());
     assert_eq!(passes(), (Some(200), Some(403)));
-    let done = Arc::new(AtomicBool::new(false));
-    let trespasser = trespass(tiefighter, &done);
+    let trespasser = Trespasser::start(tiefighter);
+    trespasser.await_code(Some(403));
 
     for _ in 0..3 {
         let killed = Instant::now();
@@ -221,6 +246,7 @@ fn connections_that_no_limit_reads_outlast_agents() {
         assert_eq!(passes(), (Some(200), Some(403)), "limited requests, with the next agent");
     }
     agent.kill().unwrap();
+    trespasser.await_code(None);
     let served = world.outside_log().count(ip(LIMITED));
     let before: Vec<u64> = streams.iter().map(Stream::heard).collect();
     assert!(get(tiefighter, "/v1", SILENT).timed_out(), "limited requests need the proxy");
@@ -236,9 +262,8 @@ fn connections_that_no_limit_reads_outlast_agents() {
     agent.run().unwrap();
     assert_eq!(passes(), (Some(200), Some(403)));
 
-    done.store(true, Ordering::Relaxed);
-    let codes = trespasser.wait();
-    assert!(codes.contains(&Some(403)) && codes.contains(&None), "{codes:?}");
+    trespasser.await_code(Some(403));
+    let codes = trespasser.end();
     assert!(codes.iter().all(|code| matches!(code, None | Some(403))), "{codes:?}");
     let count = streams.len();
     let ends: Vec<_> = streams.into_iter().map(Stream::end).collect();

@@ -3,28 +3,40 @@
 use namegate_abi::{PolicyValue, policy_flags, policy_verdict, protocol::UDP};
 use namegate_config::{
     l7::L7,
-    rule::{Binding, Effect, Tier},
+    rule::{Binding, Effect, Rule, Tier},
 };
 
 use super::{NumberedRule, Side};
 
+/// Flows that are settled together, and the rules that match them by names of the peer alone.
+#[derive(Clone, Copy)]
+pub(super) struct BoundFlows<'a> {
+    pub(super) protocol: u8,
+    /// The first port of those with the same rules.
+    pub(super) port: u16,
+    pub(super) by_name: &'a [usize],
+}
+
 impl Side {
     /// The verdict where these rules match, some of them by the names of the peer alone. Where the flow would not pass
     /// without those, a connection must ask for a name: a proxy reads it, or the programs copy it out to be looked at.
-    pub(super) fn settle_bound(&self, matching: &[usize], (protocol, by_name): (u8, &[usize])) -> PolicyValue {
+    pub(super) fn settle_bound(&self, matching: &[usize], flows: BoundFlows<'_>) -> PolicyValue {
+        let BoundFlows { protocol, port, by_name } = flows;
         let value = self.settle(matching);
-        let depends = |binding| {
-            let is_bound = |at: &usize| by_name.contains(at) && self.rules[*at].rule.is_bound(binding);
+        let depends = |counts: &dyn Fn(&Rule) -> bool| {
+            let is_bound = |at: &usize| by_name.contains(at) && counts(&self.rules[*at].rule);
             let others: Vec<usize> = matching.iter().copied().filter(|at| !is_bound(at)).collect();
             others.len() < matching.len() && self.settle(&others).verdict != policy_verdict::ALLOW
         };
-        if value.verdict == policy_verdict::ALLOW && depends(Binding::Enforce) {
-            if protocol == UDP {
-                return PolicyValue { flags: policy_flags::HOLD_NAME, ..value };
+        if value.verdict == policy_verdict::ALLOW && depends(&|rule| rule.is_bound(Binding::Enforce)) {
+            if protocol != UDP {
+                return PolicyValue { verdict: policy_verdict::REDIRECT, proxy_port: self.proxies.l7, ..value };
             }
-            return PolicyValue { verdict: policy_verdict::REDIRECT, proxy_port: self.proxies.l7, ..value };
+            let is_required = depends(&|rule| rule.is_bound(Binding::Enforce) && rule.is_named_only(port));
+            let required = if is_required { policy_flags::REQUIRE_NAME } else { 0 };
+            return PolicyValue { flags: policy_flags::HOLD_NAME | required, ..value };
         }
-        if value.verdict == policy_verdict::ALLOW && depends(Binding::Observe) {
+        if value.verdict == policy_verdict::ALLOW && depends(&|rule| rule.is_bound(Binding::Observe)) {
             return PolicyValue { flags: policy_flags::OBSERVE_NAME, ..value };
         }
         value

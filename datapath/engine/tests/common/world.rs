@@ -189,7 +189,12 @@ impl World {
         }
         match flow.protocol {
             6 if depends(Binding::Enforce) => (true, 0),
-            17 if depends(Binding::Enforce) => (false, policy_flags::HOLD_NAME),
+            17 if depends(Binding::Enforce) => {
+                let nameless =
+                    self.engine.requests().limits_nameless(own, peer, flow, Binding::Enforce, self.kernel.now);
+                let required = if nameless == Limits::Free { 0 } else { policy_flags::REQUIRE_NAME };
+                (false, policy_flags::HOLD_NAME | required)
+            }
             6 | 17 if depends(Binding::Observe) => (false, policy_flags::OBSERVE_NAME),
             _ => (false, 0),
         }

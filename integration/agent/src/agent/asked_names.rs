@@ -13,6 +13,7 @@ use namegate_config::{
     rule::{self, Binding},
 };
 use namegate_enforcer::View;
+use namegate_engine::NamesAt;
 use namegate_loader::Opening;
 
 use super::{
@@ -37,9 +38,10 @@ pub(super) enum Check {
     Nameless,
     Unread,
     Refused,
+    Revoked,
 }
 
-const WORDS: [&str; 5] = ["matched", "mismatched", "nameless", "unread", "refused"];
+const WORDS: [&str; 6] = ["matched", "mismatched", "nameless", "unread", "refused", "revoked"];
 
 /// The datagrams that a packet carried.
 pub(super) fn datagrams(opening: &Opening) -> impl Iterator<Item = &[u8]> {
@@ -85,16 +87,19 @@ pub(super) struct Seen {
     pub(super) rule: u32,
     pub(super) began_ns: u64,
     pub(super) asked: Option<Fqdn>,
+    /// Names that opened the address when the connection was let pass, if it was.
+    pub(super) known: Vec<Fqdn>,
 }
 
 /// The record of a connection that does not pass where names are bound this strictly.
 pub(super) fn judge(view: &View<'_>, seen: &Seen, binding: Binding) -> Option<Flow> {
-    let Seen { flow, rule, began_ns, asked } = seen;
+    let Seen { flow, rule, began_ns, asked, known } = seen;
+    let names = NamesAt { at: *began_ns, known };
     let (own, peer) = (flow.local.to_ip(), flow.remote.to_ip());
     let judged = reference::Flow { protocol: flow.protocol, port: flow.remote_port };
     let limits = view.limits();
-    let asking = limits.limits_asking(own, peer, judged, asked.as_ref(), binding, *began_ns);
-    let whole = limits.limits(own, peer, rule::Direction::Egress, judged, *began_ns);
+    let asking = limits.limits_asking(own, peer, judged, asked.as_ref(), binding, names);
+    let whole = limits.limits(own, peer, rule::Direction::Egress, judged, names);
     if !matches!(asking, Limits::Closed(_)) || matches!(whole, Limits::Closed(_)) {
         return None;
     }

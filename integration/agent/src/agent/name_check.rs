@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use namegate_abi::{OPENINGS_PER_FLOW, OpeningRecord, is_dtls, opening_flags, protocol};
+use namegate_abi::{
+    DTLS_HEAD_OCTETS, OPENINGS_PER_FLOW, OpeningRecord, is_dtls, is_dtls_handshake, opening_flags, protocol,
+};
 use namegate_api::view::Flow;
 use namegate_config::{name::Fqdn, rule::Binding};
 use namegate_enforcer::{Reader, View};
@@ -18,14 +20,15 @@ use super::{
     clock,
     fair_cache::FairCache,
     flows::Flows,
-    quic_hold::Waiting,
+    named_flows::NamedFlows,
+    quic_hold::{Judging, Waiting},
     refusals::{Bound, Refusals},
 };
 
 /// Connections that are gathered at a time; of an endpoint that has its share, the one not seen for longest gives way.
 const GATHERED_MAX: usize = 4_096;
-/// How often is looked for datagrams that have waited too long.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often is looked for changes of the rules, and for datagrams that have waited too long.
+const LOOK: Duration = Duration::from_millis(200);
 /// Copies looked at in one go.
 const BATCH_MAX: usize = 256;
 /// A connection that has said nothing for so long goes on without a name, or not at all: that it gives way is no loss.
@@ -42,6 +45,13 @@ enum Found {
     Nameless,
     /// The name asked for.
     Asked(Option<Fqdn>),
+}
+
+/// Whether a datagram begins with a record of DTLS, or a message of a handshake stands anywhere in it.
+fn is_of_dtls(datagram: &[u8]) -> bool {
+    let mut places = datagram.windows(DTLS_HEAD_OCTETS);
+    datagram.first_chunk().is_some_and(|head| is_dtls(*head))
+        || places.any(|place| place.first_chunk().is_some_and(|head| is_dtls_handshake(*head)))
 }
 
 /// One connection's first octets, from segments in any order.
@@ -81,7 +91,7 @@ impl Gathered {
         self.segments += 1;
         let mut found = Found::Partial;
         for datagram in datagrams(opening) {
-            if datagram.first_chunk().is_some_and(|head| is_dtls(*head)) {
+            if is_of_dtls(datagram) {
                 return Found::Asked(None);
             }
             if !is_quic(datagram) {
@@ -130,7 +140,7 @@ impl Gathered {
 
 /// Reads copies as they come, until the task is ended.
 pub(crate) async fn follow(
-    openings: Openings,
+    (openings, mut named): (Openings, NamedFlows),
     (reader, refusals): (Reader, Arc<Refusals>),
     flows: Arc<Flows>,
     checks: Arc<Checks>,
@@ -145,6 +155,8 @@ pub(crate) async fn follow(
             ready = openings.readable_mut() => ready?,
             _ = look.tick() => {
                 waiting.expire(clock::boot_ns(), &checks);
+                named.expire(clock::boot_ns())?;
+                flows.tell(named.judge_again(&reader, &checks)?);
                 continue;
             }
         };
@@ -157,7 +169,9 @@ pub(crate) async fn follow(
             let mut seen = Vec::new();
             for opening in batch {
                 if opening.record.flags & opening_flags::HELD != 0 {
-                    let told = waiting.take(&opening, (&reader, &refusals), &checks);
+                    let named = &mut named;
+                    let mut judging = Judging { reader: &reader, named, checks: &checks, refusals: &refusals };
+                    let told = waiting.take(&opening, &mut judging)?;
                     flows.tell(told.into_iter().collect());
                 } else {
                     seen.extend(take(&mut gathered, opening, &checks, &refusals));
@@ -214,7 +228,13 @@ fn take(gathered: &mut FairCache<Gathered>, opening: Opening, checks: &Checks, r
     }
     match found {
         Found::Asked(asked) => {
-            return Some(Seen { flow: record.flow, rule: record.rule, began_ns: known.began_ns, asked });
+            return Some(Seen {
+                flow: record.flow,
+                rule: record.rule,
+                began_ns: known.began_ns,
+                asked,
+                known: Vec::new(),
+            });
         }
         Found::Nameless => checks.count(Check::Nameless),
         Found::Partial if known.done => checks.count_unread(record.flow.endpoint),
@@ -287,7 +307,7 @@ mod tests {
             }
         }
         let counts: Vec<u64> = checks.counters(3).into_iter().map(|counters| counters.count).collect();
-        assert_eq!(counts, [0, 0, 1, 1, 0, 3]);
+        assert_eq!(counts, [0, 0, 1, 1, 0, 0, 3]);
         assert!(gathered.values().all(|one| one.done && one.octets.is_empty() && one.ahead.is_empty()));
     }
 

@@ -8,8 +8,9 @@ use std::{
 
 use namegate_abi::{FlowKey, OpeningRecord};
 use namegate_api::view::{Flow, Verdict};
-use namegate_config::{rule::Binding, shares::Shares};
+use namegate_config::{name::Fqdn, rule::Binding, shares::Shares};
 use namegate_enforcer::{Reader, View};
+use namegate_engine::GateError;
 use namegate_l7_proxy::{
     quic::{Connection, Flight, Heard},
     send_as,
@@ -22,6 +23,7 @@ use super::{
     begun::Begun,
     clock::boot_ns,
     fair_cache::FairCache,
+    named_flows::NamedFlows,
     refusals::{Bound, Refusals},
 };
 
@@ -39,8 +41,21 @@ const LOOK_NS: u64 = 1_000_000_000;
 /// Ports tried where the kernel's choice for IPv4 is taken for IPv6.
 const PORT_TRIES: usize = 16;
 
-/// What decides about a connection, and where refusals are counted.
-type Rules<'a> = (&'a Reader, &'a Refusals);
+/// What decides about a connection, and where the decisions are noted and counted.
+pub(crate) struct Judging<'a> {
+    pub(crate) reader: &'a Reader,
+    pub(crate) named: &'a mut NamedFlows,
+    pub(crate) checks: &'a Checks,
+    pub(crate) refusals: &'a Refusals,
+}
+
+impl Judging<'_> {
+    /// Counts a connection that finds no room.
+    fn refuse(&self, bound: Bound, endpoint: u32) {
+        self.checks.count_unread(endpoint);
+        self.refusals.count(bound, endpoint);
+    }
+}
 
 /// Flows whose datagrams are looked at.
 pub(crate) struct Waiting {
@@ -94,26 +109,26 @@ impl Waiting {
 
     /// Takes a packet that the kernel held; gives the record of a connection that does not pass, or would not where names
     /// were enforced.
-    pub(crate) fn take(&mut self, opening: &Opening, rules: Rules<'_>, checks: &Checks) -> Option<Flow> {
+    pub(crate) fn take(&mut self, opening: &Opening, judging: &mut Judging<'_>) -> Result<Option<Flow>, GateError> {
         let record = opening.record;
         let now_ns = boot_ns();
-        self.expire(now_ns, checks);
+        self.expire(now_ns, judging.checks);
         let is_late = now_ns.saturating_sub(record.time_ns) > WAIT_MAX_NS;
-        if is_late || record.length as usize != opening.octets.len() {
-            checks.count_unread(record.flow.endpoint);
-            return None;
+        if is_late || record.length as usize != opening.octets.len() || judging.named.has_ended(&record.flow)? {
+            judging.checks.count_unread(record.flow.endpoint);
+            return Ok(None);
         }
         let (mut told, mut going) = (None, Vec::new());
         for datagram in datagrams(opening) {
-            // What begins nothing passes as it would alone.
+            // What begins nothing goes on with a connection that was let pass.
             if is_quic(datagram) {
-                told = self.take_one(&record, datagram, rules, checks, &mut going).or(told);
-            } else {
+                told = self.take_one(&record, datagram, judging, &mut going)?.or(told);
+            } else if judging.named.goes_on(&record.flow)? {
                 going.push(datagram.to_vec());
             }
         }
         self.send(&record.flow, &going);
-        told
+        Ok(told)
     }
 
     /// Takes a datagram; adds it, and those that waited for it, to `going` where they go on.
@@ -121,17 +136,15 @@ impl Waiting {
         &mut self,
         record: &OpeningRecord,
         datagram: &[u8],
-        (reader, refusals): Rules<'_>,
-        checks: &Checks,
+        judging: &mut Judging<'_>,
         going: &mut Vec<Vec<u8>>,
-    ) -> Option<Flow> {
+    ) -> Result<Option<Flow>, GateError> {
         let flow = record.flow;
         let heard = match self.read(&flow, datagram, record.time_ns) {
             Ok(heard) => heard,
             Err(bound) => {
-                checks.count_unread(flow.endpoint);
-                refusals.count(bound, flow.endpoint);
-                return None;
+                judging.refuse(bound, flow.endpoint);
+                return Ok(None);
             }
         };
         let (connection, asked) = match heard {
@@ -139,34 +152,51 @@ impl Waiting {
             Heard::OtherVersion if !self.is_told(&flow) => (None, None),
             Heard::Known => {
                 going.push(datagram.to_vec());
-                return None;
+                return Ok(None);
             }
             Heard::Completes(connection) => {
                 going.extend(self.release(&flow, connection));
                 going.push(datagram.to_vec());
-                return None;
+                return Ok(None);
             }
             Heard::Partial(connection) => {
                 if !self.hold(&flow, connection, datagram, record.time_ns) {
-                    checks.count_unread(flow.endpoint);
-                    refusals.count(Bound::HeldDatagrams, flow.endpoint);
+                    judging.refuse(Bound::HeldDatagrams, flow.endpoint);
                 }
-                return None;
+                return Ok(None);
             }
             Heard::Refused(_) | Heard::OtherVersion | Heard::Unread => {
-                checks.count_unread(flow.endpoint);
-                return None;
+                judging.checks.count_unread(flow.endpoint);
+                return Ok(None);
             }
         };
-        let seen = Seen { flow, rule: record.rule, began_ns: record.time_ns, asked };
-        let view = reader.view();
+        self.judge(record, (connection, asked), datagram, judging, going)
+    }
+
+    /// Judges a connection by the name that it asks for, with the datagram that has the rest of it.
+    fn judge(
+        &mut self,
+        record: &OpeningRecord,
+        (connection, asked): (Option<Connection>, Option<Fqdn>),
+        datagram: &[u8],
+        judging: &mut Judging<'_>,
+        going: &mut Vec<Vec<u8>>,
+    ) -> Result<Option<Flow>, GateError> {
+        let (flow, checks) = (record.flow, judging.checks);
+        let seen = Seen { flow, rule: record.rule, began_ns: record.time_ns, asked, known: Vec::new() };
+        let view = judging.reader.view();
         if view.endpoint_by_address(flow.local.to_ip()).is_none() {
             // It has only just come: its rules are not published yet.
             checks.count_unread(flow.endpoint);
-            return None;
+            return Ok(None);
         }
         let mismatch = mismatch(&view, &seen);
         let passes = mismatch.as_ref().is_none_or(|flow| flow.verdict != Verdict::Denied);
+        if passes && !judging.named.note(&seen)? {
+            judging.refuse(Bound::QuicConnections, flow.endpoint);
+            connection.map(|connection| self.settle(&flow, connection, false));
+            return Ok(None);
+        }
         checks.count(match (&mismatch, passes) {
             (None, _) => Check::Matched,
             (Some(_), true) => Check::Mismatched,
@@ -176,10 +206,10 @@ impl Waiting {
         if passes {
             going.extend(waited);
             going.push(datagram.to_vec());
-            return mismatch;
+            return Ok(mismatch);
         }
         let is_news = self.flows.get_mut(&flow).is_none_or(|line| !std::mem::replace(&mut line.told, true));
-        mismatch.filter(|_| is_news)
+        Ok(mismatch.filter(|_| is_news))
     }
 
     /// Reads a datagram; the error is the bound that leaves no room for what it says.

@@ -14,7 +14,7 @@ use super::*;
 /// Between two datagrams: they are judged one after the other.
 const PAUSE: Duration = Duration::from_millis(30);
 /// How long an answer may take that is not to come.
-const ANSWERS: Duration = Duration::from_millis(500);
+pub(super) const ANSWERS: Duration = Duration::from_millis(500);
 /// Bytes of a datagram that a server takes.
 const DATAGRAM: usize = 1_200;
 
@@ -73,7 +73,7 @@ fn serve_noting(world: &World, retries: bool) -> Arc<Mutex<Vec<String>>> {
 }
 
 /// The first message of a QUIC client.
-fn quic_hello(name: &str) -> Vec<u8> {
+pub(super) fn quic_hello(name: &str) -> Vec<u8> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let source = [&[0x0f, 8][..], &SOURCE].concat();
     let config = tls(&[&version::TLS13], false);
@@ -87,19 +87,19 @@ const SOURCE: [u8; 8] = [0x51; 8];
 
 /// A connection as its client begins it.
 #[derive(Clone, Copy)]
-struct Begins {
+pub(super) struct Begins {
     version: Version,
     id: [u8; 8],
 }
 
 impl Begins {
-    fn v1(id: u8) -> Self {
+    pub(super) fn v1(id: u8) -> Self {
         Self { version: Version::V1, id: [id; 8] }
     }
 
     /// An Initial packet with a part of the handshake (RFC 9000 §17.2.2, RFC 9001 §5); its number is sent in one byte, or in
     /// two.
-    fn packet(self, number: u64, offset: usize, part: &[u8]) -> Vec<u8> {
+    pub(super) fn packet(self, number: u64, offset: usize, part: &[u8]) -> Vec<u8> {
         let two = |number: usize| (u16::try_from(number).unwrap() | 0x4000).to_be_bytes();
         let number_bytes: usize = if number.trailing_zeros() >= 8 { 2 } else { 1 };
         let mut payload = [&[6][..], &two(offset), &two(part.len()), part].concat();
@@ -173,7 +173,7 @@ fn await_that(what: &str, has: impl Fn() -> bool) {
 }
 
 /// What reaches a server's port.
-fn note_datagrams(world: &World) -> Arc<Mutex<Vec<Vec<u8>>>> {
+pub(super) fn note_datagrams(world: &World) -> Arc<Mutex<Vec<Vec<u8>>>> {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&heard);
     world
@@ -255,7 +255,7 @@ fn quic_clients_that_come_again_after_a_retry_are_judged_again() {
 }
 
 /// A hello of DTLS 1.2 (RFC 6347 §4.2.2) with nothing in it: no server needs to read it.
-fn dtls(kind: u8, minor: u8) -> Vec<u8> {
+pub(super) fn dtls(kind: u8, minor: u8) -> Vec<u8> {
     let mut record = vec![kind, 0xfe, minor, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     record.resize(200, 0);
     record
