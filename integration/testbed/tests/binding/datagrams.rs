@@ -240,6 +240,7 @@ fn quic_connections_end_whose_rule_goes_while_the_agent_is_away() {
     let pod = world.pod(TIE);
     resolve(pod, &[GOOD, OTHER]);
     let (good, other) = (Open::new(pod, GOOD), Open::new(pod, OTHER));
+    assert!(good.talks() && other.talks(), "their handshakes are complete");
     agent.kill().unwrap();
     std::fs::write(agent.path("policies/policies.yaml"), names(&[OTHER])).unwrap();
     assert!(good.talks() && other.talks(), "the old rules hold");
