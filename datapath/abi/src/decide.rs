@@ -263,13 +263,9 @@ fn judge_known(
         if verdict.reason.denies() {
             return verdict;
         }
-        let wanted = names_wanted(endpoint, verdict.row_flags);
-        // What was not copied at the beginning of a flow is not copied later.
-        let held = if wanted & flow_flags::NAME_HELD != 0 { wanted } else { 0 };
-        let former = if (held | flow.flags) & flow_flags::NAME_HELD != 0 { flow_flags::NAMES } else { 0 };
         news.identity = who.identity;
         news.rule = verdict.rule;
-        news.flags = flow.flags & !(former | flow_flags::LEARNED) | held | learned(who);
+        news.flags = flags_again(flow.flags, names_wanted(endpoint, verdict.row_flags)) | learned(who);
         // A connection with a proxy can not go on past it.
         if verdict.proxy_port != 0 {
             news.proxy_port = verdict.proxy_port;
@@ -289,6 +285,8 @@ fn judge_known(
     if now_ns.saturating_sub(flow.last_seen_ns) > SECOND_NS {
         news.last_seen_ns = now_ns;
     }
+    // Where anything else differs, so does the revision.
+    let is_same = (news.revision, news.flags, news.last_seen_ns) == (flow.revision, flow.flags, flow.last_seen_ns);
     Decision {
         reason: if forward { Reason::Established } else { Reason::Reply },
         identity: news.identity,
@@ -298,9 +296,18 @@ fn judge_known(
         answers_proxy: !forward
             && matches!(direction, Direction::Egress)
             && (news.proxy_port != 0 || news.flags & flow_flags::PROXIED != 0),
-        write: if news == flow { FlowWrite::None } else { FlowWrite::Update },
+        write: if is_same { FlowWrite::None } else { FlowWrite::Update },
         flow: news,
     }
+}
+
+/// What stays of the flags of a flow that is judged again, with what its row asks of names now. What was not copied at the
+/// beginning of a flow is not copied later.
+#[inline(always)]
+const fn flags_again(flags: u8, wanted: u8) -> u8 {
+    let held = wanted & !flow_flags::NAME_WANTED;
+    let former = if (held | flags) & flow_flags::NAME_HELD != 0 { flow_flags::NAMES } else { 0 };
+    flags & !(former | flow_flags::LEARNED) | held
 }
 
 #[inline(always)]
@@ -340,15 +347,10 @@ fn learned(who: Peer) -> u8 {
 #[inline(always)]
 fn names_wanted(endpoint: &EndpointValue, row_flags: u8) -> u8 {
     let audit = endpoint.flags & endpoint_flags::AUDIT != 0;
-    match row_flags & (policy_flags::HOLD_NAME | policy_flags::OBSERVE_NAME) {
-        0 => 0,
-        policy_flags::HOLD_NAME if audit => flow_flags::NAME_WANTED,
-        policy_flags::HOLD_NAME if row_flags & policy_flags::REQUIRE_NAME != 0 => {
-            flow_flags::NAME_HELD | flow_flags::NAME_REQUIRED
-        }
-        policy_flags::HOLD_NAME => flow_flags::NAME_HELD,
-        _ => flow_flags::NAME_WANTED,
+    if audit && row_flags & policy_flags::HOLD_NAME != 0 {
+        return flow_flags::NAME_WANTED;
     }
+    (row_flags & policy_flags::NAMES) << flow_flags::NAMES_SHIFT
 }
 
 #[inline(always)]

@@ -119,6 +119,13 @@ pub mod flow_flags {
     pub const NAME_REQUIRED: u8 = 64;
     /// With [`NAME_WANTED`]: where the number of copies stands.
     pub const COPIES_SHIFT: u32 = 6;
+    /// The distance of the bits about names here from those of a row.
+    pub const NAMES_SHIFT: u32 = 4;
+    const _: () = {
+        use super::policy_flags::{HOLD_NAME, OBSERVE_NAME, REQUIRE_NAME};
+        assert!(NAME_WANTED == OBSERVE_NAME << NAMES_SHIFT && NAME_HELD == HOLD_NAME << NAMES_SHIFT);
+        assert!(NAME_REQUIRED == REQUIRE_NAME << NAMES_SHIFT);
+    };
     /// All that says what becomes of the names in a flow.
     pub const NAMES: u8 = NAME_WANTED | NAME_HELD | 3 << COPIES_SHIFT;
 }
@@ -141,6 +148,8 @@ pub mod policy_flags {
     pub const HOLD_NAME: u8 = 2;
     /// With [`HOLD_NAME`]: protocols without names do not pass.
     pub const REQUIRE_NAME: u8 = 4;
+    /// All of them.
+    pub const NAMES: u8 = OBSERVE_NAME | HOLD_NAME | REQUIRE_NAME;
 }
 
 /// Key in `ENDPOINTS` of the node itself, where a policy selects it: no interface has this index.

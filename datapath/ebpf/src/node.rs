@@ -60,7 +60,6 @@ pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
     if packet.is_discovery() {
         packet.class = if stays_within_link(frame, &packet) { Class::Neighbour } else { Class::Plain };
     }
-    let is_connections = matches!(direction, Direction::Egress) && packet.protocol == protocol::TCP;
     let mut outcome = Decision::plain(Reason::Malformed);
     // The kernel gives an ICMP error to the connection that it quotes without asking here. What comes here is for raw
     // sockets, and the rules about ICMP judge it.
@@ -69,6 +68,7 @@ pub(crate) fn judge(context: &SkBuffContext, direction: Direction) -> i32 {
         // No rule for nodes limits requests, since no proxy could read them. One that does is not kept to.
         outcome.reason = Reason::ProxyAbsent;
     }
+    let is_connections = matches!(direction, Direction::Egress) && packet.protocol == protocol::TCP;
     if !outcome.reason.denies() {
         report::count(frame, direction, outcome.reason);
         remember(endpoint, &packet, direction, &outcome);

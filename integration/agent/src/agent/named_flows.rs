@@ -11,7 +11,7 @@ use namegate_loader::NamedFlows as Rows;
 use super::asked_names::{Check, Checks, Seen, judge};
 
 /// Flows judged again in one turn.
-const TURN: usize = 1_024;
+const TURN: usize = 512;
 /// How often is looked for flows that the programs have forgotten.
 const LOOK_NS: u64 = 30_000_000_000;
 /// A row that was written so lately stays: the programs may be about to write its flow.
@@ -48,7 +48,14 @@ impl NamedFlows {
         if former.is_none() && self.shares.take(seen.flow.endpoint, 1).is_err() {
             return Ok(false);
         }
-        self.rows.put(&seen.flow, &row).map(|()| true)
+        let noted = self.rows.put(&seen.flow, &row);
+        if let Err(error) = &noted {
+            tracing::warn!(%error, "a QUIC connection does not pass: the kernel has no room for its name");
+            if former.is_none() {
+                self.shares.give(seen.flow.endpoint, 1);
+            }
+        }
+        Ok(noted.is_ok())
     }
 
     /// Whether nothing of a flow goes on any more.
@@ -79,11 +86,17 @@ impl NamedFlows {
                 let known = asked.clone().into_iter().collect();
                 judge(&view, &Seen { flow, rule: row.rule, began_ns: row.began_ns, asked, known }, Binding::Enforce)
             });
-            if let Some(record) = refused {
-                row.ended = 1;
-                self.rows.put(&flow, &row)?;
-                checks.count(Check::Revoked);
-                ended.push(record);
+            let Some(record) = refused else { continue };
+            row.ended = 1;
+            match self.rows.put(&flow, &row) {
+                Ok(()) => {
+                    checks.count(Check::Revoked);
+                    ended.push(record);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a QUIC connection that has lost its rule does not end yet");
+                    self.left.push(flow);
+                }
             }
         }
         Ok(ended)
