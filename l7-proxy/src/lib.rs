@@ -32,6 +32,7 @@ mod pace;
 mod proxy;
 pub mod quic;
 mod record;
+mod reply;
 mod server;
 pub mod sniff;
 mod socket;
