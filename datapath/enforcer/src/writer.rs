@@ -322,7 +322,7 @@ impl<K: MapWriter + Programs> Enforcer<K> {
         match errors.first() {
             Some(GateError::Full { .. }) => Err(NotInstalled::Full),
             Some(GateError::Access { .. }) => Err(NotInstalled::Write),
-            None => learned.map_err(not_installed),
+            None => learned.map_err(NotInstalled::from),
         }
     }
 
@@ -391,12 +391,4 @@ fn unkept(error: &std::io::Error) -> String {
     format!(
         "it can't be written, a restart would forget names: {error}. Make room in the folder `state`, or set another"
     )
-}
-
-fn not_installed(why: NotOpen) -> NotInstalled {
-    match why {
-        NotOpen::Unknown => NotInstalled::Unknown,
-        NotOpen::TooMany => NotInstalled::TooMany,
-        NotOpen::NoRoom => NotInstalled::Full,
-    }
 }
