@@ -105,7 +105,7 @@ pub enum Match {
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum AccessVerdict {
     /// It passed.
     Allowed,
     /// It did not.
@@ -126,7 +126,7 @@ pub struct Access {
     /// The rule that decided.
     pub rule: Option<Arc<Origin>>,
     /// What became of it.
-    pub fate: Fate,
+    pub verdict: AccessVerdict,
     /// The name did not open the address: that decided.
     pub mismatch: bool,
     /// What was asked.

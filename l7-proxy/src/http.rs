@@ -27,7 +27,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     account::Charge,
-    backend::{Access, Backend, Fate, Match, Named, Question, What},
+    backend::{Access, AccessVerdict, Backend, Match, Named, Question, What},
     body::{FromClient, RequestBody, Revoked},
     client::ConnectionPermit,
     connection::{IDLE_MAX, Prefixed, Shared},
@@ -204,11 +204,11 @@ impl<D: Backend> Session<D> {
             let nobody = if judged.mismatch { MISMATCH } else { "no rule allows the flow" };
             let why = judged.rule.as_ref().map_or_else(|| nobody.to_owned(), ToString::to_string);
             let reply = reply::denied(&why);
-            self.record(facts, judged, Fate::Denied, reply.status().as_u16(), began);
+            self.record(facts, judged, AccessVerdict::Denied, reply.status().as_u16(), began);
             return reply;
         }
         self.shared.counters.count(Outcome::Allowed);
-        let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
+        let verdict = if judged.allowed && !judged.mismatch { AccessVerdict::Allowed } else { AccessVerdict::Audited };
         let mut revoked = self.revoked(Subject::request(&facts, &parts.headers), &guard, revision);
         let mut of_body = None;
         if !body.state().is_whole() {
@@ -218,7 +218,7 @@ impl<D: Backend> Session<D> {
         let body = body.standing(of_body, !guard.demands_fields());
         let websocket = facts.websocket.clone();
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
-        let passed = Passed { session: self, said: Some((facts, judged, fate)), code: UNANSWERED, began };
+        let passed = Passed { session: self, said: Some((facts, judged, verdict)), code: UNANSWERED, began };
         let reply = self.pass_on(Request::from_parts(parts, body), (websocket, source), revoked, charge).await;
         passed.answered(reply.status());
         reply
@@ -347,12 +347,12 @@ impl<D: Backend> Session<D> {
         reply::unanswered(error)
     }
 
-    fn record(&self, facts: HttpFacts, judged: Judgement, fate: Fate, code: u16, began: Instant) {
+    fn record(&self, facts: HttpFacts, judged: Judgement, verdict: AccessVerdict, code: u16, began: Instant) {
         let Judgement { direction, rule, mismatch, .. } = judged;
         let HttpFacts { method, path, host, .. } = facts;
         let what = What::Http { method, path, host, code, latency: began.elapsed() };
         let Self { client, server, .. } = *self;
-        self.shared.backend.record(Access { client, server, direction, rule, fate, mismatch, what });
+        self.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
     }
 }
 
@@ -360,7 +360,7 @@ impl<D: Backend> Session<D> {
 /// for that: the server may have got it.
 struct Passed<'s, D: Backend> {
     session: &'s Session<D>,
-    said: Option<(HttpFacts, Judgement, Fate)>,
+    said: Option<(HttpFacts, Judgement, AccessVerdict)>,
     code: u16,
     began: Instant,
 }
@@ -373,8 +373,8 @@ impl<D: Backend> Passed<'_, D> {
 
 impl<D: Backend> Drop for Passed<'_, D> {
     fn drop(&mut self) {
-        if let Some((facts, judged, fate)) = self.said.take() {
-            self.session.record(facts, judged, fate, self.code, self.began);
+        if let Some((facts, judged, verdict)) = self.said.take() {
+            self.session.record(facts, judged, verdict, self.code, self.began);
         }
     }
 }

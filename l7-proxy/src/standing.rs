@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::{
     account::Account,
-    backend::{Access, Backend, Fate, Named, Question, What},
+    backend::{Access, AccessVerdict, Backend, Named, Question, What},
     body::Revoked,
     connection::Shared,
     counted::Counted,
@@ -159,7 +159,7 @@ impl<D: Backend> Standing<D> {
                     sleep(RETRY).await;
                 }
                 judged => {
-                    self.record(judged.and_then(Result::err), Fate::Denied);
+                    self.record(judged.and_then(Result::err), AccessVerdict::Denied);
                     self.shared.counters.count(Outcome::Revoked);
                     return;
                 }
@@ -190,18 +190,18 @@ impl<D: Backend> Standing<D> {
     }
 
     /// Records what becomes of it at first, and counts that.
-    pub(crate) fn record_first(&self, judgement: Judgement, fate: Fate) {
-        self.shared.counters.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
-        self.record(Some(judgement), fate);
+    pub(crate) fn record_first(&self, judgement: Judgement, verdict: AccessVerdict) {
+        self.shared.counters.count(if verdict == AccessVerdict::Denied { Outcome::Denied } else { Outcome::Allowed });
+        self.record(Some(judgement), verdict);
     }
 
     /// Records what becomes of it, by default with the rule that let it pass.
-    pub(crate) fn record(&self, judgement: Option<Judgement>, fate: Fate) {
+    pub(crate) fn record(&self, judgement: Option<Judgement>, verdict: AccessVerdict) {
         let judgement = judgement.unwrap_or_else(|| self.guard.judge(self.subject.asked()));
         let Judgement { direction, rule, mismatch, .. } = judgement;
         let (client, server) = self.ends;
         let what = self.subject.what(self.began);
-        self.shared.backend.record(Access { client, server, direction, rule, fate, mismatch, what });
+        self.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
     }
 }
 
