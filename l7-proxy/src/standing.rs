@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Judgements at a time, and the pause after each.
 const TURNS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(1);
-/// How often a judgement is tried where nobody answers, and the pause between two tries.
+/// How often a judgement is tried where the backend has no answer, and the pause between two tries.
 const TRIES: u32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of header fields that are kept for a request that goes on. Of one that has more, only those are kept that ask for

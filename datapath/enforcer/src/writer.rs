@@ -173,7 +173,7 @@ impl<K: MapWriter + Programs> Enforcer<K> {
     }
 
     fn carry_out_request(&mut self, request: Request, served: &Served) {
-        // Nobody may wait for an outcome any more: the request is carried out all the same.
+        // The caller may not wait for an outcome any more: the enforcer carries the request out all the same.
         match request {
             Request::Apply(change, done) => {
                 let enforcement = self.apply(change, served);

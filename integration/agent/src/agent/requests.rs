@@ -99,7 +99,7 @@ impl L7Backend {
         found.map_or(OTHERS, |endpoint| endpoint.0)
     }
 
-    /// Records that nobody had the time to tell.
+    /// Records that were lost before the agent could report them.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
