@@ -1,4 +1,4 @@
-//! The one door to whoever runs the gate.
+//! What the API asks of the agent.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! Metrics alone, over TCP: for a collector that cannot reach the socket. Whoever reaches the port may read them; there is
-//! nothing else here, and nothing to change.
+//! Metrics alone, over TCP: for a collector that cannot reach the socket. Every client that reaches the port may read
+//! them; there is nothing else here, and nothing to change.
 
 use std::{
     io,

@@ -19,7 +19,7 @@ use crate::{
     limits, routes,
 };
 
-/// Mode of the socket file: whoever is in its group may ask.
+/// Mode of the socket file: its owner and the members of its group may connect.
 const SOCKET_MODE: u32 = 0o660;
 /// Mode of a folder that is made for it.
 const FOLDER_MODE: u32 = 0o750;
@@ -91,7 +91,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         // Another agent may have made its own where this one's was removed.
         if self.inode.is_some() && inode(&self.path) == self.inode {
-            // Nothing can be done about a file that somebody else has removed.
+            // Nothing can be done about a file that another program has removed.
             let _ = std::fs::remove_file(&self.path);
         }
     }

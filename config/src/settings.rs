@@ -19,7 +19,7 @@ use crate::{
 pub use dns::{Dns, PrivateAnswers, Refusal, Scope, Tunnelling};
 pub use metrics::Metrics;
 
-/// Everything the agent can be told.
+/// All settings of the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Directory of policies: `*.yaml`, `*.yml`, `*.json`.

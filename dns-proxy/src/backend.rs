@@ -1,4 +1,4 @@
-//! The door to whoever owns endpoints and maps.
+//! What the proxy asks of the agent, which owns endpoints and maps.
 
 use std::{
     future::Future,

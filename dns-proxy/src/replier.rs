@@ -1,6 +1,6 @@
 //! Sockets that replies leave from: bound to the resolver's address, so that the client sees the answer of the one it
-//! asked. A listener replies itself to whoever asked it plainly. Where a resolver on this machine has the address for
-//! itself, a raw socket takes its place.
+//! asked. A listener replies itself to a client that asked it plainly. Where a resolver on this machine has the address
+//! for itself, a raw socket takes its place.
 
 use std::{
     cmp::Reverse,

@@ -378,9 +378,7 @@ impl<D: Backend> Traffic<D> {
 
     fn send(&mut self, client: Client, mut octets: Vec<u8>) {
         match client {
-            Client::Tcp(place) => {
-                place.send(octets);
-            }
+            Client::Tcp(place) => drop(place.send(octets)),
             Client::Udp { replier, from, address, endpoint } => {
                 // The socket may have made room for another meanwhile.
                 let repliers = &mut self.repliers;

@@ -1,4 +1,4 @@
-//! The door to whoever knows rules and keeps records.
+//! What the proxy asks of the agent, which knows rules and keeps records.
 
 use std::{
     future::Future,
@@ -15,7 +15,7 @@ use namegate_config::{
 
 /// Answers what is asked of the requests of a connection, and takes records of them.
 pub trait Backend: Clone + Send + Sync + 'static {
-    /// The limits on requests of a connection. `None` where nobody answers: then no request passes.
+    /// The limits on requests of a connection. `None` where the backend has no answer: then no request passes.
     fn connection_policy(&self, question: Question) -> impl Future<Output = Option<ConnectionPolicy>> + Send;
 
     /// Grows when answers may have changed: open connections ask anew before their next request. It must not block.
@@ -105,7 +105,7 @@ pub enum Match {
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum AccessVerdict {
     /// It passed.
     Allowed,
     /// It did not.
@@ -126,7 +126,7 @@ pub struct Access {
     /// The rule that decided.
     pub rule: Option<Arc<Origin>>,
     /// What became of it.
-    pub fate: Fate,
+    pub verdict: AccessVerdict,
     /// The name did not open the address: that decided.
     pub mismatch: bool,
     /// What was asked.

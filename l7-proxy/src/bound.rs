@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    backend::{Backend, Fate},
+    backend::{AccessVerdict, Backend},
     client::Client,
     connection::{FIRST_MAX, Prefixed, Shared, record_tls},
     counters::Outcome,
@@ -87,7 +87,7 @@ pub(crate) async fn serve<D: Backend>(
         Ok(Opening::Partial) if octets.is_empty() && nameless.is_none() => {
             if let Some((standing, judged)) =
                 shared.judge((guarded.0, &guarded.1), ends, opened.began, Subject::Nameless).await
-                && judged.fate(standing.guard.audit) != Fate::Denied
+                && judged.verdict(standing.guard.audit) != AccessVerdict::Denied
             {
                 tunnel::nameless(&standing, Prefixed::new(octets, stream), upstream).await;
             }
@@ -118,12 +118,12 @@ async fn judge<D: Backend>(
     subject: Subject,
 ) -> Option<Standing<D>> {
     let (standing, judged) = shared.judge((*revision, any), opened.ends, opened.began, subject).await?;
-    let fate = judged.fate(standing.guard.audit);
+    let verdict = judged.verdict(standing.guard.audit);
     // What asks for no name, and need not, is no request.
-    if fate != Fate::Allowed || !matches!(standing.subject, Subject::Nameless) {
-        standing.record_first(judged, fate);
+    if verdict != AccessVerdict::Allowed || !matches!(standing.subject, Subject::Nameless) {
+        standing.record_first(judged, verdict);
     }
-    (fate != Fate::Denied).then_some(standing)
+    (verdict != AccessVerdict::Denied).then_some(standing)
 }
 
 impl Default for Beginning {
@@ -190,6 +190,6 @@ fn refuse_unread<D: Backend>(shared: &Shared<D>, ends: (SocketAddr, SocketAddr),
     shared.counters.count(Outcome::Malformed);
     let mut judged = guard.judge(Asked::Tls(None));
     (judged.allowed, judged.mismatch) = (false, true);
-    record_tls(shared, ends, judged, Fate::Denied, None);
+    record_tls(shared, ends, judged, AccessVerdict::Denied, None);
     socket::reset(stream);
 }

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     account::{Account, Accounts},
-    backend::{Access, Backend, Fate, Named, Question, What},
+    backend::{Access, AccessVerdict, Backend, Named, Question, What},
     bound,
     client::Client,
     counters::{Counters, Outcome},
@@ -150,7 +150,7 @@ pub(crate) async fn serve<D: Backend>(
     }
     if !guard.takes_http() && !guard.audit {
         let judged = guard.judge(Asked::Tls(None));
-        record_tls(shared, (client, server), judged, Fate::Denied, None);
+        record_tls(shared, (client, server), judged, AccessVerdict::Denied, None);
         socket::reset(stream);
         return Ok(());
     }
@@ -202,9 +202,9 @@ async fn tls<D: Backend>(
         socket::reset(stream);
         return Ok(());
     };
-    let fate = judged.fate(standing.guard.audit);
-    standing.record_first(judged, fate);
-    if fate == Fate::Denied {
+    let verdict = judged.verdict(standing.guard.audit);
+    standing.record_first(judged, verdict);
+    if verdict == AccessVerdict::Denied {
         socket::reset(stream);
         return Ok(());
     }
@@ -223,12 +223,13 @@ pub(crate) fn record_tls<D: Backend>(
     shared: &Shared<D>,
     (client, server): (SocketAddr, SocketAddr),
     judged: Judgement,
-    fate: Fate,
+    verdict: AccessVerdict,
     server_name: Option<String>,
 ) {
-    shared.counters.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
+    shared.counters.count(if verdict == AccessVerdict::Denied { Outcome::Denied } else { Outcome::Allowed });
     let Judgement { direction, rule, mismatch, .. } = judged;
-    shared.backend.record(Access { client, server, direction, rule, fate, mismatch, what: What::Tls { server_name } });
+    let what = What::Tls { server_name };
+    shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
 }
 
 /// A stream of which the first octets were read already.

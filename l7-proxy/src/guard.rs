@@ -10,7 +10,7 @@ use namegate_config::{
     rule::{Direction, Origin, Rule},
 };
 
-use crate::backend::{ConnectionPolicy, Fate, Match};
+use crate::backend::{AccessVerdict, ConnectionPolicy, Match};
 
 /// What is judged.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +33,11 @@ pub(crate) struct Judgement {
 
 impl Judgement {
     /// What becomes of it; denials pass in audit mode.
-    pub(crate) fn fate(&self, audit: bool) -> Fate {
+    pub(crate) fn verdict(&self, audit: bool) -> AccessVerdict {
         match (self.allowed, audit) {
-            (true, _) if !self.mismatch => Fate::Allowed,
-            (true, _) | (false, true) => Fate::Audited,
-            (false, false) => Fate::Denied,
+            (true, _) if !self.mismatch => AccessVerdict::Allowed,
+            (true, _) | (false, true) => AccessVerdict::Audited,
+            (false, false) => AccessVerdict::Denied,
         }
     }
 }

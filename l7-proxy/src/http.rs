@@ -11,12 +11,11 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-use http_body_util::{Either, Full};
+use http_body_util::Either;
 use hyper::{
     Method, Request, Response, StatusCode, Version,
-    body::{Body, Incoming},
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue},
+    body::Incoming,
+    header::HeaderValue,
     http::request::Parts,
     server::conn::{http1, http2},
     service::service_fn,
@@ -28,7 +27,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     account::Charge,
-    backend::{Access, Backend, Fate, Match, Named, Question, What},
+    backend::{Access, AccessVerdict, Backend, Match, Named, Question, What},
     body::{FromClient, RequestBody, Revoked},
     client::ConnectionPermit,
     connection::{IDLE_MAX, Prefixed, Shared},
@@ -37,6 +36,7 @@ use crate::{
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, Judgement},
     pace::{self, Executor},
+    reply,
     server::Server,
     sniff,
     splice::{self, SILENCE_MAX},
@@ -58,12 +58,8 @@ const TOO_MANY_FIELDS: Refused =
     Refused { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why: "the request has too many header fields" };
 /// The code in the record of a request whose client did not wait for the answer.
 const UNANSWERED: u16 = 0;
-/// The body of a denial, as Cilium's proxy has it.
-const DENIED: &str = "Access denied\n";
-/// Why a request did not pass.
-const REASON: HeaderName = HeaderName::from_static("x-namegate-reason");
 /// The reason where the host is no name of the server.
-pub(crate) const MISMATCH: &str = "the name did not open this address";
+const MISMATCH: &str = "the name did not open this address";
 
 /// A client's connection.
 pub(crate) struct Opened {
@@ -75,7 +71,7 @@ pub(crate) struct Opened {
     pub(crate) upstream: Option<Server>,
 }
 
-type Reply = Response<Either<StandingBody, Full<Bytes>>>;
+type Reply = reply::Reply<StandingBody>;
 
 /// One client's connection.
 struct Session<D> {
@@ -128,7 +124,7 @@ pub(crate) async fn serve<D: Backend>(
             let unanswered = session.permit.account().asked();
             let reply = session.answer(request, charge).await;
             unanswered.answered();
-            Ok::<_, Infallible>(if is_head { without_body(reply) } else { reply })
+            Ok::<_, Infallible>(if is_head { reply::without_body(reply) } else { reply })
         }
     });
     let stream = TokioIo::new(stream);
@@ -173,7 +169,7 @@ impl<D: Backend> Session<D> {
         let state = body.state().clone();
         let mut reply = self.judge(parts, body, charge).await;
         if version < Version::HTTP_2 && !state.is_whole() {
-            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            reply::close(&mut reply);
         }
         reply
     }
@@ -195,7 +191,7 @@ impl<D: Backend> Session<D> {
         };
         let revision = self.shared.backend.revision();
         let Some(guard) = self.guard(&host).await else {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "Unavailable\n", "the rules can not be asked");
+            return reply::unavailable("the rules can not be asked");
         };
         // From here on `parts` are what the server gets.
         let facts = match head::read(&mut parts, host, !guard.bound || guard.reads_http()) {
@@ -207,12 +203,12 @@ impl<D: Backend> Session<D> {
             self.shared.counters.count(Outcome::Denied);
             let nobody = if judged.mismatch { MISMATCH } else { "no rule allows the flow" };
             let why = judged.rule.as_ref().map_or_else(|| nobody.to_owned(), ToString::to_string);
-            let reply = plain(StatusCode::FORBIDDEN, DENIED, &why);
-            self.record(facts, judged, Fate::Denied, reply.status().as_u16(), began);
+            let reply = reply::denied(&why);
+            self.record(facts, judged, AccessVerdict::Denied, reply.status().as_u16(), began);
             return reply;
         }
         self.shared.counters.count(Outcome::Allowed);
-        let fate = if judged.allowed && !judged.mismatch { Fate::Allowed } else { Fate::Audited };
+        let verdict = if judged.allowed && !judged.mismatch { AccessVerdict::Allowed } else { AccessVerdict::Audited };
         let mut revoked = self.revoked(Subject::request(&facts, &parts.headers), &guard, revision);
         let mut of_body = None;
         if !body.state().is_whole() {
@@ -222,7 +218,7 @@ impl<D: Backend> Session<D> {
         let body = body.standing(of_body, !guard.demands_fields());
         let websocket = facts.websocket.clone();
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
-        let passed = Passed { session: self, said: Some((facts, judged, fate)), code: UNANSWERED, began };
+        let passed = Passed { session: self, said: Some((facts, judged, verdict)), code: UNANSWERED, began };
         let reply = self.pass_on(Request::from_parts(parts, body), (websocket, source), revoked, charge).await;
         passed.answered(reply.status());
         reply
@@ -242,11 +238,11 @@ impl<D: Backend> Session<D> {
         tokio::select! {
             biased;
             // What the server says to a body that broke off for that is no answer.
-            () = &mut revoked => plain(StatusCode::FORBIDDEN, DENIED, "the rules have changed"),
+            () = &mut revoked => reply::denied("the rules have changed"),
             sent = self.upstream.send(request, source) => match sent {
                 Ok(response) if response.headers().len() > FIELDS_MAX => {
                     self.shared.counters.count(Outcome::ServerFailed);
-                    plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the response has too many header fields")
+                    reply::bad_gateway("the response has too many header fields")
                 }
                 Ok(response) => {
                     let response = response.map(|body| Counted::new(body, account, charge));
@@ -260,11 +256,7 @@ impl<D: Backend> Session<D> {
 
     fn malformed(&self, refused: Refused, version: Version) -> Reply {
         self.shared.counters.count(Outcome::Malformed);
-        let mut reply = plain(refused.status, "Bad request\n", refused.why);
-        if version < Version::HTTP_2 {
-            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        reply
+        reply::malformed(refused, version)
     }
 
     /// The limits as they are now, for requests to this host where that matters.
@@ -320,7 +312,7 @@ impl<D: Backend> Session<D> {
         let asked = from_client.filter(|(_, key)| websocket::is_accepted(key, response.headers()));
         let Some((client, _)) = asked else {
             self.shared.counters.count(Outcome::ServerFailed);
-            return plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server changed to another protocol unasked");
+            return reply::bad_gateway("the server changed to another protocol unasked");
         };
         let server = hyper::upgrade::on(&mut response);
         let account = Arc::clone(self.permit.account());
@@ -352,23 +344,15 @@ impl<D: Backend> Session<D> {
     fn unanswered(&self, error: &UpstreamError) -> Reply {
         self.shared.counters.count(Outcome::ServerFailed);
         tracing::debug!(error = ?error, server = %self.server, "no response");
-        match error {
-            UpstreamError::Connect(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout\n", "the server does not accept the connection")
-            }
-            UpstreamError::Connect(_) => {
-                plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server refuses the connection")
-            }
-            UpstreamError::Talk(_) => plain(StatusCode::BAD_GATEWAY, "Bad gateway\n", "the server broke off"),
-        }
+        reply::unanswered(error)
     }
 
-    fn record(&self, facts: HttpFacts, judged: Judgement, fate: Fate, code: u16, began: Instant) {
+    fn record(&self, facts: HttpFacts, judged: Judgement, verdict: AccessVerdict, code: u16, began: Instant) {
         let Judgement { direction, rule, mismatch, .. } = judged;
         let HttpFacts { method, path, host, .. } = facts;
         let what = What::Http { method, path, host, code, latency: began.elapsed() };
         let Self { client, server, .. } = *self;
-        self.shared.backend.record(Access { client, server, direction, rule, fate, mismatch, what });
+        self.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
     }
 }
 
@@ -376,7 +360,7 @@ impl<D: Backend> Session<D> {
 /// for that: the server may have got it.
 struct Passed<'s, D: Backend> {
     session: &'s Session<D>,
-    said: Option<(HttpFacts, Judgement, Fate)>,
+    said: Option<(HttpFacts, Judgement, AccessVerdict)>,
     code: u16,
     began: Instant,
 }
@@ -389,30 +373,8 @@ impl<D: Backend> Passed<'_, D> {
 
 impl<D: Backend> Drop for Passed<'_, D> {
     fn drop(&mut self) {
-        if let Some((facts, judged, fate)) = self.said.take() {
-            self.session.record(facts, judged, fate, self.code, self.began);
+        if let Some((facts, judged, verdict)) = self.said.take() {
+            self.session.record(facts, judged, verdict, self.code, self.began);
         }
     }
-}
-
-/// A reply to `HEAD`: the octets that another method would get are counted, not sent (RFC 9110 §9.3.2). Servers send
-/// none; clients of HTTP/2 take any for an error.
-fn without_body(mut reply: Reply) -> Reply {
-    if let Either::Right(own) = reply.body_mut() {
-        let octets = own.size_hint().lower();
-        *own = Full::default();
-        reply.headers_mut().insert(CONTENT_LENGTH, octets.into());
-    }
-    reply
-}
-
-/// A reply of the proxy's own.
-fn plain(status: StatusCode, body: &'static str, why: &str) -> Reply {
-    let mut reply = Response::new(Either::Right(Full::from(body)));
-    *reply.status_mut() = status;
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    if let Ok(why) = HeaderValue::from_str(why) {
-        reply.headers_mut().insert(REASON, why);
-    }
-    reply
 }

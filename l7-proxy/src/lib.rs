@@ -32,6 +32,7 @@ mod pace;
 mod proxy;
 pub mod quic;
 mod record;
+mod reply;
 mod server;
 pub mod sniff;
 mod socket;
@@ -44,6 +45,6 @@ mod websocket;
 use namegate_config::l7::head;
 pub use namegate_config::l7::path;
 
-pub use backend::{Access, Backend, ConnectionPolicy, Fate, Match, Named, Question, What};
+pub use backend::{Access, AccessVerdict, Backend, ConnectionPolicy, Match, Named, Question, What};
 pub use proxy::{Config, Proxy, ProxyError};
 pub use socket::send_as;

@@ -100,7 +100,7 @@ pub struct Proxy {
 /// What ends a proxy.
 #[derive(Debug)]
 struct Running {
-    /// Told to end connections.
+    /// A value that is sent here ends connections.
     stop: watch::Sender<()>,
     /// Dropped to cut what is left of them.
     cut: watch::Sender<()>,

@@ -17,7 +17,7 @@ use crate::delegate::delegate_writes;
 
 /// How long neither side may say anything.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_hours(1);
-/// How often within that time somebody looks.
+/// How often within that time the task looks.
 const LOOKS: u32 = 4;
 
 /// Passes octets on until both sides are done, one breaks off, or both were silent for `silence_max` (by one look more at

@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::{
     account::Account,
-    backend::{Access, Backend, Fate, Named, Question, What},
+    backend::{Access, AccessVerdict, Backend, Named, Question, What},
     body::Revoked,
     connection::Shared,
     counted::Counted,
@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Judgements at a time, and the pause after each.
 const TURNS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(1);
-/// How often a judgement is tried where nobody answers, and the pause between two tries.
+/// How often a judgement is tried where the backend has no answer, and the pause between two tries.
 const TRIES: u32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of header fields that are kept for a request that goes on. Of one that has more, only those are kept that ask for
@@ -159,7 +159,7 @@ impl<D: Backend> Standing<D> {
                     sleep(RETRY).await;
                 }
                 judged => {
-                    self.record(judged.and_then(Result::err), Fate::Denied);
+                    self.record(judged.and_then(Result::err), AccessVerdict::Denied);
                     self.shared.counters.count(Outcome::Revoked);
                     return;
                 }
@@ -190,18 +190,18 @@ impl<D: Backend> Standing<D> {
     }
 
     /// Records what becomes of it at first, and counts that.
-    pub(crate) fn record_first(&self, judgement: Judgement, fate: Fate) {
-        self.shared.counters.count(if fate == Fate::Denied { Outcome::Denied } else { Outcome::Allowed });
-        self.record(Some(judgement), fate);
+    pub(crate) fn record_first(&self, judgement: Judgement, verdict: AccessVerdict) {
+        self.shared.counters.count(if verdict == AccessVerdict::Denied { Outcome::Denied } else { Outcome::Allowed });
+        self.record(Some(judgement), verdict);
     }
 
     /// Records what becomes of it, by default with the rule that let it pass.
-    pub(crate) fn record(&self, judgement: Option<Judgement>, fate: Fate) {
+    pub(crate) fn record(&self, judgement: Option<Judgement>, verdict: AccessVerdict) {
         let judgement = judgement.unwrap_or_else(|| self.guard.judge(self.subject.asked()));
         let Judgement { direction, rule, mismatch, .. } = judgement;
         let (client, server) = self.ends;
         let what = self.subject.what(self.began);
-        self.shared.backend.record(Access { client, server, direction, rule, fate, mismatch, what });
+        self.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
     }
 }
 

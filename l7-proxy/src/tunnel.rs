@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    backend::{Backend, Fate},
+    backend::{AccessVerdict, Backend},
     client::Client,
     connection::{IDLE_MAX, Prefixed},
     counters::Outcome,
@@ -142,7 +142,7 @@ async fn follow(client: &mut Client, server: &mut Server, mut handshake: Handsha
 fn passes_inconsistent<D: Backend>(standing: &Standing<D>) -> bool {
     standing.shared.counters.count(Outcome::Inconsistent);
     let is_audited = standing.guard.audit;
-    standing.record(None, if is_audited { Fate::Audited } else { Fate::Denied });
+    standing.record(None, if is_audited { AccessVerdict::Audited } else { AccessVerdict::Denied });
     is_audited
 }
 

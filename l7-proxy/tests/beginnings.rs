@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::{BAD, By, ClientHello, GOOD, Names, Server, certificates, connect, count, proxy, send, wait};
-use namegate_l7_proxy::Fate;
+use namegate_l7_proxy::AccessVerdict;
 
 /// Python's servers, which say what they were asked for and by which name: the one for files, and the one for programs,
 /// which takes every method.
@@ -236,7 +236,7 @@ fn protocols_without_names_pass_only_where_they_may() {
         }
         let records = names.records.lock().unwrap();
         assert_eq!(records.len(), if passes { 0 } else { 3 }, "{records:?}");
-        assert!(records.iter().all(|record| record.fate == Fate::Denied && record.mismatch));
+        assert!(records.iter().all(|record| record.verdict == AccessVerdict::Denied && record.mismatch));
         // A connection that says nothing is no refusal.
         drop(records);
         drop(connect(&proxy));

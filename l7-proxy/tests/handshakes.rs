@@ -17,7 +17,7 @@ use common::{
     BAD, By, ClientHello, GOOD, Names, Server, certificates, connect, count, extension, proxy, read_record, records,
     send, server_hello, wait,
 };
-use namegate_l7_proxy::Fate;
+use namegate_l7_proxy::AccessVerdict;
 
 /// Servers of TLS 1.3 that have P-384 alone, so that the client must send another key share, and log the names they see.
 const SERVERS: [&str; 4] = ["openssl", "node", "python3", "nginx"];
@@ -168,7 +168,8 @@ fn a_second_hello_asks_for_the_name_of_the_first_one() {
             while read_record(&mut stream).is_some() {}
 
             wait("count", || count(&proxy, "inconsistent") >= forms.len() as u64);
-            let denied = names.records.lock().unwrap().iter().filter(|record| record.fate == Fate::Denied).count();
+            let denied =
+                names.records.lock().unwrap().iter().filter(|record| record.verdict == AccessVerdict::Denied).count();
             assert!(denied >= forms.len(), "{program} {by:?}: {denied} records of denials");
         }
         let log = server.log();
@@ -192,8 +193,8 @@ fn in_audit_mode_another_second_hello_passes_and_is_recorded() {
         let bad = ClientHello { name: Some(BAD), ..ClientHello::second() };
         let answer = retry(&mut connect(&proxy), &bad.record()).expect("an answer");
         assert_eq!(server_hello(&answer), Some(false));
-        let fates: Vec<Fate> = names.records.lock().unwrap().iter().map(|record| record.fate).collect();
-        assert_eq!(fates, [Fate::Allowed, Fate::Audited], "{by:?}");
+        let verdicts: Vec<AccessVerdict> = names.records.lock().unwrap().iter().map(|record| record.verdict).collect();
+        assert_eq!(verdicts, [AccessVerdict::Allowed, AccessVerdict::Audited], "{by:?}");
     }
     wait("name", || server.log().contains(BAD));
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bench::{Bench, WITHIN, open};
-use namegate_l7_proxy::{Access, Fate, What};
+use namegate_l7_proxy::{Access, AccessVerdict, What};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Types of frames (RFC 9113 §6).
@@ -57,7 +57,7 @@ fn check(go: impl FnOnce(TcpStream)) {
     go(stream);
     wait("the request is on record", || !bench.rules.records.lock().unwrap().is_empty());
     let records = bench.rules.records.lock().unwrap().clone();
-    let [Access { fate: Fate::Allowed, what: What::Http { path, code: 0, .. }, .. }] = &records[..] else {
+    let [Access { verdict: AccessVerdict::Allowed, what: What::Http { path, code: 0, .. }, .. }] = &records[..] else {
         panic!("{records:?}");
     };
     assert_eq!(path, "/open");

@@ -17,7 +17,7 @@ use std::{
 use bench::{Bench, OK, Rules, WITHIN, codes, open, rule};
 use common::Server;
 use namegate_config::{l7::L7, name::NamePattern, reference::Limits, rule::Direction};
-use namegate_l7_proxy::{Access, Config, Fate, Proxy, What};
+use namegate_l7_proxy::{Access, AccessVerdict, Config, Proxy, What};
 
 /// What it is, the octets, and the codes of the answers.
 type Case = (&'static str, String, &'static [&'static str]);
@@ -138,7 +138,8 @@ fn denials_say_why_and_are_recorded() {
     assert!(heard.contains("\r\nx-namegate-reason: a/b ingress[0]\r\n"), "{heard}");
     assert!(heard.ends_with("\r\n\r\nAccess denied\n"), "{heard}");
     let records = bench.rules.records.lock().unwrap().clone();
-    let [Access { fate: Fate::Denied, direction: Direction::Ingress, rule: Some(rule), what, .. }] = &records[..]
+    let [Access { verdict: AccessVerdict::Denied, direction: Direction::Ingress, rule: Some(rule), what, .. }] =
+        &records[..]
     else {
         panic!("{records:?}");
     };
@@ -450,7 +451,7 @@ fn http2_requests_are_judged_one_by_one() {
         heard.extend_from_slice(&part[..count]);
     }
     let records = bench.rules.records.lock().unwrap().clone();
-    assert!(matches!(&records[..], [Access { fate: Fate::Denied, .. }]), "{records:?}");
+    assert!(matches!(&records[..], [Access { verdict: AccessVerdict::Denied, .. }]), "{records:?}");
     assert_eq!(bench.seen(), "");
 }
 

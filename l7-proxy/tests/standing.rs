@@ -17,7 +17,7 @@ use namegate_config::{
     name::NamePattern,
     reference::Limits,
 };
-use namegate_l7_proxy::{Fate, Proxy};
+use namegate_l7_proxy::{AccessVerdict, Proxy};
 
 /// A server that answers what begins as `begins` says with `first`, and then sends back what comes.
 fn server(first: &'static [u8], begins: fn(&[u8]) -> bool) -> SocketAddr {
@@ -69,8 +69,8 @@ fn check(names: &Names, proxy: &Proxy, mut stream: TcpStream, still: &Limits, go
     // A reset is an end too.
     let _ = stream.read_to_end(&mut rest);
     assert!(!goes_on(&mut stream));
-    let last = names.records.lock().unwrap().last().unwrap().fate;
-    assert_eq!(last, Fate::Denied);
+    let last = names.records.lock().unwrap().last().unwrap().verdict;
+    assert_eq!(last, AccessVerdict::Denied);
 }
 
 fn server_names(pattern: &str) -> Limits {

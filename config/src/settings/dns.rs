@@ -93,9 +93,9 @@ impl Refusal {
 /// What becomes of questions that look like a tunnel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tunnelling {
-    /// Nobody looks.
+    /// The proxy does not look for them.
     Off,
-    /// They are counted and told.
+    /// The proxy counts and reports them.
     Observe,
     /// They are refused too.
     Enforce,

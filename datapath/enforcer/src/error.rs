@@ -1,5 +1,7 @@
 //! Why the enforcer did not do what it was asked for.
 
+use namegate_engine::NotOpen;
+
 /// Why the kernel does not hold the addresses of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotInstalled {
@@ -18,6 +20,16 @@ pub enum NotInstalled {
     /// The enforcer has stopped.
     #[error("the enforcer has stopped; the log says why")]
     Stopped,
+}
+
+impl From<NotOpen> for NotInstalled {
+    fn from(why: NotOpen) -> Self {
+        match why {
+            NotOpen::Unknown => Self::Unknown,
+            NotOpen::TooMany => Self::TooMany,
+            NotOpen::NoRoom => Self::Full,
+        }
+    }
 }
 
 /// Why a request was not carried out.

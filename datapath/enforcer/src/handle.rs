@@ -148,7 +148,7 @@ impl EnforcerHandle {
         if let Err((Refused::Full(_), Request::Forget(_, done))) =
             self.inbox.request(Request::Forget(Box::new(wanted), done))
         {
-            // Nobody may wait for it.
+            // The caller may not wait for it any more.
             let _ = done.send(Err(NotDone::Busy));
         }
         Reply(reply)
@@ -189,7 +189,7 @@ impl fmt::Debug for EnforcerHandle {
     }
 }
 
-/// The outcome of a request. It is carried out also if nobody waits for that.
+/// The outcome of a request. The enforcer carries it out also if the caller does not wait.
 #[derive(Debug)]
 #[must_use = "a request may be refused"]
 pub struct Reply<T>(oneshot::Receiver<Result<T, NotDone>>);

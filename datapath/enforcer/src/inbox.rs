@@ -20,7 +20,7 @@ const ANSWERS_MAX: usize = 4_096;
 const REQUESTS_MAX: usize = 1_024;
 /// Batches of answers that go before a request that waits, and between two parts of one.
 pub(crate) const ANSWERS_IN_A_ROW_MAX: u32 = 16;
-/// Turns that other threads get before the thread sleeps: some microseconds where nobody has anything to do.
+/// Turns that other threads get before the thread sleeps: some microseconds where they have nothing to do.
 const LINGER_TURNS: u32 = 32;
 
 /// Batches `A` and requests `Q` that wait.
@@ -142,7 +142,7 @@ impl<A, Q> Inbox<A, Q> {
             let answers: Vec<Turn<A>> = std::iter::from_fn(|| state.pop_answers()).collect();
             (answers, std::mem::take(&mut state.requests))
         };
-        // Whoever waits for one of them wakes here, not under the lock.
+        // The callers that wait for them wake here, not under the lock.
         drop((answers, requests));
     }
 
@@ -172,7 +172,7 @@ impl<A, Q> Inbox<A, Q> {
     }
 
     /// Gives other threads some turns before the thread sleeps: where answers come one after the other, the next one is
-    /// there by then, and nobody has to wake it.
+    /// there by then, and its caller need not wake the thread.
     fn linger(&self) {
         for _ in 0..LINGER_TURNS {
             if !self.lock().is_empty() {

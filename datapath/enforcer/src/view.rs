@@ -117,7 +117,8 @@ impl Published {
         self.has_stopped.send_replace(true);
     }
 
-    /// Publishes a picture of rules and endpoints. Whoever sees the count that follows sees this picture, or a later one.
+    /// Publishes a picture of rules and endpoints. A reader that sees the count that follows sees this picture, or a
+    /// later one.
     pub(crate) fn publish(&self, policy: PolicyView) {
         self.policy.store(Arc::new(policy));
         self.changes.fetch_add(1, Ordering::Release);
@@ -129,7 +130,7 @@ impl Published {
 pub struct Reader(pub(crate) Arc<Published>);
 
 impl Reader {
-    /// Rules, endpoints and names as they are now. Whoever answers one question loads this once.
+    /// Rules, endpoints and names as they are now. A reader that answers one question loads this once.
     pub fn view(&self) -> View<'_> {
         View { policy: self.0.policy.load(), names: &self.0.names }
     }

@@ -173,7 +173,7 @@ impl<K: MapWriter + Programs> Enforcer<K> {
     }
 
     fn carry_out_request(&mut self, request: Request, served: &Served) {
-        // Nobody may wait for an outcome any more: the request is carried out all the same.
+        // The caller may not wait for an outcome any more: the enforcer carries the request out all the same.
         match request {
             Request::Apply(change, done) => {
                 let enforcement = self.apply(change, served);
@@ -322,7 +322,7 @@ impl<K: MapWriter + Programs> Enforcer<K> {
         match errors.first() {
             Some(GateError::Full { .. }) => Err(NotInstalled::Full),
             Some(GateError::Access { .. }) => Err(NotInstalled::Write),
-            None => learned.map_err(not_installed),
+            None => learned.map_err(NotInstalled::from),
         }
     }
 
@@ -391,12 +391,4 @@ fn unkept(error: &std::io::Error) -> String {
     format!(
         "it can't be written, a restart would forget names: {error}. Make room in the folder `state`, or set another"
     )
-}
-
-fn not_installed(why: NotOpen) -> NotInstalled {
-    match why {
-        NotOpen::Unknown => NotInstalled::Unknown,
-        NotOpen::TooMany => NotInstalled::TooMany,
-        NotOpen::NoRoom => NotInstalled::Full,
-    }
 }

@@ -34,7 +34,7 @@ pub(crate) const NODE_SCOPE: u32 = u32::MAX;
 
 /// Knows what the kernel should hold.
 ///
-/// Whoever calls a verb carries out the writes in their order, stops at the first that the kernel refuses and calls
+/// The caller of a verb carries out the writes in their order, stops at the first that the kernel refuses and calls
 /// [`Engine::refused_write`] ([`crate::carry_out`] does all of it), and keeps the entries of [`Engine::take_ledger`].
 #[derive(Debug)]
 pub struct Engine {

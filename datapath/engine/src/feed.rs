@@ -64,8 +64,8 @@ impl NameFeed {
 }
 
 impl Engine {
-    /// Notes changes of learned names from now on, beginning with all that are known. Whoever calls this takes them after
-    /// each verb, by [`Engine::take_name_changes`].
+    /// Notes changes of learned names from now on, beginning with all that are known. The caller takes them after each
+    /// verb, by [`Engine::take_name_changes`].
     pub fn follow_names(&mut self) {
         self.cache.feed.0 = Some(self.cache.as_changes().collect());
     }

@@ -12,7 +12,7 @@ use crate::error::{Code, Error};
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.1", "0.4.0", "1.0.0", "1.0.1", "1.1.0"];
 /// The newest one: errors say it where the configuration could not be read.
 pub(crate) const NEWEST: &str = "1.1.0";
-/// Where the agent listens unless told otherwise.
+/// Where the agent listens unless the configuration says otherwise.
 pub(crate) const SOCKET: &str = "/run/namegate/namegate.sock";
 /// Longest identifier of a container, in octets: the agent makes a file name of it.
 const CONTAINER_OCTETS_MAX: usize = 128;

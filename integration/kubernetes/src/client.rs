@@ -1,4 +1,4 @@
-//! The client of the API server, whose connections notice when nobody is behind them any more.
+//! The client of the API server, whose connections notice when the server behind them is gone.
 //!
 //! A watch only listens: were its connection lost without a word (a translated address whose translation is gone, a
 //! server that was cut off), it would wait for ever, and what it follows would be as it was.
@@ -48,7 +48,7 @@ pub enum StartError {
     Client(#[source] kube::Error),
 }
 
-/// A client by a kubeconfig, or as whoever this process is.
+/// A client by a kubeconfig, or else as the pod's service account or by `KUBECONFIG`.
 pub(crate) async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, StartError> {
     over(config(kubeconfig).await?).map_err(StartError::Client)
 }

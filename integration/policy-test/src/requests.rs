@@ -27,7 +27,7 @@ use namegate_config::{
 };
 use namegate_dns_proxy::{Asked, Forbidden, NotInstalled, Proxy as DnsProxy, forbidden};
 use namegate_engine::{Answer, EndpointId};
-use namegate_l7_proxy::{Access, ConnectionPolicy, Fate, Match, Proxy as L7Proxy, Question};
+use namegate_l7_proxy::{Access, AccessVerdict, ConnectionPolicy, Match, Proxy as L7Proxy, Question};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::ServerName};
 
 /// How long a proxy may take.
@@ -210,7 +210,10 @@ impl Requests {
     /// The rule that decided; the proxy must have told what it did.
     fn told(&self, allowed: bool) -> anyhow::Result<(bool, Option<Origin>)> {
         let access = self.records.recv_timeout(PATIENCE).context("the proxy told of no request")?;
-        ensure!((access.fate == Fate::Allowed) == allowed, "what the proxy did is not what it told of: {access:?}");
+        ensure!(
+            (access.verdict == AccessVerdict::Allowed) == allowed,
+            "what the proxy did is not what it told of: {access:?}"
+        );
         Ok((allowed, access.rule))
     }
 }

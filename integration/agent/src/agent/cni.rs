@@ -1,5 +1,5 @@
-//! Networks that a CNI plugin has registered: kept over restarts of the agent, and known to whoever waits for one to be
-//! guarded.
+//! Networks that a CNI plugin has registered: the agent keeps them over its restarts, and answers a plugin that waits
+//! once the network is enforced.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

@@ -35,10 +35,10 @@ const RECENT_MAX: usize = 8_192;
 const LAG_MAX: usize = 8_192;
 /// Records handled in one go.
 const BATCH_MAX: usize = 256;
-/// How long records gather before they are read. The first of them wakes the reader, the others wake nobody.
+/// How long records gather before they are read. The first of them wakes the reader, the others do not.
 const GATHER: Duration = Duration::from_millis(20);
 /// Records of a batch that are explained although no reader waits for them: at an ordinary rate the history says what held
-/// when the packet was judged. Records of a flood are explained by what is known when somebody asks.
+/// when the packet was judged. Records of a flood are explained by what is known when a client of the API asks.
 const EXPLAINED_AT_ONCE: usize = 32;
 
 /// The last flows, and those who listen.

@@ -75,7 +75,7 @@ where
 {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let place = event.metadata();
-        // Finer levels are asked for by whoever wants all lines.
+        // An administrator who asks for finer levels wants all lines.
         if *place.level() > Level::INFO {
             return true;
         }

@@ -116,7 +116,7 @@ impl Policies {
         self.others = others;
     }
 
-    /// What all units come to with these services. `is_closed` is whether endpoints are there that nobody knows.
+    /// What all units come to with these services. `is_closed` is whether there are unknown endpoints.
     pub(crate) fn settle(&mut self, services: impl IntoIterator<Item = Service>, is_closed: bool) -> &Settled {
         let catalog = Catalog { services: services.into_iter().collect(), cidr_groups: self.groups() };
         let changed = self.catalog.differences(&catalog);
@@ -238,7 +238,7 @@ impl<'a> Former<'a> {
     }
 }
 
-/// Rules that close endpoints that nobody knows.
+/// Rules that close unknown endpoints.
 static CLOSED: LazyLock<[Arc<Rule>; 2]> = LazyLock::new(|| {
     [Direction::Ingress, Direction::Egress].map(|direction| {
         Arc::new(Rule {

@@ -34,7 +34,7 @@ use super::{
     wake::{Wake, gather},
 };
 
-/// Files are read again after this time, even if no change was told of.
+/// The agent reads files again after this time, even if the file watch reported no change.
 const PERIOD: Duration = Duration::from_mins(1);
 /// The same, where something could not be read or looked up.
 const RETRY: Duration = Duration::from_secs(1);

@@ -22,7 +22,7 @@ use namegate_config::{
 };
 use namegate_enforcer::{Reader, View};
 use namegate_engine::NamesAt;
-use namegate_l7_proxy::{Access, Backend, ConnectionPolicy, Fate, Match, Named, Question, What};
+use namegate_l7_proxy::{Access, AccessVerdict, Backend, ConnectionPolicy, Match, Named, Question, What};
 use tokio::sync::Notify;
 
 use super::{
@@ -99,7 +99,7 @@ impl L7Backend {
         found.map_or(OTHERS, |endpoint| endpoint.0)
     }
 
-    /// Records that nobody had the time to tell.
+    /// Records that were lost before the agent could report them.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -212,7 +212,7 @@ fn explain_all(view: &View<'_>, records: Vec<(SystemTime, Access)>) -> Vec<Flow>
 
 /// A record with everything that is known about it.
 fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
-    let Access { client, server, direction, rule, fate, mismatch, what } = access;
+    let Access { client, server, direction, rule, verdict, mismatch, what } = access;
     let (source, destination) = (client.ip().to_canonical(), server.ip().to_canonical());
     let (direction, own, peer) = match direction {
         rule::Direction::Egress => (Direction::Egress, source, destination),
@@ -220,20 +220,21 @@ fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
     };
     let endpoint = view.endpoint_by_address(own);
     let fqdns = endpoint.map(|endpoint| flows::shown_names(view, endpoint, peer, boot_ns())).unwrap_or_default();
-    let reason = match fate {
-        Fate::Allowed => reference::Reason::Rule.word(),
+    let reason = match verdict {
+        AccessVerdict::Allowed => reference::Reason::Rule.word(),
         _ if mismatch => Reason::NameMismatch.word(),
         _ => reference::Reason::L7.word(),
     };
+    let is_allowed = verdict == AccessVerdict::Allowed;
     let (http, server_name, reason_text) = match what {
         What::Http { method, path, host, code, latency } => {
             let latency_ms = (latency.as_secs_f64() * 1e6).round() / 1e3;
-            let text = if fate == Fate::Allowed { "a rule allows the request" } else { "no rule allows the request" };
+            let text = if is_allowed { "a rule allows the request" } else { "no rule allows the request" };
             (Some(HttpRequest { method, path, host, code, latency_ms }), None, text)
         }
         What::Tls { server_name } => {
             let allowed = "a rule allows the server name";
-            let text = if fate == Fate::Allowed { allowed } else { "no rule allows the server name" };
+            let text = if is_allowed { allowed } else { "no rule allows the server name" };
             (None, server_name, text)
         }
     };
@@ -244,10 +245,10 @@ fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
     let reason_text = if mismatch { mismatch_text(asked, &fqdns) } else { reason_text.to_owned() };
     Flow {
         time: rfc3339(time),
-        verdict: match fate {
-            Fate::Allowed => Verdict::Allowed,
-            Fate::Denied => Verdict::Denied,
-            Fate::Audited => Verdict::Audited,
+        verdict: match verdict {
+            AccessVerdict::Allowed => Verdict::Allowed,
+            AccessVerdict::Denied => Verdict::Denied,
+            AccessVerdict::Audited => Verdict::Audited,
         },
         direction,
         endpoint: match endpoint {

@@ -1,5 +1,5 @@
-//! Policies that select nobody. Who is selected is looked at beside the way, and told when it has been so for a while:
-//! policies often come before their pods.
+//! Policies that select no endpoint or node. The agent checks them in the background, and reports one only when that
+//! has been so for a while: policies often come before their pods.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,7 +20,7 @@ use super::reading::Reading;
 /// How often is looked at most, and the pause as a multiple of what the last look took.
 const LOOK: Duration = Duration::from_secs(5);
 const LOOK_FACTOR: u32 = 50;
-/// How long nobody must have been selected.
+/// How long a selector must have selected no endpoint or node.
 const GRACE: Duration = Duration::from_secs(30);
 /// Selectors of which is told at a time; more are left out.
 const TOLD_MAX: usize = 1_024;
