@@ -143,7 +143,7 @@ fn datagrams_without_a_name_need_a_connection_that_was_let_pass_where_names_are_
     let pod = world.pod(TIE);
     resolve(pod, &[GOOD]);
     let bind = || pod.netns.call(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
-    let send = |socket: &UdpSocket, datagram: &[u8]| drop(socket.send_to(datagram, (SHARED, 443)).unwrap());
+    let send = |socket: &UdpSocket, datagram: &[u8]| socket.send_to(datagram, (SHARED, 443)).unwrap();
     let passes = |socket: &UdpSocket, datagram: &[u8]| {
         send(socket, datagram);
         std::thread::sleep(TOLD);
