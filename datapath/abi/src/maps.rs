@@ -67,7 +67,7 @@ pub mod limits {
     /// Endpoints whose copies and records are counted; the least recently used give way.
     pub const RATES_MAX: u32 = 16_384;
     /// Flows of UDP with connections that were let pass by their names.
-    pub const NAMED_FLOWS_MAX: u32 = 16_384;
+    pub const NAMED_FLOWS_MAX: u32 = 32_768;
 }
 
 /// Identities with a fixed meaning.

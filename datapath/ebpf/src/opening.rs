@@ -152,7 +152,7 @@ extern "C" fn look_through(step: u32, search: *mut Search) -> i64 {
         return 1;
     }
     for start in 0..PIECE_OCTETS {
-        if piece[start] == DTLS_HANDSHAKE[0] && piece[start + 1] == DTLS_HANDSHAKE[1] {
+        if piece[start] == DTLS_HANDSHAKE && piece[start + 3] == 0 && piece[start + 4] == 0 {
             let mut head = [0; DTLS_HEAD_OCTETS];
             head.copy_from_slice(&piece[start..start + DTLS_HEAD_OCTETS]);
             if is_dtls_handshake(head) {

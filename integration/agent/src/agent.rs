@@ -78,7 +78,7 @@ use enforcer::{Kernel, Reports};
 use flows::Flows;
 use kubernetes::Kubernetes;
 use listeners::Listeners;
-use named_flows::NamedFlows;
+use named_flows::{Judge, NamedFlows};
 use policy_state::SharedPolicyState;
 use problems::Problems;
 use records::RecordsThread;
@@ -160,7 +160,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let reader = enforcer.reader().clone();
     let mut background = Background::default();
     let checks = Arc::<Checks>::default();
-    watch_kernel(&mut background, (looked, openings, &meters), (&reader, &reports), (&flows, &checks));
+    watch_kernel(&mut background, (looked, openings, &meters), (&reader, &reports), (&flows, &checks), settings.audit);
     let following = flows::follow(events, reader.clone(), Arc::clone(&flows));
     let shared = descriptors::share_out(limit, descriptors_wanted(&settings), &problems);
     let (requests, records) = L7Backend::new(reader.clone(), Arc::clone(&refusals), settings.audit);
@@ -217,13 +217,24 @@ fn watch_kernel(
     (looked, openings, meters): (upkeep::Looked, (Openings, NamedFlows), &Arc<Meters>),
     (reader, reports): (&Reader, &Reports),
     (flows, checks): (&Arc<Flows>, &Arc<Checks>),
+    audit: bool,
 ) {
     let (problems, refusals) = (Arc::clone(&reports.problems), Arc::clone(&reports.refusals));
     let looking = upkeep::follow(looked, reader.clone(), Arc::clone(&problems));
     background.run("looking at what other tools change", looking);
     let judging = (reader.clone(), Arc::clone(&refusals));
+    // Nothing ends where denials are recorded only.
+    let judge = (!audit).then(|| Judge {
+        named: openings.1.clone(),
+        reader: reader.clone(),
+        checks: Arc::clone(checks),
+        flows: Arc::clone(flows),
+    });
     let copies = name_check::follow(openings, judging, Arc::clone(flows), Arc::clone(checks), PROXY_MARK);
     background.run("looking at names that connections ask for", copies);
+    if let Some(judge) = judge {
+        background.run("judging QUIC connections again", judge.follow());
+    }
     let counting = refusals::follow(refusals, problems, reader.clone(), Arc::clone(meters));
     background.run("counting what is refused", counting);
 }

@@ -91,8 +91,24 @@ pub(super) struct Seen {
     pub(super) known: Vec<Fqdn>,
 }
 
-/// The record of a connection that does not pass where names are bound this strictly.
-pub(super) fn judge(view: &View<'_>, seen: &Seen, binding: Binding) -> Option<Flow> {
+/// What becomes of a connection.
+#[derive(Debug)]
+pub(super) enum Judged {
+    Passes,
+    /// Nothing passes there, whatever its name: the programs deny it.
+    Closed,
+    /// It does not pass by its name, with the record of that.
+    Refused(Box<Flow>),
+}
+
+impl Judged {
+    pub(super) fn refused(self) -> Option<Flow> {
+        if let Self::Refused(flow) = self { Some(*flow) } else { None }
+    }
+}
+
+/// Judges a connection where names are bound this strictly.
+pub(super) fn judge(view: &View<'_>, seen: &Seen, binding: Binding) -> Judged {
     let Seen { flow, rule, began_ns, asked, known } = seen;
     let names = NamesAt { at: *began_ns, known };
     let (own, peer) = (flow.local.to_ip(), flow.remote.to_ip());
@@ -100,13 +116,16 @@ pub(super) fn judge(view: &View<'_>, seen: &Seen, binding: Binding) -> Option<Fl
     let limits = view.limits();
     let asking = limits.limits_asking(own, peer, judged, asked.as_ref(), binding, names);
     let whole = limits.limits(own, peer, rule::Direction::Egress, judged, names);
-    if !matches!(asking, Limits::Closed(_)) || matches!(whole, Limits::Closed(_)) {
-        return None;
+    if matches!(whole, Limits::Closed(_)) {
+        return Judged::Closed;
+    }
+    if !matches!(asking, Limits::Closed(_)) {
+        return Judged::Passes;
     }
     let openers = limits.openers((own, peer), judged, binding, *began_ns, flows::NAMES_MAX);
     let fqdns: Vec<String> = openers.iter().map(ToString::to_string).collect();
     let asked = asked.as_ref().map(ToString::to_string);
-    Some(Flow {
+    Judged::Refused(Box::new(Flow {
         time: rfc3339(clock::calendar(*began_ns)),
         verdict: if binding == Binding::Enforce { Verdict::Denied } else { Verdict::Audited },
         direction: Direction::Egress,
@@ -124,5 +143,5 @@ pub(super) fn judge(view: &View<'_>, seen: &Seen, binding: Binding) -> Option<Fl
         length: 0,
         http: None,
         server_name: asked,
-    })
+    }))
 }

@@ -27,8 +27,8 @@ use super::{
 
 /// Connections that are gathered at a time; of an endpoint that has its share, the one not seen for longest gives way.
 const GATHERED_MAX: usize = 4_096;
-/// How often is looked for changes of the rules, and for datagrams that have waited too long.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often is looked for datagrams that have waited too long.
+const LOOK: Duration = Duration::from_secs(1);
 /// Copies looked at in one go.
 const BATCH_MAX: usize = 256;
 /// A connection that has said nothing for so long goes on without a name, or not at all: that it gives way is no loss.
@@ -140,7 +140,7 @@ impl Gathered {
 
 /// Reads copies as they come, until the task is ended.
 pub(crate) async fn follow(
-    (openings, mut named): (Openings, NamedFlows),
+    (openings, named): (Openings, NamedFlows),
     (reader, refusals): (Reader, Arc<Refusals>),
     flows: Arc<Flows>,
     checks: Arc<Checks>,
@@ -155,8 +155,6 @@ pub(crate) async fn follow(
             ready = openings.readable_mut() => ready?,
             _ = look.tick() => {
                 waiting.expire(clock::boot_ns(), &checks);
-                named.expire(clock::boot_ns())?;
-                flows.tell(named.judge_again(&reader, &checks)?);
                 continue;
             }
         };
@@ -169,9 +167,8 @@ pub(crate) async fn follow(
             let mut seen = Vec::new();
             for opening in batch {
                 if opening.record.flags & opening_flags::HELD != 0 {
-                    let named = &mut named;
-                    let mut judging = Judging { reader: &reader, named, checks: &checks, refusals: &refusals };
-                    let told = waiting.take(&opening, &mut judging)?;
+                    let judging = Judging { reader: &reader, named: &named, checks: &checks, refusals: &refusals };
+                    let told = waiting.take(&opening, judging);
                     flows.tell(told.into_iter().collect());
                 } else {
                     seen.extend(take(&mut gathered, opening, &checks, &refusals));
@@ -192,7 +189,7 @@ pub(crate) async fn follow(
 
 /// The records of connections that would not pass where names were enforced.
 fn judge_all(view: &View<'_>, seen: &[Seen]) -> Vec<Option<Flow>> {
-    seen.iter().map(|one| judge(view, one, Binding::Observe)).collect()
+    seen.iter().map(|one| judge(view, one, Binding::Observe).refused()).collect()
 }
 
 /// Adds a copy to what is known of its connection; gives that once it is known what it asks for.

@@ -1,31 +1,43 @@
 //! Flows of UDP with connections that were let pass by the names that they asked for. The kernel holds them, so that they
 //! outlast the agent; they are judged again when the rules change, and end where a name of theirs is allowed no more.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
 use namegate_abi::{FlowKey, NamedFlow, limits};
-use namegate_api::view::Flow;
 use namegate_config::{name::Fqdn, rule::Binding, shares::Shares};
 use namegate_enforcer::Reader;
 use namegate_engine::GateError;
-use namegate_loader::NamedFlows as Rows;
+use namegate_loader::{NamedFlows as Rows, Remembered};
 
-use super::asked_names::{Check, Checks, Seen, judge};
+use super::{
+    asked_names::{Check, Checks, Judged, Seen, judge},
+    clock::boot_ns,
+    flows::Flows,
+};
 
-/// Flows judged again in one turn.
-const TURN: usize = 512;
+/// Between two looks for changes of the rules.
+const LOOK: Duration = Duration::from_millis(200);
+/// Judgements in one go, by time, and the pause after them.
+const TURN: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(1);
 /// How often is looked for flows that the programs have forgotten.
-const LOOK_NS: u64 = 30_000_000_000;
-/// A row that was written so lately stays: the programs may be about to write its flow.
-const YOUNG_NS: u64 = 10_000_000_000;
+const SWEEP_NS: u64 = 30_000_000_000;
+/// A row goes when the programs have not known its flow for so long.
+const ABSENT_NS: u64 = 120_000_000_000;
+/// How long the server of a new flow may take for its first packet.
+const UNANSWERED_NS: u64 = 30_000_000_000;
 
-/// The flows, and how far they are judged.
-pub(crate) struct NamedFlows {
+/// The flows, for those who let connections pass and for the one who judges them again.
+#[derive(Clone)]
+pub(crate) struct NamedFlows(Arc<Mutex<Table>>);
+
+struct Table {
     rows: Rows,
     shares: Shares<u32>,
-    /// The count of changes of the rules when the last round of judgements began.
-    judged_at: Option<u64>,
-    /// What is left of that round.
-    left: Vec<FlowKey>,
-    looked_ns: u64,
 }
 
 impl NamedFlows {
@@ -33,88 +45,174 @@ impl NamedFlows {
         let max = limits::NAMED_FLOWS_MAX as usize;
         let mut shares = Shares::new(max, max);
         rows.keys().iter().for_each(|flow| shares.take_unchecked(flow.endpoint, 1));
-        Self { rows, shares, judged_at: None, left: Vec::new(), looked_ns: 0 }
+        Self(Arc::new(Mutex::new(Table { rows, shares })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a connection that is let pass, before anything of it goes on; false where its flow has ended, or there is no
     /// room for it.
-    pub(super) fn note(&mut self, seen: &Seen) -> Result<bool, GateError> {
+    pub(super) fn note(&self, seen: &Seen) -> bool {
+        let noted = self.lock().note(seen);
+        noted.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a QUIC connection does not pass: its name can not be noted in the kernel");
+            false
+        })
+    }
+
+    /// What becomes of a flow: `None` where no connection of it was let pass, and false where it has ended. What the kernel
+    /// does not say has ended.
+    pub(super) fn goes_on(&self, flow: &FlowKey) -> Option<bool> {
+        match self.lock().rows.get(flow) {
+            Ok(row) => row.map(|row| row.ended == 0),
+            Err(error) => {
+                tracing::warn!(%error, "whether a QUIC connection goes on is not known");
+                Some(false)
+            }
+        }
+    }
+}
+
+impl Table {
+    fn note(&mut self, seen: &Seen) -> Result<bool, GateError> {
         let former = self.rows.get(&seen.flow)?;
         let mut row = former.unwrap_or_else(|| NamedFlow::new(seen.began_ns, seen.rule));
         (row.began_ns, row.rule) = (seen.began_ns, seen.rule);
         if row.ended != 0 || !row.add(seen.asked.as_ref().map_or("", Fqdn::as_str).as_bytes()) {
             return Ok(false);
         }
-        if former.is_none() && self.shares.take(seen.flow.endpoint, 1).is_err() {
+        let is_new = former.is_none();
+        if is_new && self.shares.take(seen.flow.endpoint, 1).is_err() {
             return Ok(false);
         }
-        let noted = self.rows.put(&seen.flow, &row);
-        if let Err(error) = &noted {
-            tracing::warn!(%error, "a QUIC connection does not pass: the kernel has no room for its name");
-            if former.is_none() {
-                self.shares.give(seen.flow.endpoint, 1);
-            }
+        let written = self.rows.put(&seen.flow, &row);
+        if written.is_err() && is_new {
+            self.shares.give(seen.flow.endpoint, 1);
         }
-        Ok(noted.is_ok())
+        written.map(|()| true)
     }
 
-    /// Whether nothing of a flow goes on any more.
-    pub(super) fn has_ended(&self, flow: &FlowKey) -> Result<bool, GateError> {
-        Ok(self.rows.get(flow)?.is_some_and(|row| row.ended != 0))
+    /// Ends a flow, with the names that it has by now.
+    fn end(&mut self, flow: &FlowKey) -> Result<(), GateError> {
+        let Some(mut row) = self.rows.get(flow)? else { return Ok(()) };
+        row.ended = 1;
+        self.rows.put(flow, &row)
     }
 
-    /// Whether a connection of a flow was let pass, and the flow goes on.
-    pub(super) fn goes_on(&self, flow: &FlowKey) -> Result<bool, GateError> {
-        Ok(self.rows.get(flow)?.is_some_and(|row| row.ended == 0))
+    fn remove(&mut self, flow: &FlowKey) -> Result<(), GateError> {
+        self.rows.remove(flow)?;
+        self.shares.give(flow.endpoint, 1);
+        Ok(())
     }
+}
 
-    /// Judges some flows again where the rules have changed; gives the records of those that end.
-    pub(super) fn judge_again(&mut self, reader: &Reader, checks: &Checks) -> Result<Vec<Flow>, GateError> {
-        if self.left.is_empty() {
-            let changes = reader.changes();
-            if self.judged_at.replace(changes) != Some(changes) {
-                self.left = self.rows.keys();
-            }
-        }
-        let turn: Vec<FlowKey> = self.left.drain(..self.left.len().min(TURN)).collect();
-        let (view, mut ended) = (reader.view(), Vec::new());
-        for flow in turn {
-            let Some(mut row) = self.rows.get(&flow)?.filter(|row| row.ended == 0) else { continue };
-            let refused = row.names().find_map(|name| {
-                let asked: Option<Fqdn> = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
-                // The name had opened the address when the connection was let pass.
-                let known = asked.clone().into_iter().collect();
-                judge(&view, &Seen { flow, rule: row.rule, began_ns: row.began_ns, asked, known }, Binding::Enforce)
-            });
-            let Some(record) = refused else { continue };
-            row.ended = 1;
-            match self.rows.put(&flow, &row) {
-                Ok(()) => {
-                    checks.count(Check::Revoked);
-                    ended.push(record);
+/// Judges the flows again when the rules change, and forgets those that the programs have forgotten.
+pub(crate) struct Judge {
+    pub(crate) named: NamedFlows,
+    pub(crate) reader: Reader,
+    pub(crate) checks: Arc<Checks>,
+    pub(crate) flows: Arc<Flows>,
+}
+
+impl Judge {
+    /// Follows the rules, until the task is ended.
+    pub(crate) async fn follow(self) -> anyhow::Result<()> {
+        let mut look = tokio::time::interval(LOOK);
+        let (mut judged_at, mut undecided) = (None, Vec::new());
+        let (mut absent, mut swept_ns) = (HashMap::new(), 0);
+        loop {
+            look.tick().await;
+            let changes = self.reader.changes();
+            let round =
+                if judged_at.replace(changes) == Some(changes) { undecided } else { self.named.lock().rows.keys() };
+            undecided = self.judge_all(round).await;
+            let now_ns = boot_ns();
+            if now_ns.saturating_sub(swept_ns) > SWEEP_NS {
+                swept_ns = now_ns;
+                if let Err(error) = self.sweep(&mut absent, now_ns).await {
+                    tracing::warn!(%error, "flows of QUIC connections that are over are not forgotten");
                 }
+            }
+        }
+    }
+
+    /// Judges flows; gives those of which nothing can be said yet.
+    async fn judge_all(&self, flows: Vec<FlowKey>) -> Vec<FlowKey> {
+        let (mut undecided, mut began) = (Vec::new(), Instant::now());
+        for flow in flows {
+            match self.judge(&flow, &mut began).await {
+                Ok(true) => {}
+                Ok(false) => undecided.push(flow),
                 Err(error) => {
-                    tracing::warn!(%error, "a QUIC connection that has lost its rule does not end yet");
-                    self.left.push(flow);
+                    tracing::warn!(%error, "a QUIC connection whose rules have changed is not judged yet");
+                    undecided.push(flow);
                 }
             }
         }
-        Ok(ended)
+        undecided
     }
 
-    /// Forgets flows that the programs have forgotten.
-    pub(super) fn expire(&mut self, now_ns: u64) -> Result<(), GateError> {
-        if now_ns.saturating_sub(self.looked_ns) < LOOK_NS {
-            return Ok(());
-        }
-        self.looked_ns = now_ns;
-        for flow in self.rows.keys() {
-            let is_young = |row: NamedFlow| now_ns.saturating_sub(row.began_ns) < YOUNG_NS;
-            if !self.rows.is_alive(&flow, now_ns)? && !self.rows.get(&flow)?.is_some_and(is_young) {
-                self.rows.remove(&flow)?;
-                self.shares.give(flow.endpoint, 1);
+    /// Judges a flow by each of its names, and ends it where one is allowed no more; false where the rules let nothing of it
+    /// pass for now, whatever its name: another name may open its address later.
+    async fn judge(&self, flow: &FlowKey, began: &mut Instant) -> Result<bool, GateError> {
+        let Some(row) = self.named.lock().rows.get(flow)?.filter(|row| row.ended == 0) else { return Ok(true) };
+        let mut is_decided = true;
+        for name in row.names() {
+            if began.elapsed() > TURN {
+                tokio::time::sleep(PAUSE).await;
+                *began = Instant::now();
+            }
+            let asked: Option<Fqdn> = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+            // The name had opened the address when the connection was let pass.
+            let known = asked.clone().into_iter().collect();
+            let seen = Seen { flow: *flow, rule: row.rule, began_ns: row.began_ns, asked, known };
+            let view = self.reader.view();
+            if view.endpoint_by_address(flow.local.to_ip()).is_none_or(|endpoint| endpoint.0 != flow.endpoint) {
+                // It has gone, and its address may be another's: the programs have no rules for it.
+                return Ok(true);
+            }
+            match judge(&view, &seen, Binding::Enforce) {
+                Judged::Passes => {}
+                Judged::Closed => is_decided = false,
+                Judged::Refused(record) => {
+                    drop(view);
+                    self.named.lock().end(flow)?;
+                    self.checks.count(Check::Revoked);
+                    self.flows.tell(vec![*record]);
+                    return Ok(true);
+                }
             }
         }
+        Ok(is_decided)
+    }
+
+    /// Forgets flows that the programs have not known for a while, and those that no server has answered.
+    async fn sweep(&self, absent: &mut HashMap<FlowKey, u64>, now_ns: u64) -> Result<(), GateError> {
+        let keys = self.named.lock().rows.keys();
+        let mut still_absent = HashMap::new();
+        for (at, flow) in keys.into_iter().enumerate() {
+            if at % 64 == 63 {
+                tokio::task::yield_now().await;
+            }
+            let mut table = self.named.lock();
+            let Some(row) = table.rows.get(&flow)? else { continue };
+            let age_ns = now_ns.saturating_sub(row.began_ns);
+            let is_over = match table.rows.remembered(&flow, now_ns)? {
+                Remembered::Answered => false,
+                Remembered::Unanswered => row.ended == 0 && age_ns > UNANSWERED_NS,
+                Remembered::No => {
+                    let since_ns = *absent.get(&flow).unwrap_or(&now_ns);
+                    still_absent.insert(flow, since_ns);
+                    now_ns.saturating_sub(since_ns) >= ABSENT_NS
+                }
+            };
+            if is_over {
+                table.remove(&flow)?;
+            }
+        }
+        *absent = still_absent;
         Ok(())
     }
 }

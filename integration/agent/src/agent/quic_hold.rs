@@ -7,10 +7,9 @@ use std::{
 };
 
 use namegate_abi::{FlowKey, OpeningRecord};
-use namegate_api::view::{Flow, Verdict};
+use namegate_api::view::Flow;
 use namegate_config::{name::Fqdn, rule::Binding, shares::Shares};
-use namegate_enforcer::{Reader, View};
-use namegate_engine::GateError;
+use namegate_enforcer::Reader;
 use namegate_l7_proxy::{
     quic::{Connection, Flight, Heard},
     send_as,
@@ -19,7 +18,7 @@ use namegate_loader::Opening;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{
-    asked_names::{Check, Checks, Seen, datagrams, is_quic, judge},
+    asked_names::{Check, Checks, Judged, Seen, datagrams, is_quic, judge},
     begun::Begun,
     clock::boot_ns,
     fair_cache::FairCache,
@@ -42,9 +41,10 @@ const LOOK_NS: u64 = 1_000_000_000;
 const PORT_TRIES: usize = 16;
 
 /// What decides about a connection, and where the decisions are noted and counted.
+#[derive(Clone, Copy)]
 pub(crate) struct Judging<'a> {
     pub(crate) reader: &'a Reader,
-    pub(crate) named: &'a mut NamedFlows,
+    pub(crate) named: &'a NamedFlows,
     pub(crate) checks: &'a Checks,
     pub(crate) refusals: &'a Refusals,
 }
@@ -109,26 +109,30 @@ impl Waiting {
 
     /// Takes a packet that the kernel held; gives the record of a connection that does not pass, or would not where names
     /// were enforced.
-    pub(crate) fn take(&mut self, opening: &Opening, judging: &mut Judging<'_>) -> Result<Option<Flow>, GateError> {
+    pub(crate) fn take(&mut self, opening: &Opening, judging: Judging<'_>) -> Option<Flow> {
         let record = opening.record;
         let now_ns = boot_ns();
         self.expire(now_ns, judging.checks);
         let is_late = now_ns.saturating_sub(record.time_ns) > WAIT_MAX_NS;
-        if is_late || record.length as usize != opening.octets.len() || judging.named.has_ended(&record.flow)? {
+        if is_late || record.length as usize != opening.octets.len() {
             judging.checks.count_unread(record.flow.endpoint);
-            return Ok(None);
+            return None;
+        }
+        if judging.named.goes_on(&record.flow) == Some(false) {
+            judging.checks.count(Check::Refused);
+            return None;
         }
         let (mut told, mut going) = (None, Vec::new());
         for datagram in datagrams(opening) {
             // What begins nothing goes on with a connection that was let pass.
             if is_quic(datagram) {
-                told = self.take_one(&record, datagram, judging, &mut going)?.or(told);
-            } else if judging.named.goes_on(&record.flow)? {
+                told = self.take_one(&record, datagram, judging, &mut going).or(told);
+            } else if judging.named.goes_on(&record.flow) == Some(true) {
                 going.push(datagram.to_vec());
             }
         }
         self.send(&record.flow, &going);
-        Ok(told)
+        told
     }
 
     /// Takes a datagram; adds it, and those that waited for it, to `going` where they go on.
@@ -136,15 +140,15 @@ impl Waiting {
         &mut self,
         record: &OpeningRecord,
         datagram: &[u8],
-        judging: &mut Judging<'_>,
+        judging: Judging<'_>,
         going: &mut Vec<Vec<u8>>,
-    ) -> Result<Option<Flow>, GateError> {
+    ) -> Option<Flow> {
         let flow = record.flow;
         let heard = match self.read(&flow, datagram, record.time_ns) {
             Ok(heard) => heard,
             Err(bound) => {
                 judging.refuse(bound, flow.endpoint);
-                return Ok(None);
+                return None;
             }
         };
         let (connection, asked) = match heard {
@@ -152,22 +156,22 @@ impl Waiting {
             Heard::OtherVersion if !self.is_told(&flow) => (None, None),
             Heard::Known => {
                 going.push(datagram.to_vec());
-                return Ok(None);
+                return None;
             }
             Heard::Completes(connection) => {
                 going.extend(self.release(&flow, connection));
                 going.push(datagram.to_vec());
-                return Ok(None);
+                return None;
             }
             Heard::Partial(connection) => {
                 if !self.hold(&flow, connection, datagram, record.time_ns) {
                     judging.refuse(Bound::HeldDatagrams, flow.endpoint);
                 }
-                return Ok(None);
+                return None;
             }
             Heard::Refused(_) | Heard::OtherVersion | Heard::Unread => {
                 judging.checks.count_unread(flow.endpoint);
-                return Ok(None);
+                return None;
             }
         };
         self.judge(record, (connection, asked), datagram, judging, going)
@@ -179,23 +183,30 @@ impl Waiting {
         record: &OpeningRecord,
         (connection, asked): (Option<Connection>, Option<Fqdn>),
         datagram: &[u8],
-        judging: &mut Judging<'_>,
+        judging: Judging<'_>,
         going: &mut Vec<Vec<u8>>,
-    ) -> Result<Option<Flow>, GateError> {
+    ) -> Option<Flow> {
         let (flow, checks) = (record.flow, judging.checks);
         let seen = Seen { flow, rule: record.rule, began_ns: record.time_ns, asked, known: Vec::new() };
         let view = judging.reader.view();
         if view.endpoint_by_address(flow.local.to_ip()).is_none() {
             // It has only just come: its rules are not published yet.
             checks.count_unread(flow.endpoint);
-            return Ok(None);
+            return None;
         }
-        let mismatch = mismatch(&view, &seen);
-        let passes = mismatch.as_ref().is_none_or(|flow| flow.verdict != Verdict::Denied);
-        if passes && !judging.named.note(&seen)? {
-            judging.refuse(Bound::QuicConnections, flow.endpoint);
+        let (passes, mismatch) = match judge(&view, &seen, Binding::Enforce) {
+            Judged::Passes => (true, judge(&view, &seen, Binding::Observe).refused()),
+            // The rules that let it come here have gone, or are not published yet.
+            Judged::Closed => {
+                checks.count_unread(flow.endpoint);
+                return None;
+            }
+            Judged::Refused(record) => (false, Some(*record)),
+        };
+        if passes && !judging.named.note(&seen) {
+            judging.refuse(Bound::NamedFlows, flow.endpoint);
             connection.map(|connection| self.settle(&flow, connection, false));
-            return Ok(None);
+            return None;
         }
         checks.count(match (&mismatch, passes) {
             (None, _) => Check::Matched,
@@ -206,10 +217,10 @@ impl Waiting {
         if passes {
             going.extend(waited);
             going.push(datagram.to_vec());
-            return Ok(mismatch);
+            return mismatch;
         }
         let is_news = self.flows.get_mut(&flow).is_none_or(|line| !std::mem::replace(&mut line.told, true));
-        Ok(mismatch.filter(|_| is_news))
+        mismatch.filter(|_| is_news)
     }
 
     /// Reads a datagram; the error is the bound that leaves no room for what it says.
@@ -304,11 +315,6 @@ impl Waiting {
         self.begun
             .expire(now_ns, |flow, connection| flows.peek(flow).is_some_and(|line| line.flight.knows(connection)));
     }
-}
-
-/// The record of a connection that does not pass, or would not where names were enforced.
-fn mismatch(view: &View<'_>, seen: &Seen) -> Option<Flow> {
-    judge(view, seen, Binding::Enforce).or_else(|| judge(view, seen, Binding::Observe))
 }
 
 /// Sockets by which the programs know that somebody looks at names, and their port. Without the mark they would be taken

@@ -50,6 +50,8 @@ pub(crate) enum Bound {
     HeldDatagrams,
     /// QUIC connections that are remembered, so that each begins once.
     QuicConnections,
+    /// Flows with QUIC connections that were let pass by their names.
+    NamedFlows,
     /// Connections whose first octets are put together.
     Handshakes,
     /// Copies that the programs make.
@@ -74,6 +76,7 @@ impl Bound {
             Self::AnswersWaiting => "answers that wait",
             Self::HeldDatagrams => "held datagrams",
             Self::QuicConnections => "QUIC connections",
+            Self::NamedFlows => "QUIC flows",
             Self::Handshakes => "handshakes",
             Self::Copies => "copies of handshakes",
             Self::FlowRecords => "records of flows",

@@ -3,14 +3,17 @@
 use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::*;
 
 /// How long a change of the rules may take to end what they allow no more.
 const ENDS: Duration = Duration::from_secs(10);
 /// Octets of the header of a record of DTLS: OpenSSL steps over as many where it can not read one.
 const RECORD_HEAD: usize = 13;
-/// Octets by which a message of a handshake is told.
-const DTLS_HEAD_OCTETS: usize = 12;
+/// Octets by which a message of a handshake is told, in a record of another version too; and fewer than are enough.
+const DTLS_HEAD_OCTETS: usize = 25;
+const TOO_FEW_OCTETS: usize = 11;
 
 /// A server, ended with its test.
 struct Server(Child);
@@ -114,19 +117,47 @@ fn what_looks_like_a_hello_of_dtls_is_found_wherever_it_stands() {
                 want,
                 "{binding}: at {at}, at the end"
             );
-            assert!(
-                echoes([vec![0; at], hello[..DTLS_HEAD_OCTETS - 1].to_vec()].concat()),
-                "{binding}: a part, at {at}"
-            );
+            assert!(echoes([vec![0; at], hello[..TOO_FEW_OCTETS].to_vec()].concat()), "{binding}: a part, at {at}");
+        }
+        for version in [[0, 0], [1, 0], [3, 3], [0xff, 0]] {
+            let mut other = hello.clone();
+            other[1..3].copy_from_slice(&version);
+            assert_eq!(echoes([vec![0; 13], other].concat()), want, "{binding}: version {version:x?}");
         }
         let verdict = if want { "audited" } else { "denied" };
         agent
             .wait_for("the records", |agent| {
                 let found = mismatches(agent);
-                Ok((found.len() >= 26).then(|| assert!(found.iter().all(|(found, _)| found == verdict), "{found:?}")))
+                Ok((found.len() >= 30).then(|| assert!(found.iter().all(|(found, _)| found == verdict), "{found:?}")))
             })
             .unwrap();
     }
+}
+
+/// The kernel carries several datagrams of one `send` as one frame.
+#[test]
+fn a_hello_of_dtls_in_a_later_datagram_of_a_frame_is_found() {
+    const DATAGRAM: usize = 1_200;
+    let world = shared_world(&[TIE]);
+    let heard = attacks::note_datagrams(&world);
+    let _agent = start(&world, &annotated("none"), "enforce");
+    let pod = world.pod(TIE);
+    resolve(pod, &[GOOD]);
+    let datagram = |number: u8| vec![number; DATAGRAM];
+    let send = move |datagrams: Vec<Vec<u8>>| {
+        pod.netns.call(move || {
+            let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+            setsockopt(&socket, sockopt::UdpGsoSegment, &i32::try_from(DATAGRAM).unwrap()).unwrap();
+            assert!(socket.send_to(&datagrams.concat(), (SHARED, 443)).is_ok());
+        });
+        std::thread::sleep(TOLD);
+    };
+    let mut hides = datagram(3);
+    hides[1_100..].copy_from_slice(&attacks::dtls(22, 0xfd)[..100]);
+    send(vec![datagram(1), datagram(2), hides]);
+    assert_eq!(heard.lock().unwrap().len(), 0);
+    send(vec![datagram(4), datagram(5), datagram(6)]);
+    assert_eq!(*heard.lock().unwrap(), [datagram(4), datagram(5), datagram(6)]);
 }
 
 /// Policies that allow names, with an annotation about ports.
@@ -230,6 +261,26 @@ fn quic_connections_end_with_their_rule_and_not_with_their_name() {
     assert!(Open::new(pod, OTHER).talks());
     let denied = agent.denials(pod).unwrap();
     assert!(denied.iter().any(|flow| flow["server-name"] == GOOD && flow["reason"] == "name-mismatch"), "{denied:#?}");
+}
+
+/// Nothing opens the address when the rule goes, and another name does later.
+#[test]
+fn quic_connections_stay_ended_when_another_name_opens_their_address_later() {
+    let world = shared_world(&[TIE]);
+    serve_quic(&world);
+    let agent = start(&world, &names(&[GOOD, OTHER]), "enforce");
+    let pod = world.pod(TIE);
+    resolve(pod, &[GOOD]);
+    let good = Open::new(pod, GOOD);
+    assert!(good.talks());
+    agent.apply(&names(&[OTHER])).unwrap();
+    assert!(!good.talks(), "the address is closed");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(revoked(&agent), 0);
+    resolve(pod, &[OTHER]);
+    agent.wait_for("the end", |agent| Ok((revoked(agent) == 1).then_some(()))).unwrap();
+    assert!(!good.talks(), "its rule has gone");
+    assert!(Open::new(pod, OTHER).talks());
 }
 
 #[test]
