@@ -219,7 +219,9 @@ impl<D: Backend> Session<D> {
         let websocket = facts.websocket.clone();
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
         let passed = Passed { session: self, said: Some((facts, judged, verdict)), code: UNANSWERED, began };
-        let reply = self.pass_on(Request::from_parts(parts, body), (websocket, source), revoked, charge).await;
+        // In a box: each future around it is moved as a whole when it begins.
+        let passing = Box::pin(self.pass_on(Request::from_parts(parts, body), (websocket, source), revoked, charge));
+        let reply = passing.await;
         passed.answered(reply.status());
         reply
     }

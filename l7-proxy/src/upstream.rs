@@ -71,7 +71,8 @@ impl Upstream {
     ) -> Result<Response<Incoming>, UpstreamError> {
         match self.try_send(request, source).await? {
             Ok(response) => Ok(response),
-            Err(request) => match self.try_send(request, source).await? {
+            // Rare, and in a box: the future of every request would have room for it, and is moved some times.
+            Err(request) => match Box::pin(self.try_send(request, source)).await? {
                 Ok(response) => Ok(response),
                 Err(_) => Err(UpstreamError::Connect(io::ErrorKind::ConnectionReset.into())),
             },
@@ -91,7 +92,7 @@ impl Upstream {
             None => false,
         };
         if !is_ready {
-            *place = Some(self.connect(source).await?);
+            *place = Some(Box::pin(self.connect(source)).await?);
         }
         let Some(sender) = place.as_mut() else { return Ok(Err(request)) };
         let sent = match sender {

@@ -95,11 +95,6 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.turns.is_empty()
-    }
-
     /// How many things wait.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {

@@ -20,8 +20,6 @@ const ANSWERS_MAX: usize = 4_096;
 const REQUESTS_MAX: usize = 1_024;
 /// Batches of answers that go before a request that waits, and between two parts of one.
 pub(crate) const ANSWERS_IN_A_ROW_MAX: u32 = 16;
-/// Turns that other threads get before the thread sleeps: some microseconds where they have nothing to do.
-const LINGER_TURNS: u32 = 32;
 
 /// Batches `A` and requests `Q` that wait.
 #[derive(Debug)]
@@ -148,9 +146,6 @@ impl<A, Q> Inbox<A, Q> {
 
     /// Waits for the next thing, at most this long.
     pub(crate) fn next(&self, patience: Duration) -> Next<A, Q> {
-        if !patience.is_zero() {
-            self.linger();
-        }
         let until = Instant::now() + patience;
         let mut state = self.lock();
         loop {
@@ -168,17 +163,6 @@ impl<A, Q> Inbox<A, Q> {
             let waited = self.arrived.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.is_waiting = false;
-        }
-    }
-
-    /// Gives other threads some turns before the thread sleeps: where answers come one after the other, the next one is
-    /// there by then, and its caller need not wake the thread.
-    fn linger(&self) {
-        for _ in 0..LINGER_TURNS {
-            if !self.lock().is_empty() {
-                return;
-            }
-            std::thread::yield_now();
         }
     }
 
@@ -203,11 +187,6 @@ impl<A, Q> Inbox<A, Q> {
 }
 
 impl<A, Q> State<A, Q> {
-    /// Whether there is nothing to do.
-    fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.requests.is_empty() && !self.stops
-    }
-
     fn pop(&mut self) -> Option<Next<A, Q>> {
         let takes_request = self.answers_in_a_row >= ANSWERS_IN_A_ROW_MAX;
         if !takes_request && let Some(turn) = self.pop_answers() {
