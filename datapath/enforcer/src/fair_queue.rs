@@ -192,6 +192,6 @@ mod tests {
         let mut out = serve(&mut queue, 8, u64::from);
         out.sort_unstable();
         assert_eq!(out, [0, 1, 2, 3]);
-        assert!(queue.is_empty() && queue.lanes.is_empty() && queue.turns.is_empty());
+        assert!(queue.len() == 0 && queue.lanes.is_empty() && queue.turns.is_empty());
     }
 }
