@@ -625,8 +625,12 @@ fn quic_without_the_agent_goes_on_where_it_was_let_pass() {
     agent.run().unwrap();
     talk(&connection);
     assert!(quic(pod, config, GOOD).is_some());
-    let absent = agent.denials(pod).unwrap();
-    assert!(absent.iter().any(|flow| flow["reason"] == "proxy-absent"), "{absent:#?}");
+    agent
+        .wait_for("the record of what came while nobody looked", |agent| {
+            let denials = agent.denials(pod)?;
+            Ok(denials.iter().any(|flow| flow["reason"] == "proxy-absent").then_some(()))
+        })
+        .unwrap();
 }
 
 #[test]
