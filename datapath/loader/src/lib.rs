@@ -47,5 +47,5 @@ pub use events::{Events, Opening, Openings};
 pub use inspect::{Fault, Inspector};
 pub use lock::PinsLock;
 pub use meters::Meters;
-pub use named_flows::{NamedFlows, Remembered};
+pub use named_flows::NamedFlows;
 pub use spec::MapLimits;

@@ -3,22 +3,11 @@
 use std::path::Path;
 
 use aya::maps::{HashMap, MapData};
-use namegate_abi::{FlowKey, NamedFlow, flow_flags, map_names};
+use namegate_abi::{FlowKey, NamedFlow, map_names};
 use namegate_engine::GateError;
 
 use crate::flow_maps::{Flows, removed};
 use crate::raw_maps::{Raw, access, is_absent, pinned};
-
-/// What the programs know of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remembered {
-    /// Nothing: it is over, or has given way to another.
-    No,
-    /// Packets of one side.
-    Unanswered,
-    /// Packets of both sides.
-    Answered,
-}
 
 /// Writes the map of named flows, and sees which of them the programs remember.
 pub struct NamedFlows {
@@ -55,13 +44,11 @@ impl NamedFlows {
         self.rows.keys().filter_map(Result::ok).map(|key| key.0).collect()
     }
 
-    /// What the programs know of a flow at `now_ns`, in nanoseconds since the boot.
-    pub fn remembered(&self, flow: &FlowKey, now_ns: u64) -> Result<Remembered, GateError> {
+    /// Whether the programs remember a flow at `now_ns`, in nanoseconds since the boot.
+    pub fn is_remembered(&self, flow: &FlowKey, now_ns: u64) -> Result<bool, GateError> {
         match self.flows.get(&Raw(*flow), 0) {
-            Ok(value) if !value.0.is_alive(flow.protocol, now_ns) => Ok(Remembered::No),
-            Ok(value) if value.0.flags & flow_flags::REPLIED == 0 => Ok(Remembered::Unanswered),
-            Ok(_) => Ok(Remembered::Answered),
-            Err(error) if is_absent(&error) => Ok(Remembered::No),
+            Ok(value) => Ok(value.0.is_alive(flow.protocol, now_ns)),
+            Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(access(map_names::FLOWS, error)),
         }
     }

@@ -11,7 +11,7 @@ use namegate_abi::{FlowKey, NamedFlow, limits};
 use namegate_config::{name::Fqdn, rule::Binding, shares::Shares};
 use namegate_enforcer::Reader;
 use namegate_engine::GateError;
-use namegate_loader::{NamedFlows as Rows, Remembered};
+use namegate_loader::NamedFlows as Rows;
 
 use super::{
     asked_names::{Check, Checks, Judged, Seen, judge},
@@ -28,8 +28,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 const SWEEP_NS: u64 = 30_000_000_000;
 /// A row goes when the programs have not known its flow for so long.
 const ABSENT_NS: u64 = 120_000_000_000;
-/// How long the server of a new flow may take for its first packet.
-const UNANSWERED_NS: u64 = 30_000_000_000;
 
 /// The flows, for those who let connections pass and for the one who judges them again.
 #[derive(Clone)]
@@ -120,8 +118,10 @@ impl Judge {
     /// Follows the rules, until the task is ended.
     pub(crate) async fn follow(self) -> anyhow::Result<()> {
         let mut look = tokio::time::interval(LOOK);
-        let (mut judged_at, mut undecided) = (None, Vec::new());
-        let (mut absent, mut swept_ns) = (HashMap::new(), 0);
+        let mut judged_at = None;
+        let mut undecided = Vec::new();
+        let mut absent = HashMap::new();
+        let mut swept_ns = 0;
         loop {
             look.tick().await;
             let changes = self.reader.changes();
@@ -140,7 +140,8 @@ impl Judge {
 
     /// Judges flows; gives those of which nothing can be said yet.
     async fn judge_all(&self, flows: Vec<FlowKey>) -> Vec<FlowKey> {
-        let (mut undecided, mut began) = (Vec::new(), Instant::now());
+        let mut undecided = Vec::new();
+        let mut began = Instant::now();
         for flow in flows {
             match self.judge(&flow, &mut began).await {
                 Ok(true) => {}
@@ -188,7 +189,7 @@ impl Judge {
         Ok(is_decided)
     }
 
-    /// Forgets flows that the programs have not known for a while, and those that no server has answered.
+    /// Forgets flows that the programs have not known for a while; `absent` has those that they do not know, and since when.
     async fn sweep(&self, absent: &mut HashMap<FlowKey, u64>, now_ns: u64) -> Result<(), GateError> {
         let keys = self.named.lock().rows.keys();
         let mut still_absent = HashMap::new();
@@ -197,19 +198,14 @@ impl Judge {
                 tokio::task::yield_now().await;
             }
             let mut table = self.named.lock();
-            let Some(row) = table.rows.get(&flow)? else { continue };
-            let age_ns = now_ns.saturating_sub(row.began_ns);
-            let is_over = match table.rows.remembered(&flow, now_ns)? {
-                Remembered::Answered => false,
-                Remembered::Unanswered => row.ended == 0 && age_ns > UNANSWERED_NS,
-                Remembered::No => {
-                    let since_ns = *absent.get(&flow).unwrap_or(&now_ns);
-                    still_absent.insert(flow, since_ns);
-                    now_ns.saturating_sub(since_ns) >= ABSENT_NS
-                }
-            };
-            if is_over {
+            if table.rows.is_remembered(&flow, now_ns)? {
+                continue;
+            }
+            let since_ns = absent.get(&flow).copied().unwrap_or(now_ns);
+            if now_ns.saturating_sub(since_ns) >= ABSENT_NS {
                 table.remove(&flow)?;
+            } else {
+                still_absent.insert(flow, since_ns);
             }
         }
         *absent = still_absent;
