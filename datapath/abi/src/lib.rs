@@ -22,6 +22,8 @@ mod event;
 mod flow;
 pub mod icmp;
 pub mod icmp_way;
+pub mod limits;
+pub mod map_names;
 mod maps;
 mod named_flow;
 mod neighbour;
@@ -38,15 +40,15 @@ pub use event::{EventRecord, Verdict};
 pub use maps::{
     AddressKey, AddressValue, CidrKey, CidrValue, Counter, EndpointValue, FlowKey, FlowLosses, FlowSlot, FlowValue,
     FragmentKey, FragmentValue, NODE_INTERFACE, PolicyKey, PolicyValue, Settings, address_flags, counter_slot,
-    endpoint_flags, flow_flags, identity, limits, map_names, policy_flags, policy_verdict,
+    endpoint_flags, flow_flags, identity, policy_flags, policy_verdict,
 };
-pub use named_flow::{FLOW_NAMES_OCTETS, NamedFlow};
+pub use named_flow::{FLOW_NAMES_BYTES, NamedFlow};
 pub use neighbour::{
     Claim, DiscoveryHead, LinkAddress, LinkFrame, LinkOwner, Mac, arp, arp_addresses, discovery, discovery_of_node,
     solicitation,
 };
 pub use opening::{
-    DTLS_HANDSHAKE, DTLS_HEAD_OCTETS, HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord,
+    DTLS_HANDSHAKE, DTLS_HEAD_BYTES, HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord,
     begins_quic, is_dtls, is_dtls_handshake, opening_flags,
 };
 pub use packet::{Class, EXTENSIONS_MAX, Packet, Reader, is_tag, parse, parse_inner, protocol, tcp};

@@ -6,70 +6,6 @@ use core::mem::{offset_of, size_of};
 
 use crate::{Address, Direction, NameRow, Reason, STEPS_MAX, Step, address};
 
-/// Names of the maps, as pinned.
-pub mod map_names {
-    /// Interface index -> [`super::EndpointValue`].
-    pub const ENDPOINTS: &str = "ENDPOINTS";
-    /// [`super::AddressKey`] -> [`super::AddressValue`].
-    pub const ADDRESSES: &str = "ADDRESSES";
-    /// Prefix of [`super::CidrKey`] -> [`super::CidrValue`].
-    pub const CIDRS: &str = "CIDRS";
-    /// Prefix of [`super::PolicyKey`] -> [`super::PolicyValue`].
-    pub const POLICY: &str = "POLICY";
-    /// [`crate::Address`] -> 1: resolvers whose answers are heard.
-    pub const RESOLVERS: &str = "RESOLVERS";
-    /// [`super::FlowKey`] -> [`super::FlowValue`].
-    pub const FLOWS: &str = "FLOWS";
-    /// [`super::FlowSlot`] -> [`super::FlowKey`]: which flows take up the share of an endpoint.
-    pub const FLOW_SLOTS: &str = "FLOW_SLOTS";
-    /// Endpoint -> [`super::FlowLosses`].
-    pub const FLOW_LOSSES: &str = "FLOW_LOSSES";
-    /// [`super::FlowSlot`] -> [`super::FragmentKey`]: which fragmented packets take up the share of an endpoint.
-    pub const FRAGMENT_SLOTS: &str = "FRAGMENT_SLOTS";
-    /// [`super::FragmentKey`] -> [`super::FragmentValue`].
-    pub const FRAGMENTS: &str = "FRAGMENTS";
-    /// 0 -> [`super::Settings`].
-    pub const SETTINGS: &str = "SETTINGS";
-    /// [`super::counter_slot`] -> [`super::Counter`] of each CPU.
-    pub const COUNTERS: &str = "COUNTERS";
-    /// Ring buffer of [`crate::EventRecord`].
-    pub const EVENTS: &str = "EVENTS";
-    /// Ring buffer of [`crate::OpeningRecord`], each with the octets it is about.
-    pub const OPENINGS: &str = "OPENINGS";
-    /// Endpoint -> [`crate::RateValue`].
-    pub const RATES: &str = "RATES";
-    /// [`super::FlowKey`] -> [`crate::NamedFlow`]: flows with connections that were let pass by their names.
-    pub const NAMED_FLOWS: &str = "NAMED_FLOWS";
-}
-
-/// Rows that each map holds at most, as built into the object; the loader may set others.
-pub mod limits {
-    /// Interfaces with an endpoint.
-    pub const ENDPOINTS_MAX: u32 = 4_096;
-    /// Exact addresses: of pods and nodes, and learned ones.
-    pub const ADDRESSES_MAX: u32 = 262_144;
-    /// Prefixes.
-    pub const CIDRS_MAX: u32 = 65_536;
-    /// Policy rows.
-    pub const POLICY_MAX: u32 = 262_144;
-    /// Resolvers.
-    pub const RESOLVERS_MAX: u32 = 1_024;
-    /// Flows of all endpoints.
-    pub const FLOWS_MAX: u32 = 1_048_576;
-    /// Flows of one endpoint, where there is room for as many of each.
-    pub const FLOWS_PER_ENDPOINT: u32 = 65_536;
-    /// Fragmented packets under way of one endpoint, half of them in each direction.
-    pub const FRAGMENTS_PER_ENDPOINT: u32 = 64;
-    /// Octets of the event ring.
-    pub const EVENTS_OCTETS: u32 = 4 * 1024 * 1024;
-    /// Octets of the ring of openings.
-    pub const OPENINGS_OCTETS: u32 = 4 * 1024 * 1024;
-    /// Endpoints whose copies and records are counted; the least recently used give way.
-    pub const RATES_MAX: u32 = 16_384;
-    /// Flows of UDP with connections that were let pass by their names.
-    pub const NAMED_FLOWS_MAX: u32 = 32_768;
-}
-
 /// Identities with a fixed meaning.
 pub mod identity {
     /// No peer in particular: the policy row that holds for every peer.
@@ -388,7 +324,7 @@ impl FragmentValue {
 pub struct FlowSlot {
     /// The endpoint.
     pub endpoint: u32,
-    /// Below [`Settings::flow_share`] or [`limits::FRAGMENTS_PER_ENDPOINT`].
+    /// Below [`Settings::flow_share`] or [`crate::limits::FRAGMENTS_PER_ENDPOINT`].
     pub slot: u32,
 }
 const _: () = assert!(size_of::<FlowSlot>() == 8);

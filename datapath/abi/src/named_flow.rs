@@ -2,10 +2,10 @@
 
 use core::mem::{offset_of, size_of};
 
-/// Octets of the names of one flow.
-pub const FLOW_NAMES_OCTETS: usize = 496;
+/// Bytes of the names of one flow.
+pub const FLOW_NAMES_BYTES: usize = 496;
 
-/// Value of `NAMED_FLOWS`: what the agent let pass in a flow, and whether it may go on. 512 octets, no holes.
+/// Value of `NAMED_FLOWS`: what the agent let pass in a flow, and whether it may go on. 512 bytes, no holes.
 ///
 /// The agent alone writes it. It holds the names, so that an agent that starts anew can judge them by the rules of its own
 /// time.
@@ -16,24 +16,24 @@ pub struct NamedFlow {
     pub began_ns: u64,
     /// Rule that allowed it.
     pub rule: u32,
-    /// Octets of [`NamedFlow::names`] that count.
+    /// Bytes of [`NamedFlow::names`] that count.
     pub length: u16,
     /// Not 0: the rules allow one of the names no more, and nothing of the flow goes on.
     pub ended: u8,
     /// Zero.
     pub spare: u8,
-    /// Names, each after its length.
-    pub names: [u8; FLOW_NAMES_OCTETS],
+    /// Names, each after its length; an empty one stands for connections without a name.
+    pub names: [u8; FLOW_NAMES_BYTES],
 }
 const _: () = assert!(size_of::<NamedFlow>() == 512 && offset_of!(NamedFlow, names) == 16);
 
 impl NamedFlow {
     /// A flow that has passed no connection yet.
     pub const fn new(began_ns: u64, rule: u32) -> Self {
-        Self { began_ns, rule, length: 0, ended: 0, spare: 0, names: [0; FLOW_NAMES_OCTETS] }
+        Self { began_ns, rule, length: 0, ended: 0, spare: 0, names: [0; FLOW_NAMES_BYTES] }
     }
 
-    /// The names that connections asked for; no name is empty.
+    /// The names that connections asked for.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = self.names.get(..usize::from(self.length)).unwrap_or_default();
         core::iter::from_fn(move || {
@@ -51,7 +51,8 @@ impl NamedFlow {
         }
         let at = usize::from(self.length);
         let end = at + 1 + name.len();
-        let (Ok(length), Ok(whole)) = (u8::try_from(name.len()), u16::try_from(end)) else { return false };
+        let Ok(length) = u8::try_from(name.len()) else { return false };
+        let Ok(whole) = u16::try_from(end) else { return false };
         let Some(room) = self.names.get_mut(at..end) else { return false };
         room[0] = length;
         room[1..].copy_from_slice(name);

@@ -70,20 +70,21 @@ pub const fn is_dtls(head: [u8; 5]) -> bool {
 
 /// The type of a record with messages of a handshake.
 pub const DTLS_HANDSHAKE: u8 = 22;
-/// Octets that [`is_dtls_handshake`] looks at.
-pub const DTLS_HEAD_OCTETS: usize = 25;
+/// Bytes that [`is_dtls_handshake`] looks at.
+pub const DTLS_HEAD_BYTES: usize = 25;
 
-/// Whether a record of DTLS with a message of a handshake that begins may begin with these octets, wherever in a datagram
-/// they stand: type 22, epoch 0, a length that servers take (RFC 6347 §4.1), and either a version of DTLS or a `ClientHello` of
-/// less than 64 KiB (§4.2.2). Servers step over what they cannot read and take the hello behind it: OpenSSL by the 13 octets
-/// of a header. Mbed TLS and `GnuTLS` take a hello in a record of other versions too. One of 2^34 places in random octets looks
-/// like that.
+/// Whether a record of DTLS with a message of a handshake that begins may begin with these bytes, wherever in a
+/// datagram they stand: type 22, epoch 0, a length that servers take (RFC 6347 §4.1), and either a version of DTLS or a
+/// `ClientHello` of less than 64 KiB (§4.2.2).
+///
+/// Servers step over what they cannot read and take the hello behind it: OpenSSL by the 13 bytes of a header. Mbed TLS
+/// and `GnuTLS` take a hello in a record of other versions too. One of 2^34 places in random bytes looks like that.
 #[inline(always)]
-pub const fn is_dtls_handshake(head: [u8; DTLS_HEAD_OCTETS]) -> bool {
+pub const fn is_dtls_handshake(head: [u8; DTLS_HEAD_BYTES]) -> bool {
     if !matches!(head, [DTLS_HANDSHAKE, _, _, 0, 0, _, _, _, _, _, _, 0..=0x40, ..]) {
         return false;
     }
-    // The message: its type, and the high octets of its length, of the offset of this part and of the length of it.
+    // The message: its type, and the high bytes of its length, of the offset of this part and of the length of it.
     head[1] == 0xfe || (head[13] == 1 && head[14] == 0 && head[19] == 0 && head[22] == 0)
 }
 
@@ -114,10 +115,10 @@ mod tests {
 
     #[test]
     fn messages_of_a_handshake_are_found_by_their_record() {
-        let mut hello = [9; DTLS_HEAD_OCTETS];
+        let mut hello = [9; DTLS_HEAD_BYTES];
         hello[..12].copy_from_slice(&[22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
         assert!(is_dtls_handshake(hello));
-        for (at, octet, want) in [
+        for (at, byte, want) in [
             (0, 23, false),
             (1, 3, false),
             (2, 0, true),
@@ -127,7 +128,7 @@ mod tests {
             (11, 0x41, false),
         ] {
             let mut head = hello;
-            head[at] = octet;
+            head[at] = byte;
             assert_eq!(is_dtls_handshake(head), want, "{head:x?}");
         }
         (hello[13], hello[14], hello[19], hello[22]) = (1, 0, 0, 0);
@@ -137,7 +138,7 @@ mod tests {
             for at in [13, 14, 19, 22] {
                 let mut other = hello;
                 other[at] = 2;
-                assert!(!is_dtls_handshake(other), "{version:x?}: another octet {at}");
+                assert!(!is_dtls_handshake(other), "{version:x?}: another byte {at}");
             }
         }
     }

@@ -4,9 +4,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_loop, bpf_skb_load_bytes};
 use namegate_abi::{
-    Class, DTLS_HANDSHAKE, DTLS_HEAD_OCTETS, Decision, Direction, EndpointValue, FlowKey, FlowWrite, HELD_OCTETS_MAX, OPENING_OCTETS_MAX,
-    OPENINGS_PER_FLOW, OpeningRecord, Packet, Reader, Settings, begins_quic, counter_slot,
-    flow_flags, is_dtls, is_dtls_handshake, opening_flags, protocol,
+    Class, DTLS_HANDSHAKE, DTLS_HEAD_BYTES, Decision, Direction, EndpointValue, FlowKey, FlowWrite,
+    HELD_OCTETS_MAX, OPENING_OCTETS_MAX, OPENINGS_PER_FLOW, OpeningRecord, Packet, Reader, Settings,
+    begins_quic, counter_slot, flow_flags, is_dtls, is_dtls_handshake, opening_flags, protocol,
 };
 
 use crate::{
@@ -115,15 +115,15 @@ struct Search {
     found: u32,
 }
 
-/// Octets of a payload that are looked through in one step, and those at the end that only the next step looks through.
-const PIECE_OCTETS: usize = 64;
-const PIECE_AND_NEXT: usize = PIECE_OCTETS + DTLS_HEAD_OCTETS - 1;
+/// Bytes of a payload that are looked through in one step, and those at the end that only the next step looks through.
+const PIECE_BYTES: usize = 64;
+const PIECE_AND_NEXT: usize = PIECE_BYTES + DTLS_HEAD_BYTES - 1;
 
 /// Whether a message of a handshake of DTLS stands anywhere in the datagrams of a frame: the name in a hello is not read.
 #[inline(never)]
 fn has_dtls_handshake(frame: Frame, at: u32) -> bool {
     let length = frame.octets().saturating_sub(at);
-    let pieces = length.div_ceil(PIECE_OCTETS as u32);
+    let pieces = length.div_ceil(PIECE_BYTES as u32);
     let mut search = Search { frame, at, found: 0 };
     // SAFETY: The kernel calls the function with the number of the step and this pointer, which lives until it returns.
     let steps = unsafe {
@@ -137,7 +137,7 @@ fn has_dtls_handshake(frame: Frame, at: u32) -> bool {
 extern "C" fn look_through(step: u32, search: *mut Search) -> i64 {
     // SAFETY: As its caller says.
     let Some(search) = (unsafe { search.as_mut() }) else { return 1 };
-    let at = search.at + step * PIECE_OCTETS as u32;
+    let at = search.at + step * PIECE_BYTES as u32;
     // Behind the end stands what is no length of a record.
     let mut piece = [0xff; PIECE_AND_NEXT];
     // Unknown to the compiler, so that the verifier sees the bounds just here.
@@ -146,15 +146,15 @@ extern "C" fn look_through(step: u32, search: *mut Search) -> i64 {
     if length == 0 {
         return 1;
     }
-    // SAFETY: The helper writes `length` octets, which there is room for, or fails.
+    // SAFETY: The helper writes `length` bytes, which there is room for, or fails.
     if unsafe { bpf_skb_load_bytes(search.frame.raw().cast(), at, piece.as_mut_ptr().cast(), length) } != 0 {
         search.found = 1;
         return 1;
     }
-    for start in 0..PIECE_OCTETS {
+    for start in 0..PIECE_BYTES {
         if piece[start] == DTLS_HANDSHAKE && piece[start + 3] == 0 && piece[start + 4] == 0 {
-            let mut head = [0; DTLS_HEAD_OCTETS];
-            head.copy_from_slice(&piece[start..start + DTLS_HEAD_OCTETS]);
+            let mut head = [0; DTLS_HEAD_BYTES];
+            head.copy_from_slice(&piece[start..start + DTLS_HEAD_BYTES]);
             if is_dtls_handshake(head) {
                 search.found = 1;
                 return 1;

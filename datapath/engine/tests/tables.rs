@@ -407,7 +407,8 @@ fn names_are_required_of_datagrams_on_the_ports_that_the_rules_say() {
         named_only: Some(ports.parse().unwrap()),
         ..allow(vec![name(pattern)])
     };
-    let (hold, require) = (policy_flags::HOLD_NAME, policy_flags::HOLD_NAME | policy_flags::REQUIRE_NAME);
+    let hold = policy_flags::HOLD_NAME;
+    let require = hold | policy_flags::REQUIRE_NAME;
     let strict = bound("a.io", "443,8000-8999", Binding::Enforce);
     let all = Rule { named_only: None, ..strict.clone() };
     let none = bound("*.io", "none", Binding::Enforce);

@@ -10,6 +10,7 @@ mod clock;
 mod cluster;
 mod cluster_state;
 mod cni;
+mod configs;
 mod descriptors;
 mod dns_backend;
 mod enforcer;
@@ -50,17 +51,16 @@ mod wake;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use namegate_abi::Settings as KernelSettings;
 use namegate_api::rfc3339;
 use namegate_config::{
     policy::Features,
     rule::Direction,
-    settings::{self, Settings, Tunnelling},
+    settings::{self, Settings},
 };
-use namegate_dns_proxy::{Config as DnsConfig, Proxy};
+use namegate_dns_proxy::Proxy;
 use namegate_enforcer::{Enforcer, EnforcerHandle, Journal, Parts as EnforcerParts, Reader, Running, Stall};
 use namegate_engine::Proxies;
-use namegate_l7_proxy::{Config as L7Config, Proxy as L7Proxy};
+use namegate_l7_proxy::Proxy as L7Proxy;
 use namegate_loader::{Datapath, Events, MapLimits, Meters, Openings, Options, PinsLock, routes, untracked};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -72,7 +72,7 @@ use api_backend::ApiBackend;
 use asked_names::Checks;
 use background::Background;
 use cluster::Cluster;
-use descriptors::{Shared, Wanted};
+use configs::{PROXY_MARK, descriptors_wanted, dns_config, kernel_settings, l7_config};
 use dns_backend::DnsBackend;
 use enforcer::{Kernel, Reports};
 use flows::Flows;
@@ -89,20 +89,8 @@ use touched::Cause;
 /// What of the policy language is enforced where both directions are guarded: no names in policies for nodes.
 pub(crate) const FEATURES: Features =
     Features { http: true, dns: true, server_names: true, nodes: true, node_names: false };
-/// Mark of packets that go to a local proxy.
-const REDIRECT_MARK: u32 = 0x200;
-/// Mark of what the proxy sends.
-const PROXY_MARK: u32 = 0x400;
-/// Bits of both.
-const MARK_MASK: u32 = 0xf00;
 /// A thread that has had nothing to do for so long ends: while it lives, it keeps memory that it has freed.
 const IDLE_THREAD_KEPT: Duration = Duration::from_secs(1);
-/// Threads that read requests, at most.
-const L7_WORKERS_MAX: usize = 4;
-/// Bytes that the layer 7 proxy keeps for all connections; one endpoint gets half of them at most.
-const L7_BYTES_MAX: usize = 192 << 20;
-/// How long the kernel may take for the rows of one answer.
-const INSTALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it is told to end. Mistakes in the settings are drawn, and exit with 2.
 pub(crate) fn run(config: &Path) -> anyhow::Result<Outcome> {
@@ -320,59 +308,6 @@ fn open(settings: &Settings, reports: Arc<Reports>) -> anyhow::Result<Parts> {
 }
 
 const NO_NFTABLES: &str = "no rule of nftables: connections to a service are dropped where limits on requests apply";
-
-fn kernel_settings(dns_port: u16, names_port: u16) -> KernelSettings {
-    KernelSettings {
-        redirect_mark: REDIRECT_MARK,
-        proxy_mark: PROXY_MARK,
-        mark_mask: MARK_MASK,
-        dns_port,
-        names_port,
-        flow_share: 0,
-    }
-}
-
-fn dns_config(settings: &Settings, shared: &Shared) -> DnsConfig {
-    DnsConfig {
-        workers: shared.dns_workers,
-        port: 0,
-        upstream_timeout: Duration::from_millis(settings.dns.upstream_timeout_ms.into()),
-        install_timeout: INSTALL_TIMEOUT,
-        mark: PROXY_MARK,
-        fixed_resolver: None,
-        refusal: settings.dns.refusal,
-        tunnelling: match settings.dns.tunnelling {
-            Tunnelling::Enforce if settings.audit => Tunnelling::Observe,
-            tunnelling => tunnelling,
-        },
-        tunnelling_names: settings.dns.tunnelling_names_per_minute,
-        tunnelling_except: settings.dns.tunnelling_except.clone(),
-        cache_answers: settings.dns.cache_entries as usize,
-        pending_max: settings.dns.pending_max as usize,
-        pending_per_endpoint_max: settings.dns.pending_per_endpoint_max as usize,
-        descriptors_max: Some(shared.dns),
-    }
-}
-
-/// A thread for each core, within bounds: requests are a part of a node's work.
-fn descriptors_wanted(settings: &Settings) -> Wanted {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let dns_workers = if settings.dns.workers == 0 { cores } else { settings.dns.workers as usize };
-    let l7_connections = settings.limits.l7_connections as usize;
-    Wanted { dns_workers, l7_workers: cores.min(L7_WORKERS_MAX), l7_connections }
-}
-
-fn l7_config(settings: &Settings, shared: &Shared) -> L7Config {
-    L7Config {
-        workers: shared.l7_workers,
-        port: 0,
-        mark: PROXY_MARK,
-        fixed_server: None,
-        connections_max: shared.l7_connections,
-        connections_per_endpoint_max: settings.limits.l7_connections_per_endpoint as usize,
-        bytes_max: L7_BYTES_MAX,
-    }
-}
 
 /// Ready when the agent is asked to end, or can do nothing more: one that is started again enforces changes again.
 async fn end(reader: &Reader, background: &mut Background) -> anyhow::Result<()> {

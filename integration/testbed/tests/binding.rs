@@ -626,7 +626,7 @@ fn quic_without_the_agent_goes_on_where_it_was_let_pass() {
     talk(&connection);
     assert!(quic(pod, config, GOOD).is_some());
     agent
-        .wait_for("the record of what came while nobody looked", |agent| {
+        .wait_for("the record of what came while the agent was away", |agent| {
             let denials = agent.denials(pod)?;
             Ok(denials.iter().any(|flow| flow["reason"] == "proxy-absent").then_some(()))
         })

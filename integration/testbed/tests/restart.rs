@@ -189,8 +189,10 @@ impl Trespasser {
     fn start(pod: &Pod) -> Self {
         let mut client = pod.client();
         client.within = Duration::from_millis(50);
-        let (done, codes) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<_>>>::default());
-        let (ends, noted) = (done.clone(), codes.clone());
+        let done = Arc::<AtomicBool>::default();
+        let codes = Arc::<Mutex<Vec<_>>>::default();
+        let ends = Arc::clone(&done);
+        let noted = Arc::clone(&codes);
         let task = pod.spawn(client, move |client| async move {
             while !ends.load(Ordering::Relaxed) {
                 let code = client.get(&format!("http://{LIMITED}/secrets")).await.status();
@@ -203,7 +205,8 @@ impl Trespasser {
 
     /// Waits for an answer with this code, or for none, from now on.
     fn await_code(&self, code: Option<u16>) {
-        let (from, deadline) = (self.codes.lock().unwrap().len(), Instant::now() + WITHIN);
+        let from = self.codes.lock().unwrap().len();
+        let deadline = Instant::now() + WITHIN;
         while !self.codes.lock().unwrap()[from..].contains(&code) {
             assert!(Instant::now() < deadline, "{code:?} does not come");
             std::thread::sleep(common::PAUSE);

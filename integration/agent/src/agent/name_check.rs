@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use namegate_abi::{
-    DTLS_HEAD_OCTETS, OPENINGS_PER_FLOW, OpeningRecord, is_dtls, is_dtls_handshake, opening_flags, protocol,
+    DTLS_HEAD_BYTES, OPENINGS_PER_FLOW, OpeningRecord, is_dtls, is_dtls_handshake, opening_flags, protocol,
 };
 use namegate_api::view::Flow;
 use namegate_config::{name::Fqdn, rule::Binding};
@@ -49,7 +49,7 @@ enum Found {
 
 /// Whether a datagram begins with a record of DTLS, or a message of a handshake stands anywhere in it.
 fn is_of_dtls(datagram: &[u8]) -> bool {
-    let mut places = datagram.windows(DTLS_HEAD_OCTETS);
+    let mut places = datagram.windows(DTLS_HEAD_BYTES);
     datagram.first_chunk().is_some_and(|head| is_dtls(*head))
         || places.any(|place| place.first_chunk().is_some_and(|head| is_dtls_handshake(*head)))
 }

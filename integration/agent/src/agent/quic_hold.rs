@@ -186,7 +186,8 @@ impl Waiting {
         judging: Judging<'_>,
         going: &mut Vec<Vec<u8>>,
     ) -> Option<Flow> {
-        let (flow, checks) = (record.flow, judging.checks);
+        let flow = record.flow;
+        let checks = judging.checks;
         let seen = Seen { flow, rule: record.rule, began_ns: record.time_ns, asked, known: Vec::new() };
         let view = judging.reader.view();
         if view.endpoint_by_address(flow.local.to_ip()).is_none() {

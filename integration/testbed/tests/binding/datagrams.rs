@@ -9,11 +9,11 @@ use super::*;
 
 /// How long a change of the rules may take to end what they allow no more.
 const ENDS: Duration = Duration::from_secs(10);
-/// Octets of the header of a record of DTLS: OpenSSL steps over as many where it can not read one.
+/// Bytes of the header of a record of DTLS: OpenSSL steps over as many where it can not read one.
 const RECORD_HEAD: usize = 13;
-/// Octets by which a message of a handshake is told, in a record of another version too; and fewer than are enough.
-const DTLS_HEAD_OCTETS: usize = 25;
-const TOO_FEW_OCTETS: usize = 11;
+/// Bytes by which a message of a handshake is known, in a record of another version too; and fewer than are enough.
+const DTLS_HEAD_BYTES: usize = 25;
+const TOO_FEW_BYTES: usize = 11;
 
 /// A server, ended with its test.
 struct Server(Child);
@@ -33,7 +33,8 @@ fn serve_dtls(world: &World, folder: &std::path::Path) -> Server {
         std::fs::write(&path, text).unwrap();
         path
     };
-    let (chain, key) = (path("chain", &certificate.certificate), path("key", &certificate.key));
+    let chain = path("chain", &certificate.certificate);
+    let key = path("key", &certificate.key);
     let log = std::fs::File::create(folder.join("log")).unwrap();
     let accept = format!("{SHARED}:{GREETING}");
     world.outside().call(move || {
@@ -47,10 +48,11 @@ fn serve_dtls(world: &World, folder: &std::path::Path) -> Server {
     })
 }
 
-/// Has OpenSSL's client ask for a name, and puts octets before each of its datagrams.
+/// Has OpenSSL's client ask for a name, and puts bytes before each of its datagrams.
 fn ask(pod: &Pod, before: Vec<u8>, name: &'static str) {
     pod.netns.call(move || {
-        let (near, far) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("0.0.0.0:0").unwrap());
+        let near = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let far = UdpSocket::bind("0.0.0.0:0").unwrap();
         far.connect((SHARED, GREETING)).unwrap();
         for socket in [&near, &far] {
             socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -60,14 +62,15 @@ fn ask(pod: &Pod, before: Vec<u8>, name: &'static str) {
         client.args(["1.5", "openssl", "s_client", "-dtls1_2", "-connect", &at, "-servername", name]);
         client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut client = client.spawn().unwrap();
-        let (mut from, mut octets) = (None, vec![0; 2_048]);
+        let mut from = None;
+        let mut bytes = vec![0; 2_048];
         while client.try_wait().unwrap().is_none() {
-            if let Ok((length, client)) = near.recv_from(&mut octets) {
+            if let Ok((length, client)) = near.recv_from(&mut bytes) {
                 from = Some(client);
-                let _ = far.send(&[&before, &octets[..length]].concat());
+                let _ = far.send(&[&before, &bytes[..length]].concat());
             }
-            while let (Some(client), Ok(length)) = (from, far.recv(&mut octets)) {
-                near.send_to(&octets[..length], client).unwrap();
+            while let (Some(client), Ok(length)) = (from, far.recv(&mut bytes)) {
+                near.send_to(&bytes[..length], client).unwrap();
             }
         }
     });
@@ -91,9 +94,9 @@ fn a_hello_of_dtls_behind_something_else_reaches_no_server() {
     assert_eq!(asked(), [format!("\"{BAD}\"")], "without the agent the server takes it");
     let agent = start(&world, &names(&[GOOD]), "enforce");
     resolve(pod, &[GOOD]);
-    for (heads, octet) in [(0, 0), (1, 0), (2, 0x2e), (7, 0x40), (40, 0xc0), (1, 0x16)] {
-        ask(pod, vec![octet; heads * RECORD_HEAD], BAD);
-        assert_eq!(asked().len(), 1, "behind {heads} times {RECORD_HEAD} octets {octet:#x}");
+    for (heads, byte) in [(0, 0), (1, 0), (2, 0x2e), (7, 0x40), (40, 0xc0), (1, 0x16)] {
+        ask(pod, vec![byte; heads * RECORD_HEAD], BAD);
+        assert_eq!(asked().len(), 1, "behind {heads} times {RECORD_HEAD} bytes {byte:#x}");
     }
     assert!(mismatches(&agent).iter().all(|(verdict, _)| verdict == "denied"));
     assert!(!mismatches(&agent).is_empty());
@@ -113,11 +116,11 @@ fn what_looks_like_a_hello_of_dtls_is_found_wherever_it_stands() {
         for at in [1, 12, 13, 51, 52, 53, 63, 64, 65, 127, 128, 700, 1_200] {
             assert_eq!(echoes([vec![0; at], hello.clone()].concat()), want, "{binding}: at {at}");
             assert_eq!(
-                echoes([vec![0; at], hello[..DTLS_HEAD_OCTETS].to_vec()].concat()),
+                echoes([vec![0; at], hello[..DTLS_HEAD_BYTES].to_vec()].concat()),
                 want,
                 "{binding}: at {at}, at the end"
             );
-            assert!(echoes([vec![0; at], hello[..TOO_FEW_OCTETS].to_vec()].concat()), "{binding}: a part, at {at}");
+            assert!(echoes([vec![0; at], hello[..TOO_FEW_BYTES].to_vec()].concat()), "{binding}: a part, at {at}");
         }
         for version in [[0, 0], [1, 0], [3, 3], [0xff, 0]] {
             let mut other = hello.clone();
@@ -180,10 +183,12 @@ fn datagrams_without_a_name_need_a_connection_that_was_let_pass_where_names_are_
         std::thread::sleep(TOLD);
         heard.lock().unwrap().iter().any(|heard| heard == datagram)
     };
-    let (client, moved) = (bind(), bind());
+    let client = bind();
+    let moved = bind();
     assert!(!passes(&client, &[0x40; 30]), "before its connection has begun");
     assert!(!passes(&client, b"no QUIC at all"));
-    let (good, bad) = (attacks::quic_hello(GOOD), attacks::quic_hello(BAD));
+    let good = attacks::quic_hello(GOOD);
+    let bad = attacks::quic_hello(BAD);
     assert!(!passes(&client, &attacks::Begins::v1(1).packet(0, 0, &bad)));
     assert!(!passes(&client, &[0x41; 30]), "a connection that was refused");
     assert!(passes(&client, &attacks::Begins::v1(2).packet(0, 0, &good)));
@@ -196,7 +201,7 @@ fn datagrams_without_a_name_need_a_connection_that_was_let_pass_where_names_are_
     assert!(passes(&client, &[0x46; 30]));
 }
 
-/// A connection that is open, and whether its octets come back.
+/// A connection that is open, and whether its bytes come back.
 struct Open<'p> {
     pod: &'p Pod,
     quic: Quic,
@@ -244,7 +249,8 @@ fn quic_connections_end_with_their_rule_and_not_with_their_name() {
     let agent = start(&world, &names(&[GOOD, OTHER]), "enforce");
     let pod = world.pod(TIE);
     resolve(pod, &[GOOD, OTHER]);
-    let (good, other) = (Open::new(pod, GOOD), Open::new(pod, OTHER));
+    let good = Open::new(pod, GOOD);
+    let other = Open::new(pod, OTHER);
     assert!(good.talks() && other.talks());
     std::thread::sleep(Duration::from_millis(1_500));
     // Another rule changes, and the name has ended.
@@ -290,7 +296,8 @@ fn quic_connections_end_whose_rule_goes_while_the_agent_is_away() {
     let mut agent = start(&world, &names(&[GOOD, OTHER]), "enforce");
     let pod = world.pod(TIE);
     resolve(pod, &[GOOD, OTHER]);
-    let (good, other) = (Open::new(pod, GOOD), Open::new(pod, OTHER));
+    let good = Open::new(pod, GOOD);
+    let other = Open::new(pod, OTHER);
     assert!(good.talks() && other.talks(), "their handshakes are complete");
     agent.kill().unwrap();
     std::fs::write(agent.path("policies/policies.yaml"), names(&[OTHER])).unwrap();
