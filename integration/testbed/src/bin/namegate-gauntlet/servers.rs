@@ -2,12 +2,15 @@
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use namegate_testbed::{World, client};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::embedded;
 use crate::form::Protocol::{self, Http1, Http2, Program, Quic, Tls};
@@ -281,7 +284,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         for child in &mut self.children {
-            let _ = child.kill(); // It may have ended by itself.
+            // With the workers that it has started. It may have ended by itself.
+            let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
             let _ = child.wait();
         }
     }
@@ -289,7 +293,7 @@ impl Drop for Server {
 
 fn spawn(world: &World, command: &Command, log: &Path, complaints: &Path) -> Result<Child> {
     let mut started = Command::new("setpriv");
-    started.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    started.process_group(0).args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         started.env(name, value.unwrap_or_default());
     }
