@@ -217,6 +217,7 @@ fn watch_kernel(
         reader: reader.clone(),
         checks: Arc::clone(checks),
         flows: Arc::clone(flows),
+        problems: Arc::clone(&problems),
     });
     let copies = name_check::follow(openings, judging, Arc::clone(flows), Arc::clone(checks), PROXY_MARK);
     background.run("looking at names that connections ask for", copies);

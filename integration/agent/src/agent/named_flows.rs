@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use namegate_abi::{FlowKey, NamedFlow, limits};
+use namegate_abi::{FlowKey, NamedFlow, limits, map_names};
 use namegate_config::{name::Fqdn, rule::Binding, shares::Shares};
 use namegate_enforcer::Reader;
 use namegate_engine::GateError;
@@ -17,6 +17,7 @@ use super::{
     asked_names::{Check, Checks, Judged, Seen, judge},
     clock::boot_ns,
     flows::Flows,
+    problems::{ProblemKind, Problems},
 };
 
 /// Between two looks for changes of the rules.
@@ -112,6 +113,7 @@ pub(crate) struct Judge {
     pub(crate) reader: Reader,
     pub(crate) checks: Arc<Checks>,
     pub(crate) flows: Arc<Flows>,
+    pub(crate) problems: Arc<Problems>,
 }
 
 impl Judge {
@@ -138,19 +140,29 @@ impl Judge {
         }
     }
 
-    /// Judges flows; gives those of which nothing can be said yet.
+    /// Judges flows; gives those of which nothing can be said yet. A flow that should end and does not, since the kernel
+    /// refuses the row, is a problem until it has ended.
     async fn judge_all(&self, flows: Vec<FlowKey>) -> Vec<FlowKey> {
         let mut undecided = Vec::new();
         let mut began = Instant::now();
+        let mut refused = None;
         for flow in flows {
             match self.judge(&flow, &mut began).await {
                 Ok(true) => {}
                 Ok(false) => undecided.push(flow),
                 Err(error) => {
-                    tracing::warn!(%error, "a QUIC connection whose rules have changed is not judged yet");
+                    refused = Some(error);
                     undecided.push(flow);
                 }
             }
+        }
+        match refused {
+            Some(error) => self.problems.raise(
+                ProblemKind::MapRow,
+                map_names::NAMED_FLOWS,
+                format!("QUIC connections may pass whose rule has gone, until this succeeds: {error}"),
+            ),
+            None => self.problems.clear(ProblemKind::MapRow, map_names::NAMED_FLOWS),
         }
         undecided
     }
