@@ -17,6 +17,10 @@ impl Engine {
     /// Gives addresses of the cluster, prefixes and learned addresses that selectors match otherwise their identities.
     pub(crate) fn identify(&mut self, budget: &mut Budget, now: u64, ops: &mut Vec<MapOp>) -> bool {
         while let Some(address) = self.work.places.pop_first() {
+            // One that also goes to another gets its row where that is noted, after this stage.
+            if self.work.moved.contains(&address) {
+                continue;
+            }
             let was_missing = self.unplaced.contains_key(&address);
             self.place_again(address, ops);
             self.work.is_moved |= was_missing && !self.unplaced.contains_key(&address);

@@ -11,8 +11,10 @@ use namegate_abi::{Reason, tcp};
 use namegate_config::{
     labels::{LabelSelector, Labels, Requirement},
     name::NamePattern,
+    peer::NamedPort,
     rule::{
-        CidrReach, CidrSelector, Direction, Effect, Origin, PeerSelector, Peers, Ports, Rule, Subject, Tier, Transport,
+        CidrReach, CidrSelector, Direction, Effect, Entity, Origin, PeerSelector, Peers, PortMatch, Ports, Rule,
+        Subject, Tier, Transport,
     },
     services::{Service, ServicePort, Target},
 };
@@ -227,6 +229,41 @@ fn a_flow_with_a_prefix_ends_where_a_pod_takes_the_address_and_back() {
             world.ends(peer, direction, "prefixes outside the cluster hold no pod");
             world.others(&[]);
             world.goes_on(peer, direction, "outside again");
+        }
+    }
+}
+
+/// The address is looked at for the name of the port too.
+#[test]
+fn a_flow_ends_where_a_pod_with_a_port_that_a_rule_names_takes_the_address() {
+    for peer in ["10.9.0.1", "fd00::9"] {
+        for direction in [OUT, IN] {
+            let by_name = PortMatch::Named { protocol: None, name: "alt".to_owned() };
+            let to_port = Rule { ports: Ports::Of(vec![by_name]), ..rule(direction, namespace("y")) };
+            let outside = rule(direction, PeerSelector::Entity(Entity::World));
+            let mut world = World::new(vec![to_port, outside], &[]);
+            world.open(peer, direction);
+            let port = NamedPort { name: "alt".into(), protocol: Transport::Tcp, port: 8080 };
+            let tenant = TopologyEndpoint::clone(&pod("z/other", "b", &[peer], None));
+            world.others(&[Arc::new(TopologyEndpoint { named_ports: vec![port], ..tenant })]);
+            world.ends(peer, direction, "a pod has the address");
+        }
+    }
+}
+
+#[test]
+fn a_flow_ends_where_a_pod_and_a_rule_about_it_come_together() {
+    for peer in ["10.9.0.1", "fd00::9"] {
+        for direction in [OUT, IN] {
+            let mut world = World::new(vec![rule(direction, PeerSelector::Entity(Entity::World))], &[]);
+            world.open(peer, direction);
+            let subject = Subject::Endpoints(LabelSelector::new([Requirement::equals("app", "b")]));
+            world.rules.push(Rule { subject, ..rule(direction, namespace("z")) });
+            world.topology.endpoints = World::with_own(&[pod("z/other", "b", &[peer], Some(INTERFACE + 1))]);
+            let change = Change { rules: Some(shared(world.rules.clone())), topology: Some(world.topology.clone()) };
+            let ops = world.engine.update(change, world.kernel.now);
+            world.write(&ops);
+            world.ends(peer, direction, "a pod has the address");
         }
     }
 }
