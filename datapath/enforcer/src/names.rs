@@ -1,7 +1,7 @@
 //! Learned names, as readers find them: by endpoint and name, and by endpoint and address.
 //!
 //! The writer's thread alone writes here, after the kernel holds what the names opened. Each endpoint has a lock of its
-//! own, which is held for one change or one look at a time.
+//! own, which is held for a few changes or one look at a time.
 
 mod ends;
 
@@ -12,9 +12,15 @@ use std::{
 
 use foldhash::HashMap;
 use namegate_config::name::Fqdn;
-use namegate_engine::{EndpointId, KnownName, LearnedAddress, LearnedNames, Lookup, NameChange};
+use namegate_engine::{EndpointId, KnownName, LearnedAddress, LearnedNames, Lookup, NameChange, NameId};
+
+use slab::Slab;
+use smallvec::SmallVec;
 
 use ends::Ends;
+
+/// Changes that are made under one lock.
+const CHANGES_AT_ONCE: usize = 32;
 
 /// Every learned name.
 #[derive(Debug, Default)]
@@ -26,63 +32,39 @@ pub struct Names {
 
 type Shard = Arc<RwLock<OfEndpoint>>;
 
-/// What one endpoint learned.
+/// What one endpoint learned: its names and its addresses, each with the numbers of the pairs that it is in.
 #[derive(Debug)]
 struct OfEndpoint {
     key: Arc<str>,
-    names: HashMap<Fqdn, Name>,
-    /// With the end of the TTL under each name.
-    by_address: HashMap<IpAddr, Few<Fqdn>>,
+    pairs: Slab<Pair>,
+    names: HashMap<NameId, Name>,
+    /// In the order of the names.
+    by_address: HashMap<IpAddr, Vec<usize>>,
     name_ends: Ends,
     address_ends: Ends,
 }
 
-/// A name with its addresses, and when the TTL of each ends.
+/// A name with one of its addresses.
+#[derive(Debug)]
+struct Pair {
+    name: Fqdn,
+    address: IpAddr,
+    /// When the TTL ends.
+    ends_ns: u64,
+}
+
+/// A name.
 #[derive(Debug)]
 struct Name {
-    addresses: Few<IpAddr>,
-    /// The last of these ends.
+    /// Most often there is one; the engine bounds how many there are.
+    pairs: SmallVec<[usize; 2]>,
+    /// The last of their ends.
     ends_ns: u64,
     ttl_s: u32,
     learned_ns: u64,
 }
 
-/// Keys and the end of each one's TTL, sorted. Most often there is one; the engine bounds how many there are.
-#[derive(Debug)]
-struct Few<K>(Vec<(K, u64)>);
-
-impl<K: Ord> Few<K> {
-    /// Sets an end; gives the one before.
-    fn insert(&mut self, key: K, ends_ns: u64) -> Option<u64> {
-        match self.find(&key) {
-            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, ends_ns)),
-            Err(at) => {
-                self.0.insert(at, (key, ends_ns));
-                None
-            }
-        }
-    }
-
-    fn remove(&mut self, key: &K) -> Option<u64> {
-        self.find(key).ok().map(|at| self.0.remove(at).1)
-    }
-
-    fn find(&self, key: &K) -> Result<usize, usize> {
-        self.0.binary_search_by(|(known, _)| known.cmp(key))
-    }
-
-    fn last_end(&self) -> u64 {
-        self.0.iter().map(|(_, ends_ns)| *ends_ns).max().unwrap_or(0)
-    }
-}
-
-impl<K> Default for Few<K> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-/// Names and addresses whose TTL has not ended.
+/// Names and addresses whose TTL has not ended, counted to the second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NameCount {
     /// Names of endpoints.
@@ -99,22 +81,24 @@ impl Names {
 
     /// Follows the engine.
     pub(crate) fn apply(&self, changes: Vec<NameChange>, now: u64) {
-        let mut last = None;
-        for change in changes {
+        let mut changes = changes.into_iter().peekable();
+        while let Some(change) = changes.next() {
             match change {
-                NameChange::Arrived { endpoint, key } => {
-                    self.arrive(endpoint, key);
-                    last = None;
-                }
+                NameChange::Arrived { endpoint, key } => self.arrive(endpoint, key),
                 NameChange::Left { endpoint } => {
                     self.endpoints.write().unwrap_or_else(PoisonError::into_inner).remove(&endpoint);
-                    last = None;
                 }
-                NameChange::Learned { endpoint, name, address, ttl_s, learned_ns } => {
-                    self.change(endpoint, &mut last, now, |shard| shard.learn(name, address, ttl_s, learned_ns));
-                }
-                NameChange::Closed { endpoint, name, address } => {
-                    self.change(endpoint, &mut last, now, |shard| shard.close(&name, address));
+                NameChange::Learned { endpoint, .. } | NameChange::Closed { endpoint, .. } => {
+                    let Some(shard) = self.shard(endpoint) else { continue };
+                    let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+                    shard.advance(now);
+                    shard.change(change);
+                    for _ in 1..CHANGES_AT_ONCE {
+                        match changes.next_if(|next| is_of(next, endpoint)) {
+                            Some(change) => shard.change(change),
+                            None => break,
+                        }
+                    }
                 }
             }
         }
@@ -123,6 +107,7 @@ impl Names {
     fn arrive(&self, endpoint: EndpointId, key: Arc<str>) {
         let shard = OfEndpoint {
             key,
+            pairs: Slab::new(),
             names: HashMap::default(),
             by_address: HashMap::default(),
             name_ends: Ends::default(),
@@ -130,24 +115,6 @@ impl Names {
         };
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         endpoints.insert(endpoint, Arc::new(RwLock::new(shard)));
-    }
-
-    /// Changes what is known of an endpoint. Changes of one endpoint come in a row: `last` is the one before.
-    fn change(
-        &self,
-        endpoint: EndpointId,
-        last: &mut Option<(EndpointId, Shard)>,
-        now: u64,
-        change: impl FnOnce(&mut OfEndpoint),
-    ) {
-        if last.as_ref().is_none_or(|(id, _)| *id != endpoint) {
-            *last = self.shard(endpoint).map(|shard| (endpoint, shard));
-        }
-        let Some((_, shard)) = last else { return };
-        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-        shard.name_ends.advance(now);
-        shard.address_ends.advance(now);
-        change(&mut shard);
     }
 
     /// How many names and addresses of an endpoint live.
@@ -171,9 +138,10 @@ impl Names {
         let wanted = |(id, _): &(EndpointId, Shard)| endpoint.is_none_or(|wanted| wanted == *id);
         for (id, shard) in self.shards().into_iter().filter(wanted) {
             let shard = read(&shard);
-            for (name, known) in shard.names.iter().filter(|(_, known)| known.ends_ns > now) {
-                let living = known.addresses.0.iter().filter(|(_, ends_ns)| *ends_ns > now);
-                let addresses = living.map(|&(address, expires_ns)| LearnedAddress { address, expires_ns });
+            for known in shard.names.values().filter(|known| known.ends_ns > now) {
+                let Some(name) = known.pairs.first().map(|at| &shard.pairs[*at].name) else { continue };
+                let living = shard.pairs_of(&known.pairs).filter(|pair| pair.ends_ns > now);
+                let addresses = living.map(|pair| LearnedAddress { address: pair.address, expires_ns: pair.ends_ns });
                 show(&Lookup {
                     endpoint: id,
                     endpoint_key: &shard.key,
@@ -235,42 +203,73 @@ impl LearnedNames for Names {
     }
 }
 
+/// Whether it changes what is known of an endpoint that stays.
+fn is_of(change: &NameChange, wanted: EndpointId) -> bool {
+    match change {
+        NameChange::Learned { endpoint, .. } | NameChange::Closed { endpoint, .. } => *endpoint == wanted,
+        NameChange::Arrived { .. } | NameChange::Left { .. } => false,
+    }
+}
+
 impl OfEndpoint {
-    fn learn(&mut self, name: Fqdn, address: LearnedAddress, ttl_s: u32, learned_ns: u64) {
-        let LearnedAddress { address, expires_ns } = address;
-        self.by_address.entry(address).or_default().insert(name.clone(), expires_ns);
-        let known =
-            self.names.entry(name).or_insert_with(|| Name { addresses: Few::default(), ends_ns: 0, ttl_s, learned_ns });
-        known.ttl_s = ttl_s;
-        known.learned_ns = learned_ns;
-        if let Some(before) = known.addresses.insert(address, expires_ns) {
-            self.address_ends.remove(before);
-        }
-        self.address_ends.add(expires_ns);
-        if expires_ns > known.ends_ns {
-            self.name_ends.remove(known.ends_ns);
-            self.name_ends.add(expires_ns);
-            known.ends_ns = expires_ns;
+    fn advance(&mut self, now: u64) {
+        self.name_ends.advance(now);
+        self.address_ends.advance(now);
+    }
+
+    fn change(&mut self, change: NameChange) {
+        match change {
+            NameChange::Learned { id, name, address, ttl_s, learned_ns, .. } => {
+                self.learn((id, name), address, ttl_s, learned_ns);
+            }
+            NameChange::Closed { id, address, .. } => self.close(id, address),
+            NameChange::Arrived { .. } | NameChange::Left { .. } => {}
         }
     }
 
-    fn close(&mut self, name: &Fqdn, address: IpAddr) {
-        let Some(known) = self.names.get_mut(name) else { return };
-        let Some(ended_ns) = known.addresses.remove(&address) else { return };
+    fn learn(&mut self, (id, name): (NameId, Fqdn), address: LearnedAddress, ttl_s: u32, learned_ns: u64) {
+        let LearnedAddress { address, expires_ns } = address;
+        let known =
+            self.names.entry(id).or_insert_with(|| Name { pairs: SmallVec::new(), ends_ns: 0, ttl_s, learned_ns });
+        known.ttl_s = ttl_s;
+        known.learned_ns = learned_ns;
+        if expires_ns > known.ends_ns {
+            self.name_ends.replace(known.ends_ns, expires_ns);
+            known.ends_ns = expires_ns;
+        }
+        if let Some(at) = known.pairs.iter().find(|at| self.pairs[**at].address == address) {
+            let pair = &mut self.pairs[*at];
+            self.address_ends.replace(pair.ends_ns, expires_ns);
+            pair.ends_ns = expires_ns;
+            return;
+        }
+        self.address_ends.add(expires_ns);
+        let of_address = self.by_address.entry(address).or_default();
+        let place = of_address.partition_point(|at| self.pairs[*at].name < name);
+        let at = self.pairs.insert(Pair { name, address, ends_ns: expires_ns });
+        of_address.insert(place, at);
+        known.pairs.push(at);
+    }
+
+    fn close(&mut self, id: NameId, address: IpAddr) {
+        let Some(known) = self.names.get_mut(&id) else { return };
+        let Some(place) = known.pairs.iter().position(|at| self.pairs[*at].address == address) else { return };
+        let at = known.pairs.remove(place);
+        let ended_ns = self.pairs.remove(at).ends_ns;
         self.address_ends.remove(ended_ns);
-        if let Some(names) = self.by_address.get_mut(&address) {
-            names.remove(name);
-            if names.0.is_empty() {
+        if let Some(of_address) = self.by_address.get_mut(&address) {
+            of_address.retain(|one| *one != at);
+            if of_address.is_empty() {
                 self.by_address.remove(&address);
             }
         }
-        if ended_ns == known.ends_ns {
-            self.name_ends.remove(ended_ns);
-            known.ends_ns = known.addresses.last_end();
-            self.name_ends.add(known.ends_ns);
-        }
-        if known.addresses.0.is_empty() {
-            self.names.remove(name);
+        if known.pairs.is_empty() {
+            self.name_ends.remove(known.ends_ns);
+            self.names.remove(&id);
+        } else if ended_ns == known.ends_ns {
+            let last = known.pairs.iter().map(|at| self.pairs[*at].ends_ns).max();
+            known.ends_ns = last.unwrap_or(0);
+            self.name_ends.replace(ended_ns, known.ends_ns);
         }
     }
 
@@ -278,18 +277,23 @@ impl OfEndpoint {
         NameCount { names: self.name_ends.after(now), addresses: self.address_ends.after(now) }
     }
 
+    fn pairs_of(&self, numbers: &[usize]) -> impl Iterator<Item = &Pair> {
+        numbers.iter().map(|at| &self.pairs[*at])
+    }
+
+    fn pairs_at(&self, address: IpAddr) -> impl Iterator<Item = &Pair> {
+        self.pairs_of(self.by_address.get(&address).map_or(&[], |numbers| numbers))
+    }
+
     fn some_names_at(&self, address: IpAddr, wanted: impl Fn(u64) -> bool) -> impl Iterator<Item = &Fqdn> {
-        let names = self.by_address.get(&address).into_iter().flat_map(|names| &names.0);
-        names.filter(move |(_, ends_ns)| wanted(*ends_ns)).map(|(name, _)| name)
+        self.pairs_at(address).filter(move |pair| wanted(pair.ends_ns)).map(|pair| &pair.name)
     }
 
     fn names_at(&self, address: IpAddr, now: u64, found: &mut Vec<KnownName>) {
-        let names = self.by_address.get(&address).into_iter().flat_map(|names| &names.0);
-        let known = |&(ref name, expires_ns): &(Fqdn, u64)| KnownName {
-            name: name.clone(),
-            expires_ns,
-            ended: expires_ns <= now,
-        };
-        found.extend(names.map(known));
+        found.extend(self.pairs_at(address).map(|pair| KnownName {
+            name: pair.name.clone(),
+            expires_ns: pair.ends_ns,
+            ended: pair.ends_ns <= now,
+        }));
     }
 }

@@ -138,6 +138,7 @@ impl Cache {
             let (address, expires_ns) = entry.addresses[at];
             self.feed.note(|| NameChange::Learned {
                 endpoint,
+                id: name,
                 name: self.names.name(name).clone(),
                 address: LearnedAddress { address: address.to_ip(), expires_ns },
                 ttl_s: entry.ttl_s,
@@ -260,11 +261,7 @@ impl Cache {
     }
 
     fn note_closed(&mut self, endpoint: EndpointId, name: NameId, address: Address) {
-        self.feed.note(|| NameChange::Closed {
-            endpoint,
-            name: self.names.name(name).clone(),
-            address: address.to_ip(),
-        });
+        self.feed.note(|| NameChange::Closed { endpoint, id: name, address: address.to_ip() });
     }
 
     fn drop_address(&mut self, address: Address, opening: &Opening) {
@@ -302,14 +299,6 @@ impl Cache {
         rows.map(|&(address, scope)| AddressKey { scope, address }).collect()
     }
 
-    /// Forgets a row that no name has opened.
-    pub(crate) fn forget_row(&mut self, row: AddressKey) {
-        if self.rows.get(&row).is_some_and(|opened| opened.openings.is_empty()) {
-            self.rows.remove(&row);
-            self.places.remove(&(row.address, row.scope));
-        }
-    }
-
     /// Rows in which an endpoint has a name.
     pub(crate) fn rows_of(&self, endpoint: EndpointId, scope: u32) -> Vec<AddressKey> {
         let names = self.endpoints.get(&endpoint).into_iter().flat_map(Known::names);
@@ -320,14 +309,19 @@ impl Cache {
         rows
     }
 
-    /// Notes when the row must be looked at again.
-    pub(crate) fn schedule(&mut self, row: AddressKey, now: u64) {
+    /// Notes what the row says, and when it must be looked at again. One that no name has opened is forgotten.
+    pub(crate) fn settle(&mut self, row: AddressKey, value: Option<AddressValue>, now: u64) {
         let Some(opened) = self.rows.get_mut(&row) else { return };
+        opened.value = value;
         let due = opened.openings.iter().map(|opening| match opening.expires_ns {
             ends if ends > now => ends,
             ended => ended.saturating_add(ENDED_KEPT_NS),
         });
-        let Some(due) = due.min() else { return };
+        let Some(due) = due.min() else {
+            self.rows.remove(&row);
+            self.places.remove(&(row.address, row.scope));
+            return;
+        };
         if opened.due_ns.is_none_or(|known| known > due || known <= now) {
             opened.due_ns = Some(due);
             self.due.push(Reverse((due, row)));

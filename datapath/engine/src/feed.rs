@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use namegate_config::name::Fqdn;
 
-use crate::{EndpointId, Engine, KnownName, LearnedAddress, cache::Cache};
+use crate::{EndpointId, Engine, KnownName, LearnedAddress, cache::Cache, names::NameId};
 
 /// Knows which names opened an address.
 pub trait LearnedNames {
@@ -26,6 +26,8 @@ pub enum NameChange {
     Learned {
         /// Who learned it.
         endpoint: EndpointId,
+        /// The number of the name, for as long as anybody knows it.
+        id: NameId,
         /// The name.
         name: Fqdn,
         /// The address, and when its TTL ends.
@@ -39,8 +41,8 @@ pub enum NameChange {
     Closed {
         /// Who learned it.
         endpoint: EndpointId,
-        /// The name.
-        name: Fqdn,
+        /// The number of the name.
+        id: NameId,
         /// The address.
         address: IpAddr,
     },
@@ -86,6 +88,7 @@ impl Cache {
             let learned = known.names().flat_map(move |(name, entry)| {
                 entry.addresses.iter().map(move |(address, expires_ns)| NameChange::Learned {
                     endpoint: *id,
+                    id: name,
                     name: self.names.name(name).clone(),
                     address: LearnedAddress { address: address.to_ip(), expires_ns: *expires_ns },
                     ttl_s: entry.ttl_s,

@@ -9,7 +9,7 @@ use crate::{
     Answer, EndpointId, Engine, LedgerEntry, MapOp,
     cache::{Bounds, Heard, LearnedAddress},
     engine::Local,
-    selectors::{TermId, set},
+    selectors::{Set, TermId, set},
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -81,9 +81,12 @@ impl Engine {
         let mut touched = Vec::with_capacity(noted.len());
         let ttl_s = noted.last().map_or(0, |(_, ttl_s, _)| *ttl_s);
         let heard = heard_of(&noted);
+        let mut named = Vec::new();
         for name in &answer.names {
-            self.note(answer.endpoint, name, (&heard, ttl_s, now), &mut touched);
+            let terms = self.note(answer.endpoint, name, (&heard, ttl_s, now), &mut touched);
+            named.extend(terms.iter().flat_map(|terms| terms.iter()));
         }
+        let named = set(named);
         self.trim(answer.endpoint, now, &mut touched);
         touched.sort_unstable();
         touched.dedup();
@@ -95,7 +98,6 @@ impl Engine {
                 self.withheld.insert(row);
             }
         }
-        let named = self.terms_of(answer);
         let is_open = noted.iter().all(|&(address, ..)| {
             self.stands_open(answer.endpoint, &named, address, now) || self.is_open(answer, &named, address, now)
         });
@@ -177,23 +179,25 @@ impl Engine {
         named.is_empty() || (!self.unopened.contains(&row) && value().is_some_and(is_live))
     }
 
-    /// Notes the addresses of one name in the cache.
+    /// Notes the addresses of one name in the cache. Gives the selectors that match it; none where the endpoint is not known.
     pub(crate) fn note(
         &mut self,
         endpoint: EndpointId,
         name: &Fqdn,
         heard: (&Heard, u32, u64),
         touched: &mut Vec<AddressKey>,
-    ) {
+    ) -> Option<Set> {
         if !self.cache.endpoints.contains_key(&endpoint) {
-            return;
+            return None;
         }
         let max = usize::try_from(self.settings.dns.addresses_per_name_max).unwrap_or(usize::MAX);
         let scope = self.scope(endpoint);
         let name = self.cache.names.know(name, endpoint, || self.terms.of_name(name));
+        let terms = Arc::clone(self.cache.names.terms(name));
         if self.cache.hear((scope, endpoint), name, heard, max, touched) {
             self.refuse_of("dns.addressesPerNameMax", endpoint);
         }
+        Some(terms)
     }
 
     /// Brings an endpoint back to its bounds.

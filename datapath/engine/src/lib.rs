@@ -61,6 +61,7 @@ pub use frames::{FrameError, Frames, JOURNAL_FORM, push_frame};
 pub use learn::{Forgotten, Lookup, NotOpen};
 pub use ledger::LedgerEntry;
 pub use map_writer::{GateError, Key, MapOp, MapWriter, Row};
+pub use names::NameId;
 pub use policy_view::PolicyView;
 pub use requests::{NamesAt, Requests};
 pub use retry::{carry_out, tick_out};

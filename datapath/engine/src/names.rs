@@ -9,7 +9,7 @@ use slab::Slab;
 use crate::{EndpointId, selectors::Set};
 
 /// Number of a learned name.
-pub(crate) type NameId = u32;
+pub type NameId = u32;
 
 /// Every learned name.
 #[derive(Debug, Default)]

@@ -30,15 +30,13 @@ impl Engine {
             self.cache.uncharge(row);
         }
         self.release(old);
-        self.set_value(row, written);
         if lives && !(is_whole && written.is_some()) {
             self.unopened.insert(row);
             if was_withheld {
                 self.withheld.insert(row);
             }
         }
-        self.cache.forget_row(row);
-        self.cache.schedule(row, now);
+        self.cache.settle(row, written, now);
     }
 
     /// Writes a row, where the map and the share of an endpoint have room.
@@ -52,12 +50,6 @@ impl Engine {
             return false;
         }
         self.mirror.put(Row::Address(row, value), ops)
-    }
-
-    fn set_value(&mut self, row: AddressKey, value: Option<AddressValue>) {
-        if let Some(opened) = self.cache.rows.get_mut(&row) {
-            opened.value = value;
-        }
     }
 
     /// The row of these steps, and whether it says all of them. Where an identity finds no room, the step keeps one that the

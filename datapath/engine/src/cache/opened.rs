@@ -104,6 +104,9 @@ impl Opened {
     pub(crate) fn steps(&self, base: &[TermId], names: &Names, now: u64) -> Steps {
         let sets = self.sets(names);
         let Some(last) = sets.iter().map(|(_, ends)| *ends).max() else { return Steps::new() };
+        if let [(terms, _)] = sets[..] {
+            return vec![(last, set(terms.iter().chain(base).copied().collect()))];
+        }
         // Where all have ended, the row says what ended last.
         let from = if last > now { now + 1 } else { last };
         let mut ends: BTreeMap<TermId, u64> = BTreeMap::new();
