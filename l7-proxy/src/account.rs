@@ -6,7 +6,7 @@ mod book;
 use std::{
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -14,9 +14,12 @@ use std::{
 
 use book::Book;
 use namegate_config::shares::Full;
-use tokio::{sync::Notify, time::sleep};
+use tokio::time::sleep;
 
-use crate::holder::{Holder, network};
+use crate::{
+    holder::{Holder, network},
+    wakers::Wakers,
+};
 
 /// So many idle connections are closed at once where places are needed.
 const BATCH: usize = 16;
@@ -24,12 +27,14 @@ const BATCH: usize = 16;
 const LEAVING_PART: usize = 16;
 /// Between two searches for connections that hold bytes, milliseconds: what was closed needs a moment to leave.
 const RELIEF_PAUSE_MS: u64 = 5;
-/// Bytes of a connection that has said nothing: its task, its socket, its place.
-pub(crate) const CONNECTION_BYTES: usize = 8 << 10;
+/// Bytes of a connection that has said nothing: its task, its socket, its place, and room for the first of a beginning.
+pub(crate) const CONNECTION_BYTES: usize = (8 << 10) + UNREAD_BYTES_FREE;
 /// Bytes of what passes as it comes: a buffer for each way.
 const TUNNEL_BYTES: usize = 16 << 10;
 /// Bytes of a beginning that count at most: no buffer for unfinished heads is larger.
 const UNREAD_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a beginning that are counted with the connection: most heads are no longer.
+const UNREAD_BYTES_FREE: usize = 1 << 10;
 
 /// Between two questions whether a holder may have more bytes.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);
@@ -77,8 +82,8 @@ pub(crate) struct Account {
     progress_ms: AtomicU64,
     /// Requests that the client may still give up.
     patience: AtomicI64,
-    crowded: Mutex<Option<Crowded>>,
-    leave: Notify,
+    crowded: OnceLock<Crowded>,
+    leaving: Wakers,
 }
 
 /// Bytes on an account, taken off on drop.
@@ -88,10 +93,27 @@ pub(crate) struct Charge {
     bytes: usize,
 }
 
+impl Charge {
+    /// Keeps so many bytes on the account instead.
+    pub(crate) fn resize(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.account.add(bytes - self.bytes);
+        } else if bytes < self.bytes {
+            self.account.remove(self.bytes - bytes);
+        }
+        self.bytes = bytes;
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.account.remove(self.bytes);
     }
+}
+
+/// How many bytes of a beginning are on the account.
+const fn counted_unread(bytes: usize) -> usize {
+    bytes.saturating_sub(UNREAD_BYTES_FREE)
 }
 
 /// A request that has no answer yet; dropped before, the client has given it up.
@@ -141,10 +163,11 @@ impl Account {
         if self.is_tunnel.load(Ordering::Relaxed) {
             return self.progress();
         }
-        let unread = self.unread.load(Ordering::Relaxed);
-        let counted = bytes.min(UNREAD_BYTES_MAX.saturating_sub(unread));
+        let before = self.unread.load(Ordering::Relaxed);
+        let after = before.saturating_add(bytes).min(UNREAD_BYTES_MAX);
+        self.unread.store(after, Ordering::Relaxed);
+        let counted = counted_unread(after) - counted_unread(before);
         if counted > 0 {
-            self.unread.fetch_add(counted, Ordering::Relaxed);
             self.add(counted);
         }
     }
@@ -152,9 +175,9 @@ impl Account {
     /// A head is whole, or a part of a body goes on: the connection is neither idle nor stalled.
     pub(crate) fn progress(&self) {
         self.progress_ms.store(self.accounts.now_ms(), Ordering::Relaxed);
-        let unread = self.unread.swap(0, Ordering::Relaxed);
-        if unread > 0 {
-            self.remove(unread);
+        let counted = counted_unread(self.unread.swap(0, Ordering::Relaxed));
+        if counted > 0 {
+            self.remove(counted);
         }
     }
 
@@ -168,23 +191,18 @@ impl Account {
 
     /// Waits until the connection must give way to others.
     pub(crate) async fn crowded_out(&self) -> Crowded {
-        loop {
-            let notified = self.leave.notified();
-            if let Some(crowded) = *self.crowded.lock().unwrap_or_else(PoisonError::into_inner) {
-                return crowded;
-            }
-            notified.await;
-        }
+        self.leaving.until(None, || self.crowded.get().copied()).await
     }
 
     /// Whether the connection gives way to others.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.crowded.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.crowded.get().is_some()
     }
 
     fn close(&self, crowded: Crowded) {
-        *self.crowded.lock().unwrap_or_else(PoisonError::into_inner) = Some(crowded);
-        self.leave.notify_waiters();
+        // The first reason counts.
+        let _ = self.crowded.set(crowded);
+        self.leaving.wake();
     }
 
     /// Puts bytes on the account until [`Self::remove`].
@@ -274,8 +292,8 @@ impl Accounts {
             is_tunnel: AtomicBool::new(false),
             progress_ms: AtomicU64::new(now_ms),
             patience: AtomicI64::new(GIVEN_UP_MAX),
-            crowded: Mutex::default(),
-            leave: Notify::new(),
+            crowded: OnceLock::new(),
+            leaving: Wakers::default(),
         });
         holding.connections.insert(account.number, Arc::clone(&account));
         Some(account)
@@ -360,7 +378,7 @@ mod tests {
     }
 
     fn closed(account: &Account) -> Option<Crowded> {
-        *account.crowded.lock().unwrap()
+        account.crowded.get().copied()
     }
 
     #[test]
@@ -380,11 +398,18 @@ mod tests {
         let accounts = accounts(100, 1 << 30);
         let account = accounts.open(HONEST, CLIENT).unwrap();
         account.received(1_000);
+        assert_eq!(accounts.held().1, 0, "there is room for the first bytes");
+        account.received(1_000);
+        assert_eq!(accounts.held().1, 2_000 - UNREAD_BYTES_FREE);
         account.received(1 << 20);
-        assert_eq!(accounts.held().1, UNREAD_BYTES_MAX, "no buffer of a beginning is larger");
+        assert_eq!(accounts.held().1, UNREAD_BYTES_MAX - UNREAD_BYTES_FREE, "no buffer of a beginning is larger");
         account.progress();
         assert_eq!(accounts.held().1, 0);
-        let charge = account.charge(7);
+        let mut charge = account.charge(70);
+        for bytes in [7_000, 7] {
+            charge.resize(bytes);
+            assert_eq!(accounts.held().1, bytes);
+        }
         let buffers = account.pass();
         account.received(1 << 20);
         assert_eq!(accounts.held().1, 7 + TUNNEL_BYTES, "what passes is not kept");

@@ -8,6 +8,7 @@ use std::{
 };
 
 use namegate_config::{
+    l7::head::HttpFacts,
     name::Fqdn,
     reference::Limits,
     rule::{Direction, Origin},
@@ -138,12 +139,8 @@ pub struct Access {
 pub enum What {
     /// HTTP.
     Http {
-        /// Method.
-        method: String,
-        /// Normalised path, and query.
-        path: String,
-        /// Host.
-        host: String,
+        /// Method, path and host.
+        facts: Arc<HttpFacts>,
         /// Status that the client got.
         code: u16,
         /// From the request's head to that of the response.

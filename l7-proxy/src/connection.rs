@@ -108,8 +108,9 @@ impl<D: Backend> Shared<D> {
         if any.bound {
             (revision, guard) = self.guard(ends.0, ends.1, began, subject.named()).await?;
         }
-        let judged = guard.judge(subject.asked());
-        Some((Standing { shared: Arc::clone(self), ends, began, revision, guard, subject }, judged))
+        let judged = subject.judge(&guard);
+        let shared = Arc::clone(self);
+        Some((Standing { shared, ends, began, revision, guard, subject, of_task: None }, judged))
     }
 }
 

@@ -40,12 +40,8 @@ pub(crate) fn charge_request(account: &Arc<Account>, fields: &HeaderMap, target:
     account.charge(REQUEST_BYTES + target + bytes_of(fields))
 }
 
-/// What the head of a response keeps.
-pub(crate) fn charge_response(account: &Arc<Account>, fields: &HeaderMap) -> Charge {
-    account.charge(bytes_of(fields))
-}
-
-fn bytes_of(fields: &HeaderMap) -> usize {
+/// Bytes that the fields of a head take.
+pub(crate) fn bytes_of(fields: &HeaderMap) -> usize {
     fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum()
 }
 

@@ -1,5 +1,7 @@
 //! HTTP requests of one connection: each is read, judged, and passed on or answered 403.
 
+mod passed;
+
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
@@ -23,6 +25,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use namegate_config::l7::head::{self, HttpFacts, Refused};
+use passed::Passed;
 use tokio::sync::{Mutex, watch};
 
 use crate::{
@@ -31,10 +34,11 @@ use crate::{
     body::{FromClient, RequestBody, Revoked},
     client::ConnectionPermit,
     connection::{IDLE_MAX, Prefixed, Shared},
-    counted::{Counted, FIELDS_MAX, WINDOW_BYTES, charge_request, charge_response, charge_until_written},
+    counted::{Counted, FIELDS_MAX, WINDOW_BYTES, bytes_of, charge_request, charge_until_written},
     counters::Outcome,
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, Judgement},
+    kept::KeptFields,
     pace::{self, Executor},
     reply,
     server::Server,
@@ -42,6 +46,7 @@ use crate::{
     splice::{self, SILENCE_MAX},
     standing::{self, Standing, StandingBody, Subject},
     upstream::{CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
+    wakers::OfTask,
     websocket,
 };
 
@@ -56,8 +61,6 @@ const HTTP2_BYTES: usize = 64 << 10;
 /// The request has more fields. Each takes far more room than its octets.
 const TOO_MANY_FIELDS: Refused =
     Refused { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why: "the request has too many header fields" };
-/// The code in the record of a request whose client did not wait for the answer.
-const UNANSWERED: u16 = 0;
 /// The reason where the host is no name of the server.
 const MISMATCH: &str = "the name did not open this address";
 
@@ -91,6 +94,8 @@ struct Session<D> {
     doubtful: Doubtful,
     /// For the head of the last response over HTTP/1: hyper writes it before it reads the next request.
     written: std::sync::Mutex<Option<Charge>>,
+    /// The task of a connection of HTTP/1; each request of HTTP/2 has its own.
+    task: Option<Arc<OfTask>>,
 }
 
 /// Serves requests until the client or the server is done, or until `stop` is closed and those under way are answered.
@@ -102,17 +107,12 @@ pub(crate) async fn serve<D: Backend>(
     is_http2: bool,
     mut stop: watch::Receiver<()>,
 ) {
-    let Opened { ends: (client, server), began, upstream } = opened;
     let permit = Arc::clone(stream.client().permit());
-    let _charge = permit.account().charge(if is_http2 { HTTP2_BYTES } else { HTTP1_BYTES });
-    let upstream = Upstream::new((server, shared.mark), is_http2, permit.account(), upstream);
+    let (account, ends) = (Arc::clone(permit.account()), opened.ends);
+    let _charge = account.charge(if is_http2 { HTTP2_BYTES } else { HTTP1_BYTES });
     let doubtful = Doubtful::default();
     let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
-    let (guard, of_host) = (Mutex::new(guard), Mutex::default());
-    let (asked, written) = (AtomicU64::new(0), std::sync::Mutex::default());
-    let account = Arc::clone(permit.account());
-    let session =
-        Arc::new(Session { shared, client, server, upstream, permit, began, guard, of_host, asked, doubtful, written });
+    let session = Arc::new(Session::new(shared, permit, opened, guard, (is_http2, doubtful)));
     let service = service_fn(move |request: Request<Incoming>| {
         let session = Arc::clone(&session);
         // Before its task has had a turn: many heads may come at once.
@@ -155,11 +155,35 @@ pub(crate) async fn serve<D: Backend>(
         }
     };
     if let Err(error) = ended {
-        tracing::trace!(%error, %client, %server, "an HTTP connection ended");
+        tracing::trace!(%error, ?ends, "an HTTP connection ended");
     }
 }
 
 impl<D: Backend> Session<D> {
+    fn new(
+        shared: Arc<Shared<D>>,
+        permit: Arc<ConnectionPermit>,
+        opened: Opened,
+        guard: (u64, Arc<Guard>),
+        (is_http2, doubtful): (bool, Doubtful),
+    ) -> Self {
+        let Opened { ends: (client, server), began, upstream } = opened;
+        Self {
+            client,
+            server,
+            upstream: Upstream::new((server, shared.mark), is_http2, permit.account(), upstream),
+            permit,
+            began,
+            guard: Mutex::new(guard),
+            of_host: Mutex::default(),
+            asked: AtomicU64::new(0),
+            doubtful,
+            written: std::sync::Mutex::default(),
+            task: (!is_http2).then(|| Arc::new(OfTask::new(shared.changes.waiting(client)))),
+            shared,
+        }
+    }
+
     /// Over HTTP/1, a request that is answered before its body has ended is the last of its connection: hyper would read
     /// the next head at the body's end although the response still waits to be written.
     async fn answer(&self, request: Request<Incoming>, charge: Charge) -> Reply {
@@ -195,7 +219,7 @@ impl<D: Backend> Session<D> {
         };
         // From here on `parts` are what the server gets.
         let facts = match head::read(&mut parts, host, !guard.bound || guard.reads_http()) {
-            Ok(facts) => facts,
+            Ok(facts) => Arc::new(facts),
             Err(refused) => return self.malformed(refused, version),
         };
         let judged = guard.judge(Asked::Http(&facts, &parts.headers));
@@ -209,16 +233,19 @@ impl<D: Backend> Session<D> {
         }
         self.shared.counters.count(Outcome::Allowed);
         let verdict = if judged.allowed && !judged.mismatch { AccessVerdict::Allowed } else { AccessVerdict::Audited };
-        let mut revoked = self.revoked(Subject::request(&facts, &parts.headers), &guard, revision);
+        let has_body = !body.state().is_whole();
+        let subject = Subject::Http(Arc::clone(&facts), KeptFields::new(&parts.headers));
+        let of_task = self.task.clone().filter(|_| !has_body);
+        let mut revoked = self.revoked(subject, &guard, revision, of_task);
         let mut of_body = None;
-        if !body.state().is_whole() {
+        if has_body {
             let [one, other] = standing::share(self.permit.account(), revoked);
             (revoked, of_body) = (one, Some(other));
         }
         let body = body.standing(of_body, !guard.demands_fields());
         let websocket = facts.websocket.clone();
         let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
-        let passed = Passed { session: self, said: Some((facts, judged, verdict)), code: UNANSWERED, began };
+        let passed = Passed::new(self, (facts, judged, verdict), began);
         // In a box: each future around it is moved as a whole when it begins.
         let passing = Box::pin(self.pass_on(Request::from_parts(parts, body), (websocket, source), revoked, charge));
         let reply = passing.await;
@@ -303,11 +330,12 @@ impl<D: Backend> Session<D> {
     ) -> Reply {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             head::strip(response.headers_mut());
-            let charge = charge_response(self.permit.account(), response.headers());
+            let (account, bytes) = (self.permit.account(), bytes_of(response.headers()));
             if response.version() < Version::HTTP_2 {
-                *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
+                let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+                written.get_or_insert_with(|| account.charge(0)).resize(bytes);
             } else {
-                charge_until_written(response.headers_mut(), charge);
+                charge_until_written(response.headers_mut(), account.charge(bytes));
             }
             return response.map(|body| Either::Left(StandingBody::new(body, revoked)));
         }
@@ -336,10 +364,10 @@ impl<D: Backend> Session<D> {
     }
 
     /// Resolves once the rules do not let a request pass any more that they let pass at `revision`.
-    fn revoked(&self, subject: Subject, guard: &Arc<Guard>, revision: u64) -> Revoked {
+    fn revoked(&self, subject: Subject, guard: &Arc<Guard>, revision: u64, of_task: Option<Arc<OfTask>>) -> Revoked {
         let (shared, guard) = (Arc::clone(&self.shared), Arc::clone(guard));
         let (ends, began) = ((self.client, self.server), self.began);
-        let standing = Standing { shared, ends, began, revision, guard, subject };
+        let standing = Standing { shared, ends, began, revision, guard, subject, of_task };
         Box::pin(async move { standing.revoked().await })
     }
 
@@ -349,34 +377,10 @@ impl<D: Backend> Session<D> {
         reply::unanswered(error)
     }
 
-    fn record(&self, facts: HttpFacts, judged: Judgement, verdict: AccessVerdict, code: u16, began: Instant) {
+    fn record(&self, facts: Arc<HttpFacts>, judged: Judgement, verdict: AccessVerdict, code: u16, began: Instant) {
         let Judgement { direction, rule, mismatch, .. } = judged;
-        let HttpFacts { method, path, host, .. } = facts;
-        let what = What::Http { method, path, host, code, latency: began.elapsed() };
+        let what = What::Http { facts, code, latency: began.elapsed() };
         let Self { client, server, .. } = *self;
         self.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
-    }
-}
-
-/// A request that is on its way to the server. It is recorded once it is answered, and also where its client does not wait
-/// for that: the server may have got it.
-struct Passed<'s, D: Backend> {
-    session: &'s Session<D>,
-    said: Option<(HttpFacts, Judgement, AccessVerdict)>,
-    code: u16,
-    began: Instant,
-}
-
-impl<D: Backend> Passed<'_, D> {
-    fn answered(mut self, status: StatusCode) {
-        self.code = status.as_u16();
-    }
-}
-
-impl<D: Backend> Drop for Passed<'_, D> {
-    fn drop(&mut self) {
-        if let Some((facts, judged, verdict)) = self.said.take() {
-            self.session.record(facts, judged, verdict, self.code, self.began);
-        }
     }
 }

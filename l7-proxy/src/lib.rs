@@ -28,6 +28,7 @@ mod handshake;
 pub mod hello;
 mod holder;
 mod http;
+mod kept;
 mod pace;
 mod proxy;
 pub mod quic;
@@ -40,6 +41,7 @@ mod splice;
 mod standing;
 mod tunnel;
 mod upstream;
+mod wakers;
 mod websocket;
 
 use namegate_config::l7::head;

@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc,
@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foldhash::HashMap;
 use tokio::task::yield_now;
 
 use crate::{account::Account, holder::Holder};

@@ -6,20 +6,17 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use hyper::{
-    HeaderMap,
-    body::{Body, Frame, SizeHint},
-};
-use namegate_config::{
-    l7::{head::HttpFacts, is_override},
-    name::Fqdn,
-};
+use hyper::body::{Body, Frame, SizeHint};
+use namegate_config::{l7::head::HttpFacts, name::Fqdn};
 use tokio::{
     sync::{Semaphore, watch},
     time::{interval, sleep},
@@ -33,7 +30,9 @@ use crate::{
     counted::Counted,
     counters::Outcome,
     guard::{Asked, Guard, Judgement},
+    kept::KeptFields,
     pace, sniff,
+    wakers::{OfTask, Wakers},
 };
 
 /// Between two looks for a change.
@@ -44,22 +43,33 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How often a judgement is tried where the backend has no answer, and the pause between two tries.
 const TRIES: u32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
-/// Bytes of header fields that are kept for a request that goes on. Of one that has more, only those are kept that ask for
-/// another method or path, and no condition on a field holds when it is judged again.
-const FIELDS_MAX: usize = 8 << 10;
+/// Parts of those who wait, so that threads seldom meet at one lock.
+const PARTS: usize = 16;
 /// The status in the record of a request that was let pass and ended.
 const FORBIDDEN: u16 = 403;
 
 /// Changes of the rules, as all that goes on waits for them.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    revision: watch::Sender<u64>,
+    revision: AtomicU64,
+    waiting: [Arc<Wakers>; PARTS],
     turns: Semaphore,
 }
 
 impl Changes {
     pub(crate) fn new(revision: u64) -> Self {
-        Self { revision: watch::Sender::new(revision), turns: Semaphore::new(TURNS) }
+        Self { revision: AtomicU64::new(revision), waiting: Default::default(), turns: Semaphore::new(TURNS) }
+    }
+
+    /// Those who wait, of a client's connection.
+    pub(crate) fn waiting(&self, client: SocketAddr) -> &Arc<Wakers> {
+        &self.waiting[usize::from(client.port()) % PARTS]
+    }
+
+    fn see(&self, revision: u64) {
+        if self.revision.swap(revision, Ordering::SeqCst) != revision {
+            self.waiting.iter().for_each(|waiting| waiting.wake());
+        }
     }
 }
 
@@ -71,8 +81,7 @@ pub(crate) async fn follow<D: Backend>(shared: Arc<Shared<D>>, mut stop: watch::
             _ = look.tick() => {}
             _ = stop.changed() => return,
         }
-        let now = shared.backend.revision();
-        shared.changes.revision.send_if_modified(|seen| std::mem::replace(seen, now) != now);
+        shared.changes.see(shared.backend.revision());
     }
 }
 
@@ -84,19 +93,10 @@ pub(crate) enum Subject {
     /// A connection of a protocol without names.
     Nameless,
     /// A request, with the fields that rules see.
-    Http(HttpFacts, HeaderMap),
+    Http(Arc<HttpFacts>, KeptFields),
 }
 
 impl Subject {
-    pub(crate) fn request(facts: &HttpFacts, fields: &HeaderMap) -> Self {
-        let bytes: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        if bytes <= FIELDS_MAX {
-            return Self::Http(facts.clone(), fields.clone());
-        }
-        let overrides = fields.iter().filter(|(name, _)| is_override(name));
-        Self::Http(facts.clone(), overrides.map(|(name, value)| (name.clone(), value.clone())).collect())
-    }
-
     /// The name that matters where names are bound.
     pub(crate) fn named(&self) -> Named {
         match self {
@@ -106,11 +106,11 @@ impl Subject {
         }
     }
 
-    pub(crate) fn asked(&self) -> Asked<'_> {
+    pub(crate) fn judge(&self, guard: &Guard) -> Judgement {
         match self {
-            Self::Tls(name) => Asked::Tls(name.as_ref()),
-            Self::Nameless => Asked::Tls(None),
-            Self::Http(facts, fields) => Asked::Http(facts, fields),
+            Self::Tls(name) => guard.judge(Asked::Tls(name.as_ref())),
+            Self::Nameless => guard.judge(Asked::Tls(None)),
+            Self::Http(facts, fields) => guard.judge(Asked::Http(facts, &fields.read())),
         }
     }
 
@@ -118,10 +118,7 @@ impl Subject {
         match self {
             Self::Tls(name) => What::Tls { server_name: name.as_ref().map(Fqdn::to_string) },
             Self::Nameless => What::Tls { server_name: None },
-            Self::Http(HttpFacts { method, path, host, .. }, _) => {
-                let (method, path, host) = (method.clone(), path.clone(), host.clone());
-                What::Http { method, path, host, code: FORBIDDEN, latency: began.elapsed() }
-            }
+            Self::Http(facts, _) => What::Http { facts: Arc::clone(facts), code: FORBIDDEN, latency: began.elapsed() },
         }
     }
 }
@@ -139,18 +136,19 @@ pub(crate) struct Standing<D> {
     /// Those rules.
     pub(crate) guard: Arc<Guard>,
     pub(crate) subject: Subject,
+    /// The task of the connection, where that is the one that waits.
+    pub(crate) of_task: Option<Arc<OfTask>>,
 }
 
 impl<D: Backend> Standing<D> {
     /// Waits until the rules do not let it pass, or nobody says that they do, and records that.
     pub(crate) async fn revoked(&self) {
-        let mut revisions = self.shared.changes.revision.subscribe();
+        let changes = &self.shared.changes;
         let mut judged_at = self.revision;
         let mut tries = 0;
         loop {
-            if revisions.wait_for(|now| *now > judged_at).await.is_err() {
-                return;
-            }
+            let is_due = || (changes.revision.load(Ordering::SeqCst) > judged_at).then_some(());
+            changes.waiting(self.ends.0).until(self.of_task.as_deref(), is_due).await;
             let revision = self.shared.backend.revision();
             match self.judge_in_turn().await {
                 Some(judged) if judged.is_ok() => (judged_at, tries) = (revision, 0),
@@ -174,7 +172,7 @@ impl<D: Backend> Standing<D> {
         let asked = self.ask().await;
         sleep(PAUSE).await;
         let guard = asked?;
-        let judged = guard.judge(self.subject.asked());
+        let judged = self.subject.judge(&guard);
         Some(if judged.allowed || guard.audit { Ok(()) } else { Err(judged) })
     }
 
@@ -197,7 +195,7 @@ impl<D: Backend> Standing<D> {
 
     /// Records what becomes of it, by default with the rule that let it pass.
     pub(crate) fn record(&self, judgement: Option<Judgement>, verdict: AccessVerdict) {
-        let judgement = judgement.unwrap_or_else(|| self.guard.judge(self.subject.asked()));
+        let judgement = judgement.unwrap_or_else(|| self.subject.judge(&self.guard));
         let Judgement { direction, rule, mismatch, .. } = judgement;
         let (client, server) = self.ends;
         let what = self.subject.what(self.began);
@@ -262,37 +260,5 @@ impl Body for StandingBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use namegate_config::l7::{HttpRule, RegexText};
-
-    use super::*;
-
-    #[test]
-    fn what_asks_for_another_path_or_method_counts_also_beside_long_fields() {
-        let text = |text| Some(RegexText::new(text).unwrap());
-        let rule = HttpRule { method: text("GET"), path: text("/public"), ..HttpRule::default() };
-        let facts = HttpFacts { method: "GET".into(), path: "/public".into(), host: "a.io".into(), websocket: None };
-        let long = "x".repeat(FIELDS_MAX);
-        for (name, value, want) in [
-            ("X-Original-URL", "/admin", false),
-            ("X_Rewrite_Url", "/admin", false),
-            ("X-HTTP-Method-Override", "DELETE", false),
-            ("X-Original-URL", "/public", true),
-            ("X-Limit", "1", true),
-        ] {
-            let fields: HeaderMap = [("cookie", long.as_str()), (name, value)]
-                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-                .into_iter()
-                .collect();
-            assert_eq!(rule.matches(&facts, &fields), want, "{name}");
-            let subject = Subject::request(&facts, &fields);
-            let Asked::Http(facts, kept) = subject.asked() else { panic!("{subject:?}") };
-            assert_eq!(rule.matches(facts, kept), want, "{name} is kept");
-            assert!(!kept.contains_key("cookie"));
-        }
     }
 }

@@ -249,7 +249,7 @@ async fn tunnels_keep_their_places() {
     // The task of the HTTP connection has ended.
     sleep(Duration::from_millis(200)).await;
     // A connection, and a buffer for each way.
-    assert_eq!(proxy.held(), (1, 24 << 10));
+    assert_eq!(proxy.held(), (1, 25 << 10));
     // It is reset, maybe before the client knows that it is open.
     if let Ok(mut second) = try_connect(2, &proxy).await {
         let _ = second.write_all(UPGRADE).await;

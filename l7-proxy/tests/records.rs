@@ -57,10 +57,10 @@ fn check(go: impl FnOnce(TcpStream)) {
     go(stream);
     wait("the request is on record", || !bench.rules.records.lock().unwrap().is_empty());
     let records = bench.rules.records.lock().unwrap().clone();
-    let [Access { verdict: AccessVerdict::Allowed, what: What::Http { path, code: 0, .. }, .. }] = &records[..] else {
+    let [Access { verdict: AccessVerdict::Allowed, what: What::Http { facts, code: 0, .. }, .. }] = &records[..] else {
         panic!("{records:?}");
     };
-    assert_eq!(path, "/open");
+    assert_eq!(facts.path, "/open");
 }
 
 #[test]

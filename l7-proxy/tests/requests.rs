@@ -144,8 +144,8 @@ fn denials_say_why_and_are_recorded() {
         panic!("{records:?}");
     };
     assert_eq!(rule.name, "b");
-    let What::Http { method, path, host, code: 403, .. } = what else { panic!("{what:?}") };
-    assert_eq!((&**method, &**path, &**host), ("GET", "/shut?a=1", "a.io:80"));
+    let What::Http { facts, code: 403, .. } = what else { panic!("{what:?}") };
+    assert_eq!((&*facts.method, &*facts.path, &*facts.host), ("GET", "/shut?a=1", "a.io:80"));
 }
 
 #[test]

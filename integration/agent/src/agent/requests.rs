@@ -16,6 +16,7 @@ use namegate_api::{
 };
 use namegate_config::{
     fair_ring::FairRing,
+    l7::head::HttpFacts,
     name::Fqdn,
     reference::{self, Limits},
     rule::{self, Binding},
@@ -227,7 +228,8 @@ fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
     };
     let is_allowed = verdict == AccessVerdict::Allowed;
     let (http, server_name, reason_text) = match what {
-        What::Http { method, path, host, code, latency } => {
+        What::Http { facts, code, latency } => {
+            let HttpFacts { method, path, host, .. } = Arc::unwrap_or_clone(facts);
             let latency_ms = (latency.as_secs_f64() * 1e6).round() / 1e3;
             let text = if is_allowed { "a rule allows the request" } else { "no rule allows the request" };
             (Some(HttpRequest { method, path, host, code, latency_ms }), None, text)
