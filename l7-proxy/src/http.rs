@@ -199,7 +199,7 @@ impl<D: Backend> Session<D> {
     }
 
     async fn judge(&self, mut parts: Parts, body: RequestBody, charge: Arc<Charge>) -> Reply {
-        let began = Instant::now();
+        let began = pace::now();
         let version = parts.version;
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(refused) = self.doubtful.refuses(number) {

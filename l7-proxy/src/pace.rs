@@ -23,6 +23,10 @@ use crate::{account::Account, holder::Holder};
 
 /// How long the tasks of a holder may run in one round.
 const QUOTA: Duration = Duration::from_millis(1);
+/// The same of a holder that has had the thread for itself: another one that comes waits so long once.
+const QUOTA_ALONE: Duration = Duration::from_millis(8);
+/// Rounds of one holder after which it has the thread for itself.
+const ALONE_AFTER: u32 = 256;
 /// How long one task may read before it waits for its next turn.
 const SLICE: Duration = Duration::from_micros(500);
 /// Holders of one round.
@@ -32,8 +36,8 @@ const WOKEN_MIN: usize = 4;
 
 thread_local! {
     static ROUND: RefCell<Round> = RefCell::default();
-    /// When the task that runs must stop reading.
-    static SLICE_END: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// When the turn of the task that runs began, and whether it has read since.
+    static TURN: Cell<Option<(Instant, bool)>> = const { Cell::new(None) };
 }
 
 /// A round of a thread: every holder has had a turn.
@@ -44,6 +48,8 @@ struct Round {
     next: Option<Waker>,
     /// Tasks wait for the next round.
     is_wanted: bool,
+    /// Rounds that are left until one holder has the thread for itself.
+    shared_for: u32,
 }
 
 /// The tasks of one holder.
@@ -66,8 +72,14 @@ impl Round {
     /// Whether a task may run; else it waits.
     fn enter(&mut self, holder: Holder, context: &Context<'_>, waits: &Arc<AtomicBool>) -> bool {
         let is_full = self.holders.len() > HOLDERS_MAX;
-        let turns = self.holders.entry(holder).or_default();
-        let is_turn = turns.spent < QUOTA;
+        let is_beside = !self.holders.is_empty();
+        let turns = self.holders.entry(holder).or_insert_with(|| {
+            if is_beside {
+                self.shared_for = ALONE_AFTER;
+            }
+            Turns::default()
+        });
+        let is_turn = turns.spent < if self.shared_for > 0 { QUOTA } else { QUOTA_ALONE };
         if is_turn {
             turns.ran += 1;
         } else {
@@ -85,6 +97,7 @@ impl Round {
     fn begin(&mut self) -> Vec<Waiting> {
         let mut woken = Vec::new();
         self.is_wanted = false;
+        self.shared_for = if self.holders.len() > 1 { ALONE_AFTER } else { self.shared_for.saturating_sub(1) };
         self.holders.retain(|_, turns| {
             let count = turns.waiting.len().min((2 * turns.ran).max(WOKEN_MIN));
             woken.extend(turns.waiting.drain(..count));
@@ -146,9 +159,9 @@ impl<F: Future> Future for Paced<F> {
             return Poll::Pending;
         }
         let began = Instant::now();
-        SLICE_END.set(Some(began + SLICE));
+        TURN.set(Some((began, false)));
         let polled = this.task.as_mut().poll(context);
-        SLICE_END.set(None);
+        TURN.set(None);
         let spent = began.elapsed();
         ROUND.with_borrow_mut(|round| round.holders.entry(this.holder).or_default().spent += spent);
         polled
@@ -184,15 +197,23 @@ where
     }
 }
 
-/// Ready while the task that runs may read; else it is woken for its next turn.
+/// Ready while the task that runs may read; else it is woken for its next turn. It may read once in each turn.
 pub(crate) fn poll_slice(context: &Context<'_>) -> Poll<()> {
-    match SLICE_END.get() {
-        Some(end) if Instant::now() >= end => {
+    match TURN.get() {
+        Some((began, true)) if began.elapsed() >= SLICE => {
             context.waker().wake_by_ref();
             Poll::Pending
         }
-        _ => Poll::Ready(()),
+        turn => {
+            TURN.set(turn.map(|(began, _)| (began, true)));
+            Poll::Ready(())
+        }
     }
+}
+
+/// The time at which the turn of the task that runs began: no clock is read again for it.
+pub(crate) fn now() -> Instant {
+    TURN.get().map_or_else(Instant::now, |(began, _)| began)
 }
 
 #[cfg(test)]

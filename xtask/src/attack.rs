@@ -27,7 +27,8 @@ pub(crate) fn run(arguments: &Attack) -> Result<ExitCode> {
     shell::need_root("network namespaces and eBPF", "cargo xtask attack")?;
     shell::install_missing(&shell::TOOLS)?;
     shell::step("building the agent and the attack (release); the first time takes minutes");
-    shell::cargo(&["build", "--release", "--package", "namegate", "--package", "namegate-testbed", "--bins"])?;
+    let packages = ["--package", "namegate", "--package", "namegate-testbed"];
+    shell::cargo(&[&["build", "--release", "--bin", "namegate", "--bin", "namegate-attack"], &packages[..]].concat())?;
     let mut attack = attack(&shell::target().join("release"), arguments.seconds);
     attack.args(["--output", &arguments.output]);
     let status = shell::run(&mut attack)?;

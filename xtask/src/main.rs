@@ -133,7 +133,8 @@ fn demo(output: &str) -> Result<ExitCode> {
     shell::need_root("network namespaces and eBPF", "cargo xtask demo")?;
     shell::install_missing(&shell::TOOLS)?;
     shell::step("building the agent and the demo (release); the first time takes minutes");
-    shell::cargo(&["build", "--release", "--package", "namegate", "--package", "namegate-testbed", "--bins"])?;
+    let packages = ["--package", "namegate", "--package", "namegate-testbed"];
+    shell::cargo(&[&["build", "--release", "--bin", "namegate", "--bin", "namegate-demo"], &packages[..]].concat())?;
     let folder = shell::target().join("release");
     let mut demo = std::process::Command::new(folder.join("namegate-demo"));
     demo.args(["--output", output]).env("NAMEGATE_BIN", folder.join("namegate"));

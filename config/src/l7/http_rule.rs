@@ -40,29 +40,32 @@ pub struct HeaderMatch {
 impl HttpRule {
     /// Whether all conditions hold for a request whose fields reach the server.
     pub fn matches(&self, facts: &HttpFacts, fields: &HeaderMap) -> bool {
-        self.method.as_ref().is_none_or(|method| is_allowed_method(method, &facts.method, fields))
-            && self.path.as_ref().is_none_or(|path| is_allowed_path(path, &facts.path, fields))
+        self.method.as_ref().is_none_or(|method| method.matches(&facts.method))
+            && self.path.as_ref().is_none_or(|path| is_allowed_path(path, &facts.path))
+            && self.method.as_ref().is_none_or(|method| allows_other_methods(method, fields))
+            && self.path.as_ref().is_none_or(|path| allows_other_paths(path, fields))
             && self.host.as_ref().is_none_or(|host| host.matches(&facts.host))
             && self.headers.iter().all(|wanted| wanted.matches(fields))
     }
 }
 
-/// The method, and any that a server could take instead.
-fn is_allowed_method(allowed: &RegexText, method: &str, fields: &HeaderMap) -> bool {
-    allowed.matches(method)
-        && overrides(fields, &METHOD_OVERRIDES)
-            .all(|value| value.to_str().is_ok_and(|value| allowed.matches(&value.to_ascii_uppercase())))
+/// Every method that a server could take instead of the request's own.
+fn allows_other_methods(allowed: &RegexText, fields: &HeaderMap) -> bool {
+    overrides(fields, &METHOD_OVERRIDES)
+        .all(|value| value.to_str().is_ok_and(|value| allowed.matches(&value.to_ascii_uppercase())))
 }
 
-/// The path, with the parameters of its segments and without, and any that a server could take instead.
-fn is_allowed_path(allowed: &RegexText, path: &str, fields: &HeaderMap) -> bool {
-    let is_allowed =
-        |path: &str| allowed.matches(path) && without_parameters(path).is_none_or(|bare| allowed.matches(&bare));
-    is_allowed(path)
-        && overrides(fields, &PATH_OVERRIDES).all(|value| {
-            let path = value.to_str().ok().and_then(|value| normalise(value).ok());
-            path.is_some_and(|path| is_allowed(&path))
-        })
+/// The path, with the parameters of its segments and without.
+fn is_allowed_path(allowed: &RegexText, path: &str) -> bool {
+    allowed.matches(path) && without_parameters(path).is_none_or(|bare| allowed.matches(&bare))
+}
+
+/// Every path that a server could take instead of the request's own.
+fn allows_other_paths(allowed: &RegexText, fields: &HeaderMap) -> bool {
+    overrides(fields, &PATH_OVERRIDES).all(|value| {
+        let path = value.to_str().ok().and_then(|value| normalise(value).ok());
+        path.is_some_and(|path| is_allowed_path(allowed, &path))
+    })
 }
 
 /// Whether some server takes the field for a wish for another method or path than the request's own.
