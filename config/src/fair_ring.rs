@@ -1,7 +1,8 @@
 //! The last things of several holders, in their order, with a share for each: a holder with very many pushes out its own.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::hash_map::Entry;
 
+use foldhash::HashMap;
 use slab::Slab;
 
 use crate::shares::Shares;
@@ -41,7 +42,7 @@ impl<T> FairRing<T> {
         Self {
             nodes: Slab::new(),
             ends: None,
-            by_holder: HashMap::new(),
+            by_holder: HashMap::default(),
             shares: Shares::new(all_max.max(1), all_max.max(1)),
         }
     }
@@ -153,7 +154,7 @@ impl<T> DoubleEndedIterator for Iter<'_, T> {
 /// Picks at most `count` things of a list that begins with the newest: the newest of each holder first, then the second
 /// newest of each, and so on. What is picked stays in the order of the list.
 pub fn pick_fairly<T>(newest_first: impl Iterator<Item = T>, count: usize, holder: impl Fn(&T) -> u32) -> Vec<T> {
-    let mut ranks: HashMap<u32, usize> = HashMap::new();
+    let mut ranks: HashMap<u32, usize> = HashMap::default();
     let ranked = newest_first.enumerate().map(|(place, item)| {
         let rank = ranks.entry(holder(&item)).or_default();
         *rank += 1;

@@ -2,9 +2,11 @@
 //!
 //! The programs write a record for each new or denied flow. Most records are never looked at, so the work for one is small:
 //! records are read in batches, counted, and kept as they are. They are explained (rules, names and endpoints put in the
-//! place of numbers) where a reader of the stream waits for them, or when the history is asked for.
+//! place of numbers) where a reader of the stream waits for them, or when the history is asked for. The same holds for
+//! requests that the layer 7 proxy records.
 
 mod explain;
+mod kept_request;
 mod mismatches;
 
 use std::{
@@ -27,7 +29,10 @@ use namegate_loader::Events;
 use explain::explain;
 use mismatches::Mismatches;
 
+use super::requests;
+
 pub(crate) use explain::{NAMES_MAX, endpoint, protocol, shown_names};
+pub(crate) use kept_request::KeptRequest;
 
 /// Flows kept for those who ask later; those of one endpoint may be half of them.
 const RECENT_MAX: usize = 8_192;
@@ -39,7 +44,7 @@ const BATCH_MAX: usize = 256;
 const GATHER: Duration = Duration::from_millis(20);
 /// Records of a batch that are explained although no reader waits for them: at an ordinary rate the history says what held
 /// when the packet was judged. Records of a flood are explained by what is known when a client of the API asks.
-const EXPLAINED_AT_ONCE: usize = 32;
+pub(crate) const EXPLAINED_AT_ONCE: usize = 32;
 
 /// The last flows, and those who listen.
 #[derive(Debug)]
@@ -62,6 +67,8 @@ struct Recent {
 enum Entry {
     /// As the kernel wrote it.
     Record(EventRecord),
+    /// As the proxy recorded it.
+    Request(KeptRequest),
     Explained(Packed),
 }
 
@@ -90,6 +97,7 @@ impl Entry {
     fn verdict(&self) -> Verdict {
         match self {
             Self::Record(record) => explain::verdict(record),
+            Self::Request(request) => requests::verdict(request.verdict),
             Self::Explained(flow) => flow.verdict,
         }
     }
@@ -97,6 +105,7 @@ impl Entry {
     fn endpoint(&self) -> u32 {
         match self {
             Self::Record(record) => record.endpoint,
+            Self::Request(request) => request.endpoint,
             Self::Explained(flow) => flow.endpoint,
         }
     }
@@ -166,13 +175,23 @@ impl Flows {
         }
     }
 
+    /// Whether a reader waits for flows.
+    pub(crate) fn is_read(&self) -> bool {
+        self.live.readers() > 0
+    }
+
     /// Keeps records that no reader waits for.
-    fn keep(&self, records: &[EventRecord]) {
+    fn keep(&self, records: impl IntoIterator<Item = Entry>) {
         let mut recent = self.recent();
         for record in records {
-            self.counts[slot(explain::verdict(record))].fetch_add(1, Ordering::Relaxed);
-            recent.keep(Entry::Record(*record));
+            self.counts[slot(record.verdict())].fetch_add(1, Ordering::Relaxed);
+            recent.keep(record);
         }
+    }
+
+    /// Keeps requests that no reader waits for.
+    pub(crate) fn keep_requests(&self, requests: Vec<KeptRequest>) {
+        self.keep(requests.into_iter().map(Entry::Request));
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -200,6 +219,10 @@ fn explained(entries: &[Entry], reader: &Reader) -> Vec<Flow> {
     let view = reader.view();
     let flow = |entry: &Entry| match entry {
         Entry::Record(record) => Some(explain(&view, record)),
+        Entry::Request(request) => {
+            let (time, access) = request.read();
+            Some(requests::explain(&view, time, access))
+        }
         Entry::Explained(flow) => flow.unpack(),
     };
     entries.iter().filter_map(flow).collect()
@@ -229,11 +252,11 @@ pub(crate) async fn follow(events: Events, reader: Reader, flows: Arc<Flows>) ->
 
 /// Counts and keeps a batch of records, and explains those that somebody waits for.
 fn take_in(batch: &[EventRecord], reader: &Reader, flows: &Flows) {
-    let wanted = if flows.live.readers() > 0 { batch.len() } else { batch.len().min(EXPLAINED_AT_ONCE) };
+    let wanted = if flows.is_read() { batch.len() } else { batch.len().min(EXPLAINED_AT_ONCE) };
     let (at_once, later) = batch.split_at(wanted);
     let view = reader.view();
     flows.tell(at_once.iter().map(|record| explain(&view, record)).collect());
-    flows.keep(later);
+    flows.keep(later.iter().copied().map(Entry::Record));
 }
 
 #[cfg(test)]
@@ -277,6 +300,7 @@ mod tests {
     fn port(entry: &Entry) -> u16 {
         match entry {
             Entry::Record(record) => record.destination_port,
+            Entry::Request(request) => request.read().1.server.port(),
             Entry::Explained(flow) => flow.unpack().unwrap().destination_port,
         }
     }
@@ -329,12 +353,12 @@ mod tests {
     #[test]
     fn records_are_counted_and_kept_without_an_explanation() {
         let flows = Flows::default();
-        flows.keep(&[
-            record(HONEST, 1, namegate_abi::Verdict::Denied),
-            record(HONEST, 2, namegate_abi::Verdict::Allowed),
+        flows.keep([
+            Entry::Record(record(HONEST, 1, namegate_abi::Verdict::Denied)),
+            Entry::Record(record(HONEST, 2, namegate_abi::Verdict::Allowed)),
         ]);
-        let flood: Vec<_> = (0..20_000).map(|port| record(HOSTILE, port, namegate_abi::Verdict::Denied)).collect();
-        flows.keep(&flood);
+        let flood = (0..20_000).map(|port| record(HOSTILE, port, namegate_abi::Verdict::Denied));
+        flows.keep(flood.map(Entry::Record));
         let shown = flows.last_denials(100);
         assert_eq!((shown.len(), ports(HONEST, &shown)), (100, vec![1]));
         assert!(shown.iter().all(|entry| matches!(entry, Entry::Record(_))));
@@ -348,7 +372,7 @@ mod tests {
     #[test]
     fn a_reader_of_what_is_to_come_gets_nothing_of_the_past() {
         let flows = Flows::default();
-        flows.keep(&[record(HONEST, 1, namegate_abi::Verdict::Denied)]);
+        flows.keep([Entry::Record(record(HONEST, 1, namegate_abi::Verdict::Denied))]);
         let (past, _reader) = flows.subscribe(false);
         assert!(past.is_empty());
         assert_eq!(flows.live.readers(), 1, "its flows are explained as they come");

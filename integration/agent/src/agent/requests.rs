@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 
 use super::{
     clock::boot_ns,
-    flows::{self, Flows},
+    flows::{self, EXPLAINED_AT_ONCE, Flows, KeptRequest},
     memory,
     refusals::{Bound, OTHERS, Refusals},
 };
@@ -202,31 +202,63 @@ fn opening_names(
 pub(crate) async fn follow(records: Arc<Records>, reader: Reader, flows: Arc<Flows>) -> anyhow::Result<()> {
     loop {
         let taken = records.next().await;
-        flows.tell(explain_all(&reader.view(), taken));
+        take_in(taken, &reader.view(), &flows);
         tokio::time::sleep(GATHER).await;
     }
 }
 
-fn explain_all(view: &View<'_>, records: Vec<(SystemTime, Access)>) -> Vec<Flow> {
-    records.into_iter().map(|(time, access)| explain(view, time, access)).collect()
+type Record = (SystemTime, Access);
+
+/// Counts and keeps a batch of records.
+fn take_in(batch: Vec<Record>, view: &View<'_>, flows: &Flows) {
+    let (at_once, later) = divide(batch, flows.is_read());
+    flows.tell(at_once.into_iter().map(|(time, access)| explain(view, time, access)).collect());
+    let kept = later.into_iter().map(|(time, access)| {
+        let (_, own, _) = ends(&access);
+        KeptRequest::new(view.endpoint_by_address(own).map_or(0, |endpoint| endpoint.0), time, access)
+    });
+    flows.keep_requests(kept.collect());
+}
+
+/// The records that are explained at once: all where somebody waits for them, else the first, and those that are counted by
+/// what they mean. Then those that are kept as they are.
+fn divide(batch: Vec<Record>, is_read: bool) -> (Vec<Record>, Vec<Record>) {
+    let mut at_once = batch;
+    let mut later = at_once.split_off(if is_read { at_once.len() } else { at_once.len().min(EXPLAINED_AT_ONCE) });
+    at_once.extend(later.extract_if(.., |(_, access)| access.mismatch));
+    (at_once, later)
+}
+
+/// The direction of a request, the address whose rules decided, and the other one.
+fn ends(access: &Access) -> (Direction, IpAddr, IpAddr) {
+    let (source, destination) = (access.client.ip().to_canonical(), access.server.ip().to_canonical());
+    match access.direction {
+        rule::Direction::Egress => (Direction::Egress, source, destination),
+        rule::Direction::Ingress => (Direction::Ingress, destination, source),
+    }
+}
+
+/// What is shown of a verdict.
+pub(crate) const fn verdict(verdict: AccessVerdict) -> Verdict {
+    match verdict {
+        AccessVerdict::Allowed => Verdict::Allowed,
+        AccessVerdict::Denied => Verdict::Denied,
+        AccessVerdict::Audited => Verdict::Audited,
+    }
 }
 
 /// A record with everything that is known about it.
-fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
-    let Access { client, server, direction, rule, verdict, mismatch, what } = access;
-    let (source, destination) = (client.ip().to_canonical(), server.ip().to_canonical());
-    let (direction, own, peer) = match direction {
-        rule::Direction::Egress => (Direction::Egress, source, destination),
-        rule::Direction::Ingress => (Direction::Ingress, destination, source),
-    };
+pub(crate) fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
+    let (direction, own, peer) = ends(&access);
+    let Access { client, server, rule, verdict: decided, mismatch, what, .. } = access;
     let endpoint = view.endpoint_by_address(own);
     let fqdns = endpoint.map(|endpoint| flows::shown_names(view, endpoint, peer, boot_ns())).unwrap_or_default();
-    let reason = match verdict {
+    let reason = match decided {
         AccessVerdict::Allowed => reference::Reason::Rule.word(),
         _ if mismatch => Reason::NameMismatch.word(),
         _ => reference::Reason::L7.word(),
     };
-    let is_allowed = verdict == AccessVerdict::Allowed;
+    let is_allowed = decided == AccessVerdict::Allowed;
     let (http, server_name, reason_text) = match what {
         What::Http { facts, code, latency } => {
             let HttpFacts { method, path, host, .. } = Arc::unwrap_or_clone(facts);
@@ -247,20 +279,16 @@ fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
     let reason_text = if mismatch { mismatch_text(asked, &fqdns) } else { reason_text.to_owned() };
     Flow {
         time: rfc3339(time),
-        verdict: match verdict {
-            AccessVerdict::Allowed => Verdict::Allowed,
-            AccessVerdict::Denied => Verdict::Denied,
-            AccessVerdict::Audited => Verdict::Audited,
-        },
+        verdict: verdict(decided),
         direction,
         endpoint: match endpoint {
             Some(id) => flows::endpoint(view, id.0),
             None => FlowEndpoint { id: 0, namespace: String::new(), name: String::new() },
         },
         peer: FlowPeer { address: peer, name: view.peer_key(peer).map(str::to_owned), fqdns, identity: 0 },
-        source,
+        source: client.ip().to_canonical(),
         source_port: client.port(),
-        destination,
+        destination: server.ip().to_canonical(),
         destination_port: server.port(),
         protocol: "TCP".to_owned(),
         rule: rule.map(|rule| rule.to_string()),
@@ -277,4 +305,31 @@ fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
 pub(crate) fn mismatch_text(asked: Option<&str>, learned: &[String]) -> String {
     let asked = asked.filter(|asked| !asked.is_empty()).unwrap_or("no name");
     format!("asked for {asked}, the address was opened by {}", learned.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_records_are_explained_where_no_reader_waits() {
+        let record = |port: u16| {
+            let access = Access {
+                client: ([10, 0, 0, 1], port).into(),
+                server: ([10, 0, 0, 2], 443).into(),
+                direction: rule::Direction::Egress,
+                rule: None,
+                verdict: AccessVerdict::Allowed,
+                mismatch: port == 90,
+                what: What::Tls { server_name: None },
+            };
+            (SystemTime::UNIX_EPOCH, access)
+        };
+        let ports = |records: Vec<Record>| records.iter().map(|(_, access)| access.client.port()).collect::<Vec<_>>();
+        let (at_once, later) = divide((0..100).map(record).collect(), false);
+        assert_eq!(ports(at_once), (0..32).chain([90]).collect::<Vec<_>>());
+        assert_eq!(ports(later), (32..90).chain(91..100).collect::<Vec<_>>());
+        let (at_once, later) = divide((0..100).map(record).collect(), true);
+        assert_eq!((at_once.len(), later.len()), (100, 0));
+    }
 }
