@@ -14,7 +14,7 @@ use crate::{
     connection::{self, Shared},
     counters::Outcome,
     holder::Holder,
-    pace::Paced,
+    pace::OfConnection,
     socket,
 };
 
@@ -113,14 +113,11 @@ fn start<D: Backend>(
 ) {
     let holder = permit.account().holder();
     let account = Arc::clone(permit.account());
-    let serving = Paced::new(holder, serve(Arc::clone(shared), Client::new(stream, permit), client, stop.clone()));
-    let shared = Arc::clone(shared);
+    let serving = serve(Arc::clone(shared), Client::new(stream, permit), client, stop.clone());
+    let (serving, shared) = (OfConnection::new(&account, serving), Arc::clone(shared));
     tokio::spawn(async move {
-        tokio::select! {
-            // It waits for no turn to leave.
-            biased;
-            crowded = account.crowded_out() => give_way(&shared, holder, crowded),
-            () = serving => {}
+        if let Err(crowded) = serving.await {
+            give_way(&shared, holder, crowded);
         }
     });
 }

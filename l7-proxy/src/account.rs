@@ -84,7 +84,7 @@ pub(crate) struct Account {
     /// Requests that the client may still give up.
     patience: AtomicI64,
     crowded: OnceLock<Crowded>,
-    leaving: Wakers,
+    leaving: Arc<Wakers>,
 }
 
 /// Bytes on an account, taken off on drop.
@@ -190,14 +190,14 @@ impl Account {
         self.charge(TUNNEL_BYTES)
     }
 
-    /// Waits until the connection must give way to others.
-    pub(crate) async fn crowded_out(&self) -> Crowded {
-        self.leaving.until(None, || self.crowded.get().copied()).await
+    /// The tasks of the connection, which are woken where it must give way to others.
+    pub(crate) fn leaving(&self) -> &Arc<Wakers> {
+        &self.leaving
     }
 
-    /// Whether the connection gives way to others.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.crowded.get().is_some()
+    /// Why the connection gives way to others, where it does.
+    pub(crate) fn crowded(&self) -> Option<Crowded> {
+        self.crowded.get().copied()
     }
 
     fn close(&self, crowded: Crowded) {
@@ -294,7 +294,7 @@ impl Accounts {
             progress_ms: AtomicU64::new(now_ms),
             patience: AtomicI64::new(GIVEN_UP_MAX),
             crowded: OnceLock::new(),
-            leaving: Wakers::default(),
+            leaving: Arc::default(),
         });
         holding.connections.insert(account.number, Arc::clone(&account));
         Some(account)
@@ -379,7 +379,7 @@ mod tests {
     }
 
     fn closed(account: &Account) -> Option<Crowded> {
-        account.crowded.get().copied()
+        account.crowded()
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Client {
 /// What could not be sent of a connection that gives way is not kept by the kernel either.
 impl Drop for Client {
     fn drop(&mut self) {
-        if self.account().is_crowded() {
+        if self.account().crowded().is_some() {
             socket::reset(&self.stream);
         }
     }

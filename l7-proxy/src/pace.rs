@@ -17,9 +17,14 @@ use std::{
 };
 
 use foldhash::HashMap;
+use slab::Slab;
 use tokio::task::yield_now;
 
-use crate::{account::Account, holder::Holder};
+use crate::{
+    account::{Account, Crowded},
+    holder::Holder,
+    wakers::{Registration, Wakers},
+};
 
 /// How long the tasks of a holder may run in one round.
 const QUOTA: Duration = Duration::from_millis(1);
@@ -43,7 +48,11 @@ thread_local! {
 /// A round of a thread: every holder has had a turn.
 #[derive(Default)]
 struct Round {
-    holders: HashMap<Holder, Turns>,
+    turns: Slab<Turns>,
+    /// The place of each holder's.
+    holders: HashMap<Holder, usize>,
+    /// The one that ran last: most often it is the next one too.
+    last: Option<(Holder, usize)>,
     /// Starts the next round.
     next: Option<Waker>,
     /// Tasks wait for the next round.
@@ -69,16 +78,11 @@ struct Waiting {
 }
 
 impl Round {
-    /// Whether a task may run; else it waits.
-    fn enter(&mut self, holder: Holder, context: &Context<'_>, waits: &Arc<AtomicBool>) -> bool {
+    /// The place of the holder's turns where a task may run; else it waits.
+    fn enter(&mut self, holder: Holder, context: &Context<'_>, waits: &Arc<AtomicBool>) -> Option<usize> {
         let is_full = self.holders.len() > HOLDERS_MAX;
-        let is_beside = !self.holders.is_empty();
-        let turns = self.holders.entry(holder).or_insert_with(|| {
-            if is_beside {
-                self.shared_for = ALONE_AFTER;
-            }
-            Turns::default()
-        });
+        let at = self.place(holder);
+        let turns = &mut self.turns[at];
         let is_turn = turns.spent < if self.shared_for > 0 { QUOTA } else { QUOTA_ALONE };
         if is_turn {
             turns.ran += 1;
@@ -90,7 +94,31 @@ impl Round {
             self.is_wanted = true;
             self.next.take().into_iter().for_each(Waker::wake);
         }
-        is_turn
+        is_turn.then_some(at)
+    }
+
+    fn place(&mut self, holder: Holder) -> usize {
+        if let Some((last, at)) = self.last
+            && last == holder
+        {
+            return at;
+        }
+        let is_beside = !self.holders.is_empty();
+        let at = *self.holders.entry(holder).or_insert_with(|| {
+            if is_beside {
+                self.shared_for = ALONE_AFTER;
+            }
+            self.turns.insert(Turns::default())
+        });
+        self.last = Some((holder, at));
+        at
+    }
+
+    /// Adds the time that a task of a holder took.
+    fn charge(&mut self, at: usize, took: Duration) {
+        if let Some(turns) = self.turns.get_mut(at) {
+            turns.spent += took;
+        }
     }
 
     /// Begins a round; gives the tasks that it is the turn of.
@@ -98,7 +126,9 @@ impl Round {
         let mut woken = Vec::new();
         self.is_wanted = false;
         self.shared_for = if self.holders.len() > 1 { ALONE_AFTER } else { self.shared_for.saturating_sub(1) };
-        self.holders.retain(|_, turns| {
+        self.last = None;
+        self.holders.retain(|_, at| {
+            let turns = &mut self.turns[*at];
             let count = turns.waiting.len().min((2 * turns.ran).max(WOKEN_MIN));
             woken.extend(turns.waiting.drain(..count));
             (turns.spent, turns.ran) = (Duration::ZERO, 0);
@@ -107,7 +137,11 @@ impl Round {
                 turns.waiting = VecDeque::new();
             }
             self.is_wanted |= !turns.waiting.is_empty();
-            count > 0 || !turns.waiting.is_empty()
+            let stays = count > 0 || !turns.waiting.is_empty();
+            if !stays {
+                self.turns.remove(*at);
+            }
+            stays
         });
         woken
     }
@@ -154,34 +188,56 @@ impl<F: Future> Future for Paced<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        let is_turn = || ROUND.with_borrow_mut(|round| round.enter(this.holder, context, &this.waits));
-        if this.waits.load(Ordering::Relaxed) || !is_turn() {
+        if this.waits.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
+        let enter = |round: &mut Round| round.enter(this.holder, context, &this.waits);
+        let Some(at) = ROUND.with_borrow_mut(enter) else { return Poll::Pending };
         let began = Instant::now();
         TURN.set(Some((began, false)));
         let polled = this.task.as_mut().poll(context);
         TURN.set(None);
-        let spent = began.elapsed();
-        ROUND.with_borrow_mut(|round| round.holders.entry(this.holder).or_default().spent += spent);
+        ROUND.with_borrow_mut(|round| round.charge(at, began.elapsed()));
         polled
     }
 }
 
-/// Starts a task of a connection. It ends where the connection gives way to others, and waits for no turn to do so.
+/// A task of a connection: ends where the connection gives way to others, and waits for no turn to do so.
+pub(crate) struct OfConnection<F> {
+    account: Arc<Account>,
+    registered: Option<Registration<Arc<Wakers>>>,
+    task: Paced<F>,
+}
+
+impl<F: Future> OfConnection<F> {
+    pub(crate) fn new(account: &Arc<Account>, task: F) -> Self {
+        Self { account: Arc::clone(account), registered: None, task: Paced::new(account.holder(), task) }
+    }
+}
+
+impl<F: Future> Future for OfConnection<F> {
+    type Output = Result<F::Output, Crowded>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let waker = context.waker();
+        if this.registered.as_ref().is_none_or(|registered| !registered.wakes(waker)) {
+            this.registered = Some(Registration::new(Arc::clone(this.account.leaving()), waker));
+        }
+        if let Some(crowded) = this.account.crowded() {
+            return Poll::Ready(Err(crowded));
+        }
+        Pin::new(&mut this.task).poll(context).map(Ok)
+    }
+}
+
+/// Starts a task of a connection.
 pub(crate) fn spawn<F>(account: &Arc<Account>, task: F)
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    let account = Arc::clone(account);
-    let task = Paced::new(account.holder(), task);
-    drop(tokio::spawn(async move {
-        tokio::select! {
-            biased;
-            _ = account.crowded_out() => {}
-            _ = task => {}
-        }
-    }));
+    let task = OfConnection::new(account, task);
+    drop(tokio::spawn(async move { task.await.is_ok() }));
 }
 
 /// Starts the tasks that hyper has for a connection.

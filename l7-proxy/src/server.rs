@@ -36,7 +36,7 @@ impl Server {
 /// The kernel keeps nothing either of what a connection that gives way has not sent.
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.account.is_crowded() {
+        if self.account.crowded().is_some() {
             socket::reset(&self.stream);
         }
     }

@@ -22,9 +22,14 @@ pub(crate) struct Registration<W: Deref<Target = Wakers>> {
 }
 
 impl<W: Deref<Target = Wakers>> Registration<W> {
-    fn new(wakers: W, waker: &Waker) -> Self {
+    pub(crate) fn new(wakers: W, waker: &Waker) -> Self {
         let key = wakers.lock().insert(waker.clone());
         Self { wakers, key, waker: waker.clone() }
+    }
+
+    /// Whether it is the task of this waker.
+    pub(crate) fn wakes(&self, waker: &Waker) -> bool {
+        self.waker.will_wake(waker)
     }
 }
 
@@ -50,7 +55,7 @@ impl OfTask {
     fn wakes(&self, waker: &Waker) -> bool {
         let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
         let known = registered.get_or_insert_with(|| Registration::new(Arc::clone(&self.wakers), waker));
-        known.waker.will_wake(waker)
+        known.wakes(waker)
     }
 }
 
@@ -70,7 +75,7 @@ impl Wakers {
                 return Poll::Ready(thing);
             }
             let waker = context.waker();
-            let is_known = registered.as_ref().is_some_and(|known| known.waker.will_wake(waker))
+            let is_known = registered.as_ref().is_some_and(|known| known.wakes(waker))
                 || of_task.is_some_and(|task| task.wakes(waker));
             if !is_known {
                 registered = Some(Registration::new(self, waker));
