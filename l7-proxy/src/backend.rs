@@ -134,12 +134,16 @@ pub struct Access {
     pub what: What,
 }
 
+/// Bytes of a method, a path or a host on record. A longer one is cut, and ends with `…`: records wait and are kept by
+/// their number.
+const TEXT_MAX: usize = 1 << 10;
+
 /// What a request asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// HTTP.
     Http {
-        /// Method, path and host.
+        /// Method, path and host, of at most 1 KiB each.
         facts: Arc<HttpFacts>,
         /// Status that the client got.
         code: u16,
@@ -151,4 +155,43 @@ pub enum What {
         /// The name it asked for.
         server_name: Option<String>,
     },
+}
+
+impl What {
+    /// A request for the record of it.
+    pub(crate) fn http(facts: &Arc<HttpFacts>, code: u16, latency: Duration) -> Self {
+        let texts = [&facts.method, &facts.path, &facts.host];
+        // A value of a header field keeps all that was read with it.
+        let facts = if facts.websocket.is_none() && texts.iter().all(|text| text.len() <= TEXT_MAX) {
+            Arc::clone(facts)
+        } else {
+            let [method, path, host] = texts.map(|text| cut(text));
+            Arc::new(HttpFacts { method, path, host, websocket: None })
+        };
+        Self::Http { facts, code, latency }
+    }
+}
+
+fn cut(text: &str) -> String {
+    let kept = &text[..text.floor_char_boundary(TEXT_MAX)];
+    if kept.len() < text.len() { format!("{kept}…") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_and_end_with_a_sign() {
+        let facts = |path: &str, websocket: bool| {
+            let websocket = websocket.then(|| "key".parse().unwrap());
+            Arc::new(HttpFacts { method: "GET".into(), path: path.into(), host: "a.io".into(), websocket })
+        };
+        let long = format!("/{}", "ä".repeat(TEXT_MAX));
+        for (path, websocket) in [("/a", false), ("/a", true), (&*long, false)] {
+            let What::Http { facts, .. } = What::http(&facts(path, websocket), 200, Duration::ZERO) else { panic!() };
+            let [kept, end] = if path.len() > TEXT_MAX { [&path[..TEXT_MAX - 1], "…"] } else { [path, ""] };
+            assert_eq!((facts.path.strip_suffix(end), &facts.websocket), (Some(kept), &None));
+        }
+    }
 }

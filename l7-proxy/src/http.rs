@@ -228,7 +228,7 @@ impl<D: Backend> Session<D> {
             let nobody = if judged.mismatch { MISMATCH } else { "no rule allows the flow" };
             let why = judged.rule.as_ref().map_or_else(|| nobody.to_owned(), ToString::to_string);
             let reply = reply::denied(&why);
-            self.record(facts, judged, AccessVerdict::Denied, reply.status().as_u16(), began);
+            self.record(&facts, judged, AccessVerdict::Denied, reply.status().as_u16(), began);
             return reply;
         }
         self.shared.counters.count(Outcome::Allowed);
@@ -377,9 +377,9 @@ impl<D: Backend> Session<D> {
         reply::unanswered(error)
     }
 
-    fn record(&self, facts: Arc<HttpFacts>, judged: Judgement, verdict: AccessVerdict, code: u16, began: Instant) {
+    fn record(&self, facts: &Arc<HttpFacts>, judged: Judgement, verdict: AccessVerdict, code: u16, began: Instant) {
         let Judgement { direction, rule, mismatch, .. } = judged;
-        let what = What::Http { facts, code, latency: began.elapsed() };
+        let what = What::http(facts, code, began.elapsed());
         let Self { client, server, .. } = *self;
         self.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
     }

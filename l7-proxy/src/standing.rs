@@ -118,7 +118,7 @@ impl Subject {
         match self {
             Self::Tls(name) => What::Tls { server_name: name.as_ref().map(Fqdn::to_string) },
             Self::Nameless => What::Tls { server_name: None },
-            Self::Http(facts, _) => What::Http { facts: Arc::clone(facts), code: FORBIDDEN, latency: began.elapsed() },
+            Self::Http(facts, _) => What::http(facts, FORBIDDEN, began.elapsed()),
         }
     }
 }

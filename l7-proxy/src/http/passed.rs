@@ -40,7 +40,7 @@ impl<'s, D: Backend> Passed<'s, D> {
 impl<D: Backend> Drop for Passed<'_, D> {
     fn drop(&mut self) {
         if let Some((facts, judged, verdict)) = self.said.take() {
-            self.session.record(facts, judged, verdict, self.code, self.began);
+            self.session.record(&facts, judged, verdict, self.code, self.began);
         }
     }
 }
