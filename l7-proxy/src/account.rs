@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::{
     holder::{Holder, network},
-    pace,
+    turn,
     wakers::Wakers,
 };
 
@@ -353,7 +353,7 @@ impl Accounts {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(pace::now().duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(turn::now().duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

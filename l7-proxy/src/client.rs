@@ -18,7 +18,7 @@ use crate::{
     account::{Account, Accounts, CONNECTION_BYTES, Charge},
     delegate::delegate_writes,
     holder::Holder,
-    pace, socket,
+    socket, turn,
 };
 
 /// A place among the connections, given back on drop.
@@ -101,7 +101,7 @@ impl AsFd for Client {
 
 impl AsyncRead for Client {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(pace::poll_slice(context));
+        ready!(turn::poll_slice(context));
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
         self.account().received(into.filled().len() - before);

@@ -45,6 +45,7 @@ use crate::{
     sniff,
     splice::{self, SILENCE_MAX},
     standing::{self, Standing, StandingBody, Subject},
+    turn,
     upstream::{CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
     wakers::OfTask,
     websocket,
@@ -199,7 +200,7 @@ impl<D: Backend> Session<D> {
     }
 
     async fn judge(&self, mut parts: Parts, body: RequestBody, charge: Arc<Charge>) -> Reply {
-        let began = pace::now();
+        let began = turn::now();
         let version = parts.version;
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(refused) = self.doubtful.refuses(number) {

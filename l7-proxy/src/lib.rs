@@ -40,6 +40,7 @@ mod socket;
 mod splice;
 mod standing;
 mod tunnel;
+mod turn;
 mod upstream;
 mod wakers;
 mod websocket;

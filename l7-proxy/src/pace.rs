@@ -5,7 +5,7 @@
 //! would have thousands of tasks in that queue, and everyone else would wait for all of them.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::VecDeque,
     pin::Pin,
     sync::{
@@ -23,6 +23,7 @@ use tokio::task::yield_now;
 use crate::{
     account::{Account, Crowded},
     holder::Holder,
+    turn,
     wakers::{Registration, Wakers},
 };
 
@@ -32,8 +33,6 @@ const QUOTA: Duration = Duration::from_millis(1);
 const QUOTA_ALONE: Duration = Duration::from_millis(8);
 /// Rounds of one holder after which it has the thread for itself.
 const ALONE_AFTER: u32 = 256;
-/// How long one task may read before it waits for its next turn.
-const SLICE: Duration = Duration::from_micros(500);
 /// Holders of one round.
 const HOLDERS_MAX: usize = 1_024;
 /// Tasks of a holder that are woken for a round, at least.
@@ -41,8 +40,6 @@ const WOKEN_MIN: usize = 4;
 
 thread_local! {
     static ROUND: RefCell<Round> = RefCell::default();
-    /// When the turn of the task that runs began, and whether it has read since.
-    static TURN: Cell<Option<(Instant, bool)>> = const { Cell::new(None) };
 }
 
 /// A round of a thread: every holder has had a turn.
@@ -194,9 +191,7 @@ impl<F: Future> Future for Paced<F> {
         let enter = |round: &mut Round| round.enter(this.holder, context, &this.waits);
         let Some(at) = ROUND.with_borrow_mut(enter) else { return Poll::Pending };
         let began = Instant::now();
-        TURN.set(Some((began, false)));
-        let polled = this.task.as_mut().poll(context);
-        TURN.set(None);
+        let polled = turn::during(began, || this.task.as_mut().poll(context));
         ROUND.with_borrow_mut(|round| round.charge(at, began.elapsed()));
         polled
     }
@@ -251,25 +246,6 @@ where
     fn execute(&self, task: F) {
         spawn(&self.0, task);
     }
-}
-
-/// Ready while the task that runs may read; else it is woken for its next turn. It may read once in each turn.
-pub(crate) fn poll_slice(context: &Context<'_>) -> Poll<()> {
-    match TURN.get() {
-        Some((began, true)) if began.elapsed() >= SLICE => {
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }
-        turn => {
-            TURN.set(turn.map(|(began, _)| (began, true)));
-            Poll::Ready(())
-        }
-    }
-}
-
-/// The time at which the turn of the task that runs began: no clock is read again for it.
-pub(crate) fn now() -> Instant {
-    TURN.get().map_or_else(Instant::now, |(began, _)| began)
 }
 
 #[cfg(test)]

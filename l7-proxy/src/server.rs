@@ -13,9 +13,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{account::Account, delegate::delegate_writes, pace, socket};
+use crate::{account::Account, delegate::delegate_writes, socket, turn};
 
-/// The stream of a connection to a server. It is read in slices (see [`pace`]).
+/// The stream of a connection to a server. It is read in slices (see [`turn`]).
 #[derive(Debug)]
 pub(crate) struct Server {
     stream: TcpStream,
@@ -50,7 +50,7 @@ impl AsFd for Server {
 
 impl AsyncRead for Server {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(pace::poll_slice(context));
+        ready!(turn::poll_slice(context));
         Pin::new(&mut self.stream).poll_read(context, into)
     }
 }

@@ -19,7 +19,6 @@ use namegate_loader::Opening;
 use super::{
     clock, flows,
     refusals::{Bound, Refusals},
-    requests::mismatch_text,
 };
 
 /// What became of connections, counted.
@@ -130,7 +129,7 @@ pub(super) fn judge(view: &View<'_>, seen: &Seen, binding: Binding) -> Judged {
         verdict: if binding == Binding::Enforce { Verdict::Denied } else { Verdict::Audited },
         direction: Direction::Egress,
         endpoint: flows::endpoint(view, flow.endpoint),
-        reason_text: mismatch_text(asked.as_deref(), &fqdns),
+        reason_text: flows::mismatch_text(asked.as_deref(), &fqdns),
         peer: FlowPeer { address: peer, name: None, fqdns, identity: 0 },
         source: own,
         source_port: flow.local_port,

@@ -6,6 +6,7 @@
 //! requests that the layer 7 proxy records.
 
 mod explain;
+mod explain_request;
 mod kept_request;
 mod mismatches;
 
@@ -29,9 +30,8 @@ use namegate_loader::Events;
 use explain::explain;
 use mismatches::Mismatches;
 
-use super::requests;
-
-pub(crate) use explain::{NAMES_MAX, endpoint, protocol, shown_names};
+pub(crate) use explain::{NAMES_MAX, endpoint, protocol};
+pub(crate) use explain_request::{ends, explain as explain_request, mismatch_text};
 pub(crate) use kept_request::KeptRequest;
 
 /// Flows kept for those who ask later; those of one endpoint may be half of them.
@@ -97,7 +97,7 @@ impl Entry {
     fn verdict(&self) -> Verdict {
         match self {
             Self::Record(record) => explain::verdict(record),
-            Self::Request(request) => requests::verdict(request.verdict),
+            Self::Request(request) => explain_request::verdict(request.verdict),
             Self::Explained(flow) => flow.verdict,
         }
     }
@@ -221,7 +221,7 @@ fn explained(entries: &[Entry], reader: &Reader) -> Vec<Flow> {
         Entry::Record(record) => Some(explain(&view, record)),
         Entry::Request(request) => {
             let (time, access) = request.read();
-            Some(requests::explain(&view, time, access))
+            Some(explain_request::explain(&view, time, access))
         }
         Entry::Explained(flow) => flow.unpack(),
     };

@@ -9,21 +9,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use namegate_abi::Reason;
-use namegate_api::{
-    rfc3339,
-    view::{Direction, Flow, FlowEndpoint, FlowPeer, HttpRequest, Verdict},
-};
 use namegate_config::{
     fair_ring::FairRing,
-    l7::head::HttpFacts,
     name::Fqdn,
     reference::{self, Limits},
     rule::{self, Binding},
 };
 use namegate_enforcer::{Reader, View};
 use namegate_engine::NamesAt;
-use namegate_l7_proxy::{Access, AccessVerdict, Backend, ConnectionPolicy, Match, Named, Question, What};
+use namegate_l7_proxy::{Access, Backend, ConnectionPolicy, Match, Named, Question};
 use tokio::sync::Notify;
 
 use super::{
@@ -212,9 +206,9 @@ type Record = (SystemTime, Access);
 /// Counts and keeps a batch of records.
 fn take_in(batch: Vec<Record>, view: &View<'_>, flows: &Flows) {
     let (at_once, later) = divide(batch, flows.is_read());
-    flows.tell(at_once.into_iter().map(|(time, access)| explain(view, time, access)).collect());
+    flows.tell(at_once.into_iter().map(|(time, access)| flows::explain_request(view, time, access)).collect());
     let kept = later.into_iter().map(|(time, access)| {
-        let (_, own, _) = ends(&access);
+        let (_, own, _) = flows::ends(&access);
         KeptRequest::new(view.endpoint_by_address(own).map_or(0, |endpoint| endpoint.0), time, access)
     });
     flows.keep_requests(kept.collect());
@@ -229,86 +223,10 @@ fn divide(batch: Vec<Record>, is_read: bool) -> (Vec<Record>, Vec<Record>) {
     (at_once, later)
 }
 
-/// The direction of a request, the address whose rules decided, and the other one.
-fn ends(access: &Access) -> (Direction, IpAddr, IpAddr) {
-    let (source, destination) = (access.client.ip().to_canonical(), access.server.ip().to_canonical());
-    match access.direction {
-        rule::Direction::Egress => (Direction::Egress, source, destination),
-        rule::Direction::Ingress => (Direction::Ingress, destination, source),
-    }
-}
-
-/// What is shown of a verdict.
-pub(crate) const fn verdict(verdict: AccessVerdict) -> Verdict {
-    match verdict {
-        AccessVerdict::Allowed => Verdict::Allowed,
-        AccessVerdict::Denied => Verdict::Denied,
-        AccessVerdict::Audited => Verdict::Audited,
-    }
-}
-
-/// A record with everything that is known about it.
-pub(crate) fn explain(view: &View<'_>, time: SystemTime, access: Access) -> Flow {
-    let (direction, own, peer) = ends(&access);
-    let Access { client, server, rule, verdict: decided, mismatch, what, .. } = access;
-    let endpoint = view.endpoint_by_address(own);
-    let fqdns = endpoint.map(|endpoint| flows::shown_names(view, endpoint, peer, boot_ns())).unwrap_or_default();
-    let reason = match decided {
-        AccessVerdict::Allowed => reference::Reason::Rule.word(),
-        _ if mismatch => Reason::NameMismatch.word(),
-        _ => reference::Reason::L7.word(),
-    };
-    let is_allowed = decided == AccessVerdict::Allowed;
-    let (http, server_name, reason_text) = match what {
-        What::Http { facts, code, latency } => {
-            let HttpFacts { method, path, host, .. } = Arc::unwrap_or_clone(facts);
-            let latency_ms = (latency.as_secs_f64() * 1e6).round() / 1e3;
-            let text = if is_allowed { "a rule allows the request" } else { "no rule allows the request" };
-            (Some(HttpRequest { method, path, host, code, latency_ms }), None, text)
-        }
-        What::Tls { server_name } => {
-            let allowed = "a rule allows the server name";
-            let text = if is_allowed { allowed } else { "no rule allows the server name" };
-            (None, server_name, text)
-        }
-    };
-    let asked = http.as_ref().map(|http: &HttpRequest| http.host.as_str()).or(server_name.as_deref());
-    let flow = reference::Flow { protocol: TCP, port: server.port() };
-    let openers = || view.limits().openers((own, peer), flow, Binding::Observe, boot_ns(), flows::NAMES_MAX);
-    let fqdns = if mismatch { openers().iter().map(ToString::to_string).collect() } else { fqdns };
-    let reason_text = if mismatch { mismatch_text(asked, &fqdns) } else { reason_text.to_owned() };
-    Flow {
-        time: rfc3339(time),
-        verdict: verdict(decided),
-        direction,
-        endpoint: match endpoint {
-            Some(id) => flows::endpoint(view, id.0),
-            None => FlowEndpoint { id: 0, namespace: String::new(), name: String::new() },
-        },
-        peer: FlowPeer { address: peer, name: view.peer_key(peer).map(str::to_owned), fqdns, identity: 0 },
-        source: client.ip().to_canonical(),
-        source_port: client.port(),
-        destination: server.ip().to_canonical(),
-        destination_port: server.port(),
-        protocol: "TCP".to_owned(),
-        rule: rule.map(|rule| rule.to_string()),
-        reason: reason.to_owned(),
-        reason_text,
-        tcp_flags: 0,
-        length: 0,
-        http,
-        server_name,
-    }
-}
-
-/// What was asked for, and which names opened the address.
-pub(crate) fn mismatch_text(asked: Option<&str>, learned: &[String]) -> String {
-    let asked = asked.filter(|asked| !asked.is_empty()).unwrap_or("no name");
-    format!("asked for {asked}, the address was opened by {}", learned.join(", "))
-}
-
 #[cfg(test)]
 mod tests {
+    use namegate_l7_proxy::{AccessVerdict, What};
+
     use super::*;
 
     #[test]
