@@ -114,7 +114,8 @@ fn start<D: Backend>(
     let holder = permit.account().holder();
     let account = Arc::clone(permit.account());
     let serving = serve(Arc::clone(shared), Client::new(stream, permit), client, stop.clone());
-    let (serving, shared) = (OfConnection::new(&account, serving), Arc::clone(shared));
+    let serving = OfConnection::new(&account, serving);
+    let shared = Arc::clone(shared);
     tokio::spawn(async move {
         if let Err(crowded) = serving.await {
             give_way(&shared, holder, crowded);

@@ -109,7 +109,8 @@ pub(crate) async fn serve<D: Backend>(
     mut stop: watch::Receiver<()>,
 ) {
     let permit = Arc::clone(stream.client().permit());
-    let (account, ends) = (Arc::clone(permit.account()), opened.ends);
+    let account = Arc::clone(permit.account());
+    let ends = opened.ends;
     let _charge = account.charge(if is_http2 { HTTP2_BYTES } else { HTTP1_BYTES });
     let doubtful = Doubtful::default();
     let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
@@ -331,7 +332,8 @@ impl<D: Backend> Session<D> {
     ) -> Reply {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             head::strip(response.headers_mut());
-            let (account, bytes) = (self.permit.account(), bytes_of(response.headers()));
+            let account = self.permit.account();
+            let bytes = bytes_of(response.headers());
             if response.version() < Version::HTTP_2 {
                 let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
                 written.get_or_insert_with(|| account.charge(0)).resize(bytes);

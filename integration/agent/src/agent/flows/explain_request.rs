@@ -86,7 +86,8 @@ pub(crate) fn mismatch_text(asked: Option<&str>, learned: &[String]) -> String {
 
 /// The direction of a request, the address whose rules decided, and the other one.
 pub(crate) fn ends(access: &Access) -> (Direction, IpAddr, IpAddr) {
-    let (source, destination) = (access.client.ip().to_canonical(), access.server.ip().to_canonical());
+    let source = access.client.ip().to_canonical();
+    let destination = access.server.ip().to_canonical();
     match access.direction {
         rule::Direction::Egress => (Direction::Egress, source, destination),
         rule::Direction::Ingress => (Direction::Ingress, destination, source),
