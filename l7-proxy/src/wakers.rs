@@ -35,6 +35,7 @@ impl<W: Deref<Target = Wakers>> Registration<W> {
 
 impl<W: Deref<Target = Wakers>> Drop for Registration<W> {
     fn drop(&mut self) {
+        // The waker that is removed under the lock is not the last one of its task: `self` has another.
         self.wakers.lock().try_remove(self.key);
     }
 }
