@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicIsize, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -37,6 +37,10 @@ const UNREAD_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a beginning that are counted with the connection: most heads are no longer.
 const UNREAD_BYTES_FREE: usize = 1 << 10;
 
+/// Bytes that a connection may have more in a turn of its task before others see them. They see the rest when the turn ends:
+/// sums that all threads write to are slow to write to.
+const UNSETTLED_BYTES_MAX: usize = 256 << 10;
+
 /// Between two questions whether a holder may have more bytes.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 /// Requests that a client may give up before they are answered, beyond those that it let be answered.
@@ -59,7 +63,7 @@ pub(crate) struct Accounts {
     book: Mutex<Book>,
     connections_max: usize,
     bytes_max: usize,
-    bytes: AtomicUsize,
+    bytes: Sum,
     began: Instant,
     /// When connections that hold bytes were searched for last, milliseconds.
     relieved_ms: AtomicU64,
@@ -75,7 +79,9 @@ pub(crate) struct Account {
     /// The client's address, of IPv6 the network.
     client: IpAddr,
     bytes: AtomicUsize,
-    bytes_of_holder: Arc<AtomicUsize>,
+    /// How many of them the sums have.
+    settled: AtomicUsize,
+    bytes_of_holder: Arc<Sum>,
     /// Bytes from the client since the last progress.
     unread: AtomicUsize,
     /// What comes from the client passes as it comes.
@@ -85,6 +91,21 @@ pub(crate) struct Account {
     patience: AtomicI64,
     crowded: OnceLock<Crowded>,
     leaving: Arc<Wakers>,
+}
+
+/// Bytes of several connections. For a moment those that one thread takes off may come before those that another adds.
+#[derive(Debug, Default)]
+pub(crate) struct Sum(AtomicIsize);
+
+impl Sum {
+    /// Gives the sum with them.
+    fn add(&self, bytes: isize) -> usize {
+        usize::try_from(self.0.fetch_add(bytes, Ordering::Relaxed) + bytes).unwrap_or(0)
+    }
+
+    fn get(&self) -> usize {
+        usize::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(0)
+    }
 }
 
 /// Bytes on an account, taken off on drop.
@@ -208,19 +229,36 @@ impl Account {
 
     /// Puts bytes on the account until [`Self::remove`].
     pub(crate) fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let own = self.bytes_of_holder.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let all = self.accounts.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if own + all > self.accounts.bytes_max {
-            self.accounts.relieve();
+        let now = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let is_much = now.saturating_sub(self.settled.load(Ordering::Relaxed)) > UNSETTLED_BYTES_MAX;
+        if is_much || !turn::is_running() {
+            self.settle();
         }
     }
 
     /// Takes bytes off the account that [`Self::add`] put there.
     pub(crate) fn remove(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.bytes_of_holder.fetch_sub(bytes, Ordering::Relaxed);
-        self.accounts.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if !turn::is_running() {
+            self.settle();
+        }
+    }
+
+    /// Has the sums say what the connection holds.
+    pub(crate) fn settle(&self) {
+        self.settle_at(self.bytes());
+    }
+
+    fn settle_at(&self, bytes: usize) {
+        if self.settled.load(Ordering::Relaxed) == bytes {
+            return;
+        }
+        let more = bytes.cast_signed() - self.settled.swap(bytes, Ordering::Relaxed).cast_signed();
+        let own = self.bytes_of_holder.add(more);
+        let all = self.accounts.bytes.add(more);
+        if more > 0 && own + all > self.accounts.bytes_max {
+            self.accounts.relieve();
+        }
     }
 
     /// Waits until the holder may have more bytes.
@@ -232,8 +270,7 @@ impl Account {
 
     /// Whether the holder has more bytes than it leaves free: it gets no more until connections of it have given way.
     pub(crate) fn is_over(&self) -> bool {
-        let own = self.bytes_of_holder.load(Ordering::Relaxed);
-        let is_over = own + self.accounts.bytes.load(Ordering::Relaxed) > self.accounts.bytes_max;
+        let is_over = self.bytes_of_holder.get() + self.accounts.bytes.get() > self.accounts.bytes_max;
         if is_over {
             self.accounts.relieve();
         }
@@ -245,6 +282,12 @@ impl Account {
     }
 }
 
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.settle_at(0);
+    }
+}
+
 impl Accounts {
     /// A holder gets no more connections and bytes than it leaves free.
     pub(crate) fn new(connections_max: usize, per_endpoint_max: usize, bytes_max: usize) -> Arc<Self> {
@@ -252,7 +295,7 @@ impl Accounts {
             book: Mutex::new(Book::new(connections_max, per_endpoint_max)),
             connections_max,
             bytes_max,
-            bytes: AtomicUsize::new(0),
+            bytes: Sum::default(),
             began: Instant::now(),
             relieved_ms: AtomicU64::new(0),
             numbers: AtomicU64::new(0),
@@ -261,7 +304,7 @@ impl Accounts {
 
     /// Connections, and bytes that are kept for them.
     pub(crate) fn held(&self) -> (usize, usize) {
-        (self.book().shares.all(), self.bytes.load(Ordering::Relaxed))
+        (self.book().shares.all(), self.bytes.get())
     }
 
     /// An account for a new connection; `None` where its holder has its share and none of its connections is idle.
@@ -288,6 +331,7 @@ impl Accounts {
             holder,
             client,
             bytes: AtomicUsize::new(0),
+            settled: AtomicUsize::new(0),
             bytes_of_holder: Arc::clone(&holding.bytes),
             unread: AtomicUsize::new(0),
             is_tunnel: AtomicBool::new(false),
@@ -328,11 +372,11 @@ impl Accounts {
             return;
         }
         let mut book = self.book();
-        let most = book.holders.iter().max_by_key(|(_, holding)| holding.bytes.load(Ordering::Relaxed));
+        let most = book.holders.iter().max_by_key(|(_, holding)| holding.bytes.get());
         let Some((&holder, holding)) = most else { return };
         let mut own: usize = holding.connections.values().map(|account| account.bytes()).sum();
         // Also those that are about to leave.
-        let others = self.bytes.load(Ordering::Relaxed).saturating_sub(own);
+        let others = self.bytes.get().saturating_sub(own);
         let goal = (self.bytes_max - self.bytes_max / 8).saturating_sub(others) / 2;
         if own <= goal {
             return;
@@ -417,6 +461,29 @@ mod tests {
         drop((charge, buffers));
         accounts.close(&account);
         assert_eq!(accounts.held(), (0, 0));
+    }
+
+    #[test]
+    fn others_see_little_bytes_when_the_turn_ends_and_many_at_once() {
+        let accounts = accounts(100, 2 * UNSETTLED_BYTES_MAX);
+        let account = accounts.open(HONEST, CLIENT).unwrap();
+        let (charge, _) = turn::during(|| {
+            let charge = account.charge(10);
+            drop(account.charge(UNSETTLED_BYTES_MAX - 10));
+            assert_eq!(accounts.held().1, 0);
+            charge
+        });
+        account.settle();
+        assert_eq!(accounts.held().1, 10);
+        let (more, _) = turn::during(|| {
+            let more = account.charge(UNSETTLED_BYTES_MAX + 1);
+            assert_eq!(accounts.held().1, UNSETTLED_BYTES_MAX + 11);
+            assert_eq!((closed(&account), account.is_over()), (Some(Crowded::Bytes), true));
+            more
+        });
+        accounts.close(&account);
+        let _ = turn::during(|| drop((charge, more, account)));
+        assert_eq!(accounts.held(), (0, 0), "also where no turn of its ends after it");
     }
 
     #[test]

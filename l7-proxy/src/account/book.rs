@@ -3,15 +3,12 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use namegate_config::shares::{Full, Shares};
 
-use super::{Account, Crowded};
+use super::{Account, Crowded, Sum};
 use crate::holder::Holder;
 
 /// A connection that has made no progress for this long is idle: it gives way to a new one where its holder has its share.
@@ -31,7 +28,7 @@ pub(super) struct Book {
 /// What one holder has.
 #[derive(Debug, Default)]
 pub(super) struct Holding {
-    pub(super) bytes: Arc<AtomicUsize>,
+    pub(super) bytes: Arc<Sum>,
     pub(super) connections: HashMap<u64, Arc<Account>>,
     /// Connections with an account, those included that leave.
     pub(super) accounts: usize,
