@@ -50,6 +50,16 @@ pub(crate) struct Shared<D> {
     pub(crate) changes: Changes,
 }
 
+/// A connection that is served.
+#[derive(Debug)]
+pub(crate) struct Connection<D> {
+    pub(crate) shared: Arc<Shared<D>>,
+    /// Client and server.
+    pub(crate) ends: (SocketAddr, SocketAddr),
+    /// When it began.
+    pub(crate) began: Instant,
+}
+
 impl<D: Backend> Shared<D> {
     pub(crate) fn new(backend: D, counters: Arc<Counters>, config: &Config, port: u16) -> Self {
         let changes = Changes::new(backend.revision());
@@ -109,8 +119,8 @@ impl<D: Backend> Shared<D> {
             (revision, guard) = self.guard(ends.0, ends.1, began, subject.named()).await?;
         }
         let judged = subject.judge(&guard);
-        let shared = Arc::clone(self);
-        Some((Standing { shared, ends, began, revision, guard, subject, of_task: None }, judged))
+        let connection = Arc::new(Connection { shared: Arc::clone(self), ends, began });
+        Some((Standing { connection, revision, guard, subject, of_task: None }, judged))
     }
 }
 

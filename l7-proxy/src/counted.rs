@@ -34,10 +34,10 @@ pub(crate) const FIELDS_MAX: usize = 128;
 /// Bytes of a header field beside its name and value: its place in a map, and what the map keeps free.
 const FIELD_BYTES: usize = 128;
 
-/// What a request keeps from its head to the end of its response and of its own body.
-pub(crate) fn charge_request(account: &Arc<Account>, fields: &HeaderMap, target: &Uri) -> Charge {
+/// Bytes that a request keeps from its head to the end of its response and of its own body.
+pub(crate) fn bytes_of_request(fields: &HeaderMap, target: &Uri) -> usize {
     let target = target.path_and_query().map_or(0, |target| target.as_str().len());
-    account.charge(REQUEST_BYTES + target + bytes_of(fields))
+    REQUEST_BYTES + target + bytes_of(fields)
 }
 
 /// Bytes that the fields of a head take.

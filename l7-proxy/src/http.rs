@@ -33,8 +33,8 @@ use crate::{
     backend::{Access, AccessVerdict, Backend, Match, Named, Question, What},
     body::{FromClient, RequestBody, Revoked},
     client::ConnectionPermit,
-    connection::{IDLE_MAX, Prefixed, Shared},
-    counted::{Counted, FIELDS_MAX, WINDOW_BYTES, bytes_of, charge_request, charge_until_written},
+    connection::{Connection, IDLE_MAX, Prefixed, Shared},
+    counted::{Counted, FIELDS_MAX, WINDOW_BYTES, bytes_of, bytes_of_request, charge_until_written},
     counters::Outcome,
     framing::{Doubtful, Framing},
     guard::{Asked, Guard, Judgement},
@@ -46,7 +46,7 @@ use crate::{
     splice::{self, SILENCE_MAX},
     standing::{self, Standing, StandingBody, Subject},
     turn,
-    upstream::{CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
+    upstream::{BoxedRequest, CONNECTION_WINDOW_BYTES, SEND_BYTES, Upstream, UpstreamError},
     wakers::OfTask,
     websocket,
 };
@@ -56,7 +56,9 @@ const HEAD_OCTETS_MAX: u32 = 64 << 10;
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 100;
 /// Bytes of a connection of HTTP/1, of both sides: buffers and tasks, as they were measured with what the allocator adds.
-const HTTP1_BYTES: usize = 48 << 10;
+const HTTP1_BYTES: usize = (48 << 10) + HTTP1_REQUEST_BYTES;
+/// Those of them that are for the request under way: it is counted where it has more.
+const HTTP1_REQUEST_BYTES: usize = 8 << 10;
 /// The same of HTTP/2.
 const HTTP2_BYTES: usize = 64 << 10;
 /// The request has more fields. Each takes far more room than its octets.
@@ -79,13 +81,9 @@ type Reply = reply::Reply<StandingBody>;
 
 /// One client's connection.
 struct Session<D> {
-    shared: Arc<Shared<D>>,
-    client: SocketAddr,
-    server: SocketAddr,
+    connection: Arc<Connection<D>>,
     upstream: Upstream,
     permit: Arc<ConnectionPermit>,
-    /// When the connection began.
-    began: Instant,
     /// The limits, and the revision they are of.
     guard: Mutex<(u64, Arc<Guard>)>,
     /// Those of the host asked for last, where it matters.
@@ -120,7 +118,8 @@ pub(crate) async fn serve<D: Backend>(
         // Before its task has had a turn: many heads may come at once.
         let account = session.permit.account();
         account.progress();
-        let charge = charge_request(account, request.headers(), request.uri());
+        let bytes = bytes_of_request(request.headers(), request.uri());
+        let charge = account.charge(bytes.saturating_sub(if is_http2 { 0 } else { HTTP1_REQUEST_BYTES }));
         async move {
             let is_head = request.method() == Method::HEAD;
             let unanswered = session.permit.account().asked();
@@ -171,18 +170,15 @@ impl<D: Backend> Session<D> {
     ) -> Self {
         let Opened { ends: (client, server), began, upstream } = opened;
         Self {
-            client,
-            server,
             upstream: Upstream::new((server, shared.mark), is_http2, permit.account(), upstream),
             permit,
-            began,
             guard: Mutex::new(guard),
             of_host: Mutex::default(),
             asked: AtomicU64::new(0),
             doubtful,
             written: std::sync::Mutex::default(),
             task: (!is_http2).then(|| Arc::new(OfTask::new(shared.changes.waiting(client)))),
-            shared,
+            connection: Arc::new(Connection { shared, ends: (client, server), began }),
         }
     }
 
@@ -215,7 +211,7 @@ impl<D: Backend> Session<D> {
             Ok(host) => host,
             Err(refused) => return self.malformed(refused, version),
         };
-        let revision = self.shared.backend.revision();
+        let revision = self.connection.shared.backend.revision();
         let Some(guard) = self.guard(&host).await else {
             return reply::unavailable("the rules can not be asked");
         };
@@ -226,14 +222,14 @@ impl<D: Backend> Session<D> {
         };
         let judged = guard.judge(Asked::Http(&facts, &parts.headers));
         if !judged.allowed && !guard.audit {
-            self.shared.counters.count(Outcome::Denied);
+            self.connection.shared.counters.count(Outcome::Denied);
             let nobody = if judged.mismatch { MISMATCH } else { "no rule allows the flow" };
             let why = judged.rule.as_ref().map_or_else(|| nobody.to_owned(), ToString::to_string);
             let reply = reply::denied(&why);
             self.record(&facts, judged, AccessVerdict::Denied, reply.status().as_u16(), began);
             return reply;
         }
-        self.shared.counters.count(Outcome::Allowed);
+        self.connection.shared.counters.count(Outcome::Allowed);
         let verdict = if judged.allowed && !judged.mismatch { AccessVerdict::Allowed } else { AccessVerdict::Audited };
         let has_body = !body.state().is_whole();
         let subject = Subject::Http(Arc::clone(&facts), KeptFields::new(&parts.headers));
@@ -246,10 +242,11 @@ impl<D: Backend> Session<D> {
         }
         let body = body.standing(of_body, !guard.demands_fields());
         let websocket = facts.websocket.clone();
-        let source = guard.keeps_source.then(|| self.client.ip().to_canonical());
+        let source = guard.keeps_source.then(|| self.connection.ends.0.ip().to_canonical());
         let passed = Passed::new(self, (facts, judged, verdict), began);
         // In a box: each future around it is moved as a whole when it begins.
-        let passing = Box::pin(self.pass_on(Request::from_parts(parts, body), (websocket, source), revoked, charge));
+        let passing =
+            Box::pin(self.pass_on(Box::new(Request::from_parts(parts, body)), (websocket, source), revoked, charge));
         let reply = passing.await;
         passed.answered(reply.status());
         reply
@@ -258,7 +255,7 @@ impl<D: Backend> Session<D> {
     /// Gives the server's answer to a request, or that of the proxy in its place.
     async fn pass_on(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: BoxedRequest,
         (websocket, source): (Option<HeaderValue>, Option<IpAddr>),
         mut revoked: Revoked,
         charge: Arc<Charge>,
@@ -272,7 +269,7 @@ impl<D: Backend> Session<D> {
             () = &mut revoked => reply::denied("the rules have changed"),
             sent = self.upstream.send(request, source) => match sent {
                 Ok(response) if response.headers().len() > FIELDS_MAX => {
-                    self.shared.counters.count(Outcome::ServerFailed);
+                    self.connection.shared.counters.count(Outcome::ServerFailed);
                     reply::bad_gateway("the response has too many header fields")
                 }
                 Ok(response) => {
@@ -286,13 +283,13 @@ impl<D: Backend> Session<D> {
     }
 
     fn malformed(&self, refused: Refused, version: Version) -> Reply {
-        self.shared.counters.count(Outcome::Malformed);
+        self.connection.shared.counters.count(Outcome::Malformed);
         reply::malformed(refused, version)
     }
 
     /// The limits as they are now, for requests to this host where that matters.
     async fn guard(&self, host: &str) -> Option<Arc<Guard>> {
-        let revision = self.shared.backend.revision();
+        let revision = self.connection.shared.backend.revision();
         let mut held = self.guard.lock().await;
         if held.0 != revision {
             *held = (revision, self.ask(Named::Any).await?);
@@ -317,9 +314,10 @@ impl<D: Backend> Session<D> {
     }
 
     async fn ask(&self, named: Named) -> Option<Arc<Guard>> {
-        let Self { client, server, began, .. } = *self;
-        let question = Question { client, server, age: began.elapsed(), named, known: Arc::default() };
-        let policy = self.shared.backend.connection_policy(question).await?;
+        let Connection { shared, ends: (client, server), began } = &*self.connection;
+        let (client, server, known) = (*client, *server, Arc::default());
+        let question = Question { client, server, age: began.elapsed(), named, known };
+        let policy = shared.backend.connection_policy(question).await?;
         Some(Arc::new(Guard::from(policy)))
     }
 
@@ -344,7 +342,7 @@ impl<D: Backend> Session<D> {
         }
         let asked = from_client.filter(|(_, key)| websocket::is_accepted(key, response.headers()));
         let Some((client, _)) = asked else {
-            self.shared.counters.count(Outcome::ServerFailed);
+            self.connection.shared.counters.count(Outcome::ServerFailed);
             return reply::bad_gateway("the server changed to another protocol unasked");
         };
         let server = hyper::upgrade::on(&mut response);
@@ -368,22 +366,21 @@ impl<D: Backend> Session<D> {
 
     /// Resolves once the rules do not let a request pass any more that they let pass at `revision`.
     fn revoked(&self, subject: Subject, guard: &Arc<Guard>, revision: u64, of_task: Option<Arc<OfTask>>) -> Revoked {
-        let (shared, guard) = (Arc::clone(&self.shared), Arc::clone(guard));
-        let (ends, began) = ((self.client, self.server), self.began);
-        let standing = Standing { shared, ends, began, revision, guard, subject, of_task };
+        let (connection, guard) = (Arc::clone(&self.connection), Arc::clone(guard));
+        let standing = Standing { connection, revision, guard, subject, of_task };
         Box::pin(async move { standing.revoked().await })
     }
 
     fn unanswered(&self, error: &UpstreamError) -> Reply {
-        self.shared.counters.count(Outcome::ServerFailed);
-        tracing::debug!(error = ?error, server = %self.server, "no response");
+        self.connection.shared.counters.count(Outcome::ServerFailed);
+        tracing::debug!(error = ?error, server = %self.connection.ends.1, "no response");
         reply::unanswered(error)
     }
 
     fn record(&self, facts: &Arc<HttpFacts>, judged: Judgement, verdict: AccessVerdict, code: u16, began: Instant) {
         let Judgement { direction, rule, mismatch, .. } = judged;
         let what = What::http(facts, code, began.elapsed());
-        let Self { client, server, .. } = *self;
-        self.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
+        let (client, server) = self.connection.ends;
+        self.connection.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
     }
 }

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use foldhash::HashMap;
@@ -190,9 +190,8 @@ impl<F: Future> Future for Paced<F> {
         }
         let enter = |round: &mut Round| round.enter(this.holder, context, &this.waits);
         let Some(at) = ROUND.with_borrow_mut(enter) else { return Poll::Pending };
-        let began = Instant::now();
-        let polled = turn::during(began, || this.task.as_mut().poll(context));
-        ROUND.with_borrow_mut(|round| round.charge(at, began.elapsed()));
+        let (polled, took) = turn::during(|| this.task.as_mut().poll(context));
+        ROUND.with_borrow_mut(|round| round.charge(at, took));
         polled
     }
 }
@@ -222,7 +221,9 @@ impl<F: Future> Future for OfConnection<F> {
         if let Some(crowded) = this.account.crowded() {
             return Poll::Ready(Err(crowded));
         }
-        Pin::new(&mut this.task).poll(context).map(Ok)
+        let polled = Pin::new(&mut this.task).poll(context);
+        this.account.settle();
+        polled.map(Ok)
     }
 }
 
@@ -253,6 +254,7 @@ mod tests {
     use std::{
         net::{IpAddr, Ipv4Addr},
         sync::atomic::AtomicU64,
+        time::Instant,
     };
 
     use tokio::task::JoinHandle;

@@ -23,7 +23,7 @@ use crate::{
     backend::Backend,
     connection::Shared,
     counters::Counters,
-    pace, socket, standing,
+    pace, socket, standing, turn,
 };
 
 /// Ports tried where the kernel's choice for IPv4 is taken for IPv6.
@@ -120,7 +120,9 @@ impl Proxy {
         let mut runtimes = Vec::new();
         for _ in 0..config.workers.max(1) {
             let (worker, inbox) = Worker::new();
-            let runtime = Builder::new_current_thread().enable_all().build().map_err(ProxyError::Runtime)?;
+            let mut builder = Builder::new_current_thread();
+            builder.enable_all().on_thread_park(turn::sleeps).on_thread_unpark(turn::wakes);
+            let runtime = builder.build().map_err(ProxyError::Runtime)?;
             workers.push(worker);
             runtimes.push((runtime, inbox));
         }

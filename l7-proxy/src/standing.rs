@@ -26,7 +26,7 @@ use crate::{
     account::Account,
     backend::{Access, AccessVerdict, Backend, Named, Question, What},
     body::Revoked,
-    connection::Shared,
+    connection::{Connection, Shared},
     counted::Counted,
     counters::Outcome,
     guard::{Asked, Guard, Judgement},
@@ -126,11 +126,7 @@ impl Subject {
 /// Something that was let pass.
 #[derive(Debug)]
 pub(crate) struct Standing<D> {
-    pub(crate) shared: Arc<Shared<D>>,
-    /// Client and server.
-    pub(crate) ends: (SocketAddr, SocketAddr),
-    /// When the connection began.
-    pub(crate) began: Instant,
+    pub(crate) connection: Arc<Connection<D>>,
     /// The revision of the rules that let it pass.
     pub(crate) revision: u64,
     /// Those rules.
@@ -143,13 +139,13 @@ pub(crate) struct Standing<D> {
 impl<D: Backend> Standing<D> {
     /// Waits until the rules do not let it pass, or nobody says that they do, and records that.
     pub(crate) async fn revoked(&self) {
-        let changes = &self.shared.changes;
+        let changes = &self.connection.shared.changes;
         let mut judged_at = self.revision;
         let mut tries = 0;
         loop {
             let is_due = || (changes.revision.load(Ordering::SeqCst) > judged_at).then_some(());
-            changes.waiting(self.ends.0).until(self.of_task.as_deref(), is_due).await;
-            let revision = self.shared.backend.revision();
+            changes.waiting(self.connection.ends.0).until(self.of_task.as_deref(), is_due).await;
+            let revision = self.connection.shared.backend.revision();
             match self.judge_in_turn().await {
                 Some(judged) if judged.is_ok() => (judged_at, tries) = (revision, 0),
                 None if tries + 1 < TRIES => {
@@ -158,7 +154,7 @@ impl<D: Backend> Standing<D> {
                 }
                 judged => {
                     self.record(judged.and_then(Result::err), AccessVerdict::Denied);
-                    self.shared.counters.count(Outcome::Revoked);
+                    self.connection.shared.counters.count(Outcome::Revoked);
                     return;
                 }
             }
@@ -168,7 +164,7 @@ impl<D: Backend> Standing<D> {
     /// Judges it again when it is its turn: `Err` where it does not pass, `None` where nobody answers. A turn lasts for one
     /// question, so that those who get no answer hold up no others.
     async fn judge_in_turn(&self) -> Option<Result<(), Judgement>> {
-        let _turn = self.shared.changes.turns.acquire().await;
+        let _turn = self.connection.shared.changes.turns.acquire().await;
         let asked = self.ask().await;
         sleep(PAUSE).await;
         let guard = asked?;
@@ -178,18 +174,26 @@ impl<D: Backend> Standing<D> {
 
     /// The rules as they are now. Names that opened the address when it was let pass count further.
     async fn ask(&self) -> Option<Guard> {
-        let (client, server) = self.ends;
+        let (client, server) = self.connection.ends;
         let known = Arc::clone(&self.guard.names);
-        let of = |named| Question { client, server, age: self.began.elapsed(), named, known: Arc::clone(&known) };
-        let any = self.shared.backend.connection_policy(of(Named::Any)).await?;
-        let policy =
-            if any.bound { self.shared.backend.connection_policy(of(self.subject.named())).await? } else { any };
+        let of =
+            |named| Question { client, server, age: self.connection.began.elapsed(), named, known: Arc::clone(&known) };
+        let any = self.connection.shared.backend.connection_policy(of(Named::Any)).await?;
+        let policy = if any.bound {
+            self.connection.shared.backend.connection_policy(of(self.subject.named())).await?
+        } else {
+            any
+        };
         Some(Guard::from(policy))
     }
 
     /// Records what becomes of it at first, and counts that.
     pub(crate) fn record_first(&self, judgement: Judgement, verdict: AccessVerdict) {
-        self.shared.counters.count(if verdict == AccessVerdict::Denied { Outcome::Denied } else { Outcome::Allowed });
+        self.connection.shared.counters.count(if verdict == AccessVerdict::Denied {
+            Outcome::Denied
+        } else {
+            Outcome::Allowed
+        });
         self.record(Some(judgement), verdict);
     }
 
@@ -197,9 +201,9 @@ impl<D: Backend> Standing<D> {
     pub(crate) fn record(&self, judgement: Option<Judgement>, verdict: AccessVerdict) {
         let judgement = judgement.unwrap_or_else(|| self.subject.judge(&self.guard));
         let Judgement { direction, rule, mismatch, .. } = judgement;
-        let (client, server) = self.ends;
-        let what = self.subject.what(self.began);
-        self.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
+        let (client, server) = self.connection.ends;
+        let what = self.subject.what(self.connection.began);
+        self.connection.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
     }
 }
 

@@ -40,6 +40,9 @@ pub(crate) enum UpstreamError {
     Talk(#[source] hyper::Error),
 }
 
+/// A request to the server, in a box: it is moved some times on its way.
+pub(crate) type BoxedRequest = Box<Request<RequestBody>>;
+
 enum Sender {
     One(http1::SendRequest<RequestBody>),
     Two(http2::SendRequest<RequestBody>),
@@ -66,7 +69,7 @@ impl Upstream {
     /// Sends a request and gives the head of the response. A request that a closing server did not take is sent once more.
     pub(crate) async fn send(
         &self,
-        request: Request<RequestBody>,
+        request: BoxedRequest,
         source: Option<IpAddr>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         match self.try_send(request, source).await? {
@@ -82,9 +85,9 @@ impl Upstream {
     /// Gives the request back where it was not sent.
     async fn try_send(
         &self,
-        request: Request<RequestBody>,
+        request: BoxedRequest,
         source: Option<IpAddr>,
-    ) -> Result<Result<Response<Incoming>, Request<RequestBody>>, UpstreamError> {
+    ) -> Result<Result<Response<Incoming>, BoxedRequest>, UpstreamError> {
         let mut place = self.sender.lock().await;
         let is_ready = match place.as_mut() {
             Some(Sender::One(sender)) => sender.ready().await.is_ok(),
@@ -97,14 +100,14 @@ impl Upstream {
         let Some(sender) = place.as_mut() else { return Ok(Err(request)) };
         let sent = match sender {
             Sender::One(sender) => {
-                let sending = sender.try_send_request(request);
+                let sending = sender.try_send_request(*request);
                 drop(place);
                 sending.await
             }
             Sender::Two(sender) => {
                 let mut sender = sender.clone();
                 drop(place);
-                sender.try_send_request(request).await
+                sender.try_send_request(*request).await
             }
         };
         match sent {
@@ -112,7 +115,7 @@ impl Upstream {
             Err(mut error) => match error.take_message() {
                 Some(request) => {
                     *self.sender.lock().await = None;
-                    Ok(Err(request))
+                    Ok(Err(Box::new(request)))
                 }
                 None => Err(UpstreamError::Talk(error.into_error())),
             },

@@ -131,7 +131,8 @@ fn websocket(parts: &Parts) -> Result<Option<HeaderValue>, Refused> {
     let is = |value: Option<&HeaderValue>, word: &[u8]| {
         value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(word))
     };
-    if !is(one(UPGRADE), b"websocket") || !options(&parts.headers).any(|option| option == "upgrade") {
+    if !is(one(UPGRADE), b"websocket") || !options(&parts.headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
+    {
         return Ok(None);
     }
     let has_body = parts.headers.contains_key(TRANSFER_ENCODING)
@@ -149,16 +150,19 @@ fn websocket(parts: &Parts) -> Result<Option<HeaderValue>, Refused> {
     Ok(key.filter(|_| is_handshake && is(one(SEC_WEBSOCKET_VERSION), b"13")).cloned())
 }
 
-/// Words of `Connection` in lower case.
-fn options(headers: &HeaderMap) -> impl Iterator<Item = String> {
+/// Words of `Connection`.
+fn options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|option| option.trim().to_ascii_lowercase())
+    values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 /// Removes the fields about one connection, and those that `Connection` names (RFC 9110 §7.6.1).
 pub fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = options(headers).filter_map(|option| option.parse().ok()).collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    let is_common = |option: &&str| ["close", "keep-alive"].iter().any(|common| option.eq_ignore_ascii_case(common));
+    let others = options(headers).filter(|option| !is_common(option));
+    let named: Vec<HeaderName> = others.filter_map(|option| option.parse().ok()).collect();
+    let present: Vec<HeaderName> = headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    for name in named.iter().chain(&present) {
         headers.remove(name);
     }
 }
@@ -169,7 +173,7 @@ fn fields(parts: &mut Parts, is_websocket: bool) -> Result<(), Refused> {
     if headers.get_all(CONNECTION).iter().any(|value| value.to_str().is_err()) {
         return Err(bad("Connection names no field"));
     }
-    if options(headers).any(|option| END_TO_END.iter().any(|name| name.as_str() == option)) {
+    if options(headers).any(|option| END_TO_END.iter().any(|name| option.eq_ignore_ascii_case(name.as_str()))) {
         return Err(bad("Connection names a field that is for the server"));
     }
     let takes_trailers = headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));

@@ -59,8 +59,13 @@ impl Records {
     /// Adds a record; gives the endpoint that lost one for it.
     fn push(&self, endpoint: u32, record: (SystemTime, Access)) -> Option<u32> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = waiting.is_empty();
         let lost = waiting.push(endpoint, record);
-        self.arrived.notify_one();
+        drop(waiting);
+        // Whoever takes records out takes all of them before it waits again.
+        if was_empty {
+            self.arrived.notify_one();
+        }
         lost.map(|(endpoint, _)| endpoint)
     }
 
