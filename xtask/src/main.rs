@@ -128,14 +128,15 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-/// Builds the agent and the demo as users get them, and runs the demo.
+/// Builds the agent and the demo, optimised, and runs the demo.
 fn demo(output: &str) -> Result<ExitCode> {
     shell::need_root("network namespaces and eBPF", "cargo xtask demo")?;
     shell::install_missing(&shell::TOOLS)?;
-    shell::step("building the agent and the demo (release); the first time takes minutes");
+    shell::step("building the agent and the demo; the first time takes minutes");
     let packages = ["--package", "namegate", "--package", "namegate-testbed"];
-    shell::cargo(&[&["build", "--release", "--bin", "namegate", "--bin", "namegate-demo"], &packages[..]].concat())?;
-    let folder = shell::target().join("release");
+    let build = ["build", "--profile", "demo", "--bin", "namegate", "--bin", "namegate-demo"];
+    shell::cargo(&[&build, &packages[..]].concat())?;
+    let folder = shell::target().join("demo");
     let mut demo = std::process::Command::new(folder.join("namegate-demo"));
     demo.args(["--output", output]).env("NAMEGATE_BIN", folder.join("namegate"));
     let status = shell::run(&mut demo)?;
