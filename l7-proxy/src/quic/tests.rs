@@ -139,6 +139,18 @@ fn frames_come_in_any_order_and_split() {
 }
 
 #[test]
+fn a_server_chooses_its_identifier_before_a_message_is_whole_only_where_it_gets_each_part_at_once() {
+    let hello = hello();
+    let (early, late) = hello.split_at(80);
+    let late = Sealing { id: &SERVER_ID, ..PLAIN }.numbered(1, 1).seal(&crypto(80, late));
+    for (flight, want) in [(Flight::default(), Heard::Unread), (Flight::observed(), example(first()))] {
+        let mut client = Client(flight);
+        assert_eq!(client.hear(&sealed(&crypto(0, early))), Heard::Partial(first()));
+        assert_eq!(client.hear(&late), want);
+    }
+}
+
+#[test]
 fn what_a_server_could_read_in_another_way_is_refused() {
     let hello = hello();
     let changed = hello_of("denied.test");

@@ -74,7 +74,7 @@ struct Gathered {
 impl Gathered {
     fn new(opening: &Opening) -> Self {
         let (began_ns, base) = (opening.record.time_ns, opening.record.sequence);
-        let (octets, ahead, flight) = (Vec::new(), BTreeMap::new(), Flight::default());
+        let (octets, ahead, flight) = (Vec::new(), BTreeMap::new(), Flight::observed());
         Self { began_ns, heard_ns: began_ns, base, octets, ahead, segments: 0, flight, done: false }
     }
 
@@ -221,7 +221,7 @@ fn take(gathered: &mut FairCache<Gathered>, opening: Opening, checks: &Checks, r
     };
     known.done = found != Found::Partial || known.segments >= OPENINGS_PER_FLOW;
     if known.done {
-        (known.octets, known.ahead, known.flight) = (Vec::new(), BTreeMap::new(), Flight::default());
+        (known.octets, known.ahead, known.flight) = (Vec::new(), BTreeMap::new(), Flight::observed());
     }
     match found {
         Found::Asked(asked) => {

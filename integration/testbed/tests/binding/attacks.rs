@@ -100,6 +100,11 @@ impl Begins {
     /// An Initial packet with a part of the handshake (RFC 9000 §17.2.2, RFC 9001 §5); its number is sent in one byte, or in
     /// two.
     pub(super) fn packet(self, number: u64, offset: usize, part: &[u8]) -> Vec<u8> {
+        self.packet_to(self.id, number, offset, part)
+    }
+
+    /// The same for a server that has chosen this identifier for itself.
+    fn packet_to(self, id: [u8; 8], number: u64, offset: usize, part: &[u8]) -> Vec<u8> {
         let two = |number: usize| (u16::try_from(number).unwrap() | 0x4000).to_be_bytes();
         let number_bytes: usize = if number.trailing_zeros() >= 8 { 2 } else { 1 };
         let mut payload = [&[6][..], &two(offset), &two(part.len()), part].concat();
@@ -108,7 +113,7 @@ impl Begins {
             _ => (0xc0, [0, 0, 0, 1]),
         };
         let first = first | u8::from(number_bytes == 2);
-        let mut header = [&[first][..], &version, &[8], &self.id, &[8], &SOURCE, &[0]].concat();
+        let mut header = [&[first][..], &version, &[8], &id, &[8], &SOURCE, &[0]].concat();
         let number_at = header.len() + 2;
         payload.resize(payload.len().max(DATAGRAM - number_at - number_bytes - 16), 0);
         header.extend(two(number_bytes + payload.len() + 16));
@@ -284,6 +289,22 @@ fn dtls_does_not_begin_where_names_are_bound() {
             })
             .unwrap();
     }
+}
+
+#[test]
+fn a_name_is_read_whose_later_part_goes_to_the_identifier_that_its_server_chose() {
+    let world = shared_world(&[TIE]);
+    let agent = start(&world, &names(&[GOOD]), "observe");
+    let pod = world.pod(TIE);
+    resolve(pod, &[GOOD]);
+    let hello = quic_hello(BAD);
+    let (early, late) = hello.split_at(hello.len() / 2);
+    let begins = Begins::v1(1);
+    send(pod, vec![begins.packet(0, 0, early), begins.packet_to([9; 8], 1, early.len(), late)]);
+    let told = agent.wait_for("the mismatch", |agent| {
+        Ok(agent.flows("")?.iter().any(|flow| flow["server-name"] == BAD).then_some(()))
+    });
+    told.unwrap();
 }
 
 #[test]
