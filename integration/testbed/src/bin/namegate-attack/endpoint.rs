@@ -96,8 +96,8 @@ impl Shooter {
         let path = Path::new(self.own[0], SINK[0]);
         let datagram = path.udp(port(number), ECHO, &[&passing("endpoint:fragments")[..], &[0; 32]].concat());
         let first = &datagram[..datagram.len() & !7];
-        // Even identifications: see below.
-        self.raw.send(&path.fragment(UDP, 64, short(number) & !1, MORE_FRAGMENTS, first));
+        // Even identifications, see below; and not 0, for which the kernel writes one of its own (raw(7)).
+        self.raw.send(&path.fragment(UDP, 64, short(number) & !1 | 2, MORE_FRAGMENTS, first));
     }
 
     fn lone_fragment(&self, number: u64) {
