@@ -24,6 +24,9 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
+/// Options of most connections of HTTP/1. `close` is the name of no field (RFC 9110 §7.6.1), and
+/// `Keep-Alive` is removed in any case.
+const COMMON_OPTIONS: [&str; 2] = ["close", "keep-alive"];
 /// Fields for the server, which a client must not name in `Connection`: without them the server gets another request.
 const END_TO_END: [HeaderName; 7] =
     [AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST];
@@ -131,8 +134,8 @@ fn websocket(parts: &Parts) -> Result<Option<HeaderValue>, Refused> {
     let is = |value: Option<&HeaderValue>, word: &[u8]| {
         value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(word))
     };
-    if !is(one(UPGRADE), b"websocket") || !options(&parts.headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
-    {
+    let asks_to_upgrade = || options(&parts.headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    if !is(one(UPGRADE), b"websocket") || !asks_to_upgrade() {
         return Ok(None);
     }
     let has_body = parts.headers.contains_key(TRANSFER_ENCODING)
@@ -158,10 +161,11 @@ fn options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 /// Removes the fields about one connection, and those that `Connection` names (RFC 9110 §7.6.1).
 pub fn strip(headers: &mut HeaderMap) {
-    let is_common = |option: &&str| ["close", "keep-alive"].iter().any(|common| option.eq_ignore_ascii_case(common));
-    let others = options(headers).filter(|option| !is_common(option));
+    let names_no_field = |option: &&str| COMMON_OPTIONS.iter().any(|common| option.eq_ignore_ascii_case(common));
+    let others = options(headers).filter(|option| !names_no_field(option));
     let named: Vec<HeaderName> = others.filter_map(|option| option.parse().ok()).collect();
-    let present: Vec<HeaderName> = headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    let is_hop_by_hop = |name: &&HeaderName| HOP_BY_HOP.contains(name);
+    let present: Vec<HeaderName> = headers.keys().filter(is_hop_by_hop).cloned().collect();
     for name in named.iter().chain(&present) {
         headers.remove(name);
     }
@@ -173,7 +177,8 @@ fn fields(parts: &mut Parts, is_websocket: bool) -> Result<(), Refused> {
     if headers.get_all(CONNECTION).iter().any(|value| value.to_str().is_err()) {
         return Err(bad("Connection names no field"));
     }
-    if options(headers).any(|option| END_TO_END.iter().any(|name| option.eq_ignore_ascii_case(name.as_str()))) {
+    let is_end_to_end = |option: &str| END_TO_END.iter().any(|name| option.eq_ignore_ascii_case(name.as_str()));
+    if options(headers).any(is_end_to_end) {
         return Err(bad("Connection names a field that is for the server"));
     }
     let takes_trailers = headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
