@@ -2,17 +2,20 @@
 //! connections of the endpoint that holds most are closed, and others go on.
 
 mod book;
+mod bytes;
 
 use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicIsize, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use book::Book;
+pub(crate) use bytes::Charge;
+use bytes::Sum;
 use namegate_config::shares::Full;
 use tokio::time::sleep;
 
@@ -37,8 +40,8 @@ const UNREAD_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a beginning that are counted with the connection: most heads are no longer.
 const UNREAD_BYTES_FREE: usize = 1 << 10;
 
-/// Bytes that a connection may have more in a turn of its task before others see them. They see the rest when the turn ends:
-/// sums that all threads write to are slow to write to.
+/// Bytes that a connection may have more in a turn of its task before others see them. They see the
+/// rest when the turn ends: sums that all threads write to are slow to write to.
 const UNSETTLED_BYTES_MAX: usize = 256 << 10;
 
 /// Between two questions whether a holder may have more bytes.
@@ -91,46 +94,6 @@ pub(crate) struct Account {
     patience: AtomicI64,
     crowded: OnceLock<Crowded>,
     leaving: Arc<Wakers>,
-}
-
-/// Bytes of several connections. For a moment those that one thread takes off may come before those that another adds.
-#[derive(Debug, Default)]
-pub(crate) struct Sum(AtomicIsize);
-
-impl Sum {
-    /// Gives the sum with them.
-    fn add(&self, bytes: isize) -> usize {
-        usize::try_from(self.0.fetch_add(bytes, Ordering::Relaxed) + bytes).unwrap_or(0)
-    }
-
-    fn get(&self) -> usize {
-        usize::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(0)
-    }
-}
-
-/// Bytes on an account, taken off on drop.
-#[derive(Debug)]
-pub(crate) struct Charge {
-    account: Arc<Account>,
-    bytes: usize,
-}
-
-impl Charge {
-    /// Keeps so many bytes on the account instead.
-    pub(crate) fn resize(&mut self, bytes: usize) {
-        if bytes > self.bytes {
-            self.account.add(bytes - self.bytes);
-        } else if bytes < self.bytes {
-            self.account.remove(self.bytes - bytes);
-        }
-        self.bytes = bytes;
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.account.remove(self.bytes);
-    }
 }
 
 /// How many bytes of a beginning are on the account.
@@ -230,8 +193,8 @@ impl Account {
     /// Puts bytes on the account until [`Self::remove`].
     pub(crate) fn add(&self, bytes: usize) {
         let now = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let is_much = now.saturating_sub(self.settled.load(Ordering::Relaxed)) > UNSETTLED_BYTES_MAX;
-        if is_much || !turn::is_running() {
+        let unsettled = now.saturating_sub(self.settled.load(Ordering::Relaxed));
+        if unsettled > UNSETTLED_BYTES_MAX || !turn::is_running() {
             self.settle();
         }
     }
@@ -270,7 +233,8 @@ impl Account {
 
     /// Whether the holder has more bytes than it leaves free: it gets no more until connections of it have given way.
     pub(crate) fn is_over(&self) -> bool {
-        let is_over = self.bytes_of_holder.get() + self.accounts.bytes.get() > self.accounts.bytes_max;
+        let kept = self.bytes_of_holder.get() + self.accounts.bytes.get();
+        let is_over = kept > self.accounts.bytes_max;
         if is_over {
             self.accounts.relieve();
         }

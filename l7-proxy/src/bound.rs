@@ -3,7 +3,7 @@
 //! The server is called at once. Where protocols without names pass, what it says first goes to the client as it comes:
 //! only what the client says waits until it is known for what it is.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, sync::Arc};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     backend::{AccessVerdict, Backend},
     client::Client,
-    connection::{FIRST_MAX, Prefixed, Shared, record_tls},
+    connection::{Connection, FIRST_MAX, Prefixed},
     counters::Outcome,
     guard::{Asked, Guard},
     hello::Malformed,
@@ -42,18 +42,16 @@ struct Beginning {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve<D: Backend>(
-    shared: &Arc<Shared<D>>,
+    connection: &Arc<Connection<D>>,
     mut stream: Client,
-    mut opened: Opened,
     guarded: (u64, Arc<Guard>),
     stop: watch::Receiver<()>,
 ) -> io::Result<()> {
-    let ends = opened.ends;
-    let Some(mut upstream) = shared.connect(stream.account(), ends, &guarded.1).await else {
+    let Some(mut upstream) = connection.connect(stream.account(), &guarded.1).await else {
         socket::reset(stream);
         return Ok(());
     };
-    let judge = |subject| judge(shared, &guarded, &opened, subject);
+    let judge = |subject| judge(connection, &guarded, subject);
     let mut beginning = Beginning::default();
     let mut nameless = None;
     if !beginning.listen(&mut stream, &mut upstream).await? {
@@ -79,14 +77,13 @@ pub(crate) async fn serve<D: Backend>(
         },
         // A server of HTTP does not speak first.
         Ok(kind @ (Opening::Http | Opening::Http2)) if !answered => {
-            opened.upstream = Some(upstream);
+            let opened = Opened { connection: Arc::clone(connection), upstream: Some(upstream) };
             let stream = Prefixed::new(octets, stream);
-            http::serve(Arc::clone(shared), stream, opened, guarded, kind == Opening::Http2, stop).await;
+            http::serve(opened, stream, guarded, kind == Opening::Http2, stop).await;
         }
         // Silence to its end asks for nothing: where that may not pass, no refusal is recorded.
         Ok(Opening::Partial) if octets.is_empty() && nameless.is_none() => {
-            if let Some((standing, judged)) =
-                shared.judge((guarded.0, &guarded.1), ends, opened.began, Subject::Nameless).await
+            if let Some((standing, judged)) = connection.judge((guarded.0, &guarded.1), Subject::Nameless).await
                 && judged.verdict(standing.guard.audit) != AccessVerdict::Denied
             {
                 tunnel::nameless(&standing, Prefixed::new(octets, stream), upstream).await;
@@ -95,7 +92,7 @@ pub(crate) async fn serve<D: Backend>(
         kind => {
             let is_unread = !matches!(kind, Ok(Opening::Other)) && !octets.is_empty();
             if is_unread && !guarded.1.audit {
-                refuse_unread(shared, ends, &guarded.1, stream);
+                refuse_unread(connection, &guarded.1, stream);
                 return Ok(());
             }
             if nameless.is_none() {
@@ -112,12 +109,11 @@ pub(crate) async fn serve<D: Backend>(
 
 /// Judges what a connection asks for, and records it. `None` where it may not pass.
 async fn judge<D: Backend>(
-    shared: &Arc<Shared<D>>,
+    connection: &Arc<Connection<D>>,
     (revision, any): &(u64, Arc<Guard>),
-    opened: &Opened,
     subject: Subject,
 ) -> Option<Standing<D>> {
-    let (standing, judged) = shared.judge((*revision, any), opened.ends, opened.began, subject).await?;
+    let (standing, judged) = connection.judge((*revision, any), subject).await?;
     let verdict = judged.verdict(standing.guard.audit);
     // What asks for no name, and need not, is no request.
     if verdict != AccessVerdict::Allowed || !matches!(standing.subject, Subject::Nameless) {
@@ -186,10 +182,10 @@ async fn hear(upstream: &mut Server, answer: &mut Vec<u8>, passes: bool) -> io::
 }
 
 /// Records a beginning that is none of a known protocol, and could become one; ends the connection.
-fn refuse_unread<D: Backend>(shared: &Shared<D>, ends: (SocketAddr, SocketAddr), guard: &Guard, stream: Client) {
-    shared.counters.count(Outcome::Malformed);
+fn refuse_unread<D: Backend>(connection: &Connection<D>, guard: &Guard, stream: Client) {
+    connection.count(Outcome::Malformed);
     let mut judged = guard.judge(Asked::Tls(None));
     (judged.allowed, judged.mismatch) = (false, true);
-    record_tls(shared, ends, judged, AccessVerdict::Denied, None);
+    connection.record_denied(judged);
     socket::reset(stream);
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use namegate_config::name::Fqdn;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, ReadBuf},
     sync::watch,
@@ -60,6 +61,73 @@ pub(crate) struct Connection<D> {
     pub(crate) began: Instant,
 }
 
+impl<D: Backend> Connection<D> {
+    pub(crate) fn backend(&self) -> &D {
+        &self.shared.backend
+    }
+
+    pub(crate) fn count(&self, outcome: Outcome) {
+        self.shared.counters.count(outcome);
+    }
+
+    /// The limits as they are now. Names in `known` count as if they still opened the address.
+    pub(crate) async fn guard(&self, named: Named, known: &Arc<[Fqdn]>) -> Option<Guard> {
+        let (client, server) = self.ends;
+        let (age, known) = (self.began.elapsed(), Arc::clone(known));
+        let question = Question { client, server, age, named, known };
+        Some(Guard::from(self.backend().connection_policy(question).await?))
+    }
+
+    /// The limits, and the revision they are of.
+    pub(crate) async fn guard_and_revision(&self, named: Named) -> Option<(u64, Arc<Guard>)> {
+        let revision = self.backend().revision();
+        let guard = self.guard(named, &Arc::default()).await?;
+        Some((revision, Arc::new(guard)))
+    }
+
+    /// Connects to the server; `None` where it does not accept, which is counted.
+    pub(crate) async fn connect(&self, account: &Arc<Account>, guard: &Guard) -> Option<Server> {
+        let (client, server) = self.ends;
+        let source = guard.keeps_source.then(|| client.ip().to_canonical());
+        match socket::connect(server, source, self.shared.mark).await {
+            Ok(upstream) => Some(Server::new(upstream, account)),
+            Err(error) => {
+                self.count(Outcome::ServerFailed);
+                tracing::debug!(%error, %server, "a server does not accept");
+                None
+            }
+        }
+    }
+
+    /// Judges what it asks for under its limits, or under those for its name where that matters.
+    pub(crate) async fn judge(
+        self: &Arc<Self>,
+        (mut revision, any): (u64, &Arc<Guard>),
+        subject: Subject,
+    ) -> Option<(Standing<D>, Judgement)> {
+        let mut guard = Arc::clone(any);
+        if any.bound {
+            (revision, guard) = self.guard_and_revision(subject.named()).await?;
+        }
+        let judged = subject.judge(&guard);
+        let connection = Arc::clone(self);
+        Some((Standing { connection, revision, guard, subject, of_task: None }, judged))
+    }
+
+    /// Records what became of a request, or of what the whole connection asks for.
+    pub(crate) fn record(&self, judgement: Judgement, verdict: AccessVerdict, what: What) {
+        let (client, server) = self.ends;
+        let Judgement { direction, rule, mismatch, .. } = judgement;
+        self.backend().record(Access { client, server, direction, rule, verdict, mismatch, what });
+    }
+
+    /// Counts and records that the connection is denied before it asks for a name.
+    pub(crate) fn record_denied(&self, judgement: Judgement) {
+        self.count(Outcome::Denied);
+        self.record(judgement, AccessVerdict::Denied, What::Tls { server_name: None });
+    }
+}
+
 impl<D: Backend> Shared<D> {
     pub(crate) fn new(backend: D, counters: Arc<Counters>, config: &Config, port: u16) -> Self {
         let changes = Changes::new(backend.revision());
@@ -71,56 +139,6 @@ impl<D: Backend> Shared<D> {
     /// Whom a client called; none where that would be the proxy itself.
     fn server(&self, called: SocketAddr) -> Option<SocketAddr> {
         if called.ip().is_loopback() && called.port() == self.port { self.fixed_server } else { Some(called) }
-    }
-
-    /// The limits on a connection, and the revision they are of.
-    pub(crate) async fn guard(
-        &self,
-        client: SocketAddr,
-        server: SocketAddr,
-        began: Instant,
-        named: Named,
-    ) -> Option<(u64, Arc<Guard>)> {
-        let revision = self.backend.revision();
-        let known = Arc::default();
-        let policy =
-            self.backend.connection_policy(Question { client, server, age: began.elapsed(), named, known }).await?;
-        Some((revision, Arc::new(Guard::from(policy))))
-    }
-
-    /// Connects to the server; `None` where it does not accept, which is counted.
-    pub(crate) async fn connect(
-        &self,
-        account: &Arc<Account>,
-        (client, server): (SocketAddr, SocketAddr),
-        guard: &Guard,
-    ) -> Option<Server> {
-        let source = guard.keeps_source.then(|| client.ip().to_canonical());
-        match socket::connect(server, source, self.mark).await {
-            Ok(upstream) => Some(Server::new(upstream, account)),
-            Err(error) => {
-                self.counters.count(Outcome::ServerFailed);
-                tracing::debug!(%error, %server, "a server does not accept");
-                None
-            }
-        }
-    }
-
-    /// Judges what a connection asks for under its limits, or under those for its name where that matters.
-    pub(crate) async fn judge(
-        self: &Arc<Self>,
-        (mut revision, any): (u64, &Arc<Guard>),
-        ends: (SocketAddr, SocketAddr),
-        began: Instant,
-        subject: Subject,
-    ) -> Option<(Standing<D>, Judgement)> {
-        let mut guard = Arc::clone(any);
-        if any.bound {
-            (revision, guard) = self.guard(ends.0, ends.1, began, subject.named()).await?;
-        }
-        let judged = subject.judge(&guard);
-        let connection = Arc::new(Connection { shared: Arc::clone(self), ends, began });
-        Some((Standing { connection, revision, guard, subject, of_task: None }, judged))
     }
 }
 
@@ -136,20 +154,20 @@ pub(crate) async fn serve<D: Backend>(
         socket::reset(stream);
         return Ok(());
     };
-    let began = Instant::now();
-    let Some(mut guarded) = shared.guard(client, server, began, Named::Any).await else {
+    let (shared, ends) = (Arc::clone(shared), (client, server));
+    let connection = Arc::new(Connection { shared, ends, began: Instant::now() });
+    let Some(mut guarded) = connection.guard_and_revision(Named::Any).await else {
         socket::reset(stream);
         return Ok(());
     };
     if guarded.1.bound && guarded.1.is_free() {
-        return bound::serve(shared, stream, Opened { ends: (client, server), began, upstream: None }, guarded, stop)
-            .await;
+        return bound::serve(&connection, stream, guarded, stop).await;
     }
     let mut first = Vec::new();
     timeout(IDLE_MAX, stream.read_buf(&mut first)).await??;
     let Some(&octet) = first.first() else { return Ok(()) };
-    if guarded.0 != shared.backend.revision() {
-        let Some(now) = shared.guard(client, server, began, Named::Any).await else {
+    if guarded.0 != connection.backend().revision() {
+        let Some(now) = connection.guard_and_revision(Named::Any).await else {
             socket::reset(stream);
             return Ok(());
         };
@@ -157,11 +175,10 @@ pub(crate) async fn serve<D: Backend>(
     }
     let guard = &guarded.1;
     if octet == TLS && (guard.takes_tls() || guard.audit) {
-        return tls(shared, stream, (client, server), first, began, (guarded.0, guard)).await;
+        return tls(&connection, stream, first, (guarded.0, guard)).await;
     }
     if !guard.takes_http() && !guard.audit {
-        let judged = guard.judge(Asked::Tls(None));
-        record_tls(shared, (client, server), judged, AccessVerdict::Denied, None);
+        connection.record_denied(guard.judge(Asked::Tls(None)));
         socket::reset(stream);
         return Ok(());
     }
@@ -171,18 +188,16 @@ pub(crate) async fn serve<D: Backend>(
         }
     }
     let is_http2 = first.starts_with(HTTP2);
-    let opened = Opened { ends: (client, server), began, upstream: None };
-    http::serve(Arc::clone(shared), Prefixed::new(first, stream), opened, guarded, is_http2, stop).await;
+    let opened = Opened { connection, upstream: None };
+    http::serve(opened, Prefixed::new(first, stream), guarded, is_http2, stop).await;
     Ok(())
 }
 
 /// Reads the server name, and lets the connection pass where a rule allows it. Else the client gets a reset.
 async fn tls<D: Backend>(
-    shared: &Arc<Shared<D>>,
+    connection: &Arc<Connection<D>>,
     mut stream: Client,
-    ends: (SocketAddr, SocketAddr),
     mut first: Vec<u8>,
-    began: Instant,
     guarded: (u64, &Arc<Guard>),
 ) -> io::Result<()> {
     let mut hello = Gathering::default();
@@ -204,12 +219,12 @@ async fn tls<D: Backend>(
         Ok(Ok(name)) => name,
         _ if guarded.1.audit => None,
         _ => {
-            shared.counters.count(Outcome::Malformed);
+            connection.count(Outcome::Malformed);
             socket::reset(stream);
             return Ok(());
         }
     };
-    let Some((standing, judged)) = shared.judge(guarded, ends, began, Subject::Tls(name)).await else {
+    let Some((standing, judged)) = connection.judge(guarded, Subject::Tls(name)).await else {
         socket::reset(stream);
         return Ok(());
     };
@@ -219,7 +234,7 @@ async fn tls<D: Backend>(
         socket::reset(stream);
         return Ok(());
     }
-    let Some(upstream) = shared.connect(stream.account(), ends, &standing.guard).await else {
+    let Some(upstream) = connection.connect(stream.account(), &standing.guard).await else {
         socket::reset(stream);
         return Ok(());
     };
@@ -228,19 +243,6 @@ async fn tls<D: Backend>(
     }
     tunnel::unread(&standing, Prefixed::new(first, stream), upstream, None).await;
     Ok(())
-}
-
-pub(crate) fn record_tls<D: Backend>(
-    shared: &Shared<D>,
-    (client, server): (SocketAddr, SocketAddr),
-    judged: Judgement,
-    verdict: AccessVerdict,
-    server_name: Option<String>,
-) {
-    shared.counters.count(if verdict == AccessVerdict::Denied { Outcome::Denied } else { Outcome::Allowed });
-    let Judgement { direction, rule, mismatch, .. } = judged;
-    let what = What::Tls { server_name };
-    shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
 }
 
 /// A stream of which the first octets were read already.

@@ -4,7 +4,7 @@ mod passed;
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc, PoisonError,
@@ -30,7 +30,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     account::Charge,
-    backend::{Access, AccessVerdict, Backend, Match, Named, Question, What},
+    backend::{AccessVerdict, Backend, Match, Named, What},
     body::{FromClient, RequestBody, Revoked},
     client::ConnectionPermit,
     connection::{Connection, IDLE_MAX, Prefixed, Shared},
@@ -68,11 +68,8 @@ const TOO_MANY_FIELDS: Refused =
 const MISMATCH: &str = "the name did not open this address";
 
 /// A client's connection.
-pub(crate) struct Opened {
-    /// Client and server.
-    pub(crate) ends: (SocketAddr, SocketAddr),
-    /// When it began.
-    pub(crate) began: Instant,
+pub(crate) struct Opened<D> {
+    pub(crate) connection: Arc<Connection<D>>,
     /// The connection to the server, where there is one already.
     pub(crate) upstream: Option<Server>,
 }
@@ -99,27 +96,27 @@ struct Session<D> {
 
 /// Serves requests until the client or the server is done, or until `stop` is closed and those under way are answered.
 pub(crate) async fn serve<D: Backend>(
-    shared: Arc<Shared<D>>,
+    opened: Opened<D>,
     stream: Prefixed,
-    opened: Opened,
     guard: (u64, Arc<Guard>),
     is_http2: bool,
     mut stop: watch::Receiver<()>,
 ) {
     let permit = Arc::clone(stream.client().permit());
     let account = Arc::clone(permit.account());
-    let ends = opened.ends;
+    let ends = opened.connection.ends;
     let _charge = account.charge(if is_http2 { HTTP2_BYTES } else { HTTP1_BYTES });
     let doubtful = Doubtful::default();
     let stream = if is_http2 { stream } else { stream.framed(Framing::new(doubtful.clone())) };
-    let session = Arc::new(Session::new(shared, permit, opened, guard, (is_http2, doubtful)));
+    let session = Arc::new(Session::new(permit, opened, guard, (is_http2, doubtful)));
     let service = service_fn(move |request: Request<Incoming>| {
         let session = Arc::clone(&session);
         // Before its task has had a turn: many heads may come at once.
         let account = session.permit.account();
         account.progress();
         let bytes = bytes_of_request(request.headers(), request.uri());
-        let charge = account.charge(bytes.saturating_sub(if is_http2 { 0 } else { HTTP1_REQUEST_BYTES }));
+        let counted_before = if is_http2 { 0 } else { HTTP1_REQUEST_BYTES };
+        let charge = account.charge(bytes.saturating_sub(counted_before));
         async move {
             let is_head = request.method() == Method::HEAD;
             let unanswered = session.permit.account().asked();
@@ -162,23 +159,23 @@ pub(crate) async fn serve<D: Backend>(
 
 impl<D: Backend> Session<D> {
     fn new(
-        shared: Arc<Shared<D>>,
         permit: Arc<ConnectionPermit>,
-        opened: Opened,
+        Opened { connection, upstream }: Opened<D>,
         guard: (u64, Arc<Guard>),
         (is_http2, doubtful): (bool, Doubtful),
     ) -> Self {
-        let Opened { ends: (client, server), began, upstream } = opened;
+        let (client, server) = connection.ends;
+        let Shared { mark, changes, .. } = &*connection.shared;
         Self {
-            upstream: Upstream::new((server, shared.mark), is_http2, permit.account(), upstream),
+            upstream: Upstream::new((server, *mark), is_http2, permit.account(), upstream),
             permit,
             guard: Mutex::new(guard),
             of_host: Mutex::default(),
             asked: AtomicU64::new(0),
             doubtful,
             written: std::sync::Mutex::default(),
-            task: (!is_http2).then(|| Arc::new(OfTask::new(shared.changes.waiting(client)))),
-            connection: Arc::new(Connection { shared, ends: (client, server), began }),
+            task: (!is_http2).then(|| Arc::new(OfTask::new(changes.waiting(client)))),
+            connection,
         }
     }
 
@@ -211,7 +208,7 @@ impl<D: Backend> Session<D> {
             Ok(host) => host,
             Err(refused) => return self.malformed(refused, version),
         };
-        let revision = self.connection.shared.backend.revision();
+        let revision = self.connection.backend().revision();
         let Some(guard) = self.guard(&host).await else {
             return reply::unavailable("the rules can not be asked");
         };
@@ -222,14 +219,14 @@ impl<D: Backend> Session<D> {
         };
         let judged = guard.judge(Asked::Http(&facts, &parts.headers));
         if !judged.allowed && !guard.audit {
-            self.connection.shared.counters.count(Outcome::Denied);
+            self.connection.count(Outcome::Denied);
             let nobody = if judged.mismatch { MISMATCH } else { "no rule allows the flow" };
             let why = judged.rule.as_ref().map_or_else(|| nobody.to_owned(), ToString::to_string);
             let reply = reply::denied(&why);
             self.record(&facts, judged, AccessVerdict::Denied, reply.status().as_u16(), began);
             return reply;
         }
-        self.connection.shared.counters.count(Outcome::Allowed);
+        self.connection.count(Outcome::Allowed);
         let verdict = if judged.allowed && !judged.mismatch { AccessVerdict::Allowed } else { AccessVerdict::Audited };
         let has_body = !body.state().is_whole();
         let subject = Subject::Http(Arc::clone(&facts), KeptFields::new(&parts.headers));
@@ -245,8 +242,8 @@ impl<D: Backend> Session<D> {
         let source = guard.keeps_source.then(|| self.connection.ends.0.ip().to_canonical());
         let passed = Passed::new(self, (facts, judged, verdict), began);
         // In a box: each future around it is moved as a whole when it begins.
-        let passing =
-            Box::pin(self.pass_on(Box::new(Request::from_parts(parts, body)), (websocket, source), revoked, charge));
+        let request = Box::new(Request::from_parts(parts, body));
+        let passing = Box::pin(self.pass_on(request, (websocket, source), revoked, charge));
         let reply = passing.await;
         passed.answered(reply.status());
         reply
@@ -269,7 +266,7 @@ impl<D: Backend> Session<D> {
             () = &mut revoked => reply::denied("the rules have changed"),
             sent = self.upstream.send(request, source) => match sent {
                 Ok(response) if response.headers().len() > FIELDS_MAX => {
-                    self.connection.shared.counters.count(Outcome::ServerFailed);
+                    self.connection.count(Outcome::ServerFailed);
                     reply::bad_gateway("the response has too many header fields")
                 }
                 Ok(response) => {
@@ -283,13 +280,13 @@ impl<D: Backend> Session<D> {
     }
 
     fn malformed(&self, refused: Refused, version: Version) -> Reply {
-        self.connection.shared.counters.count(Outcome::Malformed);
+        self.connection.count(Outcome::Malformed);
         reply::malformed(refused, version)
     }
 
     /// The limits as they are now, for requests to this host where that matters.
     async fn guard(&self, host: &str) -> Option<Arc<Guard>> {
-        let revision = self.connection.shared.backend.revision();
+        let revision = self.connection.backend().revision();
         let mut held = self.guard.lock().await;
         if held.0 != revision {
             *held = (revision, self.ask(Named::Any).await?);
@@ -314,11 +311,7 @@ impl<D: Backend> Session<D> {
     }
 
     async fn ask(&self, named: Named) -> Option<Arc<Guard>> {
-        let Connection { shared, ends: (client, server), began } = &*self.connection;
-        let (client, server, known) = (*client, *server, Arc::default());
-        let question = Question { client, server, age: began.elapsed(), named, known };
-        let policy = shared.backend.connection_policy(question).await?;
-        Some(Arc::new(Guard::from(policy)))
+        self.connection.guard(named, &Arc::default()).await.map(Arc::new)
     }
 
     /// The response as the client gets it. After "101 Switching Protocols" octets go both ways as they come.
@@ -342,7 +335,7 @@ impl<D: Backend> Session<D> {
         }
         let asked = from_client.filter(|(_, key)| websocket::is_accepted(key, response.headers()));
         let Some((client, _)) = asked else {
-            self.connection.shared.counters.count(Outcome::ServerFailed);
+            self.connection.count(Outcome::ServerFailed);
             return reply::bad_gateway("the server changed to another protocol unasked");
         };
         let server = hyper::upgrade::on(&mut response);
@@ -372,15 +365,12 @@ impl<D: Backend> Session<D> {
     }
 
     fn unanswered(&self, error: &UpstreamError) -> Reply {
-        self.connection.shared.counters.count(Outcome::ServerFailed);
+        self.connection.count(Outcome::ServerFailed);
         tracing::debug!(error = ?error, server = %self.connection.ends.1, "no response");
         reply::unanswered(error)
     }
 
     fn record(&self, facts: &Arc<HttpFacts>, judged: Judgement, verdict: AccessVerdict, code: u16, began: Instant) {
-        let Judgement { direction, rule, mismatch, .. } = judged;
-        let what = What::http(facts, code, began.elapsed());
-        let (client, server) = self.connection.ends;
-        self.connection.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
+        self.connection.record(judged, verdict, What::http(facts, code, began.elapsed()));
     }
 }

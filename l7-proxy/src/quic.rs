@@ -56,8 +56,9 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// Of datagrams that go on while they are read: a server may have answered a part of a handshake, and the rest goes to
-    /// the identifier that it chose. By default datagrams wait until their connection is judged.
+    /// Of datagrams that go on while they are read: a server may have answered a part of a handshake,
+    /// and the rest goes to the identifier that it chose. By default datagrams wait until their
+    /// connection is judged.
     pub fn observed() -> Self {
         Self { is_observed: true, ..Self::default() }
     }
@@ -107,16 +108,18 @@ impl Flight {
 
     /// The connection that an Initial packet belongs to, by the keys that open it.
     ///
-    /// Those of the identifier in it are a new connection's for every server that does not know the identifier. A server that
-    /// knows it chose it itself, and has the keys of a connection of which it got a packet. A packet made to open with the keys of
-    /// two connections (AES-GCM does not commit to its key) belongs to none, and neither does one that begins a connection
-    /// again in another version, which a server might take for a part of the first.
+    /// Those of the identifier in it are a new connection's for every server that does not know the
+    /// identifier. A server that knows it chose it itself, and has the keys of a connection of which it
+    /// got a packet. A packet made to open with the keys of two connections (AES-GCM does not commit to
+    /// its key) belongs to none, and neither does one that begins a connection again in another version,
+    /// which a server might take for a part of the first.
     fn owner(&mut self, packet: &Packet<'_>, may_begin: impl FnOnce(Connection) -> bool) -> Option<&mut Attempt> {
         let is_own = |attempt: &Attempt| attempt.connection == packet.connection;
         let is_same = |attempt: &Attempt| attempt.version == packet.version && attempt.source == packet.source;
         let follows = |attempt: &Attempt| {
-            let has_begun = self.is_observed || matches!(attempt.state(), State::Passed(_));
-            has_begun && !is_own(attempt) && attempt.source == packet.source && attempt.open(packet).is_some()
+            let reached_server = self.is_observed || matches!(attempt.state(), State::Passed(_));
+            let may_follow = reached_server && !is_own(attempt) && attempt.source == packet.source;
+            may_follow && attempt.open(packet).is_some()
         };
         let mut others = (0..self.attempts.len()).filter(|at| follows(&self.attempts[*at]));
         let (other, another) = (others.next(), others.next());

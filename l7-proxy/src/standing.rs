@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     account::Account,
-    backend::{Access, AccessVerdict, Backend, Named, Question, What},
+    backend::{AccessVerdict, Backend, Named, What},
     body::Revoked,
     connection::{Connection, Shared},
     counted::Counted,
@@ -145,7 +145,7 @@ impl<D: Backend> Standing<D> {
         loop {
             let is_due = || (changes.revision.load(Ordering::SeqCst) > judged_at).then_some(());
             changes.waiting(self.connection.ends.0).until(self.of_task.as_deref(), is_due).await;
-            let revision = self.connection.shared.backend.revision();
+            let revision = self.connection.backend().revision();
             match self.judge_in_turn().await {
                 Some(judged) if judged.is_ok() => (judged_at, tries) = (revision, 0),
                 None if tries + 1 < TRIES => {
@@ -154,7 +154,7 @@ impl<D: Backend> Standing<D> {
                 }
                 judged => {
                     self.record(judged.and_then(Result::err), AccessVerdict::Denied);
-                    self.connection.shared.counters.count(Outcome::Revoked);
+                    self.connection.count(Outcome::Revoked);
                     return;
                 }
             }
@@ -174,36 +174,22 @@ impl<D: Backend> Standing<D> {
 
     /// The rules as they are now. Names that opened the address when it was let pass count further.
     async fn ask(&self) -> Option<Guard> {
-        let (client, server) = self.connection.ends;
-        let known = Arc::clone(&self.guard.names);
-        let of =
-            |named| Question { client, server, age: self.connection.began.elapsed(), named, known: Arc::clone(&known) };
-        let any = self.connection.shared.backend.connection_policy(of(Named::Any)).await?;
-        let policy = if any.bound {
-            self.connection.shared.backend.connection_policy(of(self.subject.named())).await?
-        } else {
-            any
-        };
-        Some(Guard::from(policy))
+        let known = &self.guard.names;
+        let any = self.connection.guard(Named::Any, known).await?;
+        if any.bound { self.connection.guard(self.subject.named(), known).await } else { Some(any) }
     }
 
     /// Records what becomes of it at first, and counts that.
     pub(crate) fn record_first(&self, judgement: Judgement, verdict: AccessVerdict) {
-        self.connection.shared.counters.count(if verdict == AccessVerdict::Denied {
-            Outcome::Denied
-        } else {
-            Outcome::Allowed
-        });
+        let is_denied = verdict == AccessVerdict::Denied;
+        self.connection.count(if is_denied { Outcome::Denied } else { Outcome::Allowed });
         self.record(Some(judgement), verdict);
     }
 
     /// Records what becomes of it, by default with the rule that let it pass.
     pub(crate) fn record(&self, judgement: Option<Judgement>, verdict: AccessVerdict) {
         let judgement = judgement.unwrap_or_else(|| self.subject.judge(&self.guard));
-        let Judgement { direction, rule, mismatch, .. } = judgement;
-        let (client, server) = self.connection.ends;
-        let what = self.subject.what(self.connection.began);
-        self.connection.shared.backend.record(Access { client, server, direction, rule, verdict, mismatch, what });
+        self.connection.record(judgement, verdict, self.subject.what(self.connection.began));
     }
 }
 

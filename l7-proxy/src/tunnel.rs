@@ -140,7 +140,7 @@ async fn follow(client: &mut Client, server: &mut Server, mut handshake: Handsha
 /// Records that a handshake goes on otherwise than its first message allows. Gives whether it may: denials are recorded
 /// only in audit mode.
 fn passes_inconsistent<D: Backend>(standing: &Standing<D>) -> bool {
-    standing.connection.shared.counters.count(Outcome::Inconsistent);
+    standing.connection.count(Outcome::Inconsistent);
     let is_audited = standing.guard.audit;
     standing.record(None, if is_audited { AccessVerdict::Audited } else { AccessVerdict::Denied });
     is_audited

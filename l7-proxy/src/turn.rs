@@ -35,7 +35,8 @@ impl Drop for End {
     }
 }
 
-/// Runs a task for a turn; gives how long that took. A turn begins where the one before it ended: one clock is read for both.
+/// Runs a task for a turn; gives how long that took. A turn begins where the one before it ended:
+/// the clock is read once for both.
 pub(crate) fn during<T>(task: impl FnOnce() -> T) -> (T, Duration) {
     let awake = AWAKE.take();
     let began = awake.unwrap_or_else(Instant::now);
@@ -99,7 +100,7 @@ mod tests {
     fn turns_of_a_thread_follow_each_other_until_it_sleeps() {
         let step = Duration::from_millis(1);
         let turn = || during(now).0;
-        assert!(turn() < turn(), "nobody says when the thread sleeps");
+        assert!(turn() < turn(), "the thread does not say when it sleeps");
         wakes();
         let woke = AWAKE.get().unwrap();
         std::thread::sleep(step);

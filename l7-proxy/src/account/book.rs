@@ -8,7 +8,7 @@ use std::{
 
 use namegate_config::shares::{Full, Shares};
 
-use super::{Account, Crowded, Sum};
+use super::{Account, Crowded, bytes::Sum};
 use crate::holder::Holder;
 
 /// A connection that has made no progress for this long is idle: it gives way to a new one where its holder has its share.

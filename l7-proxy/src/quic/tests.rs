@@ -139,11 +139,12 @@ fn frames_come_in_any_order_and_split() {
 }
 
 #[test]
-fn a_server_chooses_its_identifier_before_a_message_is_whole_only_where_it_gets_each_part_at_once() {
+fn a_server_that_gets_each_part_at_once_may_choose_its_identifier_between_two() {
     let hello = hello();
     let (early, late) = hello.split_at(80);
     let late = Sealing { id: &SERVER_ID, ..PLAIN }.numbered(1, 1).seal(&crypto(80, late));
-    for (flight, want) in [(Flight::default(), Heard::Unread), (Flight::observed(), example(first()))] {
+    let cases = [(Flight::default(), Heard::Unread), (Flight::observed(), example(first()))];
+    for (flight, want) in cases {
         let mut client = Client(flight);
         assert_eq!(client.hear(&sealed(&crypto(0, early))), Heard::Partial(first()));
         assert_eq!(client.hear(&late), want);
