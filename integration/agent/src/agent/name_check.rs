@@ -36,7 +36,7 @@ const SILENT_NS: u64 = 10_000_000_000;
 /// After this long the ports of a UDP flow are another's.
 const UDP_IDLE_NS: u64 = 120_000_000_000;
 
-/// What the first octets of a flow come to.
+/// What the first bytes of a flow come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Found {
     /// Not enough of them.
@@ -54,7 +54,7 @@ fn is_of_dtls(datagram: &[u8]) -> bool {
         || places.any(|place| place.first_chunk().is_some_and(|head| is_dtls_handshake(*head)))
 }
 
-/// One connection's first octets, from segments in any order.
+/// One connection's first bytes, from segments in any order.
 #[derive(Debug)]
 struct Gathered {
     began_ns: u64,
@@ -62,7 +62,7 @@ struct Gathered {
     heard_ns: u64,
     /// Sequence number of the first octet.
     base: u32,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     /// Segments after a gap.
     ahead: BTreeMap<u32, Vec<u8>>,
     segments: u8,
@@ -73,9 +73,23 @@ struct Gathered {
 
 impl Gathered {
     fn new(opening: &Opening) -> Self {
-        let (began_ns, base) = (opening.record.time_ns, opening.record.sequence);
-        let (octets, ahead, flight) = (Vec::new(), BTreeMap::new(), Flight::observed());
-        Self { began_ns, heard_ns: began_ns, base, octets, ahead, segments: 0, flight, done: false }
+        Self {
+            began_ns: opening.record.time_ns,
+            heard_ns: opening.record.time_ns,
+            base: opening.record.sequence,
+            bytes: Vec::new(),
+            ahead: BTreeMap::new(),
+            segments: 0,
+            flight: Flight::observed(),
+            done: false,
+        }
+    }
+
+    /// Gives back the memory of what was read.
+    fn forget(&mut self) {
+        self.bytes = Vec::new();
+        self.ahead = BTreeMap::new();
+        self.flight = Flight::observed();
     }
 
     /// Whether the packet can be one of this connection: its ports may have been used again.
@@ -109,25 +123,26 @@ impl Gathered {
         found
     }
 
-    fn add(&mut self, sequence: u32, octets: Vec<u8>) {
+    fn add(&mut self, sequence: u32, bytes: Vec<u8>) {
         self.segments += 1;
-        self.ahead.insert(sequence.wrapping_sub(self.base), octets);
+        self.ahead.insert(sequence.wrapping_sub(self.base), bytes);
         while let Some(entry) = self.ahead.first_entry()
-            && *entry.key() as usize <= self.octets.len()
+            && *entry.key() as usize <= self.bytes.len()
         {
-            let (at, octets) = (*entry.key() as usize, entry.remove());
+            let at = *entry.key() as usize;
+            let bytes = entry.remove();
             // A part of it may have come before.
-            self.octets.extend(octets.get(self.octets.len() - at..).unwrap_or_default());
+            self.bytes.extend(bytes.get(self.bytes.len() - at..).unwrap_or_default());
         }
     }
 
     fn found(&self) -> Found {
-        let host = |is_http2| match sniff::first_host(&self.octets, is_http2) {
+        let host = |is_http2| match sniff::first_host(&self.bytes, is_http2) {
             FirstHost::Partial => Found::Partial,
             FirstHost::Whole(name) => Found::Asked(name),
             FirstHost::Malformed => Found::Asked(None),
         };
-        match sniff::read(&self.octets) {
+        match sniff::read(&self.bytes) {
             Ok(sniff::Opening::Partial) => Found::Partial,
             Ok(sniff::Opening::Other) => Found::Nameless,
             Ok(sniff::Opening::Tls(name)) => Found::Asked(name),
@@ -221,7 +236,7 @@ fn take(gathered: &mut FairCache<Gathered>, opening: Opening, checks: &Checks, r
     };
     known.done = found != Found::Partial || known.segments >= OPENINGS_PER_FLOW;
     if known.done {
-        (known.octets, known.ahead, known.flight) = (Vec::new(), BTreeMap::new(), Flight::observed());
+        known.forget();
     }
     match found {
         Found::Asked(asked) => {
@@ -305,7 +320,7 @@ mod tests {
         }
         let counts: Vec<u64> = checks.counters(3).into_iter().map(|counters| counters.count).collect();
         assert_eq!(counts, [0, 0, 1, 1, 0, 0, 3]);
-        assert!(gathered.values().all(|one| one.done && one.octets.is_empty() && one.ahead.is_empty()));
+        assert!(gathered.values().all(|one| one.done && one.bytes.is_empty() && one.ahead.is_empty()));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Records {
         let was_empty = waiting.is_empty();
         let lost = waiting.push(endpoint, record);
         drop(waiting);
-        // Whoever takes records out takes all of them before it waits again.
+        // The task that takes records out takes all of them before it waits again.
         if was_empty {
             self.arrived.notify_one();
         }

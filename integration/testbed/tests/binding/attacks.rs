@@ -301,10 +301,8 @@ fn a_name_is_read_whose_later_part_goes_to_the_identifier_that_its_server_chose(
     let (early, late) = hello.split_at(hello.len() / 2);
     let begins = Begins::v1(1);
     send(pod, vec![begins.packet(0, 0, early), begins.packet_to([9; 8], 1, early.len(), late)]);
-    let told = agent.wait_for("the mismatch", |agent| {
-        Ok(agent.flows("")?.iter().any(|flow| flow["server-name"] == BAD).then_some(()))
-    });
-    told.unwrap();
+    let is_reported = |agent: &Agent<'_>| anyhow::Ok(agent.flows("")?.iter().any(|flow| flow["server-name"] == BAD));
+    agent.wait_for("the mismatch", |agent| Ok(is_reported(agent)?.then_some(()))).unwrap();
 }
 
 #[test]
